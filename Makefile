@@ -1,0 +1,50 @@
+# Everything runs in .venv; the stamp makes a second call skip the installation.
+PYTHON  ?= python3
+VENV    ?= .venv
+PROFILE ?= fast
+SEED    ?= 0
+CROWD   ?=
+NOTEBOOK ?= *
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install reproduce test smoke notebooks lab report clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
+	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  PYTHON=python3'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ubrain needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+install: $(STAMP)  ## the virtual environment, with ubrain in it
+
+reproduce: $(STAMP)  ## simulate, run the notebooks, draw the figures, print the scoreboard
+	$(BIN)/ubrain run '$(NOTEBOOK)' --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
+	$(BIN)/ubrain report --profile $(PROFILE) $(if $(CROWD),--crowd '$(CROWD)')
+
+smoke: $(STAMP)  ## every notebook in the smallest profile: does it run?
+	$(MAKE) reproduce PROFILE=smoke
+
+test: $(STAMP)  ## ruff, import contracts, mypy, pytest
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py
+	$(BIN)/ubrain notebooks
+
+lab: $(STAMP)  ## open JupyterLab
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+report: $(STAMP)  ## write the scoreboard of the committed run into the README
+	$(BIN)/ubrain report --write README.md
+
+clean:  ## remove the environment and everything that can be computed again
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache ubrain.egg-info

@@ -1,0 +1,153 @@
+"""Every size and every choice, as dataclasses; profiles are YAML files that fill them."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, TypeVar
+
+import yaml
+
+from ubrain.errors import UbrainError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """A simulated crowd: how many subjects, images and voxels. The scanner decides about repeats and noise."""
+
+    subjects: int = 8
+    images: int | None = None  # images of its own that a subject sees (train and val); None: the scanner's default
+    test_images: int | None = None  # images that every subject sees; None: the scanner's default
+    voxels: int = 1000  # on average; subjects differ
+    scanner: str = "7T"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A timm model, the levels that are read, and the adapters on it. The defaults are the paper's."""
+
+    name: str = "vit_large_patch14_reg4_dinov2.lvd142m"
+    weights: str = "hub"  # hub, embedded (tf_efficientnet_lite0 only), random, or a .safetensors file
+    levels: tuple[int, ...] = (0, 5, 11, 17, 23)  # blocks 1, 6, 12, 18, 24
+    image_size: int | None = 224  # None: the model's own
+    grid: int | None = None  # tokens per side for a CNN; a ViT has its own
+    keep_cls: bool = True
+    adapter_rank: int = 7  # 0: no adapters, features can be cached
+    adapter_alpha: float = 0.01
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Every size of the encoder. The defaults are the paper's; `widths` and `n_tokens` follow from the backbone."""
+
+    widths: tuple[int, ...] = (1024,) * 5  # backbone width D of each level
+    n_tokens: int = 257  # P
+    embedding_size: int = 256  # E
+    channels: int = 128  # C
+    mlp_ratio: int = 4
+    dropout: float = 0.25
+    embedding_scale: float = 0.1  # voxel embeddings start at N(0, (scale / (2 sqrt(E)))²)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the encoder is trained. The defaults are those of the authors' released code."""
+
+    epochs: int = 30
+    batch_images: int = 32
+    voxels_per_step: int = 5000
+    learning_rate: float = 1e-3
+    schedule: str = "plateau"  # plateau, or one-cycle
+    patience: int = 4
+    factor: float = 0.1
+    threshold: float = 0.003
+    min_learning_rate: float = 1e-7
+    mse_weight: float = 1.0
+    cosine_weight: float = 0.1
+    image_shift: int = 3  # pixels; only when training from images
+    precision: str = "fp32"  # fp32, or bf16 (autocast)
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """The search that each baseline gets."""
+
+    folds: int = 5
+    pca: tuple[int, ...] = (100, 200)
+    random_projection: tuple[int, ...] = (2000,)
+    band_draws: int = 20  # random weightings of the levels in banded ridge
+    factorised_epochs: int = 60
+    factorised_channels: int = 32
+    factorised_penalties: tuple[float, ...] = (1e-4, 1e-2)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
+
+    name: str = "paper"
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    bootstrap: int = 1000  # resamples behind every interval
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that ship with ubrain."""
+    names = [f.name.removesuffix(".yaml") for f in resources.files("ubrain").joinpath("profiles").iterdir()]
+    return sorted(names, key=lambda n: ({"smoke": 0, "fast": 1, "paper": 2}.get(n, 3), n))
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile by name.
+
+    Raises
+    ------
+    UbrainError
+        If there is no such profile, or it has an unknown or mistyped option.
+    """
+    if name not in profile_names():
+        raise UbrainError(f"unknown profile {name!r}: expected one of {', '.join(profile_names())}")
+    text = resources.files("ubrain").joinpath("profiles", f"{name}.yaml").read_text(encoding="utf-8")
+    return from_mapping(Profile, {"name": name, **yaml.safe_load(text)}, where=f"profile {name!r}")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build a config dataclass from a mapping that a file or a user gave; unknown names and wrong types are refused.
+
+    Raises
+    ------
+    UbrainError
+        Naming the option, the place and what was expected.
+    """
+    hints = typing.get_type_hints(cls)
+    if not isinstance(values, Mapping):
+        raise UbrainError(f"{where}: expected a mapping of options, got {values!r}")
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UbrainError(f"{where}: unknown option {unknown[0]!r}; known are {', '.join(hints)}")
+    return cls(**{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type of a dataclass field: int counts as float, a list as a tuple; nothing else is bent."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_mapping(hint, value, where)
+    if isinstance(hint, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(typing.get_args(hint)[0], v, where) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if typing.get_origin(hint) is tuple or not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UbrainError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""What was shown, what was measured, and where the voxel sits."""

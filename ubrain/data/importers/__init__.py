@@ -1,0 +1,1 @@
+"""Files as their authors publish them -> crowd file; one file per dataset."""

@@ -1,0 +1,268 @@
+"""Simulated brains: voxels with a functional type, a receptive field, tuning and noise. No network is involved.
+
+Early voxels read Gabor energy of the pixels under their receptive field, hV4 reads colour opponency and curvature,
+category voxels read the description of the scene. The encoder sees none of these, only the pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.fft
+from numpy.typing import NDArray
+
+from ubrain.data.simulate import cortex
+from ubrain.data.simulate.scenes import CATEGORIES, FIELD_OF_VIEW, SIZE, Scene, render
+
+GRID = 28  # energy maps are pooled to this many points per side
+ORIENTATIONS, FREQUENCIES = 6, (0.75, 1.5, 3.0)  # cycles per degree
+REFERENCE_SCENES, REFERENCE_OFFSET = 300, 10**9  # signals are scaled on scenes that no subject ever sees
+SEMANTIC = (*CATEGORIES, "indoor", "outdoor")
+
+# area: (voxels, mean of four NSD subjects at 1.8 mm; counts of food, RSC and LO are our guess), share of types
+AREAS: dict[str, tuple[int, dict[str, float]]] = {
+    "V1": (1176, {"V1": 1}),
+    "V2": (1144, {"V2": 1}),
+    "V3": (984, {"V3": 1}),
+    "hV4": (527, {"hV4": 1}),
+    "OFA": (363, {"face": 0.8, "body": 0.1, "animal": 0.1}),
+    "FFA": (548, {"face": 0.8, "body": 0.1, "animal": 0.1}),
+    "EBA": (2676, {"body": 0.75, "face": 0.1, "animal": 0.15}),
+    "FBA": (614, {"body": 0.75, "face": 0.1, "animal": 0.15}),
+    "OPA": (1052, {"place": 0.9, "vehicle": 0.1}),
+    "PPA": (745, {"place": 0.9, "vehicle": 0.1}),
+    "RSC": (400, {"place": 0.95, "vehicle": 0.05}),
+    "OWFA": (388, {"word": 0.75, "face": 0.1, "food": 0.15}),
+    "VWFA": (711, {"word": 0.75, "face": 0.1, "food": 0.15}),
+    "food": (400, {"food": 0.85, "word": 0.15}),
+    "LO": (600, {"animal": 0.45, "vehicle": 0.45, "body": 0.1}),
+}
+# receptive field size: sigma = a + b * eccentricity, degrees of visual angle
+SIGMA = {"V1": (0.25, 0.1), "V2": (0.35, 0.15), "V3": (0.5, 0.2), "hV4": (0.8, 0.28)}
+EARLY = ("V1", "V2", "V3", "hV4")
+
+
+@dataclass
+class Brain:
+    """One simulated subject.
+
+    Attributes
+    ----------
+    units : one row per unit (a voxel averages one or more): voxel, hemisphere, vertex, area, type, x, y, sigma.
+    voxels : one row per voxel: the truth about it, with its ncsnr.
+    """
+
+    units: pd.DataFrame
+    voxels: pd.DataFrame
+    early_tuning: NDArray[np.float32]  # (n_units, n_maps)
+    semantic_tuning: NDArray[np.float32]  # (n_units, len(SEMANTIC))
+    exponent: NDArray[np.float32]  # (n_units,)
+    mean: NDArray[np.float32]  # (n_voxels,), of the raw signal over the reference scenes
+    scale: NDArray[np.float32]
+
+    def signals(self, pixels: NDArray[np.uint8], scenes: list[Scene]) -> NDArray[np.float32]:
+        """Noiseless responses, mean 0 and variance 1 over reference scenes: (n_images, n_voxels).
+
+        Parameters
+        ----------
+        pixels : (n_images, SIZE, SIZE, 3), what was shown.
+        scenes : what is on each image.
+        """
+        return ((self._raw(energy_maps(pixels), scenes) - self.mean) / self.scale).astype(np.float32)
+
+    def calibrate(self, maps: NDArray[np.float32], scenes: list[Scene]) -> None:
+        """Set mean and scale from reference scenes."""
+        raw = self._raw(maps, scenes)
+        self.mean, self.scale = raw.mean(0), np.maximum(raw.std(0), 1e-6)
+
+    def _raw(self, maps: NDArray[np.float32], scenes: list[Scene]) -> NDArray[np.float32]:
+        early = self.units.type.isin(EARLY).to_numpy()
+        out = np.empty((len(scenes), len(self.units)), np.float32)
+        out[:, early] = self._early(maps, early)
+        out[:, ~early] = self._semantic(scenes, ~early)
+        counts = np.bincount(self.units.voxel)
+        return np.add.reduceat(out, np.cumsum(counts) - counts, axis=1) / counts
+
+    def _early(self, maps: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """(mean of the maps under the receptive field · tuning) ^ exponent: (n_images, n_units)."""
+        u = self.units[which]
+        axis = (np.arange(GRID) + 0.5) / GRID * FIELD_OF_VIEW - FIELD_OF_VIEW / 2
+        sigma = u.sigma.to_numpy()[:, None]
+        across = np.exp(-((axis - u.x.to_numpy()[:, None]) ** 2) / (2 * sigma**2))
+        down = np.exp(-((-axis - u.y.to_numpy()[:, None]) ** 2) / (2 * sigma**2))
+        field = (down[:, :, None] * across[:, None, :]).reshape(len(u), -1).astype(np.float32)
+        field /= field.sum(1, keepdims=True) + 1e-6
+        drive = np.zeros((len(maps), len(u)), np.float32)
+        flat = maps.reshape(len(maps), maps.shape[1], -1)
+        for m in range(maps.shape[1]):
+            drive += (flat[:, m] @ field.T) * self.early_tuning[which][:, m]
+        return np.maximum(drive, 0) ** self.exponent[which]
+
+    def _semantic(self, scenes: list[Scene], which: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Saturating sum over objects of tuning · size gain · receptive field, plus the tuning to the place."""
+        u, tuning = self.units[which], self.semantic_tuning[which]
+        x, y, sigma = (u[c].to_numpy() for c in ("x", "y", "sigma"))
+        drive = np.zeros((len(scenes), len(u)), np.float32)
+        for row, scene in enumerate(scenes):
+            for thing in scene.things:
+                near = np.exp(-((thing.x - x) ** 2 + (thing.y - y) ** 2) / (2 * sigma**2))
+                drive[row] += tuning[:, SEMANTIC.index(thing.category)] * np.sqrt(thing.size / 3) * near
+            if scene.place != "none":
+                drive[row] += tuning[:, SEMANTIC.index(scene.place)]
+        return drive / (drive + 0.7)
+
+
+def make_brain(seed: int, number: int, n_voxels: int, units_per_voxel: int = 1, snr: float = 1.0) -> Brain:
+    """Grow the brain of subject `number`: its own voxels, shares of areas, tuning and noise.
+
+    Parameters
+    ----------
+    units_per_voxel : how many neighbouring tunings a voxel averages (more for large voxels).
+    snr : factor on every ncsnr.
+    """
+    rng = np.random.default_rng([seed, number, 0xB8A1])
+    voxels = _draw_voxels(rng, n_voxels)
+    units = voxels.loc[voxels.index.repeat(units_per_voxel)].rename_axis("voxel").reset_index()
+    units["type"] = _draw_types(rng, units.area)
+    _draw_fields(rng, units)
+    brain = Brain(
+        units, voxels, _early_tuning(rng, units), _semantic_tuning(rng, units),
+        rng.uniform(0.3, 0.6, len(units)).astype(np.float32), np.zeros(0), np.ones(0),
+    )  # fmt: skip
+    # The first unit stands for a voxel's type; its receptive field is the mean of its units'.
+    brain.voxels["type"] = units.groupby("voxel").type.first()
+    brain.voxels[["x", "y", "sigma"]] = units.groupby("voxel")[["x", "y", "sigma"]].mean()
+    brain.voxels["ncsnr"] = snr * _draw_ncsnr(rng, voxels.area.isin(EARLY).to_numpy())
+    return brain
+
+
+def reference_scenes(seed: int) -> tuple[NDArray[np.uint8], list[Scene]]:
+    """Scenes on which signals are scaled; no subject sees them."""
+    drawn = [render(seed, REFERENCE_OFFSET + i) for i in range(REFERENCE_SCENES)]
+    return np.stack([p for p, _ in drawn]), [s for _, s in drawn]
+
+
+def energy_maps(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Gabor energy, colour opponency and curvature of images.
+
+    Parameters
+    ----------
+    pixels : (n_images, SIZE, SIZE, 3)
+
+    Returns
+    -------
+    (n_images, n_maps, GRID, GRID): energy at every frequency and orientation; then red, green, blue and yellow; then
+    products of energies at neighbouring orientations, which are large where contours bend.
+    """
+    rgb = pixels.astype(np.float32) / 255
+    grey = rgb.mean(3)
+    spectrum = scipy.fft.fft2(grey - grey.mean((1, 2), keepdims=True), workers=2)
+    energy = np.empty((len(rgb), len(FREQUENCIES) * ORIENTATIONS, GRID, GRID), np.float32)
+    for m, window in enumerate(_gabor_windows()):
+        energy[:, m] = _pool(np.abs(scipy.fft.ifft2(spectrum * window, workers=2)) ** 2)
+    red_green, blue_yellow = rgb[..., 0] - rgb[..., 1], rgb[..., 2] - (rgb[..., 0] + rgb[..., 1]) / 2
+    colour = np.stack([_pool(np.maximum(s * c, 0)) for c in (red_green, blue_yellow) for s in (1, -1)], 1)
+    middle = energy[:, ORIENTATIONS : 2 * ORIENTATIONS]
+    curvature = np.sqrt(middle * np.roll(middle, 2, axis=1))
+    return np.concatenate([energy * 30, colour, curvature * 30], 1)
+
+
+N_ENERGY = len(FREQUENCIES) * ORIENTATIONS
+N_MAPS = N_ENERGY + 4 + ORIENTATIONS
+
+
+def _gabor_windows() -> list[NDArray[np.float32]]:
+    """Transfer functions of quadrature Gabor filters: Gaussians on one side of the frequency plane."""
+    fx = scipy.fft.fftfreq(SIZE, FIELD_OF_VIEW / SIZE)[None]  # cycles per degree
+    fy = fx.T
+    windows = []
+    for frequency in FREQUENCIES:
+        for k in range(ORIENTATIONS):
+            angle = np.pi * k / ORIENTATIONS
+            distance = (fx - frequency * np.cos(angle)) ** 2 + (fy - frequency * np.sin(angle)) ** 2
+            windows.append(np.exp(-distance / (2 * (0.4 * frequency) ** 2)).astype(np.float32))
+    return windows
+
+
+def _pool(maps: NDArray) -> NDArray[np.float32]:
+    step = SIZE // GRID
+    return maps.reshape(len(maps), GRID, step, GRID, step).mean((2, 4), dtype=np.float32)
+
+
+def _draw_voxels(rng: np.random.Generator, n_voxels: int) -> pd.DataFrame:
+    """Voxels of each area, at vertices of it: hemisphere, vertex, area, x, y (where the vertex has a map)."""
+    share = np.array([n for n, _ in AREAS.values()]) * rng.lognormal(0, 0.25, len(AREAS))
+    counts = np.maximum(np.round(n_voxels * share / share.sum()).astype(int), 1)
+    parts = []
+    for area, count in zip(AREAS, counts, strict=True):
+        places = cortex.vertices().query("area == @area")
+        chosen = rng.choice(len(places), count, replace=count > len(places))
+        parts.append(places.iloc[np.sort(chosen)])
+    return pd.concat(parts, ignore_index=True)
+
+
+def _draw_types(rng: np.random.Generator, areas: pd.Series) -> NDArray[np.object_]:
+    """Functional type of each unit, from its area's shares, which differ between subjects."""
+    types = np.empty(len(areas), dtype=object)
+    for area, (_, shares) in AREAS.items():
+        here = (areas == area).to_numpy()
+        own = rng.dirichlet(12 * np.array(list(shares.values())))
+        types[here] = rng.choice(list(shares), here.sum(), p=own)
+    return types
+
+
+def _draw_fields(rng: np.random.Generator, units: pd.DataFrame) -> None:
+    """Receptive fields: the vertex's map with jitter in V1–V3, elsewhere drawn with cortical magnification."""
+    n = len(units)
+    eccentricity = 0.75 * ((4.2 / 0.75 + 1) ** rng.random(n) - 1)
+    side = np.where(units.hemisphere == "L", 1, -1)
+    angle = rng.normal(0, np.deg2rad(50), n)
+    units["x"] = units.x.fillna(pd.Series(side * eccentricity * np.cos(angle)))
+    units["y"] = units.y.fillna(pd.Series(eccentricity * np.sin(angle)))
+    eccentricity = np.hypot(units.x, units.y)
+    units["sigma"] = rng.uniform(1.8, 3.5, n)
+    for area, (a, b) in SIGMA.items():
+        here = (units.area == area).to_numpy()
+        units.loc[here, "sigma"] = ((a + b * eccentricity) * rng.lognormal(0, 0.15, n))[here]
+        units.loc[here, "x"] += (0.25 * units.sigma * rng.normal(size=n))[here]
+        units.loc[here, "y"] += (0.25 * units.sigma * rng.normal(size=n))[here]
+    units.loc[~units.area.isin(EARLY), ["x", "y"]] *= 0.5  # category areas look at the centre
+
+
+def _early_tuning(rng: np.random.Generator, units: pd.DataFrame) -> NDArray[np.float32]:
+    """Weights of each unit on the maps of `energy_maps`: (n_units, N_MAPS)."""
+    n = len(units)
+    orientation = rng.uniform(0, np.pi, n)[:, None]
+    angles = np.pi * np.arange(ORIENTATIONS) / ORIENTATIONS
+    concentration = rng.uniform(0.3, 2.5, n)[:, None]
+    by_orientation = np.exp(concentration * (np.cos(2 * (angles - orientation)) - 1))
+    octave = np.log2(np.array(FREQUENCIES))[None] - rng.uniform(-0.7, 1.7, n)[:, None]
+    by_frequency = np.exp(-(octave**2) / 2)
+    energy = (by_frequency[:, :, None] * by_orientation[:, None, :]).reshape(n, -1)
+    v4 = (units.type == "hV4").to_numpy()[:, None]
+    colour = rng.gamma(0.5, 1, (n, 4)) * np.where(v4, 3.0, 0.15)
+    curvature = np.where(v4, by_orientation * rng.uniform(0.5, 2, n)[:, None], 0)
+    return np.concatenate([energy * np.where(v4, 0.2, 1), colour, curvature], 1).astype(np.float32)
+
+
+def _semantic_tuning(rng: np.random.Generator, units: pd.DataFrame) -> NDArray[np.float32]:
+    """Weights of each unit on the categories and places: one strong, the others weak; (n_units, len(SEMANTIC))."""
+    tuning = 0.15 * rng.random((len(units), len(SEMANTIC)))
+    strength = rng.uniform(0.7, 1.3, len(units))
+    for column, name in enumerate(SEMANTIC):
+        mine = (units.type == name).to_numpy()
+        tuning[mine, column] += strength[mine]
+    places = (units.type == "place").to_numpy()
+    tuning[places, -2:] += rng.uniform(0.2, 1.2, (places.sum(), 2))
+    return tuning.astype(np.float32)
+
+
+def _draw_ncsnr(rng: np.random.Generator, early: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """ncsnr with the quantiles measured in NSD: gamma distributed; category areas are cut below 0.2.
+
+    Early areas, 5/25/50/75/95 %: 0.14 / 0.27 / 0.40 / 0.57 / 0.88, times a factor of the subject.
+    """
+    draw = rng.gamma(3.7, 0.4 / 3.375, (64, len(early))) * rng.uniform(0.82, 1.18)
+    draw = np.where(early, draw, 0.9 * draw)
+    usable = early | (draw > 0.2)  # the first of 64 draws that passes the cut
+    return np.minimum(np.take_along_axis(draw, usable.argmax(0)[None], 0)[0], 1.6)

@@ -1,0 +1,445 @@
+"""The crowd file: one HDF5 schema, a streaming writer and a validating reader.
+
+Schema, version 1 (strings are UTF-8; `n` images over all subjects; rows are numbered from 0)::
+
+    /                            attributes format = "ubrain-crowd", version = 1
+    /images/id                   (n,) string     name of the image, unique
+    /images/content              (n,) string     digest of the pixels, unique: an image is in the file once
+    /images/split                (n,) uint8      0 train, 1 val, 2 test: a property of the image, so no image can be
+                                                 train for one subject and test for another
+    /images/shape                (n, 2) uint16   height and width
+    /images/row                  (n,) int64      row in the pixel dataset of that shape
+    /images/pixels/<h>x<w>       (m, h, w, 3) uint8   RGB
+    /subjects/<name>             attributes dataset, scanner, space (of `vertex` or `i, j, k`; may be ""), account
+                                 (what was done to the numbers, in words)
+    /subjects/<name>/responses         (n_trials, n_voxels) float16 or float32, as measured: not z-scored, not averaged
+    /subjects/<name>/session_moments   (2, n_sessions, n_voxels) float32   mean and standard deviation over trials
+    /subjects/<name>/trials/image      (n_trials,) int   row in /images
+    /subjects/<name>/trials/session    (n_trials,) int   from 0
+    /subjects/<name>/trials/repeat     (n_trials,) int   from 0, how often the subject has seen the image before
+    /subjects/<name>/voxels/<column>   (n_voxels,)       hemisphere ("L", "R", ""), areas (comma-separated), ncsnr
+                                                         (NaN = unknown), and vertex or i, j, k where known
+    /truth/...                   only in simulated crowds; read by `ubrain.data.truth` and nothing else
+"""
+
+import errno
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from ubrain import scores
+from ubrain.data.preparation import Trials, session_moments
+from ubrain.errors import UbrainError
+from ubrain.paths import atomic
+
+FORMAT, VERSION = "ubrain-crowd", 1
+SPLITS = ("train", "val", "test")
+MAX_SIDE = 8192  # pixels; a larger image is a mistake or an attack
+Split = str | Callable[[str], str]
+
+
+def content_digest(pixels: NDArray[np.uint8]) -> str:
+    """Digest of an image's pixels and shape: equal for equal images, whatever the files were called."""
+    return hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).hexdigest()
+
+
+def split_by_content(val: float, test: float) -> Callable[[str], str]:
+    """A rule that draws the split from the image's content: the same image gets the same split in every file."""
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+        raise UbrainError(f"val and test fractions must be at least 0 and sum to less than 1, got {val} and {test}")
+
+    def split(digest: str) -> str:
+        x = int(digest[:12], 16) / 16**12
+        return "test" if x < test else "val" if x < test + val else "train"
+
+    return split
+
+
+def check_name(name: str, what: str = "subject") -> str:
+    """A name that can be a group in the file, a parameter of the encoder and part of a file name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise UbrainError(f"{what} name {name!r}: expected up to 64 letters, digits, '_' or '-'")
+    return name
+
+
+class CrowdWriter:
+    """Writes a crowd file piece by piece. Use `write_crowd`, which makes it appear only when complete."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        if "format" not in file.attrs:
+            self._create_layout()
+        images = file["images"]
+        self._ids = list(images["id"].asstr()[:])
+        self._id_set = set(self._ids)
+        self._rows = {digest: row for row, digest in enumerate(images["content"].asstr()[:])}
+        self._claims: dict[str, tuple[str, str]] = {}  # content -> (id, split) as this writer was told
+        self._new: list[tuple[str, str, int, tuple[int, int], int]] = []
+        self.kept_splits = 0  # images that were already there under another split, which they keep
+
+    @property
+    def path(self) -> str:
+        """The file that is being written."""
+        return str(self._file.filename)
+
+    @property
+    def n_subjects(self) -> int:
+        """Number of subjects in the file so far."""
+        return len(self._file["subjects"])
+
+    @property
+    def n_images(self) -> int:
+        """Number of images in the file so far."""
+        return len(self._rows)
+
+    def _create_layout(self) -> None:
+        self._file.attrs.update(format=FORMAT, version=VERSION)
+        self._file.create_group("subjects", track_order=True)
+        images = self._file.create_group("images")
+        images.create_group("pixels")
+        types = {"id": h5py.string_dtype(), "content": h5py.string_dtype(), "split": np.uint8, "row": np.int64}
+        for name, dtype in types.items():
+            images.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(4096,))
+        images.create_dataset("shape", (0, 2), np.uint16, maxshape=(None, 2), chunks=(4096, 2))
+
+    def add_image(self, image_id: str, pixels: NDArray[np.uint8], split: Split) -> int:
+        """Add an image unless its content is already there.
+
+        Parameters
+        ----------
+        image_id : name; made unique with part of the digest if another image has it.
+        pixels : (height, width, 3) uint8
+        split : "train", "val" or "test", or a function from the digest to one of them.
+
+        Returns
+        -------
+        Row of the image in the file. An image from an earlier import keeps its split.
+
+        Raises
+        ------
+        UbrainError
+            If the same image is given twice with different splits.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise UbrainError(f"image {image_id!r}: expected (height, width, 3) uint8, got {pixels.shape} {pixels.dtype}")
+        if max(pixels.shape) > MAX_SIDE:
+            raise UbrainError(f"image {image_id!r}: {pixels.shape[:2]} pixels; sides above {MAX_SIDE} are refused")
+        digest = content_digest(pixels)
+        split = split(digest) if callable(split) else split
+        other_id, other = self._claims.setdefault(digest, (image_id, split))
+        if other != split:
+            raise UbrainError(
+                f"images {other_id!r} and {image_id!r} are identical, but one is {other} and the other is {split}. "
+                f"The same image must not be in two splits; give both the same (for example, list both as test images)"
+            )
+        if digest in self._rows:
+            row = self._rows[digest]
+            known = int(self._file["images/split"][row]) if row < len(self._file["images/split"]) else None
+            self.kept_splits += known is not None and SPLITS[known] != split
+            return row
+        if image_id in self._id_set:
+            image_id = f"{image_id}~{digest[:8]}"
+        shape = (pixels.shape[0], pixels.shape[1])
+        place = self._append_pixels(pixels, shape)
+        self._rows[digest] = len(self._rows)
+        self._id_set.add(image_id)
+        self._new.append((image_id, digest, SPLITS.index(split), shape, place))
+        return self._rows[digest]
+
+    def _append_pixels(self, pixels: NDArray[np.uint8], shape: tuple[int, int]) -> int:
+        name = "images/pixels/{}x{}".format(*shape)
+        if name not in self._file:
+            full = (*shape, 3)
+            self._file.create_dataset(name, (0, *full), np.uint8, maxshape=(None, *full), chunks=(1, *full))
+        dataset = self._file[name]
+        dataset.resize(len(dataset) + 1, axis=0)
+        dataset[-1] = pixels
+        return len(dataset) - 1
+
+    def _write_image_table(self) -> None:
+        if not self._new:
+            return
+        images, columns = self._file["images"], list(zip(*self._new, strict=True))
+        start = len(images["id"])
+        for name, values in zip(("id", "content", "split", "shape", "row"), columns, strict=True):
+            images[name].resize(start + len(values), axis=0)
+            images[name][start:] = values
+        self._new = []
+
+    def add_subject(
+        self,
+        name: str,
+        trials: pd.DataFrame,
+        voxels: pd.DataFrame,
+        blocks: Iterable[NDArray],
+        dataset: str,
+        scanner: str,
+        space: str = "",
+        account: str = "",
+        dtype: str = "float32",
+    ) -> None:
+        """Add a subject, streaming its responses; session moments and ncsnr are computed on the way.
+
+        Parameters
+        ----------
+        trials : one row per trial: image (row in the file), session, and optionally repeat.
+        voxels : one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr, and more. A missing ncsnr is
+            computed from the repeats, if there are any.
+        blocks : arrays (n, n_voxels), in the order of the trials.
+
+        Raises
+        ------
+        UbrainError
+            If the name is taken, the numbers of rows disagree, or a value is not finite.
+        """
+        if check_name(name) in self._file["subjects"]:
+            raise UbrainError(f"subject {name!r} is already in the file; choose another name")
+        self._write_image_table()
+        image = trials["image"].to_numpy(np.int64)
+        session = np.unique(trials["session"].to_numpy(), return_inverse=True)[1]
+        repeat = trials["repeat"] if "repeat" in trials else trials.groupby("image").cumcount()
+        group = self._file["subjects"].create_group(name)
+        group.attrs.update(dataset=dataset, scanner=scanner, space=space, account=account)
+        columns = {"image": image, "session": session, "repeat": repeat.to_numpy(np.int64)}
+        for column, values in columns.items():
+            group.create_dataset(f"trials/{column}", data=values.astype(np.int32))
+        self._write_responses(group, blocks, (len(trials), len(voxels)), session, dtype)
+        self._write_voxels(group, voxels)
+
+    def _write_responses(
+        self, group: h5py.Group, blocks: Iterable[NDArray], shape: tuple[int, int], session: NDArray, dtype: str
+    ) -> None:
+        rows = max(1, min(shape[0], (64 << 10) // (shape[1] * np.dtype(dtype).itemsize)))
+        responses = group.create_dataset("responses", shape, dtype, chunks=(rows, shape[1]))
+        moments = session_moments(_checked_blocks(blocks, shape, group.name), session, shape[1])
+        start, block = 0, next(moments)
+        for following in moments:
+            responses[start : start + len(block)] = block
+            start, block = start + len(block), following
+        if start != shape[0]:
+            raise UbrainError(f"{group.name}: expected responses to {shape[0]} trials, got {start}")
+        group.create_dataset("session_moments", data=block.astype(np.float32))
+
+    def _write_voxels(self, group: h5py.Group, voxels: pd.DataFrame) -> None:
+        table = voxels.copy()
+        for column, default in {"hemisphere": "", "areas": "", "ncsnr": np.nan}.items():
+            if column not in table:
+                table[column] = default
+        if table["ncsnr"].isna().all():
+            deviation, freedom = Trials(group).repeat_deviation()
+            table["ncsnr"] = scores.ncsnr(deviation, freedom) if freedom else np.nan
+        for column in table.columns:
+            values = table[column].to_numpy()
+            text = not np.issubdtype(values.dtype, np.number)
+            data = [str(v) for v in values] if text else values.astype(np.float32 if values.dtype.kind == "f" else int)
+            path = f"voxels/{check_name(str(column), 'voxel column')}"
+            group.create_dataset(path, data=data, dtype=h5py.string_dtype() if text else None)
+
+    def write_truth(self, path: str, values: ArrayLike) -> None:
+        """Store ground truth of a simulation under /truth, where training and evaluation do not look."""
+        data = np.asarray(values)
+        text = data.dtype.kind in "UO"
+        self._file.create_dataset(f"truth/{path}", data=data.astype(object) if text else data,
+                                  dtype=h5py.string_dtype() if text else None)  # fmt: skip
+
+    def close(self) -> None:
+        """Write what is still in memory; the file is a valid crowd file from here on."""
+        self._write_image_table()
+        if not len(self._file["subjects"]):
+            raise UbrainError("a crowd file needs at least one subject")
+
+
+def _checked_blocks(blocks: Iterable[NDArray], shape: tuple[int, int], where: str) -> Iterator[NDArray]:
+    start = 0
+    for block in blocks:
+        if block.ndim != 2 or block.shape[1] != shape[1] or start + len(block) > shape[0]:
+            raise UbrainError(f"{where}: expected {shape} responses in all, got a block {block.shape} at row {start}")
+        bad = ~np.isfinite(block)
+        if bad.any():
+            row, voxel = np.argwhere(bad)[0]
+            raise UbrainError(f"{where}: response of voxel {voxel} in trial {start + row} is {block[row, voxel]}")
+        start += len(block)
+        yield block
+
+
+@contextmanager
+def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Iterator[CrowdWriter]:
+    """Open a crowd file for writing. It appears under its name only if the block ends without an error.
+
+    Parameters
+    ----------
+    append : add to an existing file; it is copied first, so an error leaves it as it was.
+    needs : bytes about to be written, as far as known; checked against the free space before anything is written.
+
+    Raises
+    ------
+    UbrainError
+        If the file exists (or, with `append`, does not), the disk is full, or writing fails.
+    """
+    path = Path(path)
+    if append:
+        open_crowd(path).close()
+        needs += path.stat().st_size
+    elif path.exists():
+        raise UbrainError(f"{path} exists; choose another name, delete it, or append to it with --append")
+    _require_space(path, needs)
+    with atomic(path) as partial:
+        if append:
+            shutil.copyfile(path, partial)
+        file = h5py.File(partial, "a")
+        try:
+            writer = CrowdWriter(file)
+            yield writer
+            writer.close()
+            file.close()
+        except (OSError, RuntimeError) as error:
+            _abandon(file)
+            hint = " (is the disk full?)" if _is_full(error, path) else ""
+            raise UbrainError(f"could not write {path}: {error}{hint}; nothing was kept") from error
+        except BaseException:
+            _abandon(file)
+            raise
+        open_crowd(partial).close()
+
+
+def _require_space(path: Path, needs: int) -> None:
+    folder = next(p for p in path.absolute().parents if p.exists())
+    free = shutil.disk_usage(folder).free
+    if needs > free:
+        raise UbrainError(f"{path} needs about {needs / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in {folder}")
+
+
+def _is_full(error: Exception, path: Path) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "write" in str(error).lower()
+
+
+def _abandon(file: h5py.File) -> None:
+    with suppress(Exception):  # a full disk also fails to close; the file is deleted anyway
+        file.close()
+
+
+def open_crowd(path: str | Path) -> h5py.File:
+    """Open a crowd file for reading, after checking that it is one.
+
+    Raises
+    ------
+    UbrainError
+        Naming the file, the place in it, and what was expected.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UbrainError(f"no crowd file at {path}; make one with `ubrain simulate` or `ubrain import`")
+    if not h5py.is_hdf5(path):
+        raise UbrainError(f"{path} is not an HDF5 file; a crowd file comes from `ubrain simulate` or `ubrain import`")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise UbrainError(f"{path} cannot be opened: {error}. It may be truncated or still being written") from error
+    try:
+        _validate(file)
+    except UbrainError as error:
+        file.close()
+        raise UbrainError(f"{path}: {error}") from None
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        file.close()
+        raise UbrainError(f"{path} is damaged: {error}") from error
+    return file
+
+
+def _validate(file: h5py.File) -> None:
+    if file.attrs.get("format") != FORMAT:
+        raise UbrainError(f"this HDF5 file is not a crowd file (its attribute 'format' is not {FORMAT!r})")
+    if file.attrs.get("version") != VERSION:
+        found = file.attrs.get("version")
+        raise UbrainError(f"crowd file of version {found}; this ubrain reads version {VERSION}. Import the data again")
+    _no_links_out(file)
+    n = _dataset(file, "images/id", "O", 1).shape[0]
+    for name, kind, ndim in (("content", "O", 1), ("split", "iu", 1), ("shape", "iu", 2), ("row", "iu", 1)):
+        _dataset(file, f"images/{name}", kind, ndim, length=n)
+    for name in ("id", "content"):
+        if len(set(file[f"images/{name}"][:])) != n:
+            problem = "the same image is stored twice" if name == "content" else "two images have the same name"
+            raise UbrainError(f"images/{name}: {problem}, so train and test may overlap; import the data again")
+    if n and int(file["images/split"][:].max()) >= len(SPLITS):
+        raise UbrainError(f"images/split: expected 0, 1 or 2 for {', '.join(SPLITS)}")
+    _validate_pixels(file)
+    if not isinstance(file.get("subjects"), h5py.Group) or not len(file["subjects"]):
+        raise UbrainError("no subjects in the file")
+    for name, group in file["subjects"].items():
+        _validate_subject(file, check_name(name), group, n)
+
+
+def _validate_pixels(file: h5py.File) -> None:
+    shapes, rows = file["images/shape"][:], file["images/row"][:]
+    for height, width in np.unique(shapes, axis=0):
+        name = f"images/pixels/{height}x{width}"
+        pixels = _dataset(file, name, "u", 4)
+        highest = rows[(shapes == (height, width)).all(1)].max()
+        if pixels.shape[1:] != (height, width, 3) or pixels.dtype != np.uint8 or highest >= len(pixels):
+            raise UbrainError(f"{name}: expected at least {highest + 1} images of ({height}, {width}, 3) uint8, "
+                              f"got {pixels.shape} {pixels.dtype}")  # fmt: skip
+
+
+def _validate_subject(file: h5py.File, name: str, group: Any, n_images: int) -> None:
+    where = f"subjects/{name}"
+    if not isinstance(group, h5py.Group):
+        raise UbrainError(f"{where}: expected a group")
+    missing = [a for a in ("dataset", "scanner", "space") if not isinstance(group.attrs.get(a), str)]
+    if missing:
+        raise UbrainError(f"{where}: attribute {missing[0]!r} is missing")
+    n_trials, n_voxels = _dataset(file, f"{where}/responses", "f", 2).shape
+    for column in ("image", "session", "repeat"):
+        values = _dataset(file, f"{where}/trials/{column}", "iu", 1, length=n_trials)[:]
+        if values.min(initial=0) < 0 or (column == "image" and values.max(initial=-1) >= n_images):
+            raise UbrainError(f"{where}/trials/{column}: a row number is outside the {n_images} images of the file")
+    sessions = int(file[f"{where}/trials/session"][:].max(initial=-1)) + 1
+    moments = _dataset(file, f"{where}/session_moments", "f", 3)
+    if moments.shape != (2, sessions, n_voxels):
+        raise UbrainError(f"{where}/session_moments: expected (2, {sessions}, {n_voxels}), got {moments.shape}")
+    for column, kind in (("hemisphere", "O"), ("areas", "O"), ("ncsnr", "f")):
+        _dataset(file, f"{where}/voxels/{column}", kind, 1)
+    for column in group["voxels"]:
+        _dataset(file, f"{where}/voxels/{column}", "Ofiu", 1, length=n_voxels)
+
+
+def _dataset(file: h5py.File, name: str, kinds: str, ndim: int, length: int | None = None) -> h5py.Dataset:
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise UbrainError(f"{name} is missing")
+    if found.dtype.kind not in kinds or found.ndim != ndim or (length is not None and len(found) != length):
+        raise UbrainError(f"{name}: expected {ndim} dimension(s){f' and {length} rows' if length is not None else ''} "
+                          f"of kind {kinds!r}, got {found.shape} {found.dtype}")  # fmt: skip
+    return found
+
+
+def _no_links_out(group: h5py.Group) -> None:
+    """Refuse everything through which a file could make us read another file."""
+    for name in group:
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise UbrainError(f"{group.name}: {name!r} is a link out of the group; crowd files hold their data themselves")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _no_links_out(item)
+        elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+            raise UbrainError(f"{item.name}: data in another file; crowd files hold their data themselves")
+
+
+def summary(file: h5py.File) -> Mapping[str, Any]:
+    """Facts about an open crowd file for `ubrain info`."""
+    split = file["images/split"][:]
+    return {
+        "version": int(file.attrs["version"]),
+        "images": len(split),
+        **{name: int((split == i).sum()) for i, name in enumerate(SPLITS)},
+        "simulated": "truth" in file,
+    }

@@ -1,0 +1,50 @@
+"""Where things lie: the project's folders, the cache, and files that appear only when complete."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def project_root() -> Path:
+    """The nearest folder, from the working directory upwards, that holds `notebooks/`; else the working directory."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
+
+
+def cache_root() -> Path:
+    """Folder for everything that can be computed again: `$UBRAIN_CACHE`, or `.cache` in the project."""
+    return Path(os.environ.get("UBRAIN_CACHE") or project_root() / ".cache")
+
+
+def notebooks_dir() -> Path:
+    """Folder of the notebooks."""
+    return project_root() / "notebooks"
+
+
+def run_dir(run: str) -> Path:
+    """Folder of the executed notebooks and numbers of one run, such as `simulated-fast`."""
+    return project_root() / "papermill_runs" / run
+
+
+def figure_dir(run: str) -> Path:
+    """Folder of the figures of one run."""
+    return project_root() / "figures" / run
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name if the block succeeds, and vanishes if it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never half of it."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")

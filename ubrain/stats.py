@@ -1,0 +1,123 @@
+"""How sure are we: paired bootstrap over images and voxels, permutation tests, false discovery rate."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import false_discovery_control
+
+from ubrain import scores
+from ubrain.errors import UbrainError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval, and the number of units resampled."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_median_r(
+    predicted: ArrayLike, measured: ArrayLike, against: ArrayLike | None = None, n_boot: int = 1000, seed: int = 0
+) -> Interval:
+    """Median voxel correlation with a 95 % percentile interval, or the gain in it over another prediction.
+
+    Each resample draws images and voxels with replacement; with `against`, both predictions are scored on the same
+    draw (paired), and the interval is that of the difference of the medians.
+
+    Parameters
+    ----------
+    predicted, measured, against : (n_images, n_voxels)
+        No missing values. A voxel that is constant in any of them is left out of all.
+
+    Returns
+    -------
+    Interval, with n the number of voxels.
+    """
+    m = np.asarray(measured, dtype=np.float64)
+    candidates = [np.asarray(p, dtype=np.float64) for p in (predicted, against) if p is not None]
+    full = [scores.correlation(p, m) for p in candidates]
+    keep = np.logical_and.reduce([np.isfinite(r) for r in full])
+    if not keep.any():
+        raise UbrainError("bootstrap: no voxel has a correlation (all constant or missing)")
+    rng = np.random.default_rng(seed)
+    n_images, n_voxels = m[:, keep].shape
+    weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot).astype(np.float64)
+    draws = rng.integers(n_voxels, size=(n_boot, n_voxels))
+    medians = [
+        np.nanmedian(np.take_along_axis(_weighted_correlation(p[:, keep], m[:, keep], weights), draws, axis=1), axis=1)
+        for p in candidates
+    ]
+    values = [float(np.median(r[keep])) for r in full]
+    samples = medians[0] - medians[1] if against is not None else medians[0]
+    value = values[0] - values[1] if against is not None else values[0]
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return Interval(value, float(low), float(high), n_voxels)
+
+
+def bootstrap_mean(
+    values: ArrayLike, against: ArrayLike | None = None, n_boot: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean of one number per image (a retrieval hit, say) with a 95 % percentile interval over images.
+
+    With `against`, the interval is that of the paired difference of the means.
+
+    Parameters
+    ----------
+    values, against : (n_images,)
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if against is not None:
+        x = x - np.asarray(against, dtype=np.float64)
+    draws = np.random.default_rng(seed).integers(len(x), size=(n_boot, len(x)))
+    low, high = np.percentile(x[draws].mean(1), [2.5, 97.5])
+    return Interval(float(x.mean()), float(low), float(high), len(x))
+
+
+def permutation_p(predicted: ArrayLike, measured: ArrayLike, n_permutations: int = 1000, seed: int = 0) -> Array:
+    """One-sided p of each voxel's correlation when the images of the prediction are shuffled.
+
+    p = (1 + number of shuffles that correlate at least as well) / (1 + n_permutations): never 0
+    (Phipson & Smyth 2010). All voxels share the shuffles.
+
+    Returns
+    -------
+    (n_voxels,); NaN where the correlation is.
+    """
+    p, m = np.asarray(predicted), np.asarray(measured)
+    observed = scores.correlation(p, m)
+    rng = np.random.default_rng(seed)
+    exceed = np.zeros(p.shape[1])
+    for _ in range(n_permutations):
+        exceed += scores.correlation(p[rng.permutation(len(p))], m) >= observed - 1e-12
+    return np.where(np.isnan(observed), np.nan, (1 + exceed) / (1 + n_permutations))
+
+
+def fdr(p: ArrayLike) -> Array:
+    """Benjamini–Hochberg adjusted p values; NaN stay NaN and do not count."""
+    p = np.asarray(p, dtype=np.float64)
+    adjusted = np.full_like(p, np.nan)
+    known = np.isfinite(p)
+    if known.any():
+        adjusted[known] = false_discovery_control(p[known])
+    return adjusted
+
+
+def _weighted_correlation(p: Array, m: Array, weights: Array) -> Array:
+    """Correlation of each voxel under each row of image weights: (n_boot, n_voxels), by matrix products only."""
+    p, m = p - p.mean(0), m - m.mean(0)  # a shift changes nothing but keeps the products well conditioned
+    total = weights.sum(1, keepdims=True)
+    mean_p, mean_m = weights @ p / total, weights @ m / total
+    covariance = weights @ (p * m) / total - mean_p * mean_m
+    variance_p = weights @ p**2 / total - mean_p**2
+    variance_m = weights @ m**2 / total - mean_m**2
+    norm = np.sqrt(np.maximum(variance_p, 0) * np.maximum(variance_m, 0))
+    return np.divide(covariance, norm, out=np.full_like(norm, np.nan), where=norm > 1e-12)
