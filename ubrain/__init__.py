@@ -1,0 +1,30 @@
+"""ubrain: a universal brain encoder, reproducible from the first image to the last number."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ubrain.config import load_profile as load_profile
+    from ubrain.data.crowd import Crowd as Crowd
+    from ubrain.data.crowd import Subject as Subject
+    from ubrain.errors import UbrainError as UbrainError
+    from ubrain.lab import Lab as Lab
+    from ubrain.model import UniversalEncoder as UniversalEncoder
+
+__version__ = "0.1.0"
+_HOME = {
+    "Crowd": "ubrain.data.crowd",
+    "Lab": "ubrain.lab",
+    "Subject": "ubrain.data.crowd",
+    "UbrainError": "ubrain.errors",
+    "UniversalEncoder": "ubrain.model",
+    "load_profile": "ubrain.config",
+}
+__all__ = ["Crowd", "Lab", "Subject", "UbrainError", "UniversalEncoder", "load_profile"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, when it is: `ubrain --help` need not wait for torch."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'ubrain' has no attribute {name!r}")

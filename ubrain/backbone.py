@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import metadata, resources
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import h5py
@@ -57,6 +58,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.model = _load_model(config).eval().requires_grad_(False)
+        self._intermediates: Callable[..., Any] = getattr(self.model, "forward_intermediates")  # noqa: B009
         cfg = timm.data.resolve_model_data_config(self.model)
         size = config.image_size or cfg["input_size"][-1]
         self.image_size: tuple[int, int] = (size, size)
@@ -75,7 +77,7 @@ class Backbone(nn.Module):
         if isinstance(self.model, VisionTransformer):
             options |= {"output_fmt": "NLC", "return_prefix_tokens": True}
         try:
-            found = self.model.forward_intermediates(images, **options)
+            found = self._intermediates(images, **options)
         except (AssertionError, IndexError) as error:
             raise UbrainError(f"{self.config.name}: levels {self.config.levels} do not exist: {error}") from error
         return [self._tokens(level) for level in found]
@@ -110,7 +112,7 @@ class Backbone(nn.Module):
         adapters = nn.ModuleList()
         for block in self.model.blocks:
             adapter = nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False))
-            nn.init.zeros_(adapter[0].weight)
+            nn.init.zeros_(next(adapter.parameters()))
             adapters.append(adapter)
             block.register_forward_hook(_adapted(adapter, self.config.adapter_alpha / rank))
         return adapters
@@ -142,8 +144,8 @@ def _load_model(config: BackboneConfig) -> nn.Module:
     if config.weights == "random":
         torch.manual_seed(0)
         for module in model.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            if isinstance(reset := getattr(module, "reset_parameters", None), MethodType):
+                reset()
     elif config.weights == "embedded":
         _load_embedded(model, config.name)
     else:

@@ -58,6 +58,7 @@ class TrainingConfig:
     """How the encoder is trained. The defaults are those of the authors' released code."""
 
     epochs: int = 30
+    min_steps: int = 0  # a small crowd has few steps in an epoch; it gets more epochs until it has had so many
     batch_images: int = 32
     voxels_per_step: int = 5000
     learning_rate: float = 1e-3
@@ -97,6 +98,7 @@ class Profile:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     bootstrap: int = 1000  # resamples behind every interval
+    permutations: int = 1000  # shuffles behind every p value
 
 
 def profile_names() -> list[str]:

@@ -152,9 +152,8 @@ class Subject:
         missing = rows[self.trials.repeats(rows) == 0]
         if len(missing):
             raise UbrainError(f"subject {self.name!r} has not seen image {self.crowd.image_ids[missing[0]]!r}")
-        if not isinstance(voxels, slice):
-            voxels = np.arange(self.n_voxels)[np.asarray(voxels)]
-        return self.trials.averaged(rows, voxels)
+        chosen = voxels if isinstance(voxels, slice) else np.arange(self.n_voxels)[np.asarray(voxels)]
+        return self.trials.averaged(rows, chosen)
 
     def noise_ceiling(self, split: str = "test") -> NDArray[np.float64]:
         """Highest r² that a model can reach for each voxel, given noise and repeats: (n_voxels,), NaN where unknown.

@@ -207,19 +207,20 @@ def _splits(source: _ImageSource, listed: Path | None, test: float, val: float) 
 
 def _usable_voxels(values: NDArray, subject: str, drop: bool) -> NDArray[np.bool_]:
     """Which voxels are finite everywhere and not constant; refuses the others unless they may be dropped."""
-    finite, low, high = True, np.inf, -np.inf
+    n_voxels = values.shape[1]
+    finite, low, high = np.ones(n_voxels, bool), np.full(n_voxels, np.inf), np.full(n_voxels, -np.inf)
     for block in _blocks(values, slice(None)):
-        finite = finite & np.isfinite(block).all(0)
+        finite &= np.isfinite(block).all(0)
         low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
     constant = finite & (high <= low)
-    for bad, what in ((~np.asarray(finite), "missing or infinite values"), (constant, "the same value in every row")):
+    for bad, what in ((~finite, "missing or infinite values"), (constant, "the same value in every row")):
         if bad.any() and not drop:
             first = ", ".join(map(str, np.flatnonzero(bad)[:5]))
             raise UbrainError(
                 f"responses of subject {subject!r}: {bad.sum()} of {values.shape[1]} voxels have {what} (voxel {first}"
                 f"{', ...' if bad.sum() > 5 else ''}); repair them, or leave them out with --drop-bad-voxels"
             )
-    good = np.asarray(finite) & ~constant
+    good: NDArray[np.bool_] = finite & ~constant
     if not good.any():
         raise UbrainError(f"responses of subject {subject!r}: no usable voxel is left")
     return good

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ubrain.config import SimulationConfig
 from ubrain.data.simulate.brains import Brain, energy_maps, make_brain, reference_scenes
-from ubrain.data.simulate.scenes import FIELD_OF_VIEW, SIZE, Scene, render
+from ubrain.data.simulate.scenes import FIELD_OF_VIEW, SIZE, render
 from ubrain.data.store import CrowdWriter, split_by_content, write_crowd
 from ubrain.errors import UbrainError
 from ubrain.progress import track

@@ -81,7 +81,7 @@ class Brain:
         out[:, early] = self._early(maps, early)
         out[:, ~early] = self._semantic(scenes, ~early)
         counts = np.bincount(self.units.voxel)
-        return np.add.reduceat(out, np.cumsum(counts) - counts, axis=1) / counts
+        return (np.add.reduceat(out, np.cumsum(counts) - counts, axis=1) / counts).astype(np.float32)
 
     def _early(self, maps: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(mean of the maps under the receptive field · tuning) ^ exponent: (n_images, n_units)."""
@@ -127,7 +127,7 @@ def make_brain(seed: int, number: int, n_voxels: int, units_per_voxel: int = 1, 
     _draw_fields(rng, units)
     brain = Brain(
         units, voxels, _early_tuning(rng, units), _semantic_tuning(rng, units),
-        rng.uniform(0.3, 0.6, len(units)).astype(np.float32), np.zeros(0), np.ones(0),
+        rng.uniform(0.3, 0.6, len(units)).astype(np.float32), np.zeros(0, np.float32), np.ones(0, np.float32),
     )  # fmt: skip
     # The first unit stands for a voxel's type; its receptive field is the mean of its units'.
     brain.voxels["type"] = units.groupby("voxel").type.first()
@@ -195,7 +195,8 @@ def _draw_voxels(rng: np.random.Generator, n_voxels: int) -> pd.DataFrame:
     counts = np.maximum(np.round(n_voxels * share / share.sum()).astype(int), 1)
     parts = []
     for area, count in zip(AREAS, counts, strict=True):
-        places = cortex.vertices().query("area == @area")
+        places = cortex.vertices()
+        places = places[places.area == area]
         chosen = rng.choice(len(places), count, replace=count > len(places))
         parts.append(places.iloc[np.sort(chosen)])
     return pd.concat(parts, ignore_index=True)

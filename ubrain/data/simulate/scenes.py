@@ -12,7 +12,7 @@ FIELD_OF_VIEW = 8.4  # degrees of visual angle across an image, as in NSD
 SIZE = 112  # pixels
 CATEGORIES = ("face", "body", "food", "word", "animal", "vehicle")
 PLACES = ("none", "indoor", "outdoor")
-WORDS = "mind wave bread river stone light house seven yellow music paper dream north apple cloud tiger".split()
+WORDS = ("mind", "wave", "bread", "river", "stone", "light", "house", "seven", "music", "paper", "dream", "north", "apple")
 Colour = tuple[int, int, int]
 
 
@@ -52,8 +52,7 @@ def render(seed: int, index: int) -> tuple[NDArray[np.uint8], Scene]:
     draw = ImageDraw.Draw(image)
     {"none": lambda *_: None, "indoor": _indoor, "outdoor": _outdoor}[place](draw, rng)
     things = [_place_thing(draw, rng) for _ in range(rng.choice(4, p=(0.15, 0.35, 0.3, 0.2)))]
-    pixels = np.asarray(image, dtype=np.float32)
-    pixels = pixels * rng.uniform(0.75, 1.1) + rng.normal(0, 3, pixels.shape)
+    pixels = np.asarray(image) * rng.uniform(0.75, 1.1) + rng.normal(0, 3, (SIZE, SIZE, 3))
     return np.clip(pixels, 0, 255).astype(np.uint8), Scene(place, tuple(things))
 
 
@@ -85,14 +84,14 @@ def _outdoor(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         draw.line((0, y, SIZE, y), fill=_darker(sky, 0.75 + 0.25 * y / horizon))
     draw.rectangle((0, horizon, SIZE, SIZE), fill=(ground[0], max(ground), ground[2] // 2))
     for _ in range(int(rng.integers(1, 5))):
-        width, height, left = rng.integers(12, 35), rng.integers(12, horizon), rng.integers(-10, SIZE - 8)
+        width, height, left = (int(rng.integers(*r)) for r in ((12, 35), (12, horizon), (-10, SIZE - 8)))
         wall = _colour(rng, 80, 210)
         draw.rectangle((left, horizon - height, left + width, horizon + 3), fill=wall, outline=_darker(wall, 0.6))
-        for wx in range(int(left) + 3, int(left + width) - 3, 6):
-            for wy in range(int(horizon - height) + 3, horizon - 2, 8):
+        for wx in range(left + 3, left + width - 3, 6):
+            for wy in range(horizon - height + 3, horizon - 2, 8):
                 draw.rectangle((wx, wy, wx + 2, wy + 3), fill=_darker(wall, 0.4))
     if rng.random() < 0.6:
-        x, top = rng.integers(20, SIZE - 20), rng.integers(20, SIZE - 20)
+        x, top = (int(v) for v in rng.integers(20, SIZE - 20, 2))
         draw.polygon([(x - 25, SIZE), (x + 25, SIZE), (top + 3, horizon), (top - 3, horizon)], fill=(90, 90, 95))
 
 

@@ -1,0 +1,141 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Start here
+#
+# A voxel of a brain scanner answers to images. An **image-to-fMRI encoder** predicts that answer. Such encoders used to
+# be trained for one subject at a time. *The Wisdom of a Crowd of Brains* (Beliy, Wasserman, Zalcher, Irani,
+# [arXiv 2406.12179](https://arxiv.org/abs/2406.12179)) trains one encoder for everybody: a voxel is a vector of a few
+# numbers, its **voxel embedding**, and everything else is shared by all voxels of all subjects.
+#
+# This notebook shows the data, the model and one prediction. It takes about ten minutes to read. The default data are
+# a **simulated crowd**: rendered scenes seen by simulated brains, whose truth is known. Give `crowd` the path of a crowd
+# file to use recordings instead.
+
+# %% tags=["parameters"]
+crowd = None
+profile = "fast"
+seed = 0
+subjects = None
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+import ubrain
+from ubrain import figures
+
+lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
+lab.crowd
+
+# %% [markdown]
+# ## What was shown, what was measured
+#
+# Every subject saw images of its own (train and val) and test images. The **noise ceiling** is the highest correlation
+# that any model can reach: a response is noisy, and averaging a few repeats removes only part of the noise. It is
+# computed from the repeats; where a file holds averages only, it is unknown.
+
+# %%
+table = lab.summary()
+for name, row in table.iterrows():
+    lab.record("voxels", row["voxels"], subject=name, unit="voxels")
+    lab.record("median_ceiling_r", row["median ceiling r"], subject=name, n=int(row["voxels"]), unit="r")
+table.round(3)
+
+# %% [markdown]
+# Eight training images of the first subject:
+
+# %%
+first = lab.crowd[lab.subjects[0]]
+shown = first.images("train")[:8]
+fig, axes = plt.subplots(1, 8, figsize=(12, 1.9))
+figures.images(axes, [lab.crowd.image(i) for i in shown], [str(i) for i in shown])
+lab.save(fig, "stimuli")
+
+# %% [markdown]
+# Responses are read through the crowd: z-scored per session, repeats averaged, only the rows and voxels that are asked for.
+
+# %%
+responses = first.responses("test")
+print("(n_images, n_voxels) =", responses.shape)
+print("areas:", ", ".join(a for a in first.voxels["areas"].unique() if a) or "unknown")
+
+# %% [markdown]
+# ## What the model is
+#
+# 1. A **backbone**, trained on images only and frozen, turns an image into tokens (places) at several levels (depths).
+# 2. The voxel embedding asks every token "are you where I look?": **spatial attention**, one weighted mean per level.
+# 3. It asks every channel of every level "are you what I care about?": **functional attention**, a weighted sum.
+#
+# The sum is the predicted response. The embedding belongs to the voxel; the rest, here called shared, to everyone.
+
+# %%
+features = lab.features
+encoder = lab.encoder(lab.subjects)
+shared = sum(p.numel() for p in encoder.shared_parameters())
+own = sum(e.numel() for e in encoder.embeddings.values())
+lab.record("shared_parameters", shared, "encoder, crowd", unit="numbers")
+lab.record("embedding_parameters", own, "encoder, crowd", unit="numbers")
+print(f"{shared:,} shared numbers, and {encoder.config.embedding_size} for each of {own // encoder.config.embedding_size:,} voxels")
+print(f"{len(features.widths)} levels of {features.n_tokens} tokens, widths {features.widths}")
+
+# %% [markdown]
+# ## One prediction
+#
+# The test images were never shown to the encoder. What to look for: a cloud that rises to the right. The voxel is the
+# one of the first subject that is predicted best on the **val** images, so the test images had no part in choosing it.
+
+# %%
+rows = first.image_rows("val")
+val_r = ubrain.scores.correlation(ubrain.train.predict(encoder, lab.source, first.name, rows), first.responses("val"))
+voxel = int(np.nanargmax(val_r))
+predicted = lab.predict(encoder, first.name)
+r = ubrain.scores.correlation(predicted, responses)
+lab.record("voxel_r", r[voxel], "encoder, crowd", first.name, n=len(responses), unit="r")
+lab.record("median_r", np.nanmedian(r), "encoder, crowd", first.name, n=len(r), unit="r")
+print(f"voxel {voxel}: r = {r[voxel]:.2f}; median over the {len(r)} voxels of {first.name}: r = {np.nanmedian(r):.2f}")
+
+# %%
+fig, ax = plt.subplots(figsize=(4.6, 4))
+area = first.voxels["areas"].iloc[voxel] or "area unknown"
+figures.measured_against_predicted(ax, responses[:, voxel], predicted[:, voxel], f"voxel {voxel} ({area}), r = {r[voxel]:.2f}")
+lab.save(fig, "one_voxel")
+
+# %% [markdown]
+# ## Where the voxel looks
+#
+# Spatial attention of this voxel on the four test images to which it responds most, averaged over the levels. Bright
+# is where the tokens are read.
+
+# %%
+best = np.argsort(responses[:, voxel])[::-1][:4]
+image_rows = first.image_rows("test")[best]
+weights = lab.attention(encoder, first.name, voxel, image_rows)
+fig, axes = plt.subplots(1, 4, figsize=(10, 2.9))
+for ax, image, w, z in zip(axes, lab.crowd.image_ids[image_rows], weights, responses[best, voxel], strict=True):
+    figures.attention(ax, lab.crowd.image(image), w, f"{image}\nmeasured z = {z:.1f}")
+lab.save(fig, "attention")
+
+# %% [markdown]
+# ## What comes next
+#
+# `01_crowd_gains` asks whether the crowd helps: ridge regression, a factorised readout, this encoder trained on one
+# subject, and this encoder trained on the crowd, on the same test images.
+#
+# The numbers of this notebook, as they go into its JSON:
+
+# %%
+lab.finish()

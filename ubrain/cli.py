@@ -1,0 +1,205 @@
+"""`ubrain ...`: thin commands around the module."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ubrain.errors import UbrainError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="A universal brain encoder: one model for every voxel of every subject.")  # fmt: skip
+importers = typer.Typer(no_args_is_help=True, help="Bring recordings into a crowd file.")
+app.add_typer(importers, name="import")
+
+CrowdFile = Annotated[Path, typer.Argument(help="Crowd file (.h5).", show_default=False)]
+Out = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
+ProfileName = Annotated[str, typer.Option(help="smoke, fast or paper.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+@app.command()
+def simulate(
+    out: Out,
+    subjects: Annotated[int, typer.Option(min=1)] = 8,
+    images: Annotated[int | None, typer.Option(help="Own images per subject; default: as the scanner's model.")] = None,
+    test_images: Annotated[int | None, typer.Option(help="Test images, shared by all subjects.")] = None,
+    voxels: Annotated[int, typer.Option(help="Voxels per subject, on average.")] = 1000,
+    scanner: Annotated[str, typer.Option(help="7T (like NSD), 3T (like GOD) or 4T (like vim-1).")] = "7T",
+    seed: Seed = 0,
+    append: Annotated[bool, typer.Option(help="Add subjects to an existing crowd file.")] = False,
+) -> None:
+    """Simulate a crowd with known ground truth."""
+    from ubrain.config import SimulationConfig
+    from ubrain.data.simulate import simulate_crowd
+
+    simulate_crowd(out, SimulationConfig(subjects, images, test_images, voxels, scanner), seed, append)
+    info(out)
+
+
+@app.command()
+def info(crowd: CrowdFile) -> None:
+    """Print what is inside a crowd file."""
+    import numpy as np
+
+    from ubrain.data.crowd import Crowd
+
+    with Crowd(crowd) as opened:
+        counts = ", ".join(f"{len(opened.split_rows(s))} {s}" for s in ("train", "val", "test"))
+        print(f"{crowd}: {len(opened.image_ids)} images ({counts}), "
+              f"{'simulated, with ground truth' if opened.simulated else 'recorded'}")  # fmt: skip
+        print(f"{'subject':<12} {'dataset':<16} {'scanner':<8} {'voxels':>7} {'trials':>7} {'train':>6} {'val':>5} {'test':>5}"
+              f" {'ceiling r':>9}  areas")  # fmt: skip
+        for name in opened.subjects:
+            s = opened[name]
+            n = [len(s.image_rows(split)) for split in ("train", "val", "test")]
+            ceiling = s.noise_ceiling("test") if n[2] else np.array([np.nan])
+            middle = f"{np.sqrt(np.nanmedian(ceiling)):.2f}" if np.isfinite(ceiling).any() else "unknown"
+            areas = [a for a in dict.fromkeys(",".join(s.voxels["areas"]).split(",")) if a]
+            shown = " ".join(areas[:8]) + (f" and {len(areas) - 8} more" if len(areas) > 8 else "")
+            print(f"{name:<12} {s.dataset:<16} {s.scanner:<8} {s.n_voxels:>7} {s.n_trials:>7} {n[0]:>6} {n[1]:>5} {n[2]:>5}"
+                  f" {middle:>9}  {shown or '-'}")  # fmt: skip
+
+
+@importers.command("arrays")
+def import_arrays(
+    images: Annotated[Path, typer.Option(help="Folder of images, or .npy (n, height, width[, 3]) uint8.")],
+    responses: Annotated[Path, typer.Option(help=".npy or .csv, (n_images or n_trials, n_voxels).")],
+    subject: Annotated[str, typer.Option(help="Name of the subject.")],
+    out: Out,
+    dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "arrays",
+    scanner: Annotated[str, typer.Option(help="For example 3T.")] = "",
+    space: Annotated[str, typer.Option(help="Space of the voxel table's vertex or i, j, k, for example fsaverage5.")] = "",
+    trials: Annotated[Path | None, typer.Option(help=".csv: image, and optionally session, repeat; a row per trial.")] = None,
+    voxels: Annotated[Path | None, typer.Option(help=".csv: hemisphere, vertex or i, j, k, areas; a row per voxel.")] = None,
+    test_images: Annotated[Path | None, typer.Option(help="List of test images, one name or row number a line.")] = None,
+    test_fraction: Annotated[float, typer.Option(help="Share of test images, if none are listed.")] = 0.1,
+    val_fraction: Annotated[float, typer.Option(help="Share of images held out for validation.")] = 0.1,
+    transpose: Annotated[bool, typer.Option(help="The responses are (n_voxels, n_images or n_trials).")] = False,
+    drop_bad_voxels: Annotated[bool, typer.Option(help="Leave out constant and non-finite voxels.")] = False,
+    append: Annotated[bool, typer.Option(help="Add to an existing crowd file.")] = False,
+) -> None:
+    """Anybody's recordings: a folder or array of images, and an array of responses."""
+    from ubrain.data.importers.arrays import import_arrays
+
+    import_arrays(
+        images, responses, subject, out, dataset=dataset, scanner=scanner, space=space, trials=trials, voxels=voxels,
+        test_images=test_images, test_fraction=test_fraction, val_fraction=val_fraction, transpose=transpose,
+        drop_bad_voxels=drop_bad_voxels, append=append,
+    )  # fmt: skip
+    info(out)
+
+
+@app.command()
+def train(
+    crowd: Annotated[Path, typer.Option(help="Crowd file (.h5).")],
+    out: Annotated[Path, typer.Option(help="Folder for the encoder, checkpoints and the log; rerun to resume.")],
+    profile: ProfileName = "fast",
+    subjects: Annotated[str | None, typer.Option(help="Names separated by commas; default: all.")] = None,
+    seed: Seed = 0,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm model, instead of the profile's.")] = None,
+    weights: Annotated[str | None, typer.Option(help="hub, embedded, random or a .safetensors file.")] = None,
+    tensorboard: Annotated[bool, typer.Option(help="Also write a TensorBoard log.")] = False,
+) -> None:
+    """Train an encoder on one subject or on a crowd."""
+    from dataclasses import replace
+
+    from ubrain.backbone import Backbone, Features
+    from ubrain.config import load_profile
+    from ubrain.data.crowd import Crowd
+    from ubrain.paths import cache_root
+    from ubrain.train import Source, fit
+
+    chosen = load_profile(profile)
+    options = {"device": device, "precision": precision, "epochs": epochs, "name": backbone, "weights": weights}
+    given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+    model = {k: given.pop(k) for k in ("name", "weights") if k in given}
+    bones = replace(chosen.backbone, **model)
+    with Crowd(crowd) as opened:
+        names = [s.strip() for s in subjects.split(",")] if subjects else opened.subjects
+        for name in names:
+            opened[name]
+        if bones.adapter_rank:
+            source = Source(opened, backbone=Backbone(bones))
+        else:
+            source = Source(opened, Features(opened, bones, cache_root() / "features"))
+        fit(source, names, chosen.encoder, replace(chosen.training, **given), seed, out, tensorboard)
+    print(f"encoder of {len(names)} subject(s): {out}")
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="Name or pattern, for example '01*'.")] = "*",
+    profile: ProfileName = "fast",
+    crowd: Annotated[Path | None, typer.Option(help="Crowd file; default: the profile's simulated crowd.")] = None,
+    seed: Seed = 0,
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value, value in YAML.")] = None,
+    force: Annotated[bool, typer.Option(help="Publish even if no number has changed.")] = False,
+) -> None:
+    """Run notebooks; publish them, their numbers and figures."""
+    from ubrain import runs
+
+    if crowd is not None:
+        from ubrain.data.crowd import Crowd
+
+        Crowd(crowd).close()
+    given = runs.parse_parameters(parameter or [])
+    for path in runs.run_notebooks(notebook, profile, str(crowd) if crowd else None, seed, given, force):
+        print(path)
+
+
+@app.command()
+def report(
+    profile: ProfileName = "fast",
+    crowd: Annotated[Path | None, typer.Option(help="The crowd file that was run; default: the simulated crowd.")] = None,
+    seed: Seed = 0,
+    write: Annotated[Path | None, typer.Option(help="README to write the scoreboard into, between its markers.")] = None,
+    check: Annotated[Path | None, typer.Option(help="README to check: exit 1 if its scoreboard is stale.")] = None,
+) -> None:
+    """Print the scoreboard of a run: paper, authors' run, here."""
+    from ubrain.lab import run_name
+    from ubrain.paths import run_dir
+    from ubrain.results import scoreboard, write_scoreboard
+
+    text = scoreboard(run_dir(run_name(crowd, profile, seed)))
+    for readme, only_check in ((write, False), (check, True)):
+        if readme is not None:
+            write_scoreboard(readme, text, only_check)
+    print(text)
+
+
+@app.command()
+def notebooks(check: Annotated[bool, typer.Option(help="Only check: exit 1 if a pair differs.")] = False) -> None:
+    """Rebuild every .ipynb from its .py."""
+    from ubrain.runs import rebuild_notebooks
+
+    changed = rebuild_notebooks(check)
+    if check and changed:
+        raise UbrainError(f"not rebuilt from their .py: {', '.join(p.name for p in changed)}; run `make notebooks`")
+    print("\n".join(map(str, changed)) or "all .ipynb are up to date")
+
+
+def main() -> None:
+    """Entry point: errors of the user are one message and exit code 1, not a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("papermill", "traitlets", "himalaya", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app()
+    except UbrainError as error:
+        print(f"ubrain: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("ubrain: stopped; nothing half-written is left, the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

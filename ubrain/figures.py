@@ -1,0 +1,201 @@
+"""One function per kind of figure: axes in, axes out; nothing is computed here, nothing is saved."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from nilearn import datasets, plotting
+from numpy.typing import ArrayLike, NDArray
+
+# The same colour for the same condition in every figure, in this order (Okabe–Ito, safe for colour-blind readers).
+CONDITIONS = {
+    "ridge, one subject": "#999999",
+    "factorised, one subject": "#56B4E9",
+    "encoder, one subject": "#E69F00",
+    "encoder, crowd": "#009E73",
+}
+CEILING = "#333333"
+
+
+def colour(condition: str) -> str:
+    """Colour of a condition."""
+    return CONDITIONS.get(condition, "#CC79A7")
+
+
+def mark_simulated(figure: Figure, simulated: bool) -> Figure:
+    """Write "simulated" on a figure made from simulated data."""
+    if simulated:
+        figure.text(0.995, 0.005, "simulated crowd", ha="right", va="bottom", fontsize=9, color="#AA3377", style="italic")
+    return figure
+
+
+def voxel_quartiles(
+    ax: Axes, voxel_r: Mapping[str, Mapping[str, NDArray]], ceilings: Mapping[str, NDArray] | None = None
+) -> Axes:
+    """Median and quartiles of the voxel correlation, for each subject and condition.
+
+    Parameters
+    ----------
+    voxel_r : condition -> subject -> (n_voxels,) correlations.
+    ceilings : subject -> (n_voxels,) highest possible correlation; its median is drawn as a line.
+    """
+    subjects = list(next(iter(voxel_r.values())))
+    offsets = np.linspace(-0.3, 0.3, len(voxel_r))
+    for offset, (condition, by_subject) in zip(offsets, voxel_r.items(), strict=True):
+        low, middle, high = np.array([np.nanpercentile(by_subject[s], [25, 50, 75]) for s in subjects]).T
+        at = np.arange(len(subjects)) + offset
+        ax.errorbar(at, middle, [middle - low, high - middle], fmt="o", ms=5, lw=2, color=colour(condition), label=condition)
+    for i, s in enumerate(subjects):
+        if ceilings is not None and np.isfinite(ceilings[s]).any():
+            ax.hlines(np.nanmedian(ceilings[s]), i - 0.4, i + 0.4, color=CEILING, lw=1.5, ls="--",
+                      label="noise ceiling (median)" if i == 0 else "_")  # fmt: skip
+    ax.set_xticks(range(len(subjects)), subjects)
+    ax.set(ylabel="voxel correlation r\n(median and quartiles)", xlim=(-0.6, len(subjects) - 0.4))
+    return _finish(ax)
+
+
+def retrieval(ax: Axes, table: pd.DataFrame, k: int, chance: float) -> Axes:
+    """Share of test images found among the k best, for each subject and condition.
+
+    Parameters
+    ----------
+    table : one row per condition and subject: condition, subject, top1, top5.
+    """
+    subjects = list(dict.fromkeys(table["subject"]))
+    conditions = list(dict.fromkeys(table["condition"]))
+    width = 0.8 / len(conditions)
+    for i, condition in enumerate(conditions):
+        mine = table[table["condition"] == condition].set_index("subject").loc[subjects]
+        at = np.arange(len(subjects)) + (i - (len(conditions) - 1) / 2) * width
+        ax.bar(at, 100 * mine[f"top{k}"], width, color=colour(condition), label=condition)
+    ax.axhline(100 * chance, color=CEILING, lw=1.5, ls=":", label=f"chance ({100 * chance:.1f} %)")
+    ax.set_xticks(range(len(subjects)), subjects)
+    ax.set(ylabel=f"top-{k} retrieval (%)", ylim=(0, 100))
+    return _finish(ax)
+
+
+def growth(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Median voxel correlation against the number of subjects trained on: a thin line per subject, a thick mean.
+
+    Parameters
+    ----------
+    table : one row per crowd size and subject: n_subjects, subject, median_r.
+    """
+    wide = table.pivot(index="n_subjects", columns="subject", values="median_r")
+    for subject in wide:
+        ax.plot(wide.index, wide[subject], color=colour("encoder, crowd"), lw=1, alpha=0.45)
+        ax.annotate(str(subject), (wide.index[-1], wide[subject].iloc[-1]), (5, 0), textcoords="offset points",
+                    fontsize=8, va="center", color="#555555")  # fmt: skip
+    ax.plot(wide.index, wide.mean(axis=1), "o-", color=colour("encoder, crowd"), lw=3, label="mean of the subjects")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(wide.index, [str(n) for n in wide.index])
+    ax.minorticks_off()
+    ax.set(xlabel="subjects in the training crowd", ylabel="median voxel correlation r")
+    return _finish(ax)
+
+
+def areas(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Median voxel correlation in each area, one dot per condition.
+
+    Parameters
+    ----------
+    table : one row per area and condition: area, condition, median_r, n_voxels.
+    """
+    order = list(dict.fromkeys(table["area"]))
+    for condition in dict.fromkeys(table["condition"]):
+        mine = table[table["condition"] == condition].set_index("area").reindex(order)
+        ax.plot(range(len(order)), mine["median_r"], "o", ms=7, color=colour(condition), label=condition)
+    ax.set_xticks(range(len(order)), order, rotation=45, ha="right")
+    ax.set(ylabel="voxel correlation r\n(median over voxels)")
+    return _finish(ax)
+
+
+def cortex(axes: Sequence[Any], values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) -> Sequence[Any]:
+    """A number per voxel on the inflated fsaverage5 surface, seen from the side and from below, left and right.
+
+    Parameters
+    ----------
+    axes : four axes with a 3-D projection: left lateral, right lateral, left ventral, right ventral.
+    values : (n_voxels,); voxels at the same vertex are averaged.
+    voxels : hemisphere and vertex of each voxel.
+    limit : the colour scale ends at ± this.
+    """
+    mesh = datasets.fetch_surf_fsaverage("fsaverage5")
+    views = [(side, view) for view in ("lateral", "ventral") for side in ("left", "right")]
+    frame = pd.DataFrame({"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)})
+    for ax, (side, view) in zip(axes, views, strict=True):
+        mine = frame[frame["side"] == side[0].upper()].groupby("vertex")["value"].mean()
+        full = np.full(10242, np.nan)
+        full[mine.index.to_numpy(dtype=int)] = mine.to_numpy()
+        plotting.plot_surf_stat_map(
+            mesh[f"infl_{side}"], full, hemi=side, view=view, bg_map=mesh[f"sulc_{side}"], axes=ax, engine="matplotlib",
+            cmap="RdBu_r", vmax=limit, vmin=-limit, threshold=1e-6, bg_on_data=False, colorbar=False,
+        )  # fmt: skip
+        ax.set_title(f"{side}, {view}", fontsize=10, y=0.95)
+    mappable = plotting.img_plotting.plt.cm.ScalarMappable(cmap="RdBu_r")
+    mappable.set_clim(-limit, limit)
+    axes[0].figure.colorbar(mappable, ax=list(axes), shrink=0.6, label=label)
+    return axes
+
+
+def text_only(ax: Axes, text: str) -> Axes:
+    """A panel that says why there is nothing to draw."""
+    ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
+    ax.set_axis_off()
+    return ax
+
+
+def images(axes: Sequence[Axes], pixels: Sequence[NDArray], titles: Sequence[str]) -> Sequence[Axes]:
+    """Images side by side."""
+    for ax, image, title in zip(axes, pixels, titles, strict=True):
+        ax.imshow(image)
+        ax.set_title(title, fontsize=9)
+        ax.set_axis_off()
+    return axes
+
+
+def attention(ax: Axes, pixels: NDArray, weights: ArrayLike, title: str) -> Axes:
+    """Spatial attention of a voxel over the image it attends to.
+
+    Parameters
+    ----------
+    weights : (P,), tokens of a square grid in reading order; a class token in front is left out.
+    """
+    weights = np.asarray(weights)
+    side = int(np.sqrt(len(weights)))
+    ax.imshow(pixels)
+    grid = weights[len(weights) - side**2 :].reshape(side, side)
+    height, width = pixels.shape[:2]
+    ax.imshow(grid, cmap="inferno", alpha=0.6, extent=(0, width, height, 0), interpolation="bicubic")
+    ax.set_title(title, fontsize=9)
+    ax.set_axis_off()
+    return ax
+
+
+def measured_against_predicted(ax: Axes, measured: ArrayLike, predicted: ArrayLike, title: str) -> Axes:
+    """Responses of one voxel to the test images: one dot per image."""
+    ax.plot(predicted, measured, "o", ms=4, alpha=0.6, color=colour("encoder, crowd"))
+    ax.set(xlabel="predicted response (z)", ylabel="measured response (z)", title=title)
+    return _finish(ax, legend=False)
+
+
+def truth(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Correlation with the true noiseless responses against that with the measured ones, one line per condition."""
+    for condition in dict.fromkeys(table["condition"]):
+        mine = table[table["condition"] == condition]
+        ax.plot(mine["r_measured"], mine["r_true"], "o", ms=7, color=colour(condition), label=condition)
+    ends = [table["r_measured"].min() - 0.02, table["r_true"].max() + 0.02]
+    ax.plot(ends, ends, color=CEILING, lw=1, ls=":")
+    ax.set(xlabel="median r with the measured responses", ylabel="median r with the\nnoiseless responses (truth)")
+    return _finish(ax)
+
+
+def _finish(ax: Axes, legend: bool = True) -> Axes:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", alpha=0.25)
+    if legend:
+        ax.legend(frameon=False, fontsize=8)
+    return ax
