@@ -138,9 +138,7 @@ lab.save(fig, "areas")
 # %%
 r = lab.voxel_r({c: predictions[c] for c in (ALONE, CROWD)})
 gain, voxels = lab.pool(r, CROWD, ALONE)
-fig, axes = plt.subplots(2, 2, figsize=(9, 6.5), subplot_kw={"projection": "3d" if len(voxels) else None})
-figures.cortex(axes.flat, gain, voxels, "gain in r: crowd − alone", limit=0.3) if len(voxels) else [
-    figures.text_only(ax, "the file does not say where the voxels are") for ax in axes.flat]
+fig = figures.cortex(gain, voxels, "gain in r: crowd − alone", limit=0.3)
 lab.save(fig, "cortex")
 
 # %% [markdown]

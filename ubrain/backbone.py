@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         self.image_size: tuple[int, int] = (size, size)
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1))
-        self.interpolation: str = "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic"
+        self.interpolation = "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic"
         self.adapters: nn.ModuleList | None = self._add_adapters() if config.adapter_rank else None
         with torch.no_grad():
             levels = self(torch.zeros(1, 3, *self.image_size))
@@ -73,7 +73,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Tokens of preprocessed images (B, 3, H, W): one (B, P, D) per level."""
-        options: dict[str, Any] = {"indices": list(self.config.levels), "intermediates_only": True}
+        options: dict[str, Any] = {"indices": list(self.config.levels), "intermediates_only": True, "stop_early": True}
         if isinstance(self.model, VisionTransformer):
             options |= {"output_fmt": "NLC", "return_prefix_tokens": True}
         try:

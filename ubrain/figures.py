@@ -1,13 +1,16 @@
 """One function per kind of figure: axes in, axes out; nothing is computed here, nothing is saved."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from nilearn import datasets, plotting
+from nilearn import datasets, plotting, surface
 from numpy.typing import ArrayLike, NDArray
 
 # The same colour for the same condition in every figure, in this order (Okabe–Ito, safe for colour-blind readers).
@@ -113,32 +116,39 @@ def areas(ax: Axes, table: pd.DataFrame) -> Axes:
     return _finish(ax)
 
 
-def cortex(axes: Sequence[Any], values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) -> Sequence[Any]:
+def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) -> Figure:
     """A number per voxel on the inflated fsaverage5 surface, seen from the side and from below, left and right.
 
     Parameters
     ----------
-    axes : four axes with a 3-D projection: left lateral, right lateral, left ventral, right ventral.
     values : (n_voxels,); voxels at the same vertex are averaged.
-    voxels : hemisphere and vertex of each voxel.
+    voxels : hemisphere and vertex of each voxel; if empty, the figure says so.
     limit : the colour scale ends at ± this.
+
+    Returns
+    -------
+    A figure of its own, since the axes are 3-D.
     """
+    figure = plt.figure(figsize=(9, 6.2))
+    if not len(voxels):
+        text_only(figure.add_subplot(), "this crowd file does not say where on fsaverage5 the voxels are")
+        return figure
     mesh = datasets.fetch_surf_fsaverage("fsaverage5")
-    views = [(side, view) for view in ("lateral", "ventral") for side in ("left", "right")]
     frame = pd.DataFrame({"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)})
-    for ax, (side, view) in zip(axes, views, strict=True):
+    axes = []
+    for number, (view, side) in enumerate(product(("lateral", "ventral"), ("left", "right"))):
         mine = frame[frame["side"] == side[0].upper()].groupby("vertex")["value"].mean()
-        full = np.full(10242, np.nan)
+        full = np.full(len(surface.load_surf_data(mesh[f"sulc_{side}"])), np.nan)
         full[mine.index.to_numpy(dtype=int)] = mine.to_numpy()
+        axes.append(figure.add_subplot(2, 2, number + 1, projection="3d"))
         plotting.plot_surf_stat_map(
-            mesh[f"infl_{side}"], full, hemi=side, view=view, bg_map=mesh[f"sulc_{side}"], axes=ax, engine="matplotlib",
-            cmap="RdBu_r", vmax=limit, vmin=-limit, threshold=1e-6, bg_on_data=False, colorbar=False,
+            mesh[f"infl_{side}"], full, hemi=side, view=view, bg_map=mesh[f"sulc_{side}"], axes=axes[-1],
+            engine="matplotlib", cmap="RdBu_r", vmax=limit, vmin=-limit, threshold=1e-6, bg_on_data=False, colorbar=False,
         )  # fmt: skip
-        ax.set_title(f"{side}, {view}", fontsize=10, y=0.95)
-    mappable = plotting.img_plotting.plt.cm.ScalarMappable(cmap="RdBu_r")
-    mappable.set_clim(-limit, limit)
-    axes[0].figure.colorbar(mappable, ax=list(axes), shrink=0.6, label=label)
-    return axes
+        axes[-1].set_title(f"{side}, {view}", fontsize=10, y=0.95)
+    scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
+    figure.colorbar(scale, ax=axes, shrink=0.6, label=label)
+    return figure
 
 
 def text_only(ax: Axes, text: str) -> Axes:

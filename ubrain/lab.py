@@ -321,13 +321,12 @@ class Lab:
         low, high = (interval.low, interval.high) if interval else (None, None)
         self.records.append(Record(name, float(value), condition, subject, low, high, interval.n if interval else n, unit))
 
-    def save(self, figure: Figure, name: str) -> Figure:
+    def save(self, figure: Figure, name: str) -> None:
         """Save a figure, marked as simulated if it is, where the run collects its figures."""
         figures.mark_simulated(figure, self.crowd.simulated)
         path = self.out / "figures" / f"{self.notebook}__{name}.png"
         with paths.atomic(path) as partial:
             figure.savefig(partial, format="png", metadata={"Software": None})
-        return figure
 
     def finish(self) -> pd.DataFrame:
         """Write the recorded numbers; the last cell of a notebook.

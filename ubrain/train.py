@@ -25,7 +25,7 @@ from ubrain.paths import atomic, write_text
 from ubrain.progress import log, track
 
 STATE, LOG = "training.pt", "log.csv"
-STOP_BELOW_IMAGES = 10  # fewer val images than this say nothing about a correlation
+STOP_BELOW_IMAGES = 5  # fewer val images than this say nothing about a correlation
 
 
 @dataclass(frozen=True)
