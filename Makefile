@@ -26,7 +26,7 @@ install: $(STAMP)  ## the virtual environment, with ubrain in it
 
 reproduce: $(STAMP)  ## simulate, run the notebooks, draw the figures, print the scoreboard
 	$(BIN)/ubrain run '$(NOTEBOOK)' --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
-	$(BIN)/ubrain report --profile $(PROFILE) $(if $(CROWD),--crowd '$(CROWD)')
+	$(BIN)/ubrain report --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
 
 smoke: $(STAMP)  ## every notebook in the smallest profile: does it run?
 	$(MAKE) reproduce PROFILE=smoke

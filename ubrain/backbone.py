@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import metadata, resources
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import h5py
@@ -140,15 +139,12 @@ def _load_model(config: BackboneConfig) -> nn.Module:
                 f"the weights of {config.name} could not be fetched from the hub ({type(error).__name__}). Without "
                 f"a connection use weights: embedded with {EMBEDDED}, or a .safetensors file that you have"
             ) from error
-    model = timm.create_model(config.name, pretrained=False, **options)
-    if config.weights == "random":
-        torch.manual_seed(0)
-        for module in model.modules():
-            if isinstance(reset := getattr(module, "reset_parameters", None), MethodType):
-                reset()
-    elif config.weights == "embedded":
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights are the same every time
+        model = timm.create_model(config.name, pretrained=False, **options)
+    if config.weights == "embedded":
         _load_embedded(model, config.name)
-    else:
+    elif config.weights != "random":
         _load_weights_file(model, Path(config.weights))
     return model
 

@@ -105,6 +105,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model, instead of the profile's.")] = None,
     weights: Annotated[str | None, typer.Option(help="hub, embedded, random or a .safetensors file.")] = None,
+    adapters: Annotated[int | None, typer.Option(help="Rank of adapters on a ViT: train from images (paper: 7).")] = None,
     tensorboard: Annotated[bool, typer.Option(help="Also write a TensorBoard log.")] = False,
 ) -> None:
     """Train an encoder on one subject or on a crowd."""
@@ -117,9 +118,10 @@ def train(
     from ubrain.train import Source, fit
 
     chosen = load_profile(profile)
-    options = {"device": device, "precision": precision, "epochs": epochs, "name": backbone, "weights": weights}
+    options = {"device": device, "precision": precision, "epochs": epochs, "name": backbone, "weights": weights,
+               "adapter_rank": adapters}  # fmt: skip
     given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
-    model = {k: given.pop(k) for k in ("name", "weights") if k in given}
+    model = {k: given.pop(k) for k in ("name", "weights", "adapter_rank") if k in given}
     bones = replace(chosen.backbone, **model)
     with Crowd(crowd) as opened:
         names = [s.strip() for s in subjects.split(",")] if subjects else opened.subjects

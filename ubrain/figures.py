@@ -31,6 +31,9 @@ def colour(condition: str) -> str:
 def mark_simulated(figure: Figure, simulated: bool) -> Figure:
     """Write "simulated" on a figure made from simulated data."""
     if simulated:
+        strip = 0.2 / figure.get_figheight()  # kept free of axes
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]
         figure.text(0.995, 0.005, "simulated crowd", ha="right", va="bottom", fontsize=9, color="#AA3377", style="italic")
     return figure
 
@@ -57,7 +60,7 @@ def voxel_quartiles(
                       label="noise ceiling (median)" if i == 0 else "_")  # fmt: skip
     ax.set_xticks(range(len(subjects)), subjects)
     ax.set(ylabel="voxel correlation r\n(median and quartiles)", xlim=(-0.6, len(subjects) - 0.4))
-    return _finish(ax)
+    return _finish(ax, legend="above")
 
 
 def retrieval(ax: Axes, table: pd.DataFrame, k: int, chance: float) -> Axes:
@@ -77,7 +80,7 @@ def retrieval(ax: Axes, table: pd.DataFrame, k: int, chance: float) -> Axes:
     ax.axhline(100 * chance, color=CEILING, lw=1.5, ls=":", label=f"chance ({100 * chance:.1f} %)")
     ax.set_xticks(range(len(subjects)), subjects)
     ax.set(ylabel=f"top-{k} retrieval (%)", ylim=(0, 100))
-    return _finish(ax)
+    return _finish(ax, legend="above")
 
 
 def growth(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -113,15 +116,15 @@ def areas(ax: Axes, table: pd.DataFrame) -> Axes:
         ax.plot(range(len(order)), mine["median_r"], "o", ms=7, color=colour(condition), label=condition)
     ax.set_xticks(range(len(order)), order, rotation=45, ha="right")
     ax.set(ylabel="voxel correlation r\n(median over voxels)")
-    return _finish(ax)
+    return _finish(ax, legend="above")
 
 
 def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) -> Figure:
-    """A number per voxel on the inflated fsaverage5 surface, seen from the side and from below, left and right.
+    """A number per voxel on the inflated fsaverage5 surface: outer side, inner side and from below, left and right.
 
     Parameters
     ----------
-    values : (n_voxels,); voxels at the same vertex are averaged.
+    values : (n_voxels,); voxels at the same vertex are averaged, and vertices next to a voxel take its colour.
     voxels : hemisphere and vertex of each voxel; if empty, the figure says so.
     limit : the colour scale ends at ± this.
 
@@ -129,25 +132,27 @@ def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) ->
     -------
     A figure of its own, since the axes are 3-D.
     """
-    figure = plt.figure(figsize=(9, 6.2))
+    figure = plt.figure(figsize=(11, 6))
     if not len(voxels):
         text_only(figure.add_subplot(), "this crowd file does not say where on fsaverage5 the voxels are")
         return figure
     mesh = datasets.fetch_surf_fsaverage("fsaverage5")
     frame = pd.DataFrame({"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)})
     axes = []
-    for number, (view, side) in enumerate(product(("lateral", "ventral"), ("left", "right"))):
+    for number, (side, view) in enumerate(product(("left", "right"), ("lateral", "medial", "ventral"))):
         mine = frame[frame["side"] == side[0].upper()].groupby("vertex")["value"].mean()
         full = np.full(len(surface.load_surf_data(mesh[f"sulc_{side}"])), np.nan)
         full[mine.index.to_numpy(dtype=int)] = mine.to_numpy()
-        axes.append(figure.add_subplot(2, 2, number + 1, projection="3d"))
+        full = _spread(full, surface.load_surf_mesh(mesh[f"infl_{side}"]).faces, rings=2)
+        axes.append(figure.add_subplot(2, 3, number + 1, projection="3d"))
         plotting.plot_surf_stat_map(
             mesh[f"infl_{side}"], full, hemi=side, view=view, bg_map=mesh[f"sulc_{side}"], axes=axes[-1],
-            engine="matplotlib", cmap="RdBu_r", vmax=limit, vmin=-limit, threshold=1e-6, bg_on_data=False, colorbar=False,
+            engine="matplotlib", cmap="RdBu_r", vmax=limit, vmin=-limit, threshold=1e-6, bg_on_data=False,
+            colorbar=False,
         )  # fmt: skip
         axes[-1].set_title(f"{side}, {view}", fontsize=10, y=0.95)
     scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
-    figure.colorbar(scale, ax=axes, shrink=0.6, label=label)
+    figure.colorbar(scale, ax=axes, shrink=0.6, pad=0.02, label=label)
     return figure
 
 
@@ -189,7 +194,7 @@ def measured_against_predicted(ax: Axes, measured: ArrayLike, predicted: ArrayLi
     """Responses of one voxel to the test images: one dot per image."""
     ax.plot(predicted, measured, "o", ms=4, alpha=0.6, color=colour("encoder, crowd"))
     ax.set(xlabel="predicted response (z)", ylabel="measured response (z)", title=title)
-    return _finish(ax, legend=False)
+    return _finish(ax, legend="")
 
 
 def truth(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -197,15 +202,28 @@ def truth(ax: Axes, table: pd.DataFrame) -> Axes:
     for condition in dict.fromkeys(table["condition"]):
         mine = table[table["condition"] == condition]
         ax.plot(mine["r_measured"], mine["r_true"], "o", ms=7, color=colour(condition), label=condition)
-    ends = [table["r_measured"].min() - 0.02, table["r_true"].max() + 0.02]
-    ax.plot(ends, ends, color=CEILING, lw=1, ls=":")
     ax.set(xlabel="median r with the measured responses", ylabel="median r with the\nnoiseless responses (truth)")
     return _finish(ax)
 
 
-def _finish(ax: Axes, legend: bool = True) -> Axes:
+def _finish(ax: Axes, legend: str = "inside") -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", alpha=0.25)
-    if legend:
-        ax.legend(frameon=False, fontsize=8)
+    if legend == "above":
+        ax.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    elif legend:
+        ax.legend(frameon=False, fontsize=9)
     return ax
+
+
+def _spread(values: NDArray, faces: NDArray, rings: int) -> NDArray:
+    """Give vertices without a value the mean of the neighbours that have one, `rings` times."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    edges = np.concatenate([edges, edges[:, ::-1]])
+    for _ in range(rings):
+        known = edges[np.isfinite(values[edges[:, 1]])]
+        total = np.bincount(known[:, 0], values[known[:, 1]], len(values))
+        count = np.bincount(known[:, 0], minlength=len(values))
+        fill = np.isnan(values) & (count > 0)
+        values = np.where(fill, total / np.maximum(count, 1), values)
+    return values

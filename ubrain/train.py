@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ubrain import checkpoint, scores
 from ubrain.backbone import Backbone, Features
@@ -49,12 +49,17 @@ class Source:
         return self.backbone(_shifted(images, shift) if shift else images)
 
     @property
-    def sizes(self) -> tuple[tuple[int, ...], int]:
-        """Widths and number of tokens."""
-        made_by = self.features or self.backbone
-        if made_by is None:
+    def maker(self) -> Features | Backbone:
+        """What makes the tokens; it knows their sizes and the config of the backbone."""
+        maker = self.features or self.backbone
+        if maker is None:
             raise UbrainError("training needs cached features or a backbone")
-        return made_by.widths, made_by.n_tokens
+        return maker
+
+    @property
+    def adapters(self) -> nn.Module | None:
+        """Adapters that are trained together with the encoder, if any."""
+        return self.backbone.adapters if self.backbone is not None else None
 
 
 @dataclass
@@ -109,8 +114,7 @@ def fit(
     UbrainError
         If a subject has no training images, or too few val images, or `out` holds a training with other settings.
     """
-    widths, n_tokens = source.sizes
-    encoder_config = replace(encoder_config, widths=widths, n_tokens=n_tokens)
+    encoder_config = replace(encoder_config, widths=source.maker.widths, n_tokens=source.maker.n_tokens)
     _check_options(config)
     for name in subjects:
         n_val = len(source.crowd[name].image_rows("val"))
@@ -118,10 +122,11 @@ def fit(
             raise UbrainError(f"subject {name!r} has {n_val} val images; training needs at least {STOP_BELOW_IMAGES}, "
                               f"and images to train on")  # fmt: skip
     settings = {"crowd": source.crowd.fingerprint, "subjects": list(subjects), "seed": seed,
-                "encoder": asdict(encoder_config), "training": asdict(config)}  # fmt: skip
+                "backbone": asdict(source.maker.config), "encoder": asdict(encoder_config),
+                "training": asdict(config)}  # fmt: skip
     folder = Path(out) if out is not None else None
     if folder and (folder / checkpoint.CONFIG).exists():
-        return _finished(folder, settings)
+        return _finished(folder, settings, source).to(choose_device(config.device))
     training = _Training(source, list(subjects), encoder_config, config, seed, folder, settings, tensorboard)
     return training.run()
 
@@ -172,12 +177,15 @@ class _Training:
                 self.scheduler.step(score)
             if score > self.best_score or not self.best:
                 self.best_score = score
-                self.best = {k: v.detach().cpu().clone() for k, v in self._state().items()}
+                state = checkpoint.state_of(self.encoder, self.source.adapters)
+                self.best = {k: v.detach().cpu().clone() for k, v in state.items()}
             self.history.append({"epoch": self.epoch + 1, "loss": loss, "val_r75": score, "learning_rate": rate})
             self._save()
-        self._load_state(self.best)
+        checkpoint.load_state(self.encoder, self.source.adapters, self.best)
         if self.folder:
-            checkpoint.save(self.encoder.cpu(), self.folder, settings=self.settings, val_r75=self.best_score)
+            checkpoint.save(
+                self.encoder, self.folder, self.source.adapters, settings=self.settings, val_r75=self.best_score
+            )  # fmt: skip
             (self.folder / STATE).unlink(missing_ok=True)
         return self.encoder.eval()
 
@@ -228,24 +236,14 @@ class _Training:
     def _autocast(self) -> torch.autocast:
         return _autocast(self.device, self.config.precision)
 
-    def _state(self) -> dict[str, Tensor]:
-        backbone = self.source.backbone.adapters if self.source.backbone is not None else None
-        adapters = {f"adapters.{k}": v for k, v in backbone.state_dict().items()} if backbone is not None else {}
-        return {**self.encoder.state_dict(), **adapters}
-
-    def _load_state(self, state: dict[str, Tensor]) -> None:
-        self.encoder.load_state_dict({k: v for k, v in state.items() if not k.startswith("adapters.")})
-        if self.source.backbone is not None and self.source.backbone.adapters is not None:
-            adapters = {k.removeprefix("adapters."): v for k, v in state.items() if k.startswith("adapters.")}
-            self.source.backbone.adapters.load_state_dict(adapters)
-
     def _save(self) -> None:
         """After every epoch: everything that a killed training needs to go on as if nothing had happened."""
         if not self.folder:
             return
         state = {
             "settings": json.dumps(self.settings), "epoch": self.epoch + 1, "history": self.history,
-            "weights": self._state(), "best": self.best, "best_score": self.best_score,
+            "weights": checkpoint.state_of(self.encoder, self.source.adapters),
+            "best": self.best, "best_score": self.best_score,
             "optimiser": self.optimiser.state_dict(), "scheduler": self.scheduler.state_dict(),
         }  # fmt: skip
         with atomic(self.folder / STATE) as partial:
@@ -266,7 +264,7 @@ class _Training:
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise UbrainError(f"{self.folder / STATE} cannot be read: {error}; delete the folder to start anew") from error
         _same_settings(json.loads(state["settings"]), self.settings, self.folder)
-        self._load_state(state["weights"])
+        checkpoint.load_state(self.encoder, self.source.adapters, state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -322,11 +320,11 @@ def _check_options(config: TrainingConfig) -> None:
             raise UbrainError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
 
 
-def _finished(folder: Path, settings: dict[str, Any]) -> UniversalEncoder:
+def _finished(folder: Path, settings: dict[str, Any], source: Source) -> UniversalEncoder:
     facts = json.loads((folder / checkpoint.CONFIG).read_text(encoding="utf-8")).get("facts", {})
     _same_settings(facts.get("settings", {}), _plain(settings), folder)
     log.info("%s holds this training, finished; loading it", folder)
-    return checkpoint.load(folder)
+    return checkpoint.load(folder, source.adapters)
 
 
 def _same_settings(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:

@@ -1,0 +1,98 @@
+"""What several tests need: a small simulated crowd, a small recording on disk, and checks of refusals."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ubrain.config import SimulationConfig
+from ubrain.data.crowd import Crowd
+from ubrain.data.simulate import simulate_crowd
+from ubrain.errors import UbrainError
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`$UBRAIN_CACHE` in a temporary folder, so that no test touches the project's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UBRAIN_CACHE", str(folder))
+        yield folder
+
+
+SMALL = SimulationConfig(subjects=2, images=40, test_images=10, voxels=40, scanner="7T")
+
+
+@pytest.fixture(scope="session")
+def small_config() -> SimulationConfig:
+    """What `small_crowd` was simulated with (and seed 0)."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def small_crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated crowd: 2 subjects, 40 own and 10 test images each, 7T. Copy it before changing it."""
+    path = tmp_path_factory.mktemp("crowd") / "small.h5"
+    simulate_crowd(path, SMALL, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def crowd(small_crowd: Path) -> Iterator[Crowd]:
+    """`small_crowd`, opened."""
+    with Crowd(small_crowd) as opened:
+        yield opened
+
+
+def save_images(folder: Path, pixels: np.ndarray, name: str = "image{}.png") -> Path:
+    """Write images (n, height, width, 3) as `image0.png`, `image1.png`, ..."""
+    folder.mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / name.format(i))
+    return folder
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> SimpleNamespace:
+    """12 images and responses of 5 voxels on disk, to import; and the same as arrays."""
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (12, 8, 8, 3), np.uint8)
+    values = rng.normal(2, 3, (12, 5)).astype(np.float32)
+    np.save(tmp_path / "responses.npy", values)
+    images = save_images(tmp_path / "images", pixels)
+    return SimpleNamespace(images=images, responses=tmp_path / "responses.npy", pixels=pixels, values=values,
+                           save_images=save_images, folder=tmp_path)  # fmt: skip
+
+
+@pytest.fixture
+def refused() -> Callable[[Path, str], AbstractContextManager[None]]:
+    """`with refused(out, "message"): ...`: an UbrainError with that message, and `out` is as it was."""
+
+    @contextmanager
+    def check(out: Path, match: str) -> Iterator[None]:
+        before = out.read_bytes() if out.exists() else None
+        with pytest.raises(UbrainError, match=match):
+            yield
+        assert (out.read_bytes() if out.exists() else None) == before
+        assert not list(out.parent.glob("*.partial"))
+
+    return check
+
+
+@pytest.fixture
+def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_cli("info", path)`: the command as a user runs it, in a process of its own."""
+
+    def run(*args: object, preexec_fn: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ubrain.cli", *map(str, args)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=preexec_fn, timeout=120)
+
+    return run

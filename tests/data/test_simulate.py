@@ -1,0 +1,269 @@
+"""The simulated crowd: reproducible, like its scanner, and its noise is what its ceiling says."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from ubrain.config import SimulationConfig
+from ubrain.data import truth
+from ubrain.data.crowd import Crowd
+from ubrain.data.importers.arrays import import_arrays
+from ubrain.data.simulate import simulate_crowd
+from ubrain.data.simulate.brains import EARLY, make_brain
+from ubrain.errors import UbrainError
+
+TINY = {"subjects": 1, "images": 10, "test_images": 4, "voxels": 30}
+
+
+def contents(path: Path) -> dict[str, np.ndarray]:
+    """Every dataset of a file."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def test_same_seed_same_content(small_crowd: Path, small_config: SimulationConfig, tmp_path: Path) -> None:
+    simulate_crowd(tmp_path / "again.h5", small_config, seed=0)
+    first, again = contents(small_crowd), contents(tmp_path / "again.h5")
+    assert first.keys() == again.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(again[name], values, err_msg=name)
+
+
+def test_other_seed_other_content(small_crowd: Path, tmp_path: Path) -> None:
+    simulate_crowd(tmp_path / "other.h5", SimulationConfig(**TINY), seed=1)
+    with Crowd(small_crowd) as first, Crowd(tmp_path / "other.h5") as other:
+        assert not set(first.content) & set(other.content)
+        assert set(first.image_ids) >= set(other.image_ids)  # the names are those of the same scene numbers
+        n = min(first["S1"].n_voxels, other["S1"].n_voxels)
+        assert not np.array_equal(first["S1"].voxels.vertex[:n], other["S1"].voxels.vertex[:n])
+
+
+def test_subjects_share_test_images_only(crowd: Crowd) -> None:
+    for name in crowd.subjects:
+        assert len(crowd[name].images("test")) == 10
+        np.testing.assert_array_equal(crowd[name].image_rows("test"), crowd.split_rows("test"))
+        assert len(crowd[name].images("train")) + len(crowd[name].images("val")) == 40
+        assert len(crowd[name].images("val")) > 0
+    seen = [{*crowd[name].images("train"), *crowd[name].images("val")} for name in crowd.subjects]
+    assert not seen[0] & seen[1]
+
+
+def test_7t_repeats_every_image_three_times(crowd: Crowd) -> None:
+    for split in ("train", "val", "test"):
+        assert (crowd["S1"].trials.repeats(crowd["S1"].image_rows(split)) == 3).all()
+
+
+def test_sizes_differ_between_subjects(crowd: Crowd) -> None:
+    sizes = [crowd[name].n_voxels for name in crowd.subjects]
+    assert sizes[0] != sizes[1]
+    assert all(34 <= n <= 50 for n in sizes)
+
+
+def test_truth_is_there_and_only_there(crowd: Crowd) -> None:
+    assert crowd.simulated
+    for name in crowd.subjects:
+        subject, known = crowd[name], truth.voxels(crowd, name)
+        assert set(subject.voxels.columns) == {"hemisphere", "vertex", "areas", "ncsnr"}
+        assert set(known.columns) == {"type", "x", "y", "sigma", "ncsnr"}
+        assert len(known) == subject.n_voxels
+        assert not np.allclose(known.ncsnr, subject.voxels.ncsnr, atol=0.01)
+        assert truth.noiseless_responses(crowd, name).shape == (10, subject.n_voxels)
+        with h5py.File(crowd.path) as file:
+            assert {*file["subjects"][name]} == {"responses", "session_moments", "trials", "voxels"}
+
+
+def test_truth_describes_every_image(crowd: Crowd) -> None:
+    scenes = truth.scenes(crowd)
+    assert set(scenes) == set(crowd.image_ids)
+    assert {scene["place"] for scene in scenes.values()} == {"none", "indoor", "outdoor"}
+    things = [thing for scene in scenes.values() for thing in scene["objects"]]
+    assert {thing["category"] for thing in things} == {"face", "body", "food", "word", "animal", "vehicle"}
+    assert all(abs(thing["x"]) < 4.2 and abs(thing["y"]) < 4.2 for thing in things)
+
+
+def test_nobody_knows_the_truth_about_recordings(recording: SimpleNamespace) -> None:
+    out = recording.folder / "out.h5"
+    import_arrays(recording.images, recording.responses, "A", out)
+    with Crowd(out) as crowd:
+        assert not crowd.simulated
+        with pytest.raises(UbrainError, match="nobody knows the truth"):
+            truth.voxels(crowd, "A")
+
+
+@pytest.mark.parametrize("read", [truth.voxels, truth.noiseless_responses])
+def test_truth_of_unknown_subject(crowd: Crowd, read) -> None:
+    with pytest.raises(UbrainError, match="'S9'"):
+        read(crowd, "S9")
+
+
+# ------------------------------------------------------------------------------------------------------- noise
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    """One subject with 150 test images."""
+    path = tmp_path_factory.mktemp("measured") / "crowd.h5"
+    simulate_crowd(path, SimulationConfig(subjects=1, images=60, test_images=150, voxels=300), seed=2)
+    with Crowd(path) as opened:
+        yield opened
+
+
+def test_responses_correlate_with_truth_as_the_ceiling_predicts(measured: Crowd) -> None:
+    found = measured["S1"].responses("test").astype(np.float64)
+    signal = truth.noiseless_responses(measured, "S1").astype(np.float64)
+    r = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(found.T, signal.T, strict=True)])
+    ceiling = np.sqrt(measured["S1"].noise_ceiling("test"))
+    assert np.median(r) == pytest.approx(np.median(ceiling), abs=0.1)
+    true = truth.voxels(measured, "S1").ncsnr.to_numpy()
+    assert np.median(r) == pytest.approx(np.median(np.sqrt(true**2 / (true**2 + 1 / 3))), abs=0.1)
+    assert np.corrcoef(r, ceiling)[0, 1] > 0.7
+
+
+def test_measured_ncsnr_follows_the_true_one(measured: Crowd) -> None:
+    found, true = measured["S1"].voxels.ncsnr, truth.voxels(measured, "S1").ncsnr
+    assert np.corrcoef(found, true)[0, 1] > 0.8
+    assert np.median(found) == pytest.approx(np.median(true), rel=0.15)
+
+
+def test_noiseless_responses_are_of_unit_scale(measured: Crowd) -> None:
+    signal = truth.noiseless_responses(measured, "S1")
+    assert np.median(signal.std(0)) == pytest.approx(1, abs=0.15)
+    assert abs(np.median(signal.mean(0))) < 0.2
+
+
+# 5, 25, 50, 75, 95 %: lowest and highest of the subjects of NSD, early areas
+NSD_QUANTILES = {5: (0.10, 0.15), 25: (0.22, 0.31), 50: (0.33, 0.48), 75: (0.45, 0.71), 95: (0.63, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def early_quantiles() -> dict[int, float]:
+    """Quantiles of the true ncsnr in early areas, mean over eight brains."""
+    brains = [make_brain(0, number, 5000).voxels for number in range(8)]
+    quantiles = [np.percentile(b.ncsnr[b.area.isin(EARLY)], list(NSD_QUANTILES)) for b in brains]
+    return dict(zip(NSD_QUANTILES, np.mean(quantiles, 0), strict=True))
+
+
+@pytest.mark.parametrize("percent", NSD_QUANTILES)
+def test_ncsnr_is_as_in_nsd(early_quantiles: dict[int, float], percent: int) -> None:
+    low, high = NSD_QUANTILES[percent]
+    assert low <= early_quantiles[percent] <= high
+
+
+# ------------------------------------------------------------------------------------------------ other scanners
+
+
+@pytest.fixture(scope="module")
+def mixed(small_crowd: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    """`small_crowd` with a subject at 3T appended."""
+    path = tmp_path_factory.mktemp("mixed") / "crowd.h5"
+    shutil.copy(small_crowd, path)
+    simulate_crowd(path, SimulationConfig(**TINY, scanner="3T"), seed=0, append=True)
+    with Crowd(path) as opened:
+        yield opened
+
+
+def test_append_makes_one_file_of_two_scanners(mixed: Crowd, crowd: Crowd) -> None:
+    assert mixed.subjects == ["S1", "S2", "S3"]
+    assert [mixed[name].scanner for name in mixed.subjects] == ["7T", "7T", "3T"]
+    for name in crowd.subjects:
+        np.testing.assert_array_equal(mixed[name].responses("test"), crowd[name].responses("test"))
+        np.testing.assert_array_equal(mixed[name].images("train"), crowd[name].images("train"))
+    assert set(truth.scenes(mixed)) == set(mixed.image_ids)
+    assert truth.noiseless_responses(mixed, "S3").shape == mixed["S3"].responses("test").shape
+
+
+def test_3t_repeats_test_images_only(mixed: Crowd) -> None:
+    subject = mixed["S3"]
+    repeats = {s: subject.trials.repeats(subject.image_rows(s)) for s in ("train", "val", "test")}
+    assert list(repeats["test"]) == [35] * 4
+    assert [*repeats["train"], *repeats["val"]] == [1] * 10
+    assert np.isfinite(subject.noise_ceiling("test")).all()
+
+
+def test_3t_is_noisier_and_coarser(mixed: Crowd) -> None:
+    """A voxel at 3T has 0.4 of the ncsnr and averages four units, whose types mix."""
+    assert truth.voxels(mixed, "S3").ncsnr.median() < 0.6 * truth.voxels(mixed, "S1").ncsnr.median()
+    seven, three = make_brain(0, 0, 500), make_brain(0, 0, 500, units_per_voxel=4, snr=0.4)
+    assert len(seven.units) == len(seven.voxels)
+    assert len(three.units) == 4 * len(three.voxels)
+
+
+@pytest.fixture(scope="module")
+def four_tesla(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
+    path = tmp_path_factory.mktemp("4T") / "crowd.h5"
+    simulate_crowd(path, SimulationConfig(**TINY, scanner="4T"), seed=0)
+    with Crowd(path) as opened:
+        yield opened
+
+
+def test_4t_has_averages_only(four_tesla: Crowd) -> None:
+    subject = four_tesla["S1"]
+    assert subject.n_trials == len(four_tesla.image_ids) == 14
+    assert subject.voxels.ncsnr.isna().all()
+    assert np.isnan(subject.noise_ceiling("test")).all()
+    assert truth.voxels(four_tesla, "S1").ncsnr.notna().all()
+
+
+def test_4t_images_are_grey_in_a_circle(four_tesla: Crowd) -> None:
+    for name in four_tesla.image_ids:
+        pixels = four_tesla.image(name)
+        assert (pixels == pixels[..., :1]).all()
+        assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1]] == 127).all()
+        assert pixels[40:70, 40:70].std() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scanner": "9T"}, "unknown scanner '9T': expected one of 7T, 3T, 4T"),
+        ({"subjects": 0}, "subjects: expected at least 1, got 0"),
+        ({"voxels": 3}, "voxels: expected at least 20, got 3"),
+        ({"images": 5}, "images: expected at least 10, got 5"),
+        ({"images": 0, "voxels": 20}, "images: expected at least 10, got 0"),
+        ({"test_images": 0}, "test_images: expected at least 2, got 0"),
+        ({"images": -1}, "images: expected at least 10, got -1"),
+    ],
+    ids=str,
+)
+def test_bad_sizes(tmp_path: Path, refused, options: dict, message: str) -> None:
+    with refused(tmp_path / "out.h5", message):
+        simulate_crowd(tmp_path / "out.h5", SimulationConfig(**TINY | options))
+
+
+def test_space_is_checked_before_anything_is_simulated(tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for the images but not for the responses: 10^6 trials and voxels would take 4 TB."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=10**12, used=0, free=10**12))
+    with refused(tmp_path / "out.h5", "needs about .* GB, but only 1000.0 GB are free"):
+        simulate_crowd(tmp_path / "out.h5", SimulationConfig(1, 10**6, 10, 10**6))
+
+
+def test_space_check_knows_of_test_images(mixed: Crowd, tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less space than the test images and their 35 repeats take alone, the simulation must not even start."""
+    needed = mixed["S3"].n_trials * mixed["S3"].n_voxels * 4 + 14 * mixed.image("scene-000000").size
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=needed, used=0, free=needed - 1))
+    with refused(tmp_path / "out.h5", "needs about"):
+        simulate_crowd(tmp_path / "out.h5", SimulationConfig(**TINY, scanner="3T"))
+
+
+# --------------------------------------------------------------------------------------------------- retinotopy
+
+
+@pytest.mark.parametrize(("hemisphere", "side"), [("L", 1), ("R", -1)])
+def test_v1_sees_the_other_half_of_the_field(hemisphere: str, side: int) -> None:
+    voxels = make_brain(0, 0, 3000).voxels
+    v1 = voxels[(voxels.area == "V1") & (voxels.hemisphere == hemisphere)]
+    assert len(v1) > 50
+    assert (side * v1.x > 0).mean() > 0.9
+
+
+def test_receptive_fields_grow_along_the_hierarchy() -> None:
+    voxels = make_brain(0, 0, 3000).voxels
+    sigma = voxels.groupby("area").sigma.median()
+    assert sigma["V1"] < sigma["V2"] < sigma["V3"] < sigma["hV4"] < sigma["FFA"]

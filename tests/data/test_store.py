@@ -1,0 +1,338 @@
+"""The crowd file: splits are per image, broken files are refused, and nothing half-written appears."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from ubrain.config import SimulationConfig
+from ubrain.data.crowd import Crowd
+from ubrain.data.importers.arrays import import_arrays
+from ubrain.data.simulate import simulate_crowd
+from ubrain.data.store import write_crowd
+
+
+@pytest.fixture
+def tiny(recording: SimpleNamespace) -> Path:
+    """A crowd file with subject A, made from `recording`."""
+    out = recording.folder / "tiny.h5"
+    import_arrays(recording.images, recording.responses, "A", out, test_fraction=0.3, val_fraction=0.3)
+    return out
+
+
+def append(recording: SimpleNamespace, out: Path, **options: object) -> None:
+    import_arrays(recording.images, recording.responses, "B", out, append=True, **options)
+
+
+# ----------------------------------------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize("val_fraction", [0, 0.99], ids=["train", "val"])
+def test_one_image_in_two_splits_is_refused(recording: SimpleNamespace, refused, val_fraction: float) -> None:
+    shutil.copy(recording.images / "image4.png", recording.images / "copy.png")
+    np.save(recording.responses, np.random.default_rng(0).normal(size=(13, 5)))
+    (recording.folder / "test.txt").write_text("image4.png\n")
+    out = recording.folder / "out.h5"
+    with refused(out, r"images 'copy' and 'image4' are identical, but one is (train|val) and the other is test"):
+        import_arrays(recording.images, recording.responses, "A", out, test_images=recording.folder / "test.txt",
+                      val_fraction=val_fraction)  # fmt: skip
+
+
+def test_one_image_under_two_names_is_stored_once(recording: SimpleNamespace) -> None:
+    shutil.copy(recording.images / "image4.png", recording.images / "image12.png")
+    values = np.random.default_rng(0).normal(size=(13, 5)).astype(np.float32)
+    np.save(recording.responses, values)
+    out = recording.folder / "out.h5"
+    import_arrays(recording.images, recording.responses, "A", out, test_fraction=0, val_fraction=0)
+    with Crowd(out) as crowd:
+        assert len(crowd.image_ids) == 12
+        z = (values - values.mean(0)) / values.std(0)
+        np.testing.assert_allclose(crowd["A"].responses()[4], (z[4] + z[12]) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_known_images_keep_their_split_and_are_stored_once(recording: SimpleNamespace, tiny: Path) -> None:
+    with Crowd(tiny) as crowd:
+        before = {s: list(crowd["A"].images(s)) for s in ("train", "val", "test")}
+        responses = crowd["A"].responses("test")
+    assert all(before.values())
+    append(recording, tiny, test_fraction=0.99, val_fraction=0)
+    with Crowd(tiny) as crowd:
+        assert len(crowd.image_ids) == 12
+        for subject in ("A", "B"):
+            assert {s: list(crowd[subject].images(s)) for s in before} == before
+        np.testing.assert_array_equal(crowd["B"].responses("test"), responses)
+
+
+def test_images_are_known_by_content_not_by_name(recording: SimpleNamespace, tiny: Path) -> None:
+    """Subject B saw the same images from the last to the first, under other names, and one more."""
+    new = np.full((1, 8, 8, 3), 9, np.uint8)
+    recording.save_images(recording.folder / "reversed", np.concatenate([recording.pixels[::-1], new]), "other{}.png")
+    values = np.concatenate([recording.values[::-1], np.ones((1, 5), np.float32)])
+    np.save(recording.folder / "reversed.npy", values)
+    import_arrays(recording.folder / "reversed", recording.folder / "reversed.npy", "B", tiny, append=True)
+    with Crowd(tiny) as crowd:
+        assert len(crowd.image_ids) == 13
+        assert crowd.image_ids[-1] == "other12"
+        old = crowd["A"].image_rows("test")
+        z = (recording.values - values.mean(0)) / values.std(0)
+        np.testing.assert_allclose(crowd["B"].responses_to(old), z[old], rtol=1e-4, atol=1e-5)
+
+
+def test_images_of_the_same_name_but_other_content_both_survive(recording: SimpleNamespace, tiny: Path) -> None:
+    other = 255 - recording.pixels
+    recording.save_images(recording.folder / "others", other)
+    import_arrays(recording.folder / "others", recording.responses, "B", tiny, append=True)
+    with Crowd(tiny) as crowd:
+        assert len(set(crowd.image_ids)) == 24
+        shown = {"A": recording.pixels, "B": other}
+        for subject, pixels in shown.items():
+            names = [name for split in ("train", "val", "test") for name in crowd[subject].images(split)]
+            assert sorted(name.split("~")[0] for name in names) == sorted(f"image{i}" for i in range(12))
+            for name in names:
+                number = int(name.split("~")[0].removeprefix("image"))
+                np.testing.assert_array_equal(crowd.image(name), pixels[number])
+
+
+# ------------------------------------------------------------------------------------- files that are no crowd
+
+
+def test_file_that_is_not_hdf5(tmp_path: Path, run_cli) -> None:
+    (tmp_path / "notes.h5").write_text("no crowd")
+    done = run_cli("info", tmp_path / "notes.h5")
+    assert done.returncode == 1
+    assert "notes.h5 is not an HDF5 file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("left", [0, 4, 100, 3000, 0.5, 0.9, -1])
+def test_truncated_file(recording: SimpleNamespace, tiny: Path, refused, left: float) -> None:
+    data = tiny.read_bytes()
+    tiny.write_bytes(data[: int(left * len(data))] if 0 < left < 1 else data[:left])
+    with refused(tiny, r"tiny\.h5 (cannot be opened|is not an HDF5 file|is damaged)"):
+        Crowd(tiny)
+    with refused(tiny, r"tiny\.h5 (cannot be opened|is not an HDF5 file|is damaged)"):
+        append(recording, tiny)
+
+
+def external_link(file: h5py.File) -> None:
+    file["subjects/A/voxels/area"] = h5py.ExternalLink("elsewhere.h5", "/data")
+
+
+def soft_link(file: h5py.File) -> None:
+    file["subjects/A/voxels/area"] = h5py.SoftLink("/subjects/A/voxels/areas")
+
+
+def virtual_dataset(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((5,), np.float32)
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "data", (5,))
+    file.create_virtual_dataset("subjects/A/voxels/depth", layout)
+
+
+def external_storage(file: h5py.File) -> None:
+    file.create_dataset("subjects/A/voxels/depth", (5,), np.uint8, external=[("/etc/hostname", 0, 5)])
+
+
+def change(name: str, index: object, value: object) -> Callable[[h5py.File], None]:
+    def damage(file: h5py.File) -> None:
+        file[name][index] = value
+
+    damage.__name__ = f"{name}[{index}]={value}"
+    return damage
+
+
+def remove(name: str) -> Callable[[h5py.File], None]:
+    def damage(file: h5py.File) -> None:
+        del file[name]
+
+    damage.__name__ = f"without {name}"
+    return damage
+
+
+def replace(name: str, value: np.ndarray) -> Callable[[h5py.File], None]:
+    def damage(file: h5py.File) -> None:
+        del file[name]
+        file[name] = value
+
+    damage.__name__ = f"other {name}"
+    return damage
+
+
+def newer_version(file: h5py.File) -> None:
+    file.attrs["version"] = 2
+
+
+def other_format(file: h5py.File) -> None:
+    for name in list(file):
+        del file[name]
+    del file.attrs["format"]
+    file["betas"] = np.zeros((3, 4))
+
+
+def duplicate_content(file: h5py.File) -> None:
+    file["images/content"][5] = file["images/content"][2]
+
+
+def duplicate_name(file: h5py.File) -> None:
+    file["images/id"][5] = file["images/id"][2]
+
+
+def scanner_missing(file: h5py.File) -> None:
+    del file["subjects/A"].attrs["scanner"]
+
+
+DAMAGE = [
+    (newer_version, "crowd file of version 2; this ubrain reads version 1"),
+    (other_format, "not a crowd file"),
+    (remove("images/split"), "images/split is missing"),
+    (remove("images/pixels/8x8"), "images/pixels/8x8 is missing"),
+    (remove("subjects/A"), "no subjects"),
+    (remove("subjects/A/responses"), "subjects/A/responses is missing"),
+    (remove("subjects/A/session_moments"), "subjects/A/session_moments is missing"),
+    (remove("subjects/A/trials/session"), "subjects/A/trials/session is missing"),
+    (remove("subjects/A/voxels/ncsnr"), "subjects/A/voxels/ncsnr is missing"),
+    (scanner_missing, "subjects/A: attribute 'scanner' is missing"),
+    (duplicate_content, "images/content: the same image is stored twice"),
+    (duplicate_name, "images/id: two images have the same name"),
+    (change("images/split", 0, 3), "images/split: expected 0, 1 or 2"),
+    (change("images/row", 0, 12), "images/pixels/8x8: expected at least 13 images"),
+    (change("images/row", 0, -1), "images/(row|pixels)"),
+    (change("subjects/A/trials/image", 3, 12), "subjects/A/trials/image: .*outside the 12 images"),
+    (change("subjects/A/trials/image", 3, -1), "subjects/A/trials/image: .*outside the 12 images"),
+    (change("subjects/A/trials/session", 3, 1), "subjects/A/session_moments: expected"),
+    (replace("subjects/A/responses", np.zeros((11, 5), np.float32)), r"subjects/A/trials/image: expected .* 11 rows"),
+    (replace("subjects/A/voxels/areas", np.zeros(5)), "subjects/A/voxels/areas: expected"),
+    (external_link, "'area' is a link out"),
+    (soft_link, "'area' is a link out"),
+    (virtual_dataset, "voxels/depth: data in another file"),
+    (external_storage, "voxels/depth: data in another file"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[d.__name__ for d, _ in DAMAGE])
+def test_damaged_file_is_refused(
+    recording: SimpleNamespace, tiny: Path, refused, damage: Callable[[h5py.File], None], message: str
+) -> None:
+    with h5py.File(tiny, "r+") as file:
+        damage(file)
+    with refused(tiny, message):
+        Crowd(tiny)
+    with refused(tiny, message):
+        append(recording, tiny)
+
+
+def test_damaged_file_on_the_command_line(tiny: Path, run_cli) -> None:
+    with h5py.File(tiny, "r+") as file:
+        newer_version(file)
+    done = run_cli("info", tiny)
+    assert done.returncode == 1
+    assert f"{tiny}: crowd file of version 2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------- writing that goes wrong
+
+
+def test_existing_file_is_kept_without_append(recording: SimpleNamespace, tiny: Path, refused) -> None:
+    with refused(tiny, r"tiny\.h5 exists; .*--append"):
+        import_arrays(recording.images, recording.responses, "B", tiny)
+
+
+def test_append_needs_a_file(recording: SimpleNamespace, refused) -> None:
+    out = recording.folder / "absent.h5"
+    with refused(out, r"no crowd file at .*absent\.h5"):
+        append(recording, out)
+
+
+@pytest.mark.parametrize("name", ["A", "", "a/b", "..", "x" * 65])
+def test_taken_and_impossible_subject_names(recording: SimpleNamespace, tiny: Path, refused, name: str) -> None:
+    with refused(tiny, f"subject '{name}' is already|subject name '{name}': expected"):
+        import_arrays(recording.images, recording.responses, name, tiny, append=True)
+
+
+def test_crowd_without_subjects_is_refused(tmp_path: Path, refused) -> None:
+    out = tmp_path / "empty.h5"
+    with refused(out, "at least one subject"), write_crowd(out):
+        pass
+
+
+def test_too_few_blocks_are_refused(tmp_path: Path, refused) -> None:
+    out = tmp_path / "short.h5"
+    with refused(out, "expected responses to 4 trials, got 3"), write_crowd(out) as writer:
+        rows = [writer.add_image(f"i{i}", np.full((2, 2, 3), i, np.uint8), "train") for i in range(4)]
+        trials = pd.DataFrame({"image": rows, "session": 0})
+        writer.add_subject("A", trials, pd.DataFrame(index=range(2)), [np.eye(3, 2)], "d", "3T")
+
+
+@pytest.mark.parametrize("mode", ["new", "append"])
+def test_no_space_left(
+    recording: SimpleNamespace, tiny: Path, refused, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=100, used=0, free=100))
+    out = tiny if mode == "append" else recording.folder / "out.h5"
+    with refused(out, r"needs about .* GB, but only 0\.0 GB are free"):
+        import_arrays(recording.images, recording.responses, "B", out, append=mode == "append")
+
+
+@pytest.mark.parametrize("mode", ["new", "append"])
+def test_write_that_fails(recording: SimpleNamespace, tiny: Path, run_cli, mode: str) -> None:
+    """As on a full disk: no file may grow beyond a limit. Appending already fails while copying."""
+    np.save(recording.responses, np.random.default_rng(0).normal(size=(12, 20_000)).astype(np.float32))
+    out = tiny if mode == "append" else recording.folder / "out.h5"
+    before = tiny.read_bytes()
+    limit = len(before) // 2 if mode == "append" else 200_000
+    command = ["import", "arrays", "--images", recording.images, "--responses", recording.responses, "--subject", "B"]
+    command += ["--out", out, *(["--append"] if mode == "append" else [])]
+    done = run_cli(*command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert done.returncode == 1, done.stderr
+    assert f"could not write {out}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(recording.folder.glob("*.partial"))
+    assert tiny.read_bytes() == before
+    assert out.exists() == (mode == "append")
+
+
+def test_folder_that_cannot_be_made(recording: SimpleNamespace, refused) -> None:
+    out = recording.responses / "out.h5"  # a file is in the way
+    with refused(out, "could not write|cannot be"):
+        import_arrays(recording.images, recording.responses, "A", out)
+
+
+def test_killed_while_writing(tmp_path: Path) -> None:
+    out = tmp_path / "crowd.h5"
+    command = [sys.executable, "-m", "ubrain.cli", "simulate", "--out", str(out), "--subjects", "50", "--images", "100",
+               "--test-images", "10", "--voxels", "30"]  # fmt: skip
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    try:
+        while not any(f.stat().st_size > 100_000 for f in tmp_path.glob("*.partial")):
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not out.exists()
+    simulate_crowd(out, SimulationConfig(subjects=1, images=10, test_images=2, voxels=20))
+    with Crowd(out) as crowd:
+        assert crowd.subjects == ["S1"]
+        assert len(crowd.image_ids) == 12
+
+
+@pytest.mark.parametrize("left_behind", ["junk", "crowd"])
+def test_partial_file_of_a_killed_process_with_the_same_id(recording: SimpleNamespace, tiny: Path, left_behind: str) -> None:
+    """In a container process ids repeat, so the next process may find a partial file under its own name."""
+    out = recording.folder / "out.h5"
+    stale = recording.folder / f".out.h5.{os.getpid()}.partial"
+    stale.write_bytes(tiny.read_bytes() if left_behind == "crowd" else b"junk" * 100)
+    import_arrays(recording.images, recording.responses, "B", out)
+    with Crowd(out) as crowd:
+        assert crowd.subjects == ["B"]

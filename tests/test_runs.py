@@ -1,0 +1,290 @@
+"""Notebooks: their form, their parameters, and what is published when one fails, succeeds, or comes out the same."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+from ubrain import runs
+from ubrain.errors import UbrainError
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
+each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+
+HEADER = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% tags=["parameters"]
+crowd = None
+profile = "fast"
+seed = 0
+subjects = None
+value = 1.0
+count = 3
+flag = False
+
+# %%
+"""
+SUCCEEDS = HEADER + """import os
+from pathlib import Path
+
+from ubrain.results import Record, write_results
+
+out = Path(os.environ["UBRAIN_OUT"])
+(out / "figures").mkdir(exist_ok=True)
+(out / "figures" / "98_ok__dot.png").write_bytes(b"%f" % value)
+facts = {"simulated": True, "crowd": str(crowd), "profile": profile, "seed": seed}
+write_results(out / "98_ok.json", "98_ok", [Record("r", value, "x", "S1")], facts)
+print("value is", value)
+"""
+FAILS = HEADER + 'print("before")\n\n# %%\nraise RuntimeError("broken on purpose")\n'
+SILENT = HEADER + "value\n"
+DIES = HEADER + "import os\n\nos._exit(1)\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with nothing but notebooks, as the working directory."""
+    (tmp_path / "notebooks").mkdir()
+    for name, text in {"96_dies": DIES, "97_silent": SILENT, "98_ok": SUCCEEDS, "99_fail": FAILS}.items():
+        (tmp_path / "notebooks" / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UBRAIN_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def published(project):
+    return sorted(p for top in ("papermill_runs", "figures") for p in (project / top).rglob("*") if p.is_file())
+
+
+# --- the notebooks that ship
+
+
+def code_cells(source):
+    return [c for c in jupytext.read(source).cells if c.cell_type == "code"]
+
+
+def test_pairs_are_up_to_date(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert SOURCES
+    assert runs.rebuild_notebooks(check=True) == []
+
+
+@each_notebook
+def test_parameters_are_the_four(source):
+    (cell,) = [c for c in code_cells(source) if "parameters" in c.metadata.get("tags", [])]
+    names = [t.id for s in ast.parse(cell.source).body for t in s.targets]
+    assert sorted(names) == ["crowd", "profile", "seed", "subjects"]
+
+
+@each_notebook
+def test_notebooks_are_short_and_define_nothing(source):
+    cells = code_cells(source)
+    assert 8 <= len(cells) <= 20
+    assert max(len(c.source.splitlines()) for c in cells) <= 14
+    defines = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    assert not [n.lineno for c in cells for n in ast.walk(ast.parse(c.source)) if isinstance(n, defines)]
+    assert "lab.finish()" in cells[-1].source
+    assert f'ubrain.Lab("{source.stem}"' in "".join(c.source for c in cells)
+
+
+@each_notebook
+def test_notebooks_hold_no_outputs(source):
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(notebook)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert len(code) == len(code_cells(source))
+    assert not any(c.outputs or c.execution_count for c in code)
+
+
+def test_rebuilding_twice_changes_nothing_the_second_time(project):
+    changed = runs.rebuild_notebooks()
+    assert [p.name for p in changed] == ["96_dies.ipynb", "97_silent.ipynb", "98_ok.ipynb", "99_fail.ipynb"]
+    assert runs.rebuild_notebooks() == runs.rebuild_notebooks(check=True) == []
+    (project / "notebooks" / "99_fail.py").write_text(SILENT)
+    assert [p.name for p in runs.rebuild_notebooks(check=True)] == ["99_fail.ipynb"]
+    assert "broken on purpose" in (project / "notebooks" / "99_fail.ipynb").read_text()
+
+
+@pytest.mark.parametrize("pattern", ["98*", "98_ok", "98_ok.py", "notebooks/98_ok.ipynb"])
+def test_notebooks_are_found_by_name_or_pattern(project, pattern):
+    assert [p.stem for p in runs.find_notebooks(pattern)] == ["98_ok"]
+
+
+def test_unknown_notebook_names_the_known_ones(project):
+    with pytest.raises(UbrainError, match="no notebook matches 'nope'; there are: 96_dies, 97_silent, 98_ok, 99_fail"):
+        runs.find_notebooks("nope")
+
+
+# --- parameters
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sed": 3}, "98_ok has no parameter 'sed'; it has crowd, profile, seed"),
+        ({"count": "false"}, "parameter 'count' is 'false', expected a int"),
+        ({"count": "3"}, "parameter 'count' is '3', expected a int"),
+        ({"count": True}, "parameter 'count' is True, expected a int"),
+        ({"count": 3.0}, "parameter 'count' is 3.0, expected a int"),
+        ({"flag": "false"}, "parameter 'flag' is 'false', expected a bool"),
+        ({"flag": 0}, "parameter 'flag' is 0, expected a bool"),
+        ({"value": True}, "parameter 'value' is True, expected a float"),
+        ({"profile": 3}, "parameter 'profile' is 3, expected a str"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(project, monkeypatch, given, message):
+    monkeypatch.setattr(runs, "execute", lambda *a: pytest.fail("it ran"))
+    with pytest.raises(UbrainError, match=message):
+        runs.run_notebooks("98_ok", parameters=given)
+    assert not published(project)
+
+
+def test_parameters_are_checked_for_all_notebooks_first(project, monkeypatch):
+    (project / "notebooks" / "99_fail.py").write_text(FAILS.replace("value = 1.0\n", ""))
+    monkeypatch.setattr(runs, "execute", lambda *a: pytest.fail("it ran"))
+    with pytest.raises(UbrainError, match="99_fail has no parameter 'value'"):
+        runs.run_notebooks("9*", parameters={"value": 2.0})
+
+
+def test_right_parameters_are_accepted(project):
+    source = project / "notebooks" / "98_ok.py"
+    runs.check_parameters(source, {"crowd": "a.h5", "subjects": ["S1"], "value": 2, "flag": True, "count": 0})
+    runs.check_parameters(source, {"crowd": None, "profile": "smoke"})
+
+
+@pytest.mark.parametrize("name", ["seed", "profile", "crowd"])
+def test_a_parameter_cannot_make_a_run_go_under_the_name_of_another(project, monkeypatch, name):
+    """`-p seed=3` must not overwrite the run of seed 0: refused, or published under the name that belongs to it."""
+    monkeypatch.setattr(runs, "execute", lambda source, given, out: None)
+    used = []
+    monkeypatch.setattr(runs, "_publish", lambda notebook, staging, run, force: used.append(run) or Path(run))
+    try:
+        runs.run_notebooks("98_ok", parameters={name: {"seed": 3, "profile": "smoke", "crowd": "a.h5"}[name]})
+    except UbrainError:
+        return
+    assert used == [{"seed": "simulated-fast-seed3", "profile": "simulated-smoke", "crowd": "a-fast"}[name]]
+
+
+@pytest.mark.parametrize("cell", ["a, b = 1, 2", "a = int(3)", "import os", "a = x"])
+def test_parameters_cell_holds_literals_only(tmp_path, cell):
+    source = tmp_path / "98_x.py"
+    source.write_text(f'# %% tags=["parameters"]\n{cell}\n')
+    with pytest.raises(UbrainError, match="parameter"):
+        runs.check_parameters(source, {})
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_one_parameters_cell(tmp_path, count):
+    source = tmp_path / "98_x.py"
+    source.write_text('# %% tags=["parameters"]\na = 1\n\n' * count + "# %%\nb = 2\n")
+    with pytest.raises(UbrainError, match=f"expected one cell with the tag 'parameters', found {count}"):
+        runs.check_parameters(source, {})
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        ("flag=false", False), ("n=[1,2]", [1, 2]), ("n=3", 3), ("x=0.5", 0.5), ("s=text", "text"), ("s='3'", "3"),
+        ("s=a=b", "a=b"), ("s=null", None), ("names=[S1, S2]", ["S1", "S2"]),
+    ],
+)  # fmt: skip
+def test_parameters_are_yaml(pair, expected):
+    (value,) = runs.parse_parameters([pair]).values()
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize("pair", ["flag", "=3", "my flag=3", "n=[1,2", "n={", ""])
+def test_malformed_parameters_are_refused(pair):
+    with pytest.raises(UbrainError, match=f"parameter {re.escape(repr(pair))}"):
+        runs.parse_parameters(["fine=1", pair])
+
+
+# --- running
+
+
+def test_a_failing_notebook_publishes_nothing_and_is_kept(project):
+    before = dict(os.environ)
+    with pytest.raises(UbrainError, match=r"99_fail failed; the executed notebook is .*99_fail\.ipynb") as caught:
+        runs.run_notebooks("99_fail", profile="smoke")
+    assert "broken on purpose" in str(caught.value)
+    kept = Path(re.search(r"executed notebook is (\S+)", str(caught.value))[1])
+    outputs = [o for c in nbformat.read(kept, as_version=4).cells if c.cell_type == "code" for o in c.outputs]
+    assert "before\n" in [o.text for o in outputs if o.output_type == "stream"]
+    assert "broken on purpose" in [o.evalue for o in outputs if o.output_type == "error"]
+    assert not published(project)
+    assert dict(os.environ) == before
+
+
+def test_a_dying_kernel_is_an_error_of_ubrain(project):
+    with pytest.raises(UbrainError, match="96_dies"):
+        runs.run_notebooks("96_dies")
+    assert not published(project)
+
+
+def test_a_notebook_without_numbers_is_refused(project):
+    with pytest.raises(UbrainError, match=r"97_silent ran, but recorded no numbers; .* `lab.finish\(\)`"):
+        runs.run_notebooks("97_silent")
+    assert not published(project)
+
+
+def test_publishing(project):
+    """First run published; same numbers leave the files alone; other numbers, a lost file and `force` replace them."""
+    (json_file,) = runs.run_notebooks("98_ok", profile="smoke")
+    assert json_file == project / "papermill_runs" / "simulated-smoke" / "98_ok.json"
+    files = published(project)
+    assert [str(p.relative_to(project)) for p in files] == [
+        "figures/simulated-smoke/98_ok__dot.png",
+        "papermill_runs/simulated-smoke/98_ok.ipynb",
+        "papermill_runs/simulated-smoke/98_ok.json",
+    ]
+    executed = nbformat.read(json_file.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(executed)
+    assert "value is 1.0\n" in [o.text for c in executed.cells if c.cell_type == "code" for o in c.outputs]
+    assert str(project) not in json_file.with_suffix(".ipynb").read_text()
+    assert "papermill" not in executed.metadata
+
+    def state():
+        return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in published(project)}
+
+    first = state()
+    runs.run_notebooks("98_ok", profile="smoke")
+    assert state() == first
+
+    runs.run_notebooks("98_ok", profile="smoke", parameters={"value": 2})
+    second = state()
+    assert second.keys() == first.keys()
+    assert all(second[p] != first[p] for p in first)
+    assert json.loads(json_file.read_text())["results"][0]["value"] == 2
+
+    staging = project / "cache" / "runs" / "simulated-smoke"
+    runs._publish("98_ok", staging, "simulated-smoke", force=False)
+    assert state() == second
+    runs._publish("98_ok", staging, "simulated-smoke", force=True)
+    assert all(state()[p][1] != second[p][1] for p in second)
+    files[0].unlink()
+    runs._publish("98_ok", staging, "simulated-smoke", force=False)
+    assert state().keys() == first.keys()
+
+
+def test_command_line_reports_errors_without_a_traceback(project):
+    command = [str(Path(sys.executable).with_name("ubrain")), "run"]
+    done = subprocess.run([*command, "nope"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "ubrain: no notebook matches 'nope'; there are: 96_dies" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not published(project)
