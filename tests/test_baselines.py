@@ -305,3 +305,19 @@ def test_readout_needs_val_images():
     subject, features, _ = factorised_crowd(n=(30, 1, 10))
     with pytest.raises(UbrainError, match="'S1' has 1 val images"):
         baselines.factorised(subject, features, QUICK)
+
+
+def test_readout_keeps_its_best_epoch(monkeypatch):
+    subject, features, _ = factorised_crowd(n=(60, 20, 20))
+    features.tokens[subject.image_rows("test")] = features.tokens[subject.image_rows("val")]
+    seen = []
+
+    def scripted(predicted, measured):
+        seen.append(predicted.copy())
+        return np.array([0.1, 0.9, 0.3, 0.2][len(seen) - 1])
+
+    monkeypatch.setattr(baselines.scores, "correlation", scripted)
+    found = baselines.factorised(subject, features, replace(QUICK, factorised_epochs=4, factorised_penalties=(0.01,)))
+    assert (found.validation, found.chosen) == (0.9, "penalty 0.01, 2 of 4 epochs")
+    np.testing.assert_array_equal(found.predicted, seen[1])
+    assert np.abs(found.predicted - seen[3]).max() > 1e-3

@@ -143,7 +143,7 @@ def test_unknown_notebook_names_the_known_ones(project):
         ({"flag": "false"}, "parameter 'flag' is 'false', expected a bool"),
         ({"flag": 0}, "parameter 'flag' is 0, expected a bool"),
         ({"value": True}, "parameter 'value' is True, expected a float"),
-        ({"profile": 3}, "parameter 'profile' is 3, expected a str"),
+        ({"profile": 3}, "parameter 'profile' names the run; give it as --profile"),
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_runs(project, monkeypatch, given, message):
@@ -266,6 +266,13 @@ def test_publishing(project):
     assert state() == first
 
     runs.run_notebooks("98_ok", profile="smoke", parameters={"value": 2})
+    assert {p: s for p, s in state().items() if "value_2" not in str(p)} == first, "it went under another's name"
+    for file in state().keys() - first.keys():
+        file.unlink()
+
+    source = project / "notebooks" / "98_ok.py"
+    source.write_text(source.read_text().replace("value = 1.0", "value = 2.0"))
+    runs.run_notebooks("98_ok", profile="smoke")
     second = state()
     assert second.keys() == first.keys()
     assert all(second[p] != first[p] for p in first)

@@ -22,7 +22,9 @@ from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
 
 ENCODER = EncoderConfig(embedding_size=16, channels=16)
-TRAINING = TrainingConfig(epochs=4, batch_images=16, voxels_per_step=32, learning_rate=0.003, schedule="one-cycle", device="cpu")
+TRAINING = TrainingConfig(
+    epochs=4, batch_images=16, voxels_per_step=32, learning_rate=0.003, schedule="one-cycle", device="cpu"
+)
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
 
 
@@ -144,7 +146,8 @@ def test_training_from_images_reaches_the_adapters(source):
 def test_the_loss_is_the_released_one():
     p, m = torch.randn(6, 40), torch.randn(6, 40)
     config = TrainingConfig()
-    expected = ((p - m) ** 2).mean() - 0.1 * torch.stack([F.cosine_similarity(a, b, 0) for a, b in zip(p, m, strict=True)]).mean()
+    cosine = torch.stack([F.cosine_similarity(a, b, 0) for a, b in zip(p, m, strict=True)]).mean()
+    expected = ((p - m) ** 2).mean() - 0.1 * cosine
     torch.testing.assert_close(train.loss_of(p, m, config), expected)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from himalaya.backend import set_backend
 from himalaya.kernel_ridge import KernelRidgeCV, MultipleKernelRidgeCV
+from himalaya.scoring import r2_score
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 from sklearn.random_projection import GaussianRandomProjection
@@ -56,11 +57,12 @@ def ridge(subject: Subject, features: Features, config: BaselineConfig, seed: in
     for name, k, k_test in _candidates(kernels, kernels_test, config, seed):
         if name == "banded":
             both: list[NDArray] = [np.stack(k), np.stack(k_test)]
-            solver = {"n_iter": config.band_draws, "alphas": ALPHAS, "progress_bar": False, "n_targets_batch": 2000}
+            solver = {"n_iter": config.band_draws, "alphas": ALPHAS, "progress_bar": False, "n_targets_batch": 2000,
+                      "score_func": r2_score}  # fmt: skip
             model = MultipleKernelRidgeCV("precomputed", solver_params=solver, cv=folds, random_state=seed)
         else:
             both = [np.sum(k, axis=0), np.sum(k_test, axis=0)]
-            model = KernelRidgeCV(ALPHAS, "precomputed", cv=folds)
+            model = KernelRidgeCV(ALPHAS, "precomputed", cv=folds, solver_params={"score_func": r2_score})
         model.fit(both[0].astype(np.float32), (y - mean).astype(np.float32))
         found = np.atleast_2d(backend.to_numpy(model.cv_scores_))  # one row, or one per random weighting
         validation = float(np.nanmean(found.max(0)))
@@ -68,7 +70,7 @@ def ridge(subject: Subject, features: Features, config: BaselineConfig, seed: in
             predicted = backend.to_numpy(model.predict(both[1].astype(np.float32))) + mean
             best = Fitted(predicted.astype(np.float32), name, validation)
     assert best is not None
-    log.info("ridge of %s: %s, cross-validated score %.3f", subject.name, best.chosen, best.validation)
+    log.info("ridge of %s: %s, cross-validated R² %.3f", subject.name, best.chosen, best.validation)
     return best
 
 

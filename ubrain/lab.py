@@ -71,14 +71,17 @@ class Lab:
         self.started = time.monotonic()
         self.notebook, self.seed = notebook, seed
         self.profile = config.load_profile(profile)
-        self.run = run_name(crowd, profile, seed)
+        out = os.environ.get("UBRAIN_OUT")  # set by a run, which knows its own name
+        self.out = Path(out) if out else paths.cache_root() / "lab" / run_name(crowd, profile, seed)
+        self.run = self.out.name
+        if subjects is not None and not isinstance(subjects, list | tuple):
+            raise UbrainError(f"subjects: expected a list such as ['S1', 'S2'], got {subjects!r}")
         self.crowd = Crowd(crowd or simulated_crowd(self.profile, seed))
         self.crowd_name = Path(crowd).name if crowd else f"simulated, seed {seed}"
         self.subjects = list(subjects) if subjects else self.crowd.subjects
         for name in self.subjects:
             if not len(self.crowd[name].image_rows("test")):
                 raise UbrainError(f"subject {name!r} has no test images; every notebook scores on them")
-        self.out = Path(os.environ.get("UBRAIN_OUT") or paths.cache_root() / "lab" / self.run)
         self.records: list[Record] = []
         plt.rcParams.update(FIGURE_RC)
 

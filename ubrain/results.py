@@ -98,7 +98,7 @@ def write_scoreboard(readme: Path, text: str, check: bool = False) -> None:
         If the markers are missing, or with `check` if the README is stale.
     """
     old = readme.read_text(encoding="utf-8")
-    if old.count(START) != 1 or old.count(END) != 1:
+    if old.count(START) != 1 or old.count(END) != 1 or old.index(START) > old.index(END):
         raise UbrainError(f"{readme}: expected the markers {START} and {END} once each")
     before, rest = old.split(START)
     new = f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
@@ -139,7 +139,9 @@ def _claim_row(claim: dict[str, str], documents: dict[str, dict[str, Any]], fold
             above = sum(r["low"] is not None and r["low"] > 0 for r in found if r["subject"] != "all")
             here += f"; 95 % interval above 0 in {above} of {len(subjects)}"
         if claim["name"].startswith("top"):
-            here += f"; gallery {found[0]['n']}, chance {_show(int(claim['name'][3:]) / found[0]['n'], unit)}"
+            galleries = sorted({r["n"] for r in found if r["subject"] != "all"})
+            chance = " / ".join(_show(int(claim["name"][3:]) / n, unit) for n in galleries)
+            here += f"; gallery {' / '.join(map(str, galleries))}, chance {chance}"
     return f"| {claim['text']} | {claim['figure']} | {claim['paper']} | {claim['run']} | {here} |"
 
 

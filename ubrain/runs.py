@@ -4,6 +4,7 @@ import ast
 import fnmatch
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillException
 
 from ubrain import paths
@@ -95,8 +97,11 @@ def run_notebooks(
     UbrainError
         For an unknown or mistyped parameter, before anything runs; or if a cell fails.
     """
+    clash = sorted({"crowd", "profile", "seed"} & set(parameters or {}))
+    if clash:
+        raise UbrainError(f"parameter {clash[0]!r} names the run; give it as --{clash[0]}, not with -p")
     given = {"crowd": str(Path(crowd).resolve()) if crowd else None, "profile": profile, "seed": seed, **(parameters or {})}
-    run = run_name(crowd, profile, seed)
+    run = "-".join([run_name(crowd, profile, seed), *(_slug(k, v) for k, v in sorted((parameters or {}).items()))])
     sources = find_notebooks(pattern)
     for source in sources:
         check_parameters(source, given)
@@ -132,7 +137,7 @@ def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
             plain, executed, parameters=dict(parameters), kernel_name=KERNEL, cwd=str(source.parent), progress_bar=False,
             log_output=False,
         )  # fmt: skip
-    except PapermillException as error:
+    except (PapermillException, DeadKernelError, CellTimeoutError) as error:
         raise UbrainError(f"{source.stem} failed; the executed notebook is {executed}\n{error}") from None
     finally:
         os.environ.clear()
@@ -179,6 +184,12 @@ def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def _slug(name: str, value: Any) -> str:
+    """A parameter as part of a folder's name, so that its run does not go under the name of another."""
+    text = re.sub(r"[^A-Za-z0-9.]+", "_", json.dumps(value)).strip("_")
+    return f"{name}_{text}"[:60]
+
+
 def _defaults(source: Path) -> dict[str, Any]:
     """Name and default of every parameter; the parameters cell holds literals only."""
     cells = [c for c in jupytext.read(source).cells if "parameters" in c.metadata.get("tags", [])]
@@ -219,6 +230,9 @@ def _publish(name: str, staging: Path, run: str, force: bool) -> Path:
         log.info("%s: %d of %d published numbers came out the same", name, same, total)
         if same == total:
             return old_file
+    for old_picture in figure_dir.glob(f"{name}__*"):
+        if not any(p.name == old_picture.name for p in pictures):
+            old_picture.unlink()
     for file in (*pictures, staging / f"{name}.ipynb", staging / f"{name}.json"):
         folder = figure_dir if file in pictures else target
         with paths.atomic(folder / file.name) as partial:

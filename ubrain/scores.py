@@ -81,7 +81,9 @@ def noise_ceiling(snr: ArrayLike, repeats: ArrayLike) -> Array:
         Repeats averaged in the response to each image.
     """
     power = np.asarray(snr, dtype=np.float64) ** 2
-    return power / (power + np.mean(1 / np.asarray(repeats, dtype=np.float64)))
+    with np.errstate(invalid="ignore"):
+        ceiling = power / (power + np.mean(1 / np.asarray(repeats, dtype=np.float64)))
+    return np.where(np.isposinf(power), 1.0, ceiling)
 
 
 def noise_normalised(r: ArrayLike, ceiling: ArrayLike, floor: float = 0.01) -> Array:
@@ -114,7 +116,7 @@ def retrieval_ranks(predicted: ArrayLike, measured: ArrayLike) -> NDArray[np.int
     keep = ~(np.isnan(p).any(0) | np.isnan(m).any(0))
     if not keep.any():
         raise UbrainError("retrieval: every voxel has a missing value; at least one complete voxel is needed")
-    p = p[:, keep] - p[:, keep].mean(0)
+    p = p[:, keep] - p[:, keep].mean(0, dtype=np.float64)
     similarity = _rows_to_unit(m[:, keep]) @ _rows_to_unit(p).T  # (n_queries, n_gallery)
     own = np.diag(similarity)[:, None]
     return (similarity >= own - 1e-12).sum(1) - 1

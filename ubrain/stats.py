@@ -1,5 +1,6 @@
 """How sure are we: paired bootstrap over images and voxels, permutation tests, false discovery rate."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,8 @@ def bootstrap_median_r(
     Interval, with n the number of voxels.
     """
     m = np.asarray(measured, dtype=np.float64)
+    if not np.isfinite(m).all():
+        raise UbrainError("bootstrap: the measured responses have missing values; leave out those voxels")
     candidates = [np.asarray(p, dtype=np.float64) for p in (predicted, against) if p is not None]
     full = [scores.correlation(p, m) for p in candidates]
     keep = np.logical_and.reduce([np.isfinite(r) for r in full])
@@ -52,14 +55,11 @@ def bootstrap_median_r(
     n_images, n_voxels = m[:, keep].shape
     weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot).astype(np.float64)
     draws = rng.integers(n_voxels, size=(n_boot, n_voxels))
-    medians = [
-        np.nanmedian(np.take_along_axis(_weighted_correlation(p[:, keep], m[:, keep], weights), draws, axis=1), axis=1)
-        for p in candidates
-    ]
+    medians = [_median_of_draws(_weighted_correlation(p[:, keep], m[:, keep], weights), draws) for p in candidates]
     values = [float(np.median(r[keep])) for r in full]
     samples = medians[0] - medians[1] if against is not None else medians[0]
     value = values[0] - values[1] if against is not None else values[0]
-    low, high = np.percentile(samples, [2.5, 97.5])
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
     return Interval(value, float(low), float(high), n_voxels)
 
 
@@ -109,6 +109,13 @@ def fdr(p: ArrayLike) -> Array:
     if known.any():
         adjusted[known] = false_discovery_control(p[known])
     return adjusted
+
+
+def _median_of_draws(r: Array, draws: NDArray[np.int64]) -> Array:
+    """Median over drawn voxels, (n_boot,); NaN where a resample had only copies of one image."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        return np.nanmedian(np.take_along_axis(r, draws, axis=1), axis=1)
 
 
 def _weighted_correlation(p: Array, m: Array, weights: Array) -> Array:

@@ -149,7 +149,7 @@ def test_voxel_table_with_whole_numbers_as_ncsnr(recording: SimpleNamespace) -> 
 
 def test_test_list_decides_alone(recording: SimpleNamespace) -> None:
     listed, out = recording.folder / "test.txt", recording.folder / "out.h5"
-    listed.write_text("image7\n\n  image10.png  \n2\n")
+    listed.write_text("image7\n\n  image10.png  \nimage2\n")
     import_arrays(recording.images, recording.responses, "A", out, test_images=listed, test_fraction=0.9)
     with Crowd(out) as crowd:
         assert sorted(crowd["A"].images("test")) == ["image10", "image2", "image7"]

@@ -22,12 +22,12 @@ Schema, version 1 (strings are UTF-8; `n` images over all subjects; rows are num
     /truth/...                   only in simulated crowds; read by `ubrain.data.truth` and nothing else
 """
 
-import errno
 import hashlib
+import io
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,8 @@ def check_name(name: str, what: str = "subject") -> str:
 class CrowdWriter:
     """Writes a crowd file piece by piece. Use `write_crowd`, which makes it appear only when complete."""
 
-    def __init__(self, file: h5py.File) -> None:
-        self._file = file
+    def __init__(self, file: h5py.File, path: Path, check: Callable[[], None]) -> None:
+        self._file, self.path, self._check = file, path, check  # `check` raises if a write has failed
         if "format" not in file.attrs:
             self._create_layout()
         images = file["images"]
@@ -85,11 +85,6 @@ class CrowdWriter:
         self._claims: dict[str, tuple[str, str]] = {}  # content -> (id, split) as this writer was told
         self._new: list[tuple[str, str, int, tuple[int, int], int]] = []
         self.kept_splits = 0  # images that were already there under another split, which they keep
-
-    @property
-    def path(self) -> str:
-        """The file that is being written."""
-        return str(self._file.filename)
 
     @property
     def n_subjects(self) -> int:
@@ -163,6 +158,7 @@ class CrowdWriter:
         dataset = self._file[name]
         dataset.resize(len(dataset) + 1, axis=0)
         dataset[-1] = pixels
+        self._check()
         return len(dataset) - 1
 
     def _write_image_table(self) -> None:
@@ -224,13 +220,21 @@ class CrowdWriter:
         start, block = 0, next(moments)
         for following in moments:
             responses[start : start + len(block)] = block
+            self._check()
             start, block = start + len(block), following
         if start != shape[0]:
             raise UbrainError(f"{group.name}: expected responses to {shape[0]} trials, got {start}")
         group.create_dataset("session_moments", data=block.astype(np.float32))
+        self._file.flush()
+        self._check()
 
     def _write_voxels(self, group: h5py.Group, voxels: pd.DataFrame) -> None:
         table = voxels.copy()
+        if "ncsnr" in table:
+            try:
+                table["ncsnr"] = table["ncsnr"].astype(np.float32)
+            except (TypeError, ValueError) as error:
+                raise UbrainError(f"voxel column 'ncsnr': expected numbers: {error}") from None
         for column, default in {"hemisphere": "", "areas": "", "ncsnr": np.nan}.items():
             if column not in table:
                 table[column] = default
@@ -291,24 +295,52 @@ def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Itera
         needs += path.stat().st_size
     elif path.exists():
         raise UbrainError(f"{path} exists; choose another name, delete it, or append to it with --append")
-    _require_space(path, needs)
-    with atomic(path) as partial:
-        if append:
-            shutil.copyfile(path, partial)
-        file = h5py.File(partial, "a")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _require_space(path, needs)
+        with atomic(path) as partial:
+            if append:
+                shutil.copyfile(path, partial)
+            with _Sink(partial, "r+" if append else "w+") as sink:
+                with h5py.File(sink, "r+" if append else "w") as file:
+                    writer = CrowdWriter(file, path, sink.check)
+                    yield writer
+                    writer.close()
+                sink.check()
+            open_crowd(partial).close()
+    except UbrainError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise UbrainError(f"could not write {path}: {error}; nothing was kept. Is the disk full?") from error
+
+
+class _Sink(io.FileIO):
+    """The file below HDF5, which crashes when a write fails: the first failure is kept, and the rest is swallowed."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`; after a failure, nothing."""
+        rest = memoryview(data).cast("B")
         try:
-            writer = CrowdWriter(file)
-            yield writer
-            writer.close()
-            file.close()
-        except (OSError, RuntimeError) as error:
-            _abandon(file)
-            hint = " (is the disk full?)" if _is_full(error, path) else ""
-            raise UbrainError(f"could not write {path}: {error}{hint}; nothing was kept") from error
-        except BaseException:
-            _abandon(file)
-            raise
-        open_crowd(partial).close()
+            while rest and self.failure is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failure = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file; after a failure, do nothing."""
+        try:
+            return super().truncate(size) if self.failure is None else size or 0
+        except OSError as error:
+            self.failure = error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the failure, if there was one."""
+        if self.failure is not None:
+            raise self.failure
 
 
 def _require_space(path: Path, needs: int) -> None:
@@ -316,15 +348,6 @@ def _require_space(path: Path, needs: int) -> None:
     free = shutil.disk_usage(folder).free
     if needs > free:
         raise UbrainError(f"{path} needs about {needs / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in {folder}")
-
-
-def _is_full(error: Exception, path: Path) -> bool:
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "write" in str(error).lower()
-
-
-def _abandon(file: h5py.File) -> None:
-    with suppress(Exception):  # a full disk also fails to close; the file is deleted anyway
-        file.close()
 
 
 def open_crowd(path: str | Path) -> h5py.File:
@@ -369,7 +392,7 @@ def _validate(file: h5py.File) -> None:
         if len(set(file[f"images/{name}"][:])) != n:
             problem = "the same image is stored twice" if name == "content" else "two images have the same name"
             raise UbrainError(f"images/{name}: {problem}, so train and test may overlap; import the data again")
-    if n and int(file["images/split"][:].max()) >= len(SPLITS):
+    if n and not set(np.unique(file["images/split"][:])) <= set(range(len(SPLITS))):
         raise UbrainError(f"images/split: expected 0, 1 or 2 for {', '.join(SPLITS)}")
     _validate_pixels(file)
     if not isinstance(file.get("subjects"), h5py.Group) or not len(file["subjects"]):
@@ -383,7 +406,10 @@ def _validate_pixels(file: h5py.File) -> None:
     for height, width in np.unique(shapes, axis=0):
         name = f"images/pixels/{height}x{width}"
         pixels = _dataset(file, name, "u", 4)
-        highest = rows[(shapes == (height, width)).all(1)].max()
+        mine = rows[(shapes == (height, width)).all(1)]
+        if mine.min() < 0 or len(np.unique(mine)) < len(mine):
+            raise UbrainError(f"images/row: rows of {name} are negative, or two images share one")
+        highest = mine.max()
         if pixels.shape[1:] != (height, width, 3) or pixels.dtype != np.uint8 or highest >= len(pixels):
             raise UbrainError(f"{name}: expected at least {highest + 1} images of ({height}, {width}, 3) uint8, "
                               f"got {pixels.shape} {pixels.dtype}")  # fmt: skip
@@ -432,14 +458,3 @@ def _no_links_out(group: h5py.Group) -> None:
             _no_links_out(item)
         elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
             raise UbrainError(f"{item.name}: data in another file; crowd files hold their data themselves")
-
-
-def summary(file: h5py.File) -> Mapping[str, Any]:
-    """Facts about an open crowd file for `ubrain info`."""
-    split = file["images/split"][:]
-    return {
-        "version": int(file.attrs["version"]),
-        "images": len(split),
-        **{name: int((split == i).sum()) for i, name in enumerate(SPLITS)},
-        "simulated": "truth" in file,
-    }

@@ -95,7 +95,7 @@ class _ImageSource:
         self._files: list[Path] = []
         if path.is_dir():
             names = (f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-            self._files = sorted(names, key=lambda f: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", f.name)])
+            self._files = sorted(names, key=lambda f: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", f.name)])
             if not self._files:
                 raise UbrainError(f"{path}: no images found (looked for {', '.join(sorted(SUFFIXES))})")
             self.ids = [f.stem for f in self._files]
@@ -126,35 +126,37 @@ class _ImageSource:
                 if max(image.size) > MAX_SIDE:
                     raise UbrainError(f"image {self._files[i]} is {image.size} pixels; sides above {MAX_SIDE} are refused")
                 return np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        except UbrainError:
+            raise
+        except (OSError, ValueError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
             raise UbrainError(f"image {self._files[i]} cannot be read: {error}") from error
 
     def find(self, names: Sequence[object], where: Path) -> list[int]:
-        """Positions of images given by file name, stem or row number."""
+        """Positions of images: all given by file name or stem, or else all by row number from 0."""
         known = {image_id: i for i, image_id in enumerate(self.ids)}
         known |= {f.name: i for i, f in enumerate(self._files)}
-        found = []
-        for name in map(str, names):
-            if name in known:
-                found.append(known[name])
-            elif name.isdigit() and int(name) < len(self):
-                found.append(int(name))
-            else:
-                raise UbrainError(f"{where}: no image {name!r} in {self.path} ({len(self)} images, first {self.ids[0]!r})")
-        return found
+        texts = [str(name).strip() for name in names]
+        if all(t in known for t in texts):
+            return [known[t] for t in texts]
+        if all(t.isdecimal() and int(t) < len(self) for t in texts):
+            return [int(t) for t in texts]
+        unknown = [t for t in texts if t not in known]
+        worst = next((t for t in unknown if not t.isdecimal() or int(t) >= len(self)), unknown[0])
+        raise UbrainError(f"{where}: no image {worst!r} in {self.path} ({len(self)} images, first {self.ids[0]!r}); "
+                          f"give all images by name, or all by row number from 0")  # fmt: skip
 
 
 def load_npy(path: Path) -> NDArray:
     """Open a .npy file without reading it as a whole and without executing anything it may hold."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(path, dtype={"image": str})  # 0003 is a name, not the number 3
     except (OSError, ValueError) as error:
         raise UbrainError(f"{path} cannot be read as a table: {error}") from error
 

@@ -58,13 +58,15 @@ def simulate_crowd(out: str | Path, config: SimulationConfig, seed: int = 0, app
     if config.scanner not in SCANNERS:
         raise UbrainError(f"unknown scanner {config.scanner!r}: expected one of {', '.join(SCANNERS)}")
     scanner = SCANNERS[config.scanner]
-    n_own, n_test = config.images or scanner.images, config.test_images or scanner.test_images
+    n_own = scanner.images if config.images is None else config.images
+    n_test = scanner.test_images if config.test_images is None else config.test_images
     sizes = {"subjects": (config.subjects, 1), "voxels": (config.voxels, 20), "images": (n_own, 10)}
     for what, (number, least) in {**sizes, "test_images": (n_test, 2)}.items():
         if number < least:
             raise UbrainError(f"{what}: expected at least {least}, got {number}")
-    rows = 1 if scanner.averages_only else max(scanner.repeats, 1)
-    needs = config.subjects * n_own * (SIZE * SIZE * 3 + 8 * rows * config.voxels)
+    trials = n_own + n_test if scanner.averages_only else n_own * scanner.repeats + n_test * scanner.test_repeats
+    responses = config.subjects * 1.15 * config.voxels * 4 * (trials + n_own + 2 * n_test)  # with scratch and truth
+    needs = (n_test + config.subjects * n_own) * SIZE * SIZE * 3 + int(responses)
     with write_crowd(out, append=append, needs=needs) as writer:
         simulation = _Simulation(writer, scanner, config.scanner, seed, n_test)
         for _ in track(range(config.subjects), config.subjects, f"simulating {config.scanner} subjects"):
@@ -107,8 +109,11 @@ class _Simulation:
         name = f"S{self.number}"
         own = self._new_scenes(n_own)
         scenes = [*self.test, *own]
-        with tempfile.TemporaryFile(dir=Path(self.writer.path).parent) as scratch:
-            signals = np.memmap(scratch, np.float32, "w+", shape=(len(scenes), len(brain.voxels)))
+        with tempfile.TemporaryFile(dir=self.writer.path.parent) as scratch:
+            for _ in scenes:  # take the space now: a full disk is an error here, but a crash in mapped memory
+                scratch.write(bytes(4 * len(brain.voxels)))
+            scratch.flush()
+            signals = np.memmap(scratch, np.float32, "r+", shape=(len(scenes), len(brain.voxels)))
             image_rows = self._show(brain, scenes, signals)
             trials, position = self._schedule(rng, image_rows)
             self.writer.add_subject(
