@@ -61,7 +61,7 @@ table.round(3)
 # %%
 first = lab.crowd[lab.subjects[0]]
 shown = first.images("train")[:8]
-fig, axes = plt.subplots(1, 8, figsize=(12, 1.9))
+fig, axes = plt.subplots(1, 8, figsize=(12, 2.2))
 figures.images(axes, [lab.crowd.image(i) for i in shown], [str(i) for i in shown])
 lab.save(fig, "stimuli")
 
@@ -124,7 +124,7 @@ lab.save(fig, "one_voxel")
 best = np.argsort(responses[:, voxel])[::-1][:4]
 image_rows = first.image_rows("test")[best]
 weights = lab.attention(encoder, first.name, voxel, image_rows)
-fig, axes = plt.subplots(1, 4, figsize=(10, 2.9))
+fig, axes = plt.subplots(1, 4, figsize=(10, 3.4))
 for ax, image, w, z in zip(axes, lab.crowd.image_ids[image_rows], weights, responses[best, voxel], strict=True):
     figures.attention(ax, lab.crowd.image(image), w, f"{image}\nmeasured z = {z:.1f}")
 lab.save(fig, "attention")

@@ -1,5 +1,6 @@
 """What the encoder has to beat: ridge regression with an honest search, and a factorised space × feature readout."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +12,6 @@ from himalaya.kernel_ridge import KernelRidgeCV, MultipleKernelRidgeCV
 from himalaya.scoring import r2_score
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
-from sklearn.random_projection import GaussianRandomProjection
 from torch import Tensor, nn
 
 from ubrain import scores
@@ -21,7 +21,7 @@ from ubrain.data.crowd import Subject
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 
-ALPHAS = np.logspace(-1, 7, 17)
+ALPHAS = np.logspace(-3, 5, 17)
 Kernels = NDArray[np.float64]
 
 
@@ -38,9 +38,11 @@ def ridge(subject: Subject, features: Features, config: BaselineConfig, seed: in
     """Ridge regression on the features, with a penalty of its own for every voxel.
 
     The train and val images are one training set here; candidates are compared by cross-validated R² on it. They are:
-    all features (every channel of every token standardised), their first principal components, random projections,
-    and banded ridge, which also chooses a weight for every level and voxel by random search (himalaya:
-    Dupré la Tour et al. 2022). All are linear kernels, so wide features cost no more than narrow ones.
+    all features, their first principal components, random projections, and banded ridge, which also chooses a weight
+    for every level, scale and voxel by random search (himalaya: Dupré la Tour et al. 2022). Features are the tokens of
+    each level, and the same pooled over squares of tokens up to the whole image, so that a voxel may look at a point
+    or at everything. All are linear kernels, so wide features cost no more than narrow ones. Banded ridge takes the
+    best of many weightings, so its cross-validated R² is the most optimistic; on the test images all start even.
 
     Returns
     -------
@@ -77,30 +79,45 @@ def ridge(subject: Subject, features: Features, config: BaselineConfig, seed: in
 def level_kernels(
     features: Features, rows: NDArray[np.int64], test: NDArray[np.int64], batch: int = 64
 ) -> tuple[list[Kernels], list[Kernels]]:
-    """Linear kernels of each level's standardised features: (n, n) among `rows`, and (n_test, n) between `test` and them.
+    """Linear kernels of each level and scale: (n, n) among the images `rows`, and (n_test, n) from `test` to them.
 
-    Each feature (one channel of one token) is standardised over `rows`; each kernel is divided by its mean diagonal, so
-    that levels weigh the same. Features are read by blocks and never held for all levels at once.
+    Every token is centred over `rows`, and every channel divided by its standard deviation over images and tokens.
+    Scales are squares of 1, 2, 4, ... tokens up to the whole image (a class token counts as a scale of its own). Each
+    kernel is divided by its mean diagonal, so that all weigh the same. One level is held in memory at a time.
     """
     kernels, kernels_test = [], []
     edges = np.cumsum([0, *features.widths])
     for start, stop in pairwise(edges):
-        x = _level(features, rows, slice(start, stop), batch)
-        mean, std = x.mean(0), x.std(0)
-        scale = np.where(std > 1e-6, 1 / np.maximum(std, 1e-6), 0)
-        x = (x - mean) * scale
-        kernel = (x @ x.T).astype(np.float64)
-        kernel_test = ((_level(features, test, slice(start, stop), batch) - mean) * scale) @ x.T
-        size = np.trace(kernel) / len(kernel)
-        kernels.append(kernel / size)
-        kernels_test.append(kernel_test.astype(np.float64) / size)
+        level, level_test = (_level(features, r, slice(start, stop), batch) for r in (rows, test))
+        for x, x_test in zip(_scales(level), _scales(level_test), strict=True):
+            mean, std = x.mean(0), x.std((0, 1))
+            scale = np.where(std > 1e-6, 1 / np.maximum(std, 1e-6), 0)
+            x, x_test = (((v - mean) * scale).reshape(len(v), -1) for v in (x, x_test))
+            kernel, kernel_test = (x @ x.T).astype(np.float64), (x_test @ x.T).astype(np.float64)
+            size = np.trace(kernel) / len(kernel)
+            kernels.append(kernel / size)
+            kernels_test.append(kernel_test / size)
     return kernels, kernels_test
 
 
 def _level(features: Features, rows: NDArray[np.int64], columns: slice, batch: int) -> NDArray[np.float32]:
-    """One level's features, (n_images, P · D) float32."""
+    """One level's features, (n_images, P, D) float32."""
     parts = [features.read(rows[i : i + batch])[:, :, columns].astype(np.float32) for i in range(0, len(rows), batch)]
-    return np.concatenate(parts).reshape(len(rows), -1)
+    return np.concatenate(parts)
+
+
+def _scales(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Tokens (n, P, D), and their means over squares: side 1, 2, 4, ... while they divide the grid, and the whole grid."""
+    n, n_tokens, width = x.shape
+    side = math.isqrt(n_tokens)
+    if n_tokens - side**2 > 1:  # no square grid
+        return [x, x.mean(1, keepdims=True)]
+    found = [x[:, :1]] if n_tokens > side**2 else []
+    grid = x[:, n_tokens - side**2 :].reshape(n, side, side, width)
+    for square in sorted({2**i for i in range(side.bit_length()) if side % 2**i == 0} | {side}):
+        m = side // square
+        found.append(grid.reshape(n, m, square, m, square, width).mean((2, 4)).reshape(n, m * m, width))
+    return found
 
 
 def _candidates(
@@ -110,15 +127,16 @@ def _candidates(
     found = [("all features", kernels, kernels_test)]
     total, total_test = np.sum(kernels, axis=0), np.sum(kernels_test, axis=0)
     values, vectors = np.linalg.eigh(total)
-    values, vectors = np.maximum(values[::-1], 1e-12), vectors[:, ::-1]
+    real = values > 1e-6 * values.max()  # what is left is rounding
+    values, vectors = values[real][::-1], vectors[:, real][:, ::-1]
     for n in config.pca:
         if n < len(total):  # the first components of the centred features, from the kernel
             top = vectors[:, :n] / np.sqrt(values[:n])
             found.append(_projected(f"{n} principal components", total @ top, total_test @ top))
     for n in (n for n in config.random_projection if n < len(total)):  # of the kernel's coordinates, which span the features
-        all_axes = vectors / np.sqrt(values)
-        project = GaussianRandomProjection(n, random_state=seed).fit(all_axes)
-        x, x_test = project.transform(total @ all_axes), project.transform(total_test @ all_axes)
+        axes = vectors / np.sqrt(values)
+        project = axes @ np.random.default_rng([seed, n]).standard_normal((len(values), n)) / math.sqrt(n)
+        x, x_test = total @ project, total_test @ project
         found.append(_projected(f"random projection to {n}", x, x_test))
     if config.band_draws:
         found.append(("banded", kernels, kernels_test))

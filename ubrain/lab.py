@@ -31,7 +31,7 @@ from ubrain.results import Record, write_results
 
 RIDGE, FACTORISED, ALONE, CROWD = figures.CONDITIONS
 Predictions = Mapping[str, Mapping[str, NDArray[np.float32]]]  # condition -> subject -> (n_images, n_voxels)
-FIGURE_RC: Any = {"figure.dpi": 110, "savefig.dpi": 110, "font.size": 11, "svg.hashsalt": "ubrain",
+FIGURE_RC: Any = {"figure.dpi": 80, "savefig.dpi": 110, "font.size": 11, "svg.hashsalt": "ubrain",
              "figure.constrained_layout.use": True}  # fmt: skip
 
 
