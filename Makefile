@@ -5,6 +5,7 @@ PROFILE ?= fast
 SEED    ?= 0
 CROWD   ?=
 NOTEBOOK ?= *
+FORCE   ?=
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
@@ -13,7 +14,7 @@ STAMP   := $(VENV)/.installed
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
-	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  PYTHON=python3'
+	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  FORCE=1  PYTHON=python3'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ubrain needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0])'
@@ -25,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)  ## the virtual environment, with ubrain in it
 
 reproduce: $(STAMP)  ## simulate, run the notebooks, draw the figures, print the scoreboard
-	$(BIN)/ubrain run '$(NOTEBOOK)' --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
+	$(BIN)/ubrain run '$(NOTEBOOK)' --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)') $(if $(FORCE),--force)
 	$(BIN)/ubrain report --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
 
 smoke: $(STAMP)  ## every notebook in the smallest profile: does it run?

@@ -44,7 +44,7 @@ lab.crowd
 # %% [markdown]
 # ## What was shown, what was measured
 #
-# Every subject saw images of its own (train and val) and test images. The **noise ceiling** is the highest correlation
+# A subject saw images for training (train and val) and others for the test. The **noise ceiling** is the highest correlation
 # that any model can reach: a response is noisy, and averaging a few repeats removes only part of the noise. It is
 # computed from the repeats; where a file holds averages only, it is unknown.
 
@@ -61,7 +61,7 @@ table.round(3)
 # %%
 first = lab.crowd[lab.subjects[0]]
 shown = first.images("train")[:8]
-fig, axes = plt.subplots(1, 8, figsize=(12, 2.2))
+fig, axes = plt.subplots(1, len(shown), figsize=(12, 2.2))
 figures.images(axes, [lab.crowd.image(i) for i in shown], [str(i) for i in shown])
 lab.save(fig, "stimuli")
 

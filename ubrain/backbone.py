@@ -78,7 +78,8 @@ class Backbone(nn.Module):
         try:
             found = self._intermediates(images, **options)
         except (AssertionError, IndexError) as error:
-            raise UbrainError(f"{self.config.name}: levels {self.config.levels} do not exist: {error}") from error
+            raise UbrainError(f"{self.config.name} at {self.image_size[0]} px: no levels {self.config.levels}, or it does "
+                              f"not take this size: {error}") from error  # fmt: skip
         return [self._tokens(level) for level in found]
 
     def preprocess(self, pixels: list[NDArray[np.uint8]]) -> Tensor:
@@ -128,12 +129,9 @@ def _load_model(config: BackboneConfig) -> nn.Module:
     if not timm.is_model(config.name.split(".")[0]):
         close = timm.list_models(f"*{config.name.split('.')[0].split('_')[0]}*")[:5]
         raise UbrainError(f"unknown backbone {config.name!r}; timm has for example {', '.join(close) or EMBEDDED}")
-    options: dict[str, Any] = {"num_classes": 0}
-    if config.image_size and "vit" in config.name:
-        options["img_size"] = config.image_size
     if config.weights == "hub":
         try:
-            return timm.create_model(config.name, pretrained=True, **options)
+            return _create(config, pretrained=True)
         except Exception as error:
             raise UbrainError(
                 f"the weights of {config.name} could not be fetched from the hub ({type(error).__name__}). Without "
@@ -141,12 +139,22 @@ def _load_model(config: BackboneConfig) -> nn.Module:
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are the same every time
-        model = timm.create_model(config.name, pretrained=False, **options)
+        model = _create(config, pretrained=False)
     if config.weights == "embedded":
         _load_embedded(model, config.name)
     elif config.weights != "random":
         _load_weights_file(model, Path(config.weights))
     return model
+
+
+def _create(config: BackboneConfig, pretrained: bool) -> nn.Module:
+    """The timm model, for the wanted image size if it has to know it."""
+    if config.image_size:
+        try:
+            return timm.create_model(config.name, pretrained=pretrained, num_classes=0, img_size=config.image_size)
+        except TypeError:  # this model takes any size, or only its own, and says so when it sees an image
+            pass
+    return timm.create_model(config.name, pretrained=pretrained, num_classes=0)
 
 
 def _load_embedded(model: nn.Module, name: str) -> None:
@@ -228,6 +236,8 @@ class Features:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "filling.lock"):
+            for left_behind in self.folder.glob(".*.partial"):  # by a process that was killed: we hold the lock
+                left_behind.unlink()
             self._open_shards()
             missing = self._missing()
             if missing:
@@ -248,7 +258,7 @@ class Features:
         return [row for row, digest in enumerate(self._crowd.content) if digest not in self._place]
 
     def _compute(self, rows: list[int]) -> None:
-        backbone = Backbone(self.config)
+        backbone = Backbone(self.config).to("cuda" if torch.cuda.is_available() else "cpu")
         progress = track(_chunks(rows, BATCH), -(-len(rows) // BATCH), f"{self.config.name} features")
         batches = (self._features_of(backbone, batch) for batch in progress)
         for shard in _chunks(rows, SHARD):
@@ -263,7 +273,7 @@ class Features:
     def _features_of(self, backbone: Backbone, rows: list[int]) -> NDArray[np.float16]:
         with torch.inference_mode():
             pixels = [self._crowd.image(self._crowd.image_ids[row]) for row in rows]
-            return torch.cat(backbone(backbone.preprocess(pixels)), 2).to(torch.float16).numpy()
+            return torch.cat(backbone(backbone.preprocess(pixels)), 2).to(torch.float16).cpu().numpy()
 
 
 def _chunks(rows: list[int], size: int) -> Iterator[list[int]]:

@@ -33,6 +33,10 @@ def state_of(encoder: nn.Module, adapters: nn.Module | None) -> dict[str, Tensor
 def load_state(encoder: nn.Module, adapters: nn.Module | None, state: dict[str, Tensor]) -> None:
     """The opposite of `state_of`."""
     encoder.load_state_dict({k: v for k, v in state.items() if not k.startswith(ADAPTERS)})
+    theirs = any(k.startswith(ADAPTERS) for k in state)
+    if theirs != (adapters is not None):
+        need = "was trained with adapters; load it with those of its backbone" if theirs else "was trained without adapters"
+        raise UbrainError(f"this encoder {need}")
     if adapters is not None:
         adapters.load_state_dict({k.removeprefix(ADAPTERS): v for k, v in state.items() if k.startswith(ADAPTERS)})
 

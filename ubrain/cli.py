@@ -1,5 +1,6 @@
 """`ubrain ...`: thin commands around the module."""
 
+import errno
 import logging
 import sys
 import warnings
@@ -105,6 +106,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model, instead of the profile's.")] = None,
     weights: Annotated[str | None, typer.Option(help="hub, embedded, random or a .safetensors file.")] = None,
+    levels: Annotated[str | None, typer.Option(help="Levels of the backbone from 0, separated by commas.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the backbone's images; default: its own.")] = None,
+    grid: Annotated[int | None, typer.Option(help="Tokens per side, for a CNN.")] = None,
     adapters: Annotated[int | None, typer.Option(help="Rank of adapters on a ViT: train from images (paper: 7).")] = None,
     tensorboard: Annotated[bool, typer.Option(help="Also write a TensorBoard log.")] = False,
 ) -> None:
@@ -118,10 +122,19 @@ def train(
     from ubrain.train import Source, fit
 
     chosen = load_profile(profile)
-    options = {"device": device, "precision": precision, "epochs": epochs, "name": backbone, "weights": weights,
-               "adapter_rank": adapters}  # fmt: skip
-    given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
-    model = {k: given.pop(k) for k in ("name", "weights", "adapter_rank") if k in given}
+    options: dict[str, Any] = {"device": device, "precision": precision, "epochs": epochs, "name": backbone, "weights": weights,
+               "adapter_rank": adapters, "image_size": image_size, "grid": grid}  # fmt: skip
+    given = {k: v for k, v in options.items() if v is not None}
+    in_backbone = ("name", "weights", "adapter_rank", "image_size", "grid")
+    model: dict[str, Any] = {"image_size": None} if backbone else {}
+    model |= {k: given.pop(k) for k in in_backbone if k in given}
+    if levels is not None:
+        try:
+            model["levels"] = tuple(int(level) for level in levels.split(","))
+        except ValueError:
+            raise UbrainError(f"--levels {levels!r}: expected numbers separated by commas, such as 0,5,11") from None
+    if epochs is not None:
+        given["min_steps"] = 0  # what was asked for is what is done
     bones = replace(chosen.backbone, **model)
     with Crowd(crowd) as opened:
         names = [s.strip() for s in subjects.split(",")] if subjects else opened.subjects
@@ -197,6 +210,12 @@ def main() -> None:
         app()
     except UbrainError as error:
         print(f"ubrain: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"ubrain: {error.strerror}: {error.filename or 'while writing'}; free some space, the same command continues",
+              file=sys.stderr)  # fmt: skip
         sys.exit(1)
     except KeyboardInterrupt:
         print("ubrain: stopped; nothing half-written is left, the same command continues", file=sys.stderr)

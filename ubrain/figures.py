@@ -6,6 +6,7 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -63,12 +64,12 @@ def voxel_quartiles(
     return _finish(ax, legend="above")
 
 
-def retrieval(ax: Axes, table: pd.DataFrame, k: int, chance: float) -> Axes:
-    """Share of test images found among the k best, for each subject and condition.
+def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
+    """Share of test images found among the k best, for each subject and condition, with chance and gallery size.
 
     Parameters
     ----------
-    table : one row per condition and subject: condition, subject, top1, top5.
+    table : one row per condition and subject: condition, subject, gallery, top1, top5.
     """
     subjects = list(dict.fromkeys(table["subject"]))
     conditions = list(dict.fromkeys(table["condition"]))
@@ -77,8 +78,10 @@ def retrieval(ax: Axes, table: pd.DataFrame, k: int, chance: float) -> Axes:
         mine = table[table["condition"] == condition].set_index("subject").loc[subjects]
         at = np.arange(len(subjects)) + (i - (len(conditions) - 1) / 2) * width
         ax.bar(at, 100 * mine[f"top{k}"], width, color=colour(condition), label=condition)
-    ax.axhline(100 * chance, color=CEILING, lw=1.5, ls=":", label=f"chance ({100 * chance:.1f} %)")
-    ax.set_xticks(range(len(subjects)), subjects)
+    galleries = [int(table[table["subject"] == s]["gallery"].iloc[0]) for s in subjects]
+    for i, gallery in enumerate(galleries):
+        ax.hlines(100 * min(k / gallery, 1), i - 0.45, i + 0.45, color=CEILING, lw=1.5, ls=":", label="_" if i else "chance")
+    ax.set_xticks(range(len(subjects)), [f"{s}\nof {n}" for s, n in zip(subjects, galleries, strict=True)])
     ax.set(ylabel=f"top-{k} retrieval (%)", ylim=(0, 100))
     return _finish(ax, legend="above")
 
@@ -96,7 +99,7 @@ def growth(ax: Axes, table: pd.DataFrame) -> Axes:
         ax.annotate(str(subject), (wide.index[-1], wide[subject].iloc[-1]), (5, 0), textcoords="offset points",
                     fontsize=8, va="center", color="#555555")  # fmt: skip
     ax.plot(wide.index, wide.mean(axis=1), "o-", color=colour("encoder, crowd"), lw=3, label="mean of the subjects")
-    ax.set_xscale("log", base=2)
+    ax.set_xlim(0.5, wide.index.max() + 0.8)
     ax.set_xticks(wide.index, [str(n) for n in wide.index])
     ax.minorticks_off()
     ax.set(xlabel="subjects in the training crowd", ylabel="median voxel correlation r")
@@ -142,7 +145,8 @@ def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) ->
     for number, (side, view) in enumerate(product(("left", "right"), ("lateral", "medial", "ventral"))):
         mine = frame[frame["side"] == side[0].upper()].groupby("vertex")["value"].mean()
         full = np.full(len(surface.load_surf_data(mesh[f"sulc_{side}"])), np.nan)
-        full[mine.index.to_numpy(dtype=int)] = mine.to_numpy()
+        inside = mine[(mine.index >= 0) & (mine.index < len(full))]
+        full[inside.index.to_numpy(dtype=int)] = inside.to_numpy()
         full = _spread(full, surface.load_surf_mesh(mesh[f"infl_{side}"]).faces, rings=2)
         axes.append(figure.add_subplot(2, 3, number + 1, projection="3d"))
         plotting.plot_surf_stat_map(
@@ -207,7 +211,7 @@ def truth(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def _finish(ax: Axes, legend: str = "inside") -> Axes:
-    ax.spines[["top", "right"]].set_visible(False)
+    sns.despine(ax=ax)
     ax.grid(axis="y", alpha=0.25)
     if legend == "above":
         ax.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)

@@ -31,6 +31,7 @@ from ubrain.results import Record, write_results
 
 RIDGE, FACTORISED, ALONE, CROWD = figures.CONDITIONS
 Predictions = Mapping[str, Mapping[str, NDArray[np.float32]]]  # condition -> subject -> (n_images, n_voxels)
+LEAST_IMAGES = {"train": 20, "val": 5, "test": 5}
 FIGURE_RC: Any = {"figure.dpi": 80, "savefig.dpi": 110, "font.size": 11, "svg.hashsalt": "ubrain",
              "figure.constrained_layout.use": True}  # fmt: skip
 
@@ -38,6 +39,8 @@ FIGURE_RC: Any = {"figure.dpi": 80, "savefig.dpi": 110, "font.size": 11, "svg.ha
 def run_name(crowd: str | Path | None, profile: str, seed: int) -> str:
     """Name of a run's folders: what was measured, how large, and the seed if it is not 0."""
     data = Path(crowd).stem if crowd else "simulated"
+    if crowd and data == "simulated":
+        data = "simulated-file"  # the plain name is that of the profile's own crowd
     return f"{data}-{profile}" + (f"-seed{seed}" if seed else "")
 
 
@@ -80,8 +83,11 @@ class Lab:
         self.crowd_name = Path(crowd).name if crowd else f"simulated, seed {seed}"
         self.subjects = list(subjects) if subjects else self.crowd.subjects
         for name in self.subjects:
-            if not len(self.crowd[name].image_rows("test")):
-                raise UbrainError(f"subject {name!r} has no test images; every notebook scores on them")
+            for split, least in LEAST_IMAGES.items():
+                n = len(self.crowd[name].image_rows(split))
+                if n < least:
+                    raise UbrainError(f"subject {name!r} has {n} {split} images, the notebooks need at least {least}; "
+                                      f"import it again with more (--test-fraction, --val-fraction)")  # fmt: skip
         self.records: list[Record] = []
         plt.rcParams.update(FIGURE_RC)
 
@@ -102,8 +108,10 @@ class Lab:
         continued.
         """
         p = self.profile
-        settings = [self.crowd.fingerprint, list(subjects), self.seed, asdict(p.backbone), asdict(p.encoder),
-                    asdict(p.training), _code_digest(model, train, preparation)]  # fmt: skip
+        settings = [
+            self.crowd.fingerprint, self.features.folder.name, list(subjects), self.seed, asdict(p.encoder),
+            asdict(p.training), _code_digest(model, train, preparation),
+        ]  # fmt: skip
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"
         return train.fit(self.source, subjects, p.encoder, p.training, self.seed, folder)
@@ -134,9 +142,9 @@ class Lab:
         return {s: f.predicted for s, f in found.items()}
 
     def growing_crowds(self) -> dict[int, list[list[str]]]:
-        """Crowds of 1, 2, 4, ... and all subjects; for each size, groups that together hold every subject."""
+        """Crowds of one, half and all subjects; for each size, groups that together hold every subject."""
         n = len(self.subjects)
-        sizes = [2**i for i in range(n.bit_length()) if 2**i < n] + [n]
+        sizes = sorted({1, -(-n // 2), n})
         ring = self.subjects * 2
         return {size: [ring[i : i + size] for i in range(0, n, size)] for size in sizes}
 
@@ -201,7 +209,7 @@ class Lab:
                     self.record(f"top{k}", hits.value, condition, s, hits, unit="share")
                     row[f"top{k}"] = hits.value
                 rows.append({"condition": condition, "subject": s, "median_r": interval.value, "low": interval.low,
-                             "high": interval.high, **row, "gallery": len(ranks)})  # fmt: skip
+                             "high": interval.high, **row, "gallery": len(ranks), "chance_top1": 1 / len(ranks)})  # fmt: skip
         return pd.DataFrame(rows)
 
     def gain_table(self, predictions: Predictions, of: str, over: Iterable[str]) -> pd.DataFrame:
@@ -250,8 +258,9 @@ class Lab:
         One row per condition and subject: condition, subject, r_measured, r_true; empty for real recordings.
         """
         rows = []
-        for condition, by_subject in (predictions if self.crowd.simulated else {}).items():
-            for s, predicted in by_subject.items():
+        known = truth.subjects(self.crowd)
+        for condition, by_subject in predictions.items():
+            for s, predicted in ((s, p) for s, p in by_subject.items() if s in known):
                 noiseless = truth.noiseless_responses(self.crowd, s)
                 r_true = float(np.nanmedian(scores.correlation(predicted, noiseless)))
                 r_measured = float(np.nanmedian(scores.correlation(predicted, self.measured(s))))

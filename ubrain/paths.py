@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 def project_root() -> Path:
-    """The nearest folder, from the working directory upwards, that holds `notebooks/`; else the working directory."""
+    """The nearest folder, from the working directory upwards, with `notebooks/` and `pyproject.toml`; else the first."""
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
+    folders = (here, *here.parents)
+    return next((f for f in folders if (f / "notebooks").is_dir() and (f / "pyproject.toml").is_file()), here)
 
 
 def cache_root() -> Path:

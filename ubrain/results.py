@@ -85,6 +85,7 @@ def scoreboard(folder: Path) -> str:
     sources = "; ".join(f"*{what}*: {text}" for what, text in paper["sources"].items())
     note = (f"Here: {'simulated crowd' if first['simulated'] else first['crowd']}, profile {first['profile']}, seed "
             f"{first['seed']}, median over subjects unless the row says otherwise, range over subjects in brackets. "
+            f"Numbers from different data cannot be compared: read along the claims, not along the columns. "
             f"A blank is a number that we do not know. Sources: {sources}.")  # fmt: skip
     return "\n".join([*lines, "", note])
 

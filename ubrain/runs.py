@@ -80,7 +80,7 @@ def run_notebooks(
 ) -> list[Path]:  # fmt: skip
     """Execute notebooks and publish them, their numbers and figures under `papermill_runs/` and `figures/`.
 
-    If all numbers of a notebook are those already published, the published files stay as they are.
+    If all numbers and all cells of a notebook are those already published, the published files stay as they are.
 
     Parameters
     ----------
@@ -219,6 +219,10 @@ def _strip(executed: Path, parameters: Mapping[str, Any]) -> None:
     paths.write_text(executed, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
+def _sources(executed: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(executed, as_version=4).cells]
+
+
 def _publish(name: str, staging: Path, run: str, force: bool) -> Path:
     target, figure_dir = paths.run_dir(run), paths.figure_dir(run)
     new = json.loads((staging / f"{name}.json").read_text(encoding="utf-8"))
@@ -228,7 +232,7 @@ def _publish(name: str, staging: Path, run: str, force: bool) -> Path:
     if old_file.exists() and complete and not force:
         same, total = same_numbers(json.loads(old_file.read_text(encoding="utf-8")), new)
         log.info("%s: %d of %d published numbers came out the same", name, same, total)
-        if same == total:
+        if same == total and _sources(target / f"{name}.ipynb") == _sources(staging / f"{name}.ipynb"):
             return old_file
     for old_picture in figure_dir.glob(f"{name}__*"):
         if not any(p.name == old_picture.name for p in pictures):

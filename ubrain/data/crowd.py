@@ -90,11 +90,12 @@ class Crowd:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the images, the trials and the moments of the responses: the same data give the same string."""
+        """Digest of the images, the splits, the trials and the responses: the same data give the same string."""
         digest = hashlib.blake2b("".join(self.content).encode() + self._split.tobytes(), digest_size=16)
         for name, group in self._file["subjects"].items():
             digest.update(name.encode())
-            for part in ("trials/image", "trials/session", "session_moments"):
+            digest.update(str(group.attrs["digest"]).encode())
+            for part in ("trials/image", "trials/session"):
                 digest.update(group[part][:].tobytes())
         return digest.hexdigest()
 

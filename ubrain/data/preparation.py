@@ -67,7 +67,8 @@ class Trials:
     def zscored(self, trials: Rows, voxels: Voxels = slice(None)) -> NDArray[np.float32]:
         """Responses in units of the session's standard deviation, (n_trials, n_voxels).
 
-        Each voxel has mean 0 and standard deviation 1 over the trials of a session. A voxel that is constant within
+        Each voxel has mean 0 and standard deviation 1 over all trials of a session, those of test images included, as is
+        the custom with NSD. A voxel that is constant within
         a session carries nothing there and is 0.
         """
         mean, scale = self._mean_and_scale

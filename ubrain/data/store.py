@@ -11,7 +11,7 @@ Schema, version 1 (strings are UTF-8; `n` images over all subjects; rows are num
     /images/row                  (n,) int64      row in the pixel dataset of that shape
     /images/pixels/<h>x<w>       (m, h, w, 3) uint8   RGB
     /subjects/<name>             attributes dataset, scanner, space (of `vertex` or `i, j, k`; may be ""), account
-                                 (what was done to the numbers, in words)
+                                 (what was done to the numbers, in words), digest (of the responses, in file order)
     /subjects/<name>/responses         (n_trials, n_voxels) float16 or float32, as measured: not z-scored, not averaged
     /subjects/<name>/session_moments   (2, n_sessions, n_voxels) float32   mean and standard deviation over trials
     /subjects/<name>/trials/image      (n_trials,) int   row in /images
@@ -217,14 +217,16 @@ class CrowdWriter:
         rows = max(1, min(shape[0], (64 << 10) // (shape[1] * np.dtype(dtype).itemsize)))
         responses = group.create_dataset("responses", shape, dtype, chunks=(rows, shape[1]))
         moments = session_moments(_checked_blocks(blocks, shape, group.name), session, shape[1])
-        start, block = 0, next(moments)
+        start, block, digest = 0, next(moments), hashlib.blake2b(digest_size=16)
         for following in moments:
+            digest.update(np.ascontiguousarray(block, dtype=np.float32))
             responses[start : start + len(block)] = block
             self._check()
             start, block = start + len(block), following
         if start != shape[0]:
             raise UbrainError(f"{group.name}: expected responses to {shape[0]} trials, got {start}")
         group.create_dataset("session_moments", data=block.astype(np.float32))
+        group.attrs["digest"] = digest.hexdigest()
         self._file.flush()
         self._check()
 
@@ -241,6 +243,8 @@ class CrowdWriter:
         if table["ncsnr"].isna().all():
             deviation, freedom = Trials(group).repeat_deviation()
             table["ncsnr"] = scores.ncsnr(deviation, freedom) if freedom else np.nan
+        table["hemisphere"] = table["hemisphere"].replace({"lh": "L", "rh": "R", "left": "L", "right": "R"})
+        table["areas"] = [",".join(a.strip() for a in str(areas).split(",")) for areas in table["areas"]]
         for column in table.columns:
             values = table[column].to_numpy()
             text = not np.issubdtype(values.dtype, np.number)
@@ -419,7 +423,7 @@ def _validate_subject(file: h5py.File, name: str, group: Any, n_images: int) -> 
     where = f"subjects/{name}"
     if not isinstance(group, h5py.Group):
         raise UbrainError(f"{where}: expected a group")
-    missing = [a for a in ("dataset", "scanner", "space") if not isinstance(group.attrs.get(a), str)]
+    missing = [a for a in ("dataset", "scanner", "space", "digest") if not isinstance(group.attrs.get(a), str)]
     if missing:
         raise UbrainError(f"{where}: attribute {missing[0]!r} is missing")
     n_trials, n_voxels = _dataset(file, f"{where}/responses", "f", 2).shape

@@ -11,6 +11,11 @@ from ubrain.data.crowd import Crowd
 from ubrain.errors import UbrainError
 
 
+def subjects(crowd: Crowd) -> list[str]:
+    """Subjects whose truth is known: none in a file of recordings."""
+    return [s for s in crowd.subjects if crowd.simulated and s in _group(crowd)]
+
+
 def voxels(crowd: Crowd, subject: str) -> pd.DataFrame:
     """True functional type, receptive field (x, y, sigma in degrees of visual angle) and ncsnr of each voxel."""
     group = _subject(crowd, subject)["voxels"]
