@@ -219,7 +219,7 @@ class CrowdWriter:
         moments = session_moments(_checked_blocks(blocks, shape, group.name), session, shape[1])
         start, block, digest = 0, next(moments), hashlib.blake2b(digest_size=16)
         for following in moments:
-            digest.update(np.ascontiguousarray(block, dtype=np.float32))
+            digest.update(np.asarray(block, dtype=np.float32).tobytes())
             responses[start : start + len(block)] = block
             self._check()
             start, block = start + len(block), following
