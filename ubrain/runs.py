@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -216,7 +217,10 @@ def _strip(executed: Path, parameters: Mapping[str, Any]) -> None:
             cell.metadata.pop(noise, None)
         if crowd and "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = cell.source.replace(json.dumps(crowd), json.dumps(Path(crowd).name))
-    paths.write_text(executed, nbformat.writes(notebook).rstrip("\n") + "\n")
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    for place, short in ((sys.prefix, ".venv"), (str(paths.project_root()), ".")):  # warnings name files
+        text = text.replace(place, short)
+    paths.write_text(executed, text)
 
 
 def _sources(executed: Path) -> list[str]:

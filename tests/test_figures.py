@@ -1,0 +1,73 @@
+"""Figures draw what they are given, in the colours of the conditions, and say when data are simulated."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from ubrain import figures
+from ubrain.figures import CONDITIONS
+
+
+@pytest.fixture(autouse=True)
+def no_window():
+    mpl.use("Agg")
+    yield
+    plt.close("all")
+
+
+def test_conditions_have_one_colour_each():
+    assert len(set(CONDITIONS.values())) == len(CONDITIONS) == 4
+
+
+def test_quartiles_are_drawn_for_each_subject_and_condition():
+    rng = np.random.default_rng(0)
+    r = {c: {s: rng.normal(0.4, 0.1, 50) for s in ("S1", "S2")} for c in CONDITIONS}
+    _, ax = plt.subplots()
+    figures.voxel_quartiles(ax, r, {"S1": np.full(50, 0.7), "S2": np.full(50, np.nan)})
+    drawn = {line.get_color(): line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2}
+    for condition, colour in CONDITIONS.items():
+        np.testing.assert_allclose(drawn[colour], [np.median(r[condition][s]) for s in ("S1", "S2")])
+    assert "noise ceiling (median)" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_chance_is_drawn_for_every_gallery():
+    table = pd.DataFrame({"condition": "encoder, crowd", "subject": ["S1", "S2"], "gallery": [10, 4], "top1": [0.5, 1.0]})
+    _, ax = plt.subplots()
+    figures.retrieval(ax, table, 1)
+    assert [c.get_segments()[0][0][1] for c in ax.collections] == [10, 25]
+    assert [p.get_height() for p in ax.patches] == [50, 100]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["S1\nof 10", "S2\nof 4"]
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_simulated_is_written_on_simulated_figures_only(simulated):
+    figure = plt.figure(layout="constrained")
+    figures.mark_simulated(figure, simulated)
+    assert any("simulated" in t.get_text() for t in figure.texts) == simulated
+
+
+def test_the_class_token_is_left_out_of_an_attention_map():
+    _, ax = plt.subplots()
+    weights = np.arange(5.0)
+    figures.attention(ax, np.zeros((8, 8, 3), np.uint8), weights, "t")
+    np.testing.assert_array_equal(ax.images[1].get_array(), weights[1:].reshape(2, 2))
+
+
+def test_values_spread_to_neighbours_only():
+    faces = np.array([[0, 1, 2], [2, 3, 4]])
+    values = np.array([1.0, 3.0, np.nan, np.nan, np.nan])
+    once = figures._spread(values, faces, 1)
+    np.testing.assert_array_equal(once, [1, 3, 2, np.nan, np.nan])
+    np.testing.assert_array_equal(figures._spread(values, faces, 2), [1, 3, 2, 2, 2])
+
+
+def test_voxels_without_a_place_give_a_figure_that_says_so():
+    figure = figures.cortex(np.empty(0), pd.DataFrame(), "gain", 1.0)
+    assert "does not say where" in figure.axes[0].texts[0].get_text()
+
+
+def test_a_cortex_figure_survives_vertices_of_another_surface():
+    voxels = pd.DataFrame({"hemisphere": ["L", "R", "L"], "vertex": [3, 500, 163841]})
+    assert len(figures.cortex([0.1, -0.2, 0.3], voxels, "gain", 0.5).axes) == 7
