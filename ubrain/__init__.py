@@ -1,5 +1,6 @@
 """ubrain: a universal brain encoder, reproducible from the first image to the last number."""
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ubrain.model import UniversalEncoder as UniversalEncoder
 
 __version__ = "0.1.0"
+warnings.filterwarnings("ignore", "IProgress not found")  # a library asks for a widget that nothing here needs
 _HOME = {
     "Crowd": "ubrain.data.crowd",
     "Lab": "ubrain.lab",
