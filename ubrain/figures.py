@@ -55,10 +55,12 @@ def voxel_quartiles(
         low, middle, high = np.array([np.nanpercentile(by_subject[s], [25, 50, 75]) for s in subjects]).T
         at = np.arange(len(subjects)) + offset
         ax.errorbar(at, middle, [middle - low, high - middle], fmt="o", ms=5, lw=2, color=colour(condition), label=condition)
+    drawn = False
     for i, s in enumerate(subjects):
         if ceilings is not None and np.isfinite(ceilings[s]).any():
             ax.hlines(np.nanmedian(ceilings[s]), i - 0.4, i + 0.4, color=CEILING, lw=1.5, ls="--",
-                      label="noise ceiling (median)" if i == 0 else "_")  # fmt: skip
+                      label="_" if drawn else "noise ceiling (median)")  # fmt: skip
+            drawn = True
     ax.set_xticks(range(len(subjects)), subjects)
     ax.set(ylabel="voxel correlation r\n(median and quartiles)", xlim=(-0.6, len(subjects) - 0.4))
     return _finish(ax, legend="above")
