@@ -1,39 +1,19 @@
-"""The encoder against a literal form of its formulas."""
+"""The encoder against the literal form of its formulas, in reference.py."""
 
 import math
 from dataclasses import replace
 
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 
-from ubrain import checkpoint
+from ubrain import fused
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 
 CONFIG = EncoderConfig(widths=(12, 20), n_tokens=17, embedding_size=16, channels=8, embedding_scale=4.0)
-
-
-def literal(encoder, tokens, subject, voxels, masks=None):
-    """Every step of the paper, for every (image, voxel) pair, with nothing re-associated."""
-    c = encoder.config
-    e = encoder.embeddings[subject][voxels]  # (V, E)
-    pooled = []
-    for i, (level, t) in enumerate(zip(encoder.levels, tokens, strict=True)):
-        x = F.linear(F.layer_norm(t, t.shape[-1:], level.norm_in.weight, level.norm_in.bias),
-                     level.project_in.weight, level.project_in.bias)  # (B, P, C)  # fmt: skip
-        query = F.linear(e, level.query.weight, level.query.bias)  # (V, E)
-        key = F.linear(x, level.key.weight, level.key.bias) + encoder.position  # (B, P, E)
-        scores = torch.einsum("ve,bpe->bvp", query, key)
-        values = torch.einsum("bvp,bpc->bvc", scores.softmax(2), x)
-        z = F.layer_norm(values, values.shape[-1:], level.norm.weight, level.norm.bias)
-        if masks is not None:
-            z = z * masks[i] / (1 - c.dropout)
-        hidden = F.gelu(F.linear(z, level.fc1.weight, level.fc1.bias))
-        pooled.append(z + F.linear(hidden, level.fc2.weight, level.fc2.bias))
-    weights = e @ encoder.functional  # (V, L·C)
-    return (torch.cat(pooled, 2) * weights).sum(2)  # (B, V)
 
 
 def make(dtype, config=CONFIG):
@@ -43,40 +23,100 @@ def make(dtype, config=CONFIG):
     return encoder, tokens
 
 
+def embeddings(encoder, dtype, per_image):
+    torch.manual_seed(2)
+    shape = (5, 6, CONFIG.embedding_size) if per_image else (6, CONFIG.embedding_size)
+    return torch.randn(shape, dtype=dtype, requires_grad=True)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("n_tokens", [16, 17, 64, 257])
-def test_values_and_gradients_agree_with_the_formulas(dtype, tolerance, n_tokens):
+@pytest.mark.parametrize("per_image", [False, True], ids=["shared-voxels", "voxels-per-image"])
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("tile", [(2, 4), (8, 256)], ids=["many-tiles", "one-tile"])
+def test_values_and_gradients_agree_with_the_formulas(monkeypatch, dtype, tolerance, n_tokens, per_image, dropout, tile):
+    monkeypatch.setattr(fused, "IMAGES_PER_TILE", tile[0])
+    monkeypatch.setitem(fused.VOXELS_PER_TILE, "cpu", tile[1])
     encoder, tokens = make(dtype, replace(CONFIG, n_tokens=n_tokens))
-    encoder.eval()
-    voxels = torch.tensor([3, 0, 29, 3, 11])
-    ours, theirs = encoder(tokens, "A", voxels), literal(encoder, tokens, "A", voxels)
-    assert ours.std() > 1e-3
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    encoder.train(dropout)
+    e = embeddings(encoder, dtype, per_image)
+    masks = [torch.rand(5, 6, CONFIG.channels) > CONFIG.dropout for _ in CONFIG.widths] if dropout else None
+    ours, theirs = encoder.respond(tokens, encoder.voxel_terms(e), masks), reference.respond(encoder, tokens, e, masks)
+    assert ours.std() > 1e-2
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * theirs.detach().abs().max().item())
     target = torch.randn_like(ours)
-    parameters = [p for n, p in encoder.named_parameters() if n != "embeddings.B"]
-    for a, b in zip(torch.autograd.grad((ours * target).sum(), parameters),
-                    torch.autograd.grad((theirs * target).sum(), parameters), strict=True):  # fmt: skip
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max().clamp(min=1)))
+    wanted = [*seen_by_softmax(encoder), e]
+    for a, b in zip(torch.autograd.grad((ours * target).sum(), wanted),
+                    torch.autograd.grad((theirs * target).sum(), wanted), strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max()))
 
 
-def test_the_same_dropout_masks_give_the_same_responses_in_training():
+def seen_by_softmax(encoder):
+    """All shared weights but the bias of the keys, which adds the same to the scores of all tokens."""
+    named = encoder.named_parameters()
+    return [p for n, p in named if not n.startswith("embeddings.") and not n.endswith("key.bias")]
+
+
+def test_the_bias_of_the_keys_changes_nothing():
     encoder, tokens = make(torch.float64)
-    voxels = torch.arange(30)
-    masks = []
-    for level in encoder.levels:  # record what dropout keeps, by sending ones through it
-        keep = (torch.rand(5, 30, CONFIG.channels, dtype=torch.float64) > CONFIG.dropout).double()
-        masks.append(keep)
-        level.dropout = _Fixed(keep / (1 - CONFIG.dropout))
-    torch.testing.assert_close(encoder(tokens, "A", voxels), literal(encoder, tokens, "A", voxels, masks))
+    encoder.eval()
+    before, theirs = encoder(tokens, "A"), reference.respond(encoder, tokens, encoder.embeddings["A"])
+    (gradient,) = torch.autograd.grad(theirs.square().sum(), [encoder.levels[0].key.bias])
+    assert gradient.abs().max() < 1e-9
+    with torch.no_grad():
+        encoder.levels[0].key.bias.add_(3)
+    torch.testing.assert_close(encoder(tokens, "A"), before)
+    torch.testing.assert_close(reference.respond(encoder, tokens, encoder.embeddings["A"]), before)
 
 
-class _Fixed(torch.nn.Module):
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
+def test_the_voxels_of_a_subject_are_those_of_its_embeddings():
+    encoder, tokens = make(torch.float64)
+    encoder.eval()
+    shared, each = torch.tensor([3, 0, 29, 3, 11]), torch.randint(30, (5, 7))
+    whole = reference.respond(encoder, tokens, encoder.embeddings["A"])
+    torch.testing.assert_close(encoder(tokens, "A"), whole)
+    torch.testing.assert_close(encoder(tokens, "A", shared), whole[:, shared])
+    torch.testing.assert_close(encoder(tokens, "A", each), whole.gather(1, each))
 
-    def forward(self, x):
-        return x * self.factor
+
+def test_dropout_drops_its_share_and_scales_the_rest():
+    keep = fused.dropout_mask((100, 100, 7), 0.25, torch.device("cpu"))
+    assert keep.shape == (100, 100, 7)
+    assert keep.float().mean().item() == pytest.approx(0.75, abs=0.01)
+    by_channel = keep.float().mean((0, 1))
+    assert by_channel.std() < 0.02
+    encoder, tokens = make(torch.float32)
+    encoder.train()
+    torch.manual_seed(5)
+    drawn = encoder(tokens, "A")
+    torch.manual_seed(5)
+    masks = [fused.dropout_mask((5, 30, CONFIG.channels), CONFIG.dropout, torch.device("cpu")) for _ in CONFIG.widths]
+    torch.testing.assert_close(drawn, reference.respond(encoder, tokens, encoder.embeddings["A"], masks))
+
+
+def test_bf16_comes_close_in_values_and_gradients():
+    encoder, tokens = make(torch.float32, replace(CONFIG, n_tokens=64))
+    encoder.eval()
+    exact = encoder(tokens, "A")
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = encoder(tokens, "A")
+    assert rounded.dtype == torch.float32
+    wanted = seen_by_softmax(encoder)
+    target = torch.randn_like(exact)
+    for a, b in [(exact, rounded), *zip(torch.autograd.grad((exact * target).sum(), wanted),
+                                        torch.autograd.grad((rounded * target).sum(), wanted), strict=True)]:  # fmt: skip
+        if b.abs().max() > 1e-3:
+            assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
+
+
+def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass():
+    encoder, tokens = make(torch.float32, replace(CONFIG, n_tokens=64, channels=8))
+    encoder.train()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        encoder(tokens, "A")
+    assert kept
+    assert not [s for s in kept if s in {(5, 30, 64), (5, 30, 32), (150, 64), (150, 32)}]
 
 
 def test_a_batch_of_one_subject_gives_no_gradient_to_another():
@@ -112,20 +152,3 @@ def test_unknown_and_repeated_subjects_are_refused():
         encoder(tokens, "C")
     with pytest.raises(UbrainError, match="already has"):
         encoder.add_subject("A", 3)
-
-
-def test_a_saved_encoder_predicts_the_same(tmp_path):
-    encoder, tokens = make(torch.float32)
-    checkpoint.save(encoder, tmp_path / "run", note="test")
-    torch.testing.assert_close(checkpoint.load(tmp_path / "run")(tokens, "B"), encoder.eval()(tokens, "B"), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("file", [checkpoint.WEIGHTS, checkpoint.CONFIG])
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
-def test_a_damaged_encoder_is_refused(tmp_path, file, damage):
-    checkpoint.save(make(torch.float32)[0], tmp_path)
-    path = tmp_path / file
-    content = path.read_bytes()
-    path.unlink() if damage == "missing" else path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
-    with pytest.raises(UbrainError, match="does not hold an encoder"):
-        checkpoint.load(tmp_path)

@@ -15,6 +15,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="A universal brain encoder: one model for every voxel of every subject.")  # fmt: skip
 importers = typer.Typer(no_args_is_help=True, help="Bring recordings into a crowd file.")
 app.add_typer(importers, name="import")
+checkpoints = typer.Typer(no_args_is_help=True, help="Look into, convert and pass on trained encoders.")
+app.add_typer(checkpoints, name="checkpoint")
 
 CrowdFile = Annotated[Path, typer.Argument(help="Crowd file (.h5).", show_default=False)]
 Out = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
@@ -94,6 +96,65 @@ def import_arrays(
     info(out)
 
 
+@checkpoints.command("show")
+def show_checkpoint(
+    path: Annotated[Path, typer.Argument(help="Checkpoint folder, or a file of torch.save.", show_default=False)],
+) -> None:
+    """Print what is inside a checkpoint or a published file; nothing of it is executed."""
+    from ubrain.released import show
+
+    print(show(path))
+
+
+@checkpoints.command("import")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="Published encoder, as torch.save wrote it.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.", show_default=False)],
+    voxel_embed: Annotated[Path | None, typer.Option(help="File with the voxel embeddings, if FILE has none.")] = None,
+    subjects: Annotated[str | None, typer.Option(help="NAME=VOXELS,... in order, or one NAME; default: the 8 of NSD.")] = None,
+    registers: Annotated[str, typer.Option(help="Tokens it was trained without: prefix, or last (early release).")] = "prefix",
+    lora_scale: Annotated[float | None, typer.Option(help="alpha / r of the adapters, if the file does not say it.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="timm model, if it is no DINOv2 with registers.")] = None,
+    levels: Annotated[str | None, typer.Option(help="With --backbone: its levels from 0, separated by commas.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="With --backbone: side of its images.")] = None,
+) -> None:
+    """Convert an encoder that its authors published; nothing of the file is executed."""
+    from ubrain.config import BackboneConfig
+    from ubrain.released import import_released, parse_subjects
+
+    bones = None
+    if backbone is not None:
+        bones = BackboneConfig(backbone, levels=_levels(levels or "0,5,11,17,23"), image_size=image_size)
+    report = import_released(file, out, voxel_embed=voxel_embed, subjects=parse_subjects(subjects) if subjects else None,
+                             registers=registers, lora_scale=lora_scale, backbone=bones)  # fmt: skip
+    print("\n".join([*report, f"checkpoint: {out}"]))
+
+
+@checkpoints.command("drop")
+def drop_subjects(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
+    subjects: Annotated[str, typer.Option(help="Subjects to leave out, separated by commas.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.", show_default=False)],
+) -> None:
+    """Copy a checkpoint without some of its subjects."""
+    from ubrain import checkpoint
+
+    left = checkpoint.drop(folder, subjects.split(","), out)
+    print(f"{out}: encoder of {', '.join(left) or 'no subject, the shared weights only'}")
+
+
+@checkpoints.command("push")
+def push_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="owner/name on the Hugging Face hub.", show_default=False)],
+    public: Annotated[bool, typer.Option("--public", help="For everybody; see what the owners of the data allow.")] = False,
+) -> None:
+    """Upload a checkpoint to the Hugging Face hub, private unless told otherwise."""
+    from ubrain import checkpoint
+
+    print(checkpoint.push_to_hub(folder, name, private=not public))
+
+
 @app.command()
 def train(
     crowd: Annotated[Path, typer.Option(help="Crowd file (.h5).")],
@@ -110,6 +171,9 @@ def train(
     image_size: Annotated[int | None, typer.Option(help="Side of the backbone's images; default: its own.")] = None,
     grid: Annotated[int | None, typer.Option(help="Tokens per side, for a CNN.")] = None,
     adapters: Annotated[int | None, typer.Option(help="Rank of adapters on a ViT: train from images (paper: 7).")] = None,
+    checkpointing: Annotated[bool | None, typer.Option(help="With adapters: compute blocks twice, for less memory.")] = None,
+    registers: Annotated[str | None, typer.Option(help="Tokens dropped: prefix (the registers), or last.")] = None,
+    keep_cls: Annotated[bool | None, typer.Option(help="Keep the class token of a ViT.")] = None,
     tensorboard: Annotated[bool, typer.Option(help="Also write a TensorBoard log.")] = False,
 ) -> None:
     """Train an encoder on one subject or on a crowd."""
@@ -123,28 +187,26 @@ def train(
 
     chosen = load_profile(profile)
     options: dict[str, Any] = {"device": device, "precision": precision, "epochs": epochs, "name": backbone, "weights": weights,
-               "adapter_rank": adapters, "image_size": image_size, "grid": grid}  # fmt: skip
+               "adapter_rank": adapters, "image_size": image_size, "grid": grid, "checkpointing": checkpointing,
+               "registers": registers, "keep_cls": keep_cls}  # fmt: skip
     given = {k: v for k, v in options.items() if v is not None}
-    in_backbone = ("name", "weights", "adapter_rank", "image_size", "grid")
+    in_backbone = ("name", "weights", "adapter_rank", "image_size", "grid", "checkpointing", "registers", "keep_cls")
     model: dict[str, Any] = {"image_size": None} if backbone else {}
     model |= {k: given.pop(k) for k in in_backbone if k in given}
     if levels is not None:
-        try:
-            model["levels"] = tuple(int(level) for level in levels.split(","))
-        except ValueError:
-            raise UbrainError(f"--levels {levels!r}: expected numbers separated by commas, such as 0,5,11") from None
+        model["levels"] = _levels(levels)
     if epochs is not None:
         given["min_steps"] = 0  # what was asked for is what is done
-    bones = replace(chosen.backbone, **model)
+    bones, training = replace(chosen.backbone, **model), replace(chosen.training, **given)
     with Crowd(crowd) as opened:
         names = [s.strip() for s in subjects.split(",")] if subjects else opened.subjects
         for name in names:
             opened[name]
         if bones.adapter_rank:
-            source = Source(opened, backbone=Backbone(bones))
+            source = Source(opened, backbone=Backbone(bones, seed))
         else:
-            source = Source(opened, Features(opened, bones, cache_root() / "features"))
-        fit(source, names, chosen.encoder, replace(chosen.training, **given), seed, out, tensorboard)
+            source = Source(opened, Features(opened, bones, cache_root() / "features", training.device))
+        fit(source, names, chosen.encoder, training, seed, out, tensorboard)
     print(f"encoder of {len(names)} subject(s): {out}")
 
 
@@ -198,6 +260,13 @@ def notebooks(check: Annotated[bool, typer.Option(help="Only check: exit 1 if a 
     if check and changed:
         raise UbrainError(f"not rebuilt from their .py: {', '.join(p.name for p in changed)}; run `make notebooks`")
     print("\n".join(map(str, changed)) or "all .ipynb are up to date")
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(level) for level in text.split(","))
+    except ValueError:
+        raise UbrainError(f"--levels {text!r}: expected numbers separated by commas, such as 0,5,11") from None
 
 
 def main() -> None:

@@ -38,6 +38,8 @@ class BackboneConfig:
     keep_cls: bool = True
     adapter_rank: int = 7  # 0: no adapters, features can be cached
     adapter_alpha: float = 0.01
+    registers: str = "prefix"  # drop the register tokens; "last": drop as many last tokens, as an earlier release did
+    checkpointing: bool = False  # blocks are computed again in the backward pass: slower, less memory; for adapters
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class TrainingConfig:
     epochs: int = 30
     min_steps: int = 0  # a small crowd has few steps in an epoch; it gets more epochs until it has had so many
     batch_images: int = 32
-    voxels_per_step: int = 5000
+    voxels_per_step: int = 5000  # drawn anew for each batch
+    batches_per_step: int = 1  # whose gradients are averaged; with several processes at least as many as these
     learning_rate: float = 1e-3
     schedule: str = "plateau"  # plateau, or one-cycle
     patience: int = 4

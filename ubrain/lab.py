@@ -19,8 +19,8 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ubrain import baselines, config, figures, model, paths, scores, stats, train
-from ubrain.backbone import Features
+from ubrain import baselines, config, figures, fused, model, optim, paths, scores, stats, train
+from ubrain.backbone import Features, choose_device
 from ubrain.data import preparation, simulate, truth
 from ubrain.data.crowd import Crowd
 from ubrain.data.simulate import brains, cortex, scenes
@@ -94,7 +94,8 @@ class Lab:
     @cached_property
     def features(self) -> Features:
         """Backbone features of all images; computed on first use and kept."""
-        return Features(self.crowd, self.profile.backbone, paths.cache_root() / "features")
+        device = self.profile.training.device
+        return Features(self.crowd, self.profile.backbone, paths.cache_root() / "features", device)
 
     @cached_property
     def source(self) -> train.Source:
@@ -110,7 +111,7 @@ class Lab:
         p = self.profile
         settings = [
             self.crowd.fingerprint, self.features.folder.name, list(subjects), self.seed, asdict(p.encoder),
-            asdict(p.training), _code_digest(model, train, preparation),
+            asdict(p.training), _code_digest(model, fused, optim, train, preparation),
         ]  # fmt: skip
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"
@@ -349,7 +350,7 @@ class Lab:
         """
         facts = {
             "run": self.run, "profile": self.profile.name, "crowd": self.crowd_name, "simulated": self.crowd.simulated,
-            "subjects": self.subjects, "seed": self.seed, "device": str(train.choose_device(self.profile.training.device)),
+            "subjects": self.subjects, "seed": self.seed, "device": str(choose_device(self.profile.training.device)),
             "seconds": round(time.monotonic() - self.started, 1),
         }  # fmt: skip
         write_results(self.out / f"{self.notebook}.json", self.notebook, self.records, facts)

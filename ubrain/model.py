@@ -8,25 +8,28 @@ For voxel v with embedding e (E), and at each level l the image's tokens x (P, C
     per level  z = Dropout(LayerNorm(pooled)),  h = z + W2 gelu(W1 z + b1) + b2
     what       response = Σ_l (e F_l) · h_l                             functional attention, no softmax
 
-`Head.forward` computes the same function after three exact re-associations, each of which moves work from
-(image, voxel) pairs to voxels:
+The same function is computed after exact re-associations, each of which moves work from (image, voxel) pairs to voxels:
 
-1. q · (K x_p + b + position_p) = (Kᵀ q) · x_p + q · (b + position_p): keys of size C, and a bias that knows no image.
+1. q · (K x_p + b + position_p) = (Kᵀ q) · x_p + q · position_p + q · b: keys of size C, and a bias that knows no image.
+   The last term is the same for all tokens, so the softmax does not see it: b never gets a gradient.
 2. w · (z + W2 g + b2) = w · z + (W2ᵀ w) · g + w · b2: the second matrix of the MLP is applied to w, not to the image.
-3. All images of a batch share a set of voxels, so whatever depends on the voxel only is computed once.
+3. Images of a batch share a set of voxels, so whatever depends on the voxel only is computed once per batch in training,
+   and once per subject in prediction (`voxel_terms`).
+4. What remains for every pair of image and voxel is computed in tiles that are never kept (`ubrain.fused`).
 
 Source of the formulas: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
+from ubrain.fused import SharedTerms, VoxelTerms, dropout_mask, readout
 
 
 class Level(nn.Module):
@@ -40,39 +43,43 @@ class Level(nn.Module):
         self.query = nn.Linear(size, size)
         self.key = nn.Linear(channels, size)
         self.norm = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.fc1 = nn.Linear(channels, config.mlp_ratio * channels)
         self.fc2 = nn.Linear(config.mlp_ratio * channels, channels)
 
-    def forward(self, tokens: Tensor, embedding: Tensor, position: Tensor, weights: Tensor) -> Tensor:
-        """One level's part of the responses.
+    def project(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, P, D) of the backbone -> (B, P, C)."""
+        return self.project_in(self.norm_in(tokens))
+
+    def voxel_terms(self, embedding: Tensor, position: Tensor, weights: Tensor) -> VoxelTerms:
+        """Everything at this level that depends on the voxel only.
 
         Parameters
         ----------
-        tokens : (B, P, D)
-        embedding : (V, E)
+        embedding : (G, V, E), G = 1 if all images share their voxels.
         position : (P, E)
-        weights : (V, C), the functional attention of the voxels to this level.
-
-        Returns
-        -------
-        (B, V)
+        weights : (G, V, C), functional attention of the voxels to this level.
         """
-        x = self.project_in(self.norm_in(tokens))  # (B, P, C)
-        query = self.query(embedding)  # (V, E)
-        folded = query @ self.key.weight  # (V, C)
-        bias = query @ (self.key.bias + position).T  # (V, P)
-        attention = torch.softmax(folded @ x.transpose(1, 2) + bias, dim=2)  # (B, V, P)
-        z = self.dropout(self.norm(attention @ x))  # (B, V, C)
-        hidden = F.gelu(self.fc1(z))  # (B, V, 4C)
-        out = torch.einsum("bvc,vc->bv", z, weights) + torch.einsum("bvh,vh->bv", hidden, weights @ self.fc2.weight)
-        return out + weights @ self.fc2.bias
+        query = self.query(embedding)  # (G, V, E)
+        return VoxelTerms(
+            folded=query @ self.key.weight,
+            bias=query @ position.T,
+            readout=weights,
+            hidden_readout=weights @ self.fc2.weight,
+            constant=weights @ self.fc2.bias,
+        )
 
-    def attention(self, tokens: Tensor, embedding: Tensor, position: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, voxels: VoxelTerms, keep: Tensor | None = None) -> Tensor:
+        """One level's part of the responses, (B, V); `keep` (B, V, C) is what dropout keeps, drawn if training."""
+        x = self.project(tokens)
+        if keep is None and self.training and self.dropout:
+            keep = dropout_mask((len(x), *voxels.readout.shape[1:]), self.dropout, x.device)
+        shared = SharedTerms(self.norm.weight, self.norm.bias, self.fc1.weight, self.fc1.bias)
+        return readout(x, voxels, shared, keep, self.dropout)
+
+    def attention(self, tokens: Tensor, voxels: VoxelTerms) -> Tensor:
         """Spatial attention of each voxel on each image, (B, V, P), summing to 1 over tokens."""
-        x = self.project_in(self.norm_in(tokens))
-        query = self.query(embedding)
-        return torch.softmax((query @ self.key.weight) @ x.transpose(1, 2) + query @ (self.key.bias + position).T, dim=2)
+        return torch.softmax(voxels.folded @ self.project(tokens).transpose(1, 2) + voxels.bias, dim=2)
 
 
 class UniversalEncoder(nn.Module):
@@ -121,45 +128,60 @@ class UniversalEncoder(nn.Module):
             raise UbrainError(f"the encoder has no subject {name!r}; it has {', '.join(self.embeddings)}")
         return self.embeddings[name]
 
-    def forward(self, tokens: list[Tensor], subject: str, voxels: Tensor | None = None) -> Tensor:
+    def drop_subject(self, name: str) -> None:
+        """Forget a subject's embeddings."""
+        self.subject(name)
+        del self.embeddings[name]
+
+    def forward(self, tokens: Sequence[Tensor], subject: str, voxels: Tensor | None = None) -> Tensor:
         """Predicted responses.
 
         Parameters
         ----------
         tokens : one (B, P, D) per level, from `Backbone` or `Features`.
         subject : whose voxels.
-        voxels : (V,) indices of voxels; all of the subject by default.
+        voxels : indices of voxels, (V,) for all images or (B, V) for each its own; all of the subject by default.
 
         Returns
         -------
         (B, V), in units of the z-scored responses.
         """
         embedding = self.subject(subject)
-        return self.respond(tokens, embedding if voxels is None else embedding[voxels])
+        return self.respond(tokens, self.voxel_terms(embedding if voxels is None else embedding[voxels]))
 
-    def respond(self, tokens: list[Tensor], embedding: Tensor) -> Tensor:
-        """Responses of voxels given by their embeddings (V, E): (B, V)."""
+    def voxel_terms(self, embedding: Tensor) -> list[VoxelTerms]:
+        """Everything that depends on the voxels only, per level; compute it once for many batches of images.
+
+        Parameters
+        ----------
+        embedding : (V, E) for voxels that all images share, or (B, V, E).
+        """
+        e = embedding if embedding.ndim == 3 else embedding[None]
+        weights = (e @ self.functional).split(self.config.channels, dim=2)  # L × (G, V, C)
+        return [level.voxel_terms(e, self.position, w) for level, w in zip(self._levels, weights, strict=True)]
+
+    def respond(self, tokens: Sequence[Tensor], voxels: list[VoxelTerms], keep: Sequence[Tensor] | None = None) -> Tensor:
+        """Responses (B, V) of voxels given by their terms; `keep`, one (B, V, C) per level, replaces dropout's own masks."""
         self._check(tokens)
-        weights = (embedding @ self.functional).split(self.config.channels, dim=1)  # L × (V, C)
-        parts = [
-            level(x, embedding, self.position, w) for level, x, w in zip(self.levels, tokens, weights, strict=True)
-        ]
+        masks: Sequence[Tensor | None] = keep or [None] * len(tokens)
+        parts = [level(t, v, k) for level, t, v, k in zip(self._levels, tokens, voxels, masks, strict=True)]
         return torch.stack(parts).sum(0)
 
-    def attention(self, tokens: list[Tensor], subject: str, voxels: Tensor | None = None) -> Tensor:
+    def attention(self, tokens: Sequence[Tensor], subject: str, voxels: Tensor | None = None) -> Tensor:
         """Spatial attention: (n_levels, B, V, P)."""
         self._check(tokens)
-        embedding = self.subject(subject) if voxels is None else self.subject(subject)[voxels]
-        return torch.stack([
-            level.attention(x, embedding, self.position)  # type: ignore[operator]
-            for level, x in zip(self.levels, tokens, strict=True)
-        ])  # fmt: skip
+        terms = self.voxel_terms(self.subject(subject) if voxels is None else self.subject(subject)[voxels])
+        return torch.stack([level.attention(t, v) for level, t, v in zip(self._levels, tokens, terms, strict=True)])
+
+    @property
+    def _levels(self) -> list[Level]:
+        return list(self.levels)  # type: ignore[arg-type]
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Everything but the voxel embeddings."""
         return [p for name, p in self.named_parameters() if not name.startswith("embeddings.")]
 
-    def _check(self, tokens: list[Tensor]) -> None:
+    def _check(self, tokens: Sequence[Tensor]) -> None:
         expected = [(self.config.n_tokens, width) for width in self.config.widths]
         got = [tuple(t.shape[1:]) for t in tokens]
         if got != expected:

@@ -32,6 +32,35 @@ def correlation(predicted: ArrayLike, measured: ArrayLike) -> Array:
     return np.clip(np.concatenate(out), -1, 1) if out else np.empty(0)
 
 
+class RunningCorrelation:
+    """`correlation` over images that come in batches, for data larger than memory.
+
+    Means and sums of products of batches are merged without loss, in float64 (Chan, Golub & LeVeque 1979).
+    """
+
+    def __init__(self, n_voxels: int) -> None:
+        self._n = 0
+        self._mean = np.zeros((2, n_voxels))
+        self._products = np.zeros((3, n_voxels))  # of predicted with itself, of measured with itself, of both
+
+    def add(self, predicted: ArrayLike, measured: ArrayLike) -> None:
+        """Take in a batch, both (n_images, n_voxels), without missing values."""
+        both = np.stack([predicted, measured]).astype(np.float64)
+        n, mean = both.shape[1], both.mean(1)
+        both -= mean[:, None]
+        shift, weight = mean - self._mean, self._n * n / (self._n + n)
+        for row, (a, b) in enumerate(((0, 0), (1, 1), (0, 1))):
+            self._products[row] += (both[a] * both[b]).sum(0) + shift[a] * shift[b] * weight
+        self._n += n
+        self._mean += shift * n / self._n
+
+    def value(self) -> Array:
+        """(n_voxels,) in -1..1; NaN where either side is constant."""
+        norms = np.sqrt(self._products[0] * self._products[1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.clip(np.where(norms > 0, self._products[2] / norms, np.nan), -1, 1)
+
+
 def r2(predicted: ArrayLike, measured: ArrayLike) -> Array:
     """Coefficient of determination over images, for each voxel: 1 − residual / total sum of squares.
 

@@ -3,9 +3,13 @@
 import csv
 import io
 import json
+import math
 import pickle
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ubrain import checkpoint, scores
-from ubrain.backbone import Backbone, Features
-from ubrain.config import EncoderConfig, TrainingConfig
+from ubrain.backbone import Backbone, Features, choose_device, shifted
+from ubrain.config import BackboneConfig, EncoderConfig, TrainingConfig
 from ubrain.data.crowd import Crowd
+from ubrain.distributed import Group, interleave
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
+from ubrain.optim import BETA2, EmbeddingAdam, Rate
 from ubrain.paths import atomic, write_text
+from ubrain.predict import MEMORY, Predictor, autocast
 from ubrain.progress import log, track
 
-STATE, LOG = "training.pt", "log.csv"
+STATE, STATES, LOG = "training.json", "training", "log.csv"
 STOP_BELOW_IMAGES = 5  # fewer val images than this say nothing about a correlation
 
 
@@ -46,7 +53,7 @@ class Source:
             return self.features.levels(tokens)
         assert self.backbone is not None
         images = self.backbone.preprocess([self.crowd.image(self.crowd.image_ids[row]) for row in rows])
-        return self.backbone(_shifted(images, shift) if shift else images)
+        return self.backbone(shifted(images, shift) if shift else images)
 
     @property
     def maker(self) -> Features | Backbone:
@@ -62,23 +69,14 @@ class Source:
         return self.backbone.adapters if self.backbone is not None else None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
-    """Images of one subject, and the voxels drawn for this step."""
+    """Images of one subject, the voxels drawn for them, and the seed of everything random in it."""
 
     subject: str
     rows: NDArray[np.int64]
     voxels: NDArray[np.int64]
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA if there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UbrainError(f"device {name!r} is not available: {error}") from error
+    seed: int
 
 
 def loss_of(predicted: Tensor, measured: Tensor, config: TrainingConfig) -> Tensor:
@@ -122,195 +120,327 @@ def fit(
             raise UbrainError(f"subject {name!r} has {n_val} val images; training needs at least {STOP_BELOW_IMAGES}, "
                               f"and images to train on")  # fmt: skip
     settings = {"crowd": source.crowd.fingerprint, "subjects": list(subjects), "seed": seed,
-                "backbone": asdict(source.maker.config), "encoder": asdict(encoder_config),
+                "backbone": _decisive(source.maker.config), "encoder": asdict(encoder_config),
                 "training": asdict(config)}  # fmt: skip
-    folder = Path(out) if out is not None else None
-    if folder and (folder / checkpoint.CONFIG).exists():
-        return _finished(folder, settings, source).to(choose_device(config.device))
-    training = _Training(source, list(subjects), encoder_config, config, seed, folder, settings, tensorboard)
-    return training.run()
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _Training(source, list(subjects), encoder_config, config, seed, Path(folder), settings, False).run()
+    if (Path(out) / checkpoint.CONFIG).exists():
+        return _finished(Path(out), settings, source).to(choose_device(config.device))
+    return _Training(source, list(subjects), encoder_config, config, seed, Path(out), settings, tensorboard).run()
 
 
 class _Training:
+    """One training, in one process or in several that each own some of the subjects.
+
+    Everything that decides the result (order of batches, voxels, dropout, learning rate) follows from the seed, the epoch
+    and the number of the batch, never from the process that happens to compute it.
+    """
+
     def __init__(
         self, source: Source, subjects: list[str], encoder_config: EncoderConfig, config: TrainingConfig, seed: int,
-        folder: Path | None, settings: dict[str, Any], tensorboard: bool,
+        folder: Path, settings: dict[str, Any], tensorboard: bool,
     ) -> None:  # fmt: skip
         self.source, self.subjects, self.config, self.seed = source, subjects, config, seed
         self.folder, self.settings, self.tensorboard = folder, _plain(settings), tensorboard
         self.device = choose_device(config.device)
-        self.steps_per_epoch = sum(1 for _ in self._batches(0))
-        self.epochs = max(config.epochs, -(-config.min_steps // self.steps_per_epoch))
-        torch.manual_seed(seed)
-        self.encoder = UniversalEncoder(encoder_config, {n: source.crowd[n].n_voxels for n in subjects}).to(self.device)
-        self.parameters = list(self.encoder.parameters())
-        if source.backbone is not None:
-            source.backbone.to(self.device)
-            self.parameters += [p for p in source.backbone.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=config.learning_rate, amsgrad=config.schedule == "plateau")
-        self.scheduler = self._make_scheduler()
+        self.group = Group(self.device)
+        self.plan = _Plan(source.crowd, subjects, config, seed)
+        self.own = self._share_out()
+        self._make_encoder(encoder_config)
         self.epoch, self.history = 0, list[dict[str, float]]()
-        self.best: dict[str, Tensor] = {}
-        self.best_score = -np.inf
+        self.best_epoch, self.best_score = 0, -math.inf
+        self.rate = config.learning_rate  # of the plateau schedule
+        self.stale = 0  # epochs without a better score
 
-    def _make_scheduler(self) -> Any:
-        c = self.config
-        if c.schedule == "plateau":
-            return torch.optim.lr_scheduler.ReduceLROnPlateau(
-                self.optimiser, mode="max", patience=c.patience, factor=c.factor, threshold=c.threshold,
-                threshold_mode="abs",
-            )  # fmt: skip
-        steps = self.epochs * self.steps_per_epoch
-        return torch.optim.lr_scheduler.OneCycleLR(self.optimiser, c.learning_rate, total_steps=steps, pct_start=0.2)
+    def _share_out(self) -> list[str]:
+        if self.group.size > min(self.config.batches_per_step, len(self.subjects)):
+            raise UbrainError(f"{self.group.size} processes need at least as many subjects (here {len(self.subjects)}) and "
+                              f"batches_per_step (here {self.config.batches_per_step}; --batches-per-step)")  # fmt: skip
+        return self.group.own({name: self.plan.batches_of(name) for name in self.subjects})
+
+    def _make_encoder(self, encoder_config: EncoderConfig) -> None:
+        torch.manual_seed(self.seed)
+        self.encoder = UniversalEncoder(encoder_config, {})
+        for name in self.subjects:  # each draws its start, wherever it lives: the same start for any number of processes
+            self.encoder.add_subject(name, self.source.crowd[name].n_voxels)
+            if name not in self.own:
+                self.encoder.drop_subject(name)
+        self.encoder.to(self.device)
+        self.parameters = self.encoder.shared_parameters()
+        if self.source.backbone is not None:
+            self.source.backbone.to(self.device)
+            self.parameters += [p for p in self.source.backbone.parameters() if p.requires_grad]
+        amsgrad = self.config.schedule == "plateau"
+        self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.learning_rate, amsgrad=amsgrad,
+                                          fused=self.device.type in ("cpu", "cuda"))  # fmt: skip
+        self.embeddings = {name: EmbeddingAdam(self.encoder.subject(name), amsgrad) for name in self.own}
 
     def run(self) -> UniversalEncoder:
         self._resume()
-        epochs = range(self.epoch, self.epochs)
+        epochs = range(self.epoch, self.plan.epochs)
         for epoch in track(epochs, len(epochs), f"training on {len(self.subjects)} subject(s)"):
             self.epoch = epoch
-            rate = float(self.optimiser.param_groups[0]["lr"])
-            if rate < self.config.min_learning_rate and self.config.schedule == "plateau":
+            if self.config.schedule == "plateau" and self.rate < self.config.min_learning_rate:
                 break
-            loss = self._train_epoch()
-            score = self._validate()
-            if self.config.schedule == "plateau":
-                self.scheduler.step(score)
-            if score > self.best_score or not self.best:
-                self.best_score = score
-                state = checkpoint.state_of(self.encoder, self.source.adapters)
-                self.best = {k: v.detach().cpu().clone() for k, v in state.items()}
-            self.history.append({"epoch": self.epoch + 1, "loss": loss, "val_r75": score, "learning_rate": rate})
+            rates = self.plan.rates(epoch, self.rate)
+            row = {"epoch": epoch + 1, "loss": self._train_epoch(rates), "val_r75": self._validate(),
+                   "learning_rate": rates[0].rate}  # fmt: skip
+            self._judge(row["val_r75"])
+            self.history.append(row)
             self._save()
-        checkpoint.load_state(self.encoder, self.source.adapters, self.best)
-        if self.folder:
-            checkpoint.save(
-                self.encoder, self.folder, self.source.adapters, settings=self.settings, val_r75=self.best_score
-            )  # fmt: skip
-            (self.folder / STATE).unlink(missing_ok=True)
+        self._finish()
         return self.encoder.eval()
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        """The steps of an epoch, in an order that depends on the seed and the epoch only."""
-        rng = np.random.default_rng([self.seed, epoch])
-        size, batches = self.config.batch_images, []
-        for name in self.subjects:
-            rows = rng.permutation(self.source.crowd[name].image_rows("train"))
-            parts = np.array_split(rows, max(1, round(len(rows) / size)))
-            batches += [(name, np.sort(part)) for part in parts]
-        for i in rng.permutation(len(batches)):
-            name, rows = batches[i]
-            n_voxels = self.source.crowd[name].n_voxels
-            some = min(self.config.voxels_per_step, n_voxels)
-            yield Batch(name, rows, np.sort(rng.choice(n_voxels, some, replace=False)))
+    def _judge(self, score: float) -> None:
+        """Keep count of the best epoch, and lower the plateau schedule's rate after `patience` epochs without progress."""
+        better = max((row["val_r75"] for row in self.history), default=-math.inf) + self.config.threshold
+        self.stale = 0 if score > better else self.stale + 1
+        if self.stale > self.config.patience:
+            self.rate, self.stale = self.rate * self.config.factor, 0
+        if score > self.best_score:
+            self.best_epoch, self.best_score = self.epoch + 1, score
 
-    def _train_epoch(self) -> float:
-        torch.manual_seed(self.seed * 100_003 + self.epoch)  # dropout of an epoch does not depend on what came before
+    def _train_epoch(self, rates: list[Rate]) -> float:
         self.encoder.train()
+        steps = self.plan.steps(self.epoch)
+        for name in self.own:
+            self.embeddings[name].plan([rates[i] for i, step in enumerate(steps) for b in step if b.subject == name])
         losses = []
-        for batch in self._batches(self.epoch):
-            measured = self.source.crowd[batch.subject].responses_to(batch.rows, batch.voxels)
-            target = torch.from_numpy(measured).to(self.device)
-            with self._autocast():
-                tokens = self.source.tokens(batch.rows, self.device, self.config.image_shift)
-                predicted = self.encoder(tokens, batch.subject, torch.from_numpy(batch.voxels).to(self.device))
-            loss = loss_of(predicted.float(), target, self.config)
-            if not torch.isfinite(loss):
-                raise UbrainError(f"the loss became {loss.item()} in epoch {self.epoch + 1}; try a lower learning rate")
-            self.optimiser.zero_grad(set_to_none=True)  # embeddings of other subjects get no step at all
-            loss.backward()
+        for rate, step in zip(rates, steps, strict=True):
+            mine = [self._gradients(batch) / len(step) for batch in step if batch.subject in self.own]
+            losses.append(torch.stack(mine).sum() * len(step) if mine else torch.zeros(()))
+            if self.group.size > 1 or len(step) > 1:
+                self._average(len(step))
+            for group in self.optimiser.param_groups:
+                group["lr"], group["betas"] = rate.rate, (rate.beta1, BETA2)
             self.optimiser.step()
-            if self.config.schedule == "one-cycle":
-                self.scheduler.step()
-            losses.append(loss.item())
-        return float(np.mean(losses))
+            self.optimiser.zero_grad(set_to_none=True)
+        return sum(self.group.gather(float(torch.stack(losses).sum()))) / sum(map(len, steps))
+
+    def _average(self, n_batches: int) -> None:
+        self.group.sum_gradients(self.parameters)
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad /= n_batches
+
+    def _gradients(self, batch: "Batch") -> Tensor:
+        """Add a batch's gradients to the shared weights', and move its voxels' embeddings. Returns the loss."""
+        torch.manual_seed(batch.seed)  # of dropout and of image shifts
+        subject = self.source.crowd[batch.subject]
+        voxels = torch.from_numpy(batch.voxels).to(self.device)
+        embedding = self.embeddings[batch.subject].read(voxels).requires_grad_()
+        with autocast(self.device, self.config.precision):
+            tokens = self.source.tokens(batch.rows, self.device, self.config.image_shift)
+            predicted = self.encoder.respond(tokens, self.encoder.voxel_terms(embedding))
+        target = torch.from_numpy(subject.responses_to(batch.rows, batch.voxels)).to(self.device)
+        loss = loss_of(predicted.float(), target, self.config)
+        if not torch.isfinite(loss):
+            raise UbrainError(f"the loss became {loss.item()} in epoch {self.epoch + 1}; try a lower learning rate")
+        loss.backward()
+        assert embedding.grad is not None
+        self.embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
+        return loss.detach()
 
     def _validate(self) -> float:
-        r = []
-        for name in self.subjects:
-            subject = self.source.crowd[name]
-            rows = subject.image_rows("val")
-            predicted = predict(self.encoder, self.source, name, rows, precision=self.config.precision)
-            r.append(scores.correlation(predicted, subject.responses_to(rows)))
-        return float(np.nanpercentile(np.nan_to_num(np.concatenate(r), nan=0.0), 75))
-
-    def _autocast(self) -> torch.autocast:
-        return _autocast(self.device, self.config.precision)
+        r = {}
+        for name in self.own:
+            rows = self.source.crowd[name].image_rows("val")
+            r[name] = correlate(self.encoder, self.source, name, rows, precision=self.config.precision)
+        everybody = {name: values for part in self.group.gather(r) for name, values in part.items()}
+        all_r = np.concatenate([everybody[name] for name in self.subjects])
+        return float(np.nanpercentile(np.nan_to_num(all_r, nan=0.0), 75))
 
     def _save(self) -> None:
-        """After every epoch: everything that a killed training needs to go on as if nothing had happened."""
-        if not self.folder:
-            return
-        state = {
-            "settings": json.dumps(self.settings), "epoch": self.epoch + 1, "history": self.history,
-            "weights": checkpoint.state_of(self.encoder, self.source.adapters),
-            "best": self.best, "best_score": self.best_score,
-            "optimiser": self.optimiser.state_dict(), "scheduler": self.scheduler.state_dict(),
-        }  # fmt: skip
-        with atomic(self.folder / STATE) as partial:
-            torch.save(state, partial)
+        """After every epoch: everything that a killed training needs to go on as if nothing had happened.
+
+        Each process writes its subjects; the training is at the new epoch from the moment the first process has replaced
+        the list of files, when all are written. The best epoch's embeddings stay beside the latest.
+        """
+        epoch = self.epoch + 1
+        for name, adam in self.embeddings.items():
+            state = {"embeddings": adam.embeddings, "steps": adam.steps, **adam.moments}
+            _write(self._file(name, epoch), state)
+        self.group.wait()
+        if self.group.first:
+            shared = {n: t for n, t in checkpoint.state_of(self.encoder, self.source.adapters).items()
+                      if not n.startswith("embeddings.")}  # fmt: skip
+            _write(self._file("", epoch), {"weights": shared, "optimiser": self.optimiser.state_dict()})
+            facts = ("epoch", "history", "best_epoch", "best_score", "rate", "stale", "settings")
+            write_text(self.folder / STATE, json.dumps({f: getattr(self, f) for f in facts} | {"epoch": epoch}, indent=1))
+            self._write_log()
+            self._sweep(keep={epoch, self.best_epoch})
+            if self.tensorboard:
+                _to_tensorboard(self.folder, self.history[-1])
+        self.group.wait()
+
+    def _file(self, subject: str, epoch: int) -> Path:
+        return self.folder / STATES / f"{epoch:05d}{'-' * bool(subject)}{subject}.pt"
+
+    def _sweep(self, keep: set[int]) -> None:
+        for path in (self.folder / STATES).glob("*"):
+            if not path.name[:5].isdecimal() or int(path.name[:5]) not in keep:
+                path.unlink(missing_ok=True)
+
+    def _write_log(self) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, self.history[0])
         writer.writeheader()
         writer.writerows(self.history)
         write_text(self.folder / LOG, text.getvalue())
-        if self.tensorboard:
-            _to_tensorboard(self.folder, self.history[-1])
 
     def _resume(self) -> None:
-        if not self.folder or not (self.folder / STATE).exists():
+        if not (self.folder / STATE).exists():
             return
         try:
-            state = torch.load(self.folder / STATE, map_location=self.device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            state = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise UbrainError(f"{self.folder / STATE} cannot be read: {error}; delete the folder to start anew") from error
-        _same_settings(json.loads(state["settings"]), self.settings, self.folder)
-        checkpoint.load_state(self.encoder, self.source.adapters, state["weights"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.epoch, self.history = state["epoch"], state["history"]
-        self.best, self.best_score = state["best"], state["best_score"]
+        _same_settings(state["settings"], self.settings, self.folder)
+        for fact in ("epoch", "history", "best_epoch", "best_score", "rate", "stale"):
+            setattr(self, fact, state[fact])
+        self._load(self.epoch)
         log.info("continuing %s after epoch %d", self.folder, self.epoch)
 
+    def _load(self, epoch: int) -> None:
+        shared = _read(self._file("", epoch), self.device)
+        own = {f"embeddings.{n}": t for n, t in self.encoder.embeddings.items()}
+        checkpoint.load_state(self.encoder, self.source.adapters, {**shared["weights"], **own})
+        self.optimiser.load_state_dict(shared["optimiser"])
+        for name, adam in self.embeddings.items():
+            state = _read(self._file(name, epoch), self.device)
+            adam.steps = state.pop("steps")
+            adam.embeddings.copy_(state.pop("embeddings"))
+            adam.moments = state
 
-@torch.inference_mode()
+    def _finish(self) -> None:
+        """The encoder of the best epoch, with all subjects, as a checkpoint; the training's own files vanish."""
+        self._load(self.best_epoch)
+        if self.group.first:
+            self._write_log()
+            for name in (n for n in self.subjects if n not in self.own):
+                self.encoder.add_subject(name, self.source.crowd[name].n_voxels)
+                self.encoder.subject(name).data = _read(self._file(name, self.best_epoch), self.device)["embeddings"]
+            ordered = nn.ParameterDict({name: self.encoder.embeddings[name] for name in self.subjects})
+            self.encoder.embeddings = ordered
+            voxels = {name: self.source.crowd[name].voxels for name in self.subjects}
+            checkpoint.save(self.encoder, self.folder, self.source.adapters, voxels=voxels, settings=self.settings,
+                            val_r75=self.best_score)  # fmt: skip
+            (self.folder / STATE).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / STATES, ignore_errors=True)
+        self.group.wait()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is trained when: a function of the seed and the epoch only."""
+
+    crowd: Crowd
+    subjects: list[str]
+    config: TrainingConfig
+    seed: int
+
+    def batches_of(self, subject: str) -> int:
+        """Batches of a subject in each epoch."""
+        return max(1, round(len(self.crowd[subject].image_rows("train")) / self.config.batch_images))
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        return -(-sum(map(self.batches_of, self.subjects)) // self.config.batches_per_step)
+
+    @cached_property
+    def epochs(self) -> int:
+        return max(self.config.epochs, -(-self.config.min_steps // self.steps_per_epoch))
+
+    def rates(self, epoch: int, plateau: float) -> list[Rate]:
+        """Learning rate and β1 of each step of an epoch."""
+        if self.config.schedule == "plateau":
+            return [Rate(plateau)] * self.steps_per_epoch
+        return self._one_cycle[epoch * self.steps_per_epoch :][: self.steps_per_epoch]
+
+    @cached_property
+    def _one_cycle(self) -> list[Rate]:
+        nobody = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+        n = self.epochs * self.steps_per_epoch
+        schedule = torch.optim.lr_scheduler.OneCycleLR(nobody, self.config.learning_rate, total_steps=n, pct_start=0.2)
+        rates = []
+        for i in range(n):
+            group = nobody.param_groups[0]
+            rates.append(Rate(float(group["lr"]), float(group["betas"][0])))
+            nobody.step()
+            if i + 1 < n:
+                schedule.step()
+        return rates
+
+    def steps(self, epoch: int) -> list[list["Batch"]]:
+        """The batches of each step of an epoch: every training image of every subject once."""
+        rng = np.random.default_rng([self.seed, epoch])
+        drawn = []
+        for name in self.subjects:
+            rows = rng.permutation(self.crowd[name].image_rows("train"))
+            drawn += [(name, np.sort(part)) for part in np.array_split(rows, self.batches_of(name))]
+        drawn = [drawn[i] for i in rng.permutation(len(drawn))]
+        per_step = self.config.batches_per_step
+        if per_step > 1:  # neighbours of different subjects, so that all processes have something to do in a step
+            position = {name: i for i, name in enumerate(rng.permutation(self.subjects))}
+            drawn = interleave(drawn, position)
+        batches = []
+        for i, (name, rows) in enumerate(drawn):
+            n_voxels = self.crowd[name].n_voxels
+            some = rng.choice(n_voxels, min(self.config.voxels_per_step, n_voxels), replace=False)
+            seed = int(np.random.SeedSequence([self.seed, epoch, i]).generate_state(1)[0])
+            batches.append(Batch(name, rows, np.sort(some), seed))
+        return [batches[i : i + per_step] for i in range(0, len(batches), per_step)]
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    with atomic(path) as partial:
+        torch.save(state, partial)
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UbrainError(f"{path} cannot be read: {error}; delete the folder to start anew") from error
+
+
 def predict(
-    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], batch: int = 32,
-    precision: str = "fp32",
+    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], precision: str = "fp32",
+    memory: int = MEMORY,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Predicted responses of all voxels of a subject to images.
-
-    Parameters
-    ----------
-    rows : rows of the images in the crowd file.
-    batch : images at a time.
+    """Predicted responses of all voxels of a subject to images, given as rows of the crowd file.
 
     Returns
     -------
     (n_images, n_voxels) float32
     """
-    was_training = encoder.training
-    encoder.eval()
-    device = encoder.position.device
-    out = np.empty((len(rows), len(encoder.subject(subject))), np.float32)
-    step = max(1, (64 << 20) // (4 * out.shape[1] * max(encoder.config.n_tokens, 4 * encoder.config.channels)))
-    for start in range(0, len(rows), min(batch, step)):
-        block = slice(start, start + min(batch, step))
-        with _autocast(device, precision):
-            out[block] = encoder(source.tokens(rows[block], device), subject).float().cpu().numpy()
-    encoder.train(was_training)
-    return out
+    parts = [p for _, p in stream(encoder, source, subject, rows, precision, memory)]
+    return np.concatenate(parts) if parts else np.empty((0, len(encoder.subject(subject))), np.float32)
 
 
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def correlate(
+    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], precision: str = "fp32",
+    memory: int = MEMORY,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Correlation of predicted with measured responses of each voxel over images, (n_voxels,); nothing is held as a whole."""
+    running = scores.RunningCorrelation(len(encoder.subject(subject)))
+    for some, predicted in stream(encoder, source, subject, rows, precision, memory):
+        running.add(predicted, source.crowd[subject].responses_to(some))
+    return running.value()
 
 
-def _shifted(images: Tensor, most: int) -> Tensor:
-    """Each image moved by up to `most` pixels in x and y, edges repeated: (B, 3, H, W)."""
-    padded = F.pad(images, (most,) * 4, mode="replicate")
-    height, width = images.shape[2:]
-    moves = torch.randint(0, 2 * most + 1, (len(images), 2)).tolist()
-    return torch.stack([p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, moves, strict=True)])
+def stream(
+    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], precision: str = "fp32",
+    memory: int = MEMORY,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:  # fmt: skip
+    """Batches of image rows, with the predicted responses (n_images, n_voxels) of all voxels of a subject."""
+    predictor = Predictor(encoder, subject, memory=memory, precision=precision)
+    for start in range(0, len(rows), predictor.images):
+        some = rows[start : start + predictor.images]
+        with torch.inference_mode(), autocast(predictor.device, precision):
+            tokens = source.tokens(some, predictor.device)
+        yield some, predictor(tokens)
 
 
 def _check_options(config: TrainingConfig) -> None:
@@ -331,6 +461,11 @@ def _same_settings(found: dict[str, Any], wanted: dict[str, Any], folder: Path) 
     different = [key for key in wanted if found.get(key) != wanted[key]]
     if different:
         raise UbrainError(f"{folder} holds a training with other settings ({', '.join(different)}); choose another folder")
+
+
+def _decisive(config: BackboneConfig) -> dict[str, Any]:
+    """What of the backbone decides the result: all but how memory is saved."""
+    return asdict(replace(config, checkpointing=False))
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

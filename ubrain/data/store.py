@@ -301,11 +301,11 @@ def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Itera
         raise UbrainError(f"{path} exists; choose another name, delete it, or append to it with --append")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _require_space(path, needs)
+        require_space(path, needs)
         with atomic(path) as partial:
             if append:
                 shutil.copyfile(path, partial)
-            with _Sink(partial, "r+" if append else "w+") as sink:
+            with Sink(partial, "r+" if append else "w+") as sink:
                 with h5py.File(sink, "r+" if append else "w") as file:
                     writer = CrowdWriter(file, path, sink.check)
                     yield writer
@@ -318,7 +318,7 @@ def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Itera
         raise UbrainError(f"could not write {path}: {error}; nothing was kept. Is the disk full?") from error
 
 
-class _Sink(io.FileIO):
+class Sink(io.FileIO):
     """The file below HDF5, which crashes when a write fails: the first failure is kept, and the rest is swallowed."""
 
     failure: OSError | None = None
@@ -347,11 +347,13 @@ class _Sink(io.FileIO):
             raise self.failure
 
 
-def _require_space(path: Path, needs: int) -> None:
+def require_space(path: Path, needs: int, advice: str = "free some space, or choose another disk") -> None:
+    """Refuse to begin writing `needs` bytes to `path` if the disk has less."""
     folder = next(p for p in path.absolute().parents if p.exists())
     free = shutil.disk_usage(folder).free
     if needs > free:
-        raise UbrainError(f"{path} needs about {needs / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in {folder}")
+        raise UbrainError(f"{path} needs about {needs / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in {folder}; "
+                          f"{advice}")  # fmt: skip
 
 
 def open_crowd(path: str | Path) -> h5py.File:

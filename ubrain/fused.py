@@ -1,0 +1,172 @@
+"""The expensive part of the encoder, where every image meets every voxel, in tiles that are computed again for gradients.
+
+For one level, x (B, P, C) the tokens and, for each voxel, f (C) the folded query, s (P) its bias, w (C) and u (4C) its
+readouts (`ubrain.model` says where they come from)::
+
+    pooled = Σ_p softmax_p(f · x_p + s_p) x_p
+    z      = Dropout(LayerNorm(pooled))
+    out    = w · z + u · gelu(W1 z + b1)
+
+A tile is a few images with a few voxels, small enough to stay in the processor's cache. Nothing of the size (B, V, P) or
+(B, V, 4C) outlives its tile: the backward pass computes the tile again, as flash attention and gradient checkpointing do.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IMAGES_PER_TILE = 8
+VOXELS_PER_TILE = {"cpu": 256, "cuda": 8192}  # measured on CPU: larger tiles leave the cache of a core, smaller ones cost calls
+aten = torch.ops.aten
+
+
+class VoxelTerms(NamedTuple):
+    """What one level needs to know of the voxels; G is 1 if all images share the voxels, else B."""
+
+    folded: Tensor  # (G, V, C)
+    bias: Tensor  # (G, V, P)
+    readout: Tensor  # (G, V, C)
+    hidden_readout: Tensor  # (G, V, 4C)
+    constant: Tensor  # (G, V)
+
+
+class SharedTerms(NamedTuple):
+    """The weights that every pair of image and voxel goes through."""
+
+    norm_weight: Tensor  # (C,)
+    norm_bias: Tensor  # (C,)
+    fc1_weight: Tensor  # (4C, C)
+    fc1_bias: Tensor  # (4C,)
+
+
+def readout(x: Tensor, voxels: VoxelTerms, shared: SharedTerms, keep: Tensor | None, dropout: float) -> Tensor:
+    """One level's part of the responses, (B, V) in float32 or the wider type of `x`.
+
+    Parameters
+    ----------
+    x : (B, P, C)
+    keep : (B, V, C) bool, what dropout keeps; None for no dropout.
+    dropout : share of numbers that is dropped.
+
+    Under autocast the tiles are computed in its type; sums over tiles are kept in the type of `x`.
+    """
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if keep is not None:  # what is kept is scaled up here, once, instead of in every tile
+        norm_weight, norm_bias = (t / (1 - dropout) for t in shared[:2])
+        shared = shared._replace(norm_weight=norm_weight, norm_bias=norm_bias)
+    with torch.autocast(kind, enabled=False):
+        wide = [t if t.dtype == torch.float64 else t.float() for t in (x, *voxels[:4], *shared)]
+        return _Readout.apply(*wide, keep, dtype) + voxels.constant
+
+
+def dropout_mask(shape: tuple[int, ...], dropout: float, device: torch.device) -> Tensor:
+    """True with probability 1 − dropout, rounded to 1/256: a random byte decides, many times faster than a random float."""
+    n = math.prod(shape)
+    words = torch.empty(-(-n // 8), dtype=torch.int64, device=device).random_(-(2**63), None)
+    return (words.view(torch.uint8)[:n] >= round(dropout * 256)).view(shape)
+
+
+class _Readout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
+        *tensors, keep, dtype = rest
+        ctx.save_for_backward(x, *tensors, keep)
+        ctx.dtype = dtype
+        out = x.new_empty(len(x), tensors[0].shape[1])
+        for tile in _tiles(x, tensors, keep, dtype):
+            *_, z, hidden = tile.forward()
+            part = F.gelu(hidden).mul_(tile.hidden_readout).sum(2).to(out.dtype)
+            out[tile.images, tile.voxels] = part.add_(z.mul_(tile.readout).sum(2))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors, keep = ctx.saved_tensors
+        sums = [torch.zeros_like(t) for t in (x, *tensors)]
+        for tile in _tiles(x, tensors, keep, ctx.dtype):
+            tile.backward(gradient[tile.images, tile.voxels, None].to(ctx.dtype), sums)
+        return (*sums, None, None)
+
+
+def _tiles(x: Tensor, tensors: list[Tensor], keep: Tensor | None, dtype: torch.dtype) -> Iterator["_Tile"]:
+    per_voxel, shared = tensors[:4], [t.to(dtype) for t in tensors[4:]]
+    shares = len(per_voxel[0]) == 1
+    x = x.to(dtype)
+    for voxels in _slices(per_voxel[0].shape[1], VOXELS_PER_TILE.get(x.device.type, VOXELS_PER_TILE["cuda"])):
+        some = [t[:, voxels].to(dtype) for t in per_voxel]
+        for images in _slices(len(x), IMAGES_PER_TILE):
+            folded, bias, readout_, hidden = some if shares else (t[images] for t in some)
+            kept = None if keep is None else keep[images, voxels].to(dtype)
+            yield _Tile(images, voxels, x[images], folded, bias, readout_, hidden, SharedTerms(*shared), kept)
+
+
+def _slices(n: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+class _Tile(NamedTuple):
+    """b images with v voxels; G is 1 if they share their voxels, else b."""
+
+    images: slice
+    voxels: slice
+    x: Tensor  # (b, P, C)
+    folded: Tensor  # (G, v, C)
+    bias: Tensor  # (G, v, P)
+    readout: Tensor  # (G, v, C)
+    hidden_readout: Tensor  # (G, v, 4C)
+    shared: SharedTerms
+    keep: Tensor | None  # (b, v, C), 0 or 1
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Attention (b, v, P), pooled (b, v, C), its mean and 1 / deviation, z (b, v, C), hidden (b, v, 4C)."""
+        scores = torch.baddbmm(self._each(self.bias), self._each(self.folded), self.x.transpose(1, 2))
+        attention = torch.softmax(scores, 2)
+        pooled = torch.bmm(attention, self.x)
+        z, mean, rstd = aten.native_layer_norm(pooled, pooled.shape[2:], self.shared.norm_weight, self.shared.norm_bias, 1e-5)
+        if self.keep is not None:
+            z.mul_(self.keep)
+        return attention, pooled, mean, rstd, z, F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias)
+
+    def backward(self, g: Tensor, sums: list[Tensor]) -> None:
+        """Add this tile's gradients to `sums`, in the order of the arguments of `_Readout`; g is (b, v, 1)."""
+        attention, pooled, mean, rstd, z, hidden = self.forward()
+        d_x, d_folded, d_bias, d_readout, d_hidden_readout, d_norm_weight, d_norm_bias, d_fc1_weight, d_fc1_bias = sums
+        rows = (g.numel(), -1)
+
+        self._add(d_hidden_readout, F.gelu(hidden).mul_(g))
+        dh = aten.gelu_backward(self.hidden_readout * g, hidden).view(rows)
+        d_fc1_weight += dh.T @ z.view(rows)
+        d_fc1_bias += dh.sum(0)
+        dz = (dh @ self.shared.fc1_weight).view_as(z).addcmul_(self.readout, g)
+        self._add(d_readout, z.mul_(g))
+        if self.keep is not None:
+            dz.mul_(self.keep)
+
+        dp, d_weight, d_norm = aten.native_layer_norm_backward(
+            dz, pooled, pooled.shape[2:], mean, rstd, self.shared.norm_weight, self.shared.norm_bias, [True, True, True]
+        )
+        d_norm_weight += d_weight
+        d_norm_bias += d_norm
+        ds = torch.bmm(dp, self.x.transpose(1, 2))
+        ds = aten._softmax_backward_data(ds, attention, 2, ds.dtype)  # (b, v, P)
+        self._add(d_bias, ds)
+        self._add(d_folded, torch.bmm(ds, self.x))
+        part = torch.bmm(attention.transpose(1, 2), dp)
+        d_x[self.images] += part.baddbmm_(ds.transpose(1, 2), self._each(self.folded))
+
+    def _each(self, t: Tensor) -> Tensor:
+        return t.expand(len(self.x), -1, -1)
+
+    def _add(self, total: Tensor, part: Tensor) -> None:
+        """Add (b, v, ·) to its place in (G, V, ·): summed over images if these share their voxels."""
+        if len(total) == 1:
+            total[0, self.voxels] += part.sum(0)
+        else:
+            total[self.images, self.voxels] += part
