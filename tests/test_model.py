@@ -34,8 +34,12 @@ def embeddings(encoder, dtype, per_image):
 @pytest.mark.parametrize("per_image", [False, True], ids=["shared-voxels", "voxels-per-image"])
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("tile", [(2, 4), (8, 256)], ids=["many-tiles", "one-tile"])
-def test_values_and_gradients_agree_with_the_formulas(monkeypatch, dtype, tolerance, n_tokens, per_image, dropout, tile):
-    monkeypatch.setattr(fused, "IMAGES_PER_TILE", tile[0])
+@pytest.mark.parametrize("keep", [0, 1 << 20], ids=["computed-again", "kept"])
+def test_values_and_gradients_agree_with_the_formulas(
+    monkeypatch, dtype, tolerance, n_tokens, per_image, dropout, tile, keep
+):
+    monkeypatch.setattr(fused, "KEEP", keep)
+    monkeypatch.setitem(fused.NUMBERS_PER_TILE, "cpu", tile[0] * tile[1] * max(n_tokens, 4 * CONFIG.channels))
     monkeypatch.setitem(fused.VOXELS_PER_TILE, "cpu", tile[1])
     encoder, tokens = make(dtype, replace(CONFIG, n_tokens=n_tokens))
     encoder.train(dropout)
@@ -109,9 +113,10 @@ def test_bf16_comes_close_in_values_and_gradients():
             assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
 
 
-def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass():
+def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass(monkeypatch):
     encoder, tokens = make(torch.float32, replace(CONFIG, n_tokens=64, channels=8))
     encoder.train()
+    monkeypatch.setattr(fused, "KEEP", 0)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
         encoder(tokens, "A")

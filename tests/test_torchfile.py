@@ -130,14 +130,17 @@ def test_a_pickle_that_runs_a_command_is_refused_and_the_command_is_not_run(tmp_
     "posix system", "builtins eval", "__builtin__ exec", "functools partial", "functools reduce", "copyreg __reduce_ex__",
     "copyreg _reconstructor", "torch.serialization load", "torch load", "torch.jit load", "torch._utils _rebuild_sparse_tensor",
     "torch.storage _load_from_bytes", "_codecs decode", "codecs open", "operator attrgetter", "numpy load",
-    "torch.nn.modules os.system", "torch._tensor _rebuild_from_type_v2", "models.unknown Encoder", "types CodeType",
+    "torch.nn.modules.linear Linear.forward.__globals__",
+    "torch._tensor _rebuild_from_type_v2", "models.unknown Encoder", "types CodeType",
 ])  # fmt: skip
-def test_a_name_that_is_not_on_the_list_is_refused_by_name(tmp_path, name):
+@pytest.mark.parametrize("called", [True, False], ids=["called", "only named"])
+def test_a_name_that_is_not_on_the_list_is_refused_by_name(tmp_path, name, called):
     def only_modules(asked):
         return asked.startswith("torch.nn.modules.") and asked.count(".") == 4
 
-    path = archive(tmp_path / "evil.pth", by_hand(name, "id"))
-    with pytest.raises(UbrainError) as caught:
+    pickled = by_hand(name, "id") if called else b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n."
+    path = archive(tmp_path / "evil.pth", pickled)
+    with pytest.raises(UbrainError, match="names") as caught:
         torchfile.read(path, only_modules)
     assert repr(name.replace(" ", ".").replace("__builtin__", "builtins")) in str(caught.value)
 
@@ -314,3 +317,20 @@ def test_modules_inside_themselves_are_walked_once(tmp_path):
     module._modules["self"] = module
     torch.save(module, tmp_path / "m.pth")
     assert set(torchfile.tensors(torchfile.read(tmp_path / "m.pth", allowed))) == {"0.weight", "0.bias"}
+
+
+def test_whatever_the_bytes_say_the_answer_is_a_value_or_an_error_of_ours(tmp_path):
+    torch.save(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), tmp_path / "m.pth")
+    with zipfile.ZipFile(tmp_path / "m.pth") as file:
+        pickled = file.read("m/data.pkl")
+        numbers = {f"_{i}": file.read(f"m/data/{i}") for i in range(4)}
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(400):
+        changed = bytearray(pickled)
+        changed[rng.integers(len(changed))] = rng.integers(256)
+        path = archive(tmp_path / "changed.pth", bytes(changed), **numbers)
+        try:
+            torchfile.read(path, allowed)
+        except UbrainError:
+            refused += 1
+    assert 100 < refused < 400

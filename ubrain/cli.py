@@ -165,6 +165,8 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batches_per_step: Annotated[int | None, typer.Option(min=1, help="Batches whose gradients are averaged; with several "
+                                                         "processes at least their number.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model, instead of the profile's.")] = None,
     weights: Annotated[str | None, typer.Option(help="hub, embedded, random or a .safetensors file.")] = None,
     levels: Annotated[str | None, typer.Option(help="Levels of the backbone from 0, separated by commas.")] = None,
@@ -176,17 +178,19 @@ def train(
     keep_cls: Annotated[bool | None, typer.Option(help="Keep the class token of a ViT.")] = None,
     tensorboard: Annotated[bool, typer.Option(help="Also write a TensorBoard log.")] = False,
 ) -> None:
-    """Train an encoder on one subject or on a crowd."""
+    """Train an encoder on one subject or on a crowd; on several GPUs or machines under torchrun or accelerate launch."""
     from dataclasses import replace
 
     from ubrain.backbone import Backbone, Features
     from ubrain.config import load_profile
     from ubrain.data.crowd import Crowd
+    from ubrain.distributed import launched
     from ubrain.paths import cache_root
     from ubrain.train import Source, fit
 
     chosen = load_profile(profile)
-    options: dict[str, Any] = {"device": device, "precision": precision, "epochs": epochs, "name": backbone, "weights": weights,
+    options: dict[str, Any] = {"device": device, "precision": precision, "epochs": epochs,
+               "batches_per_step": batches_per_step, "name": backbone, "weights": weights,
                "adapter_rank": adapters, "image_size": image_size, "grid": grid, "checkpointing": checkpointing,
                "registers": registers, "keep_cls": keep_cls}  # fmt: skip
     given = {k: v for k, v in options.items() if v is not None}
@@ -207,7 +211,35 @@ def train(
         else:
             source = Source(opened, Features(opened, bones, cache_root() / "features", training.device))
         fit(source, names, chosen.encoder, training, seed, out, tensorboard)
-    print(f"encoder of {len(names)} subject(s): {out}")
+    if launched()[0] == 0:
+        print(f"encoder of {len(names)} subject(s): {out}")
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder, or owner/name on the hub.", show_default=False)],
+    images: Annotated[Path, typer.Option(help="Folder of images, or .npy (n, height, width[, 3]) uint8.", show_default=False)],
+    subject: Annotated[str, typer.Option(help="Whose voxels.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="File to write: .h5, .npz, .nii, .nii.gz, .func.gii or .shape.gii; rerun to resume.",
+                                      show_default=False)],
+    areas: Annotated[str | None, typer.Option(help="Only voxels in these areas, for example FFA,PPA; default: all.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Backbone weights, if not the checkpoint's: a .safetensors file.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    memory: Annotated[str, typer.Option(help="For what grows with images and voxels; the models come on top.")] = "2GiB",
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time, if memory allows.")] = 32,
+    dtype: Annotated[str, typer.Option(help="Of the stored responses: float32 or float16.")] = "float32",
+    reference: Annotated[Path | None, typer.Option(help="For .nii: a NIfTI file on the grid of the subject's voxels.")] = None,
+) -> None:  # fmt: skip
+    """Predict a subject's responses to any images: z-scored units, (n_images, n_voxels), or maps of them."""
+    from ubrain.predict import bytes_of, predict_images
+
+    chosen = [area.strip() for area in areas.split(",")] if areas is not None else None
+    for path in predict_images(
+        checkpoint, images, subject, out, areas=chosen, weights=weights, device=device, precision=precision,
+        memory=bytes_of(memory), batch=batch, dtype=dtype, reference=reference,
+    ):  # fmt: skip
+        print(path)
 
 
 @app.command()
@@ -249,6 +281,27 @@ def report(
         if readme is not None:
             write_scoreboard(readme, text, only_check)
     print(text)
+
+
+@app.command()
+def bench(
+    images: Annotated[int, typer.Option(min=1)] = 32,
+    voxels: Annotated[int, typer.Option(min=1)] = 5000,
+    crowd: Annotated[int, typer.Option(min=1, help="Voxels that exist, of which --voxels are drawn in a step.")] = 316_000,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Also write the measurements into this file.")] = None,
+) -> None:
+    """Time the encoder's head at the paper's size against the literal form of its formulas."""
+    from dataclasses import replace
+
+    from ubrain.bench import Sizes, table, write_json
+    from ubrain.bench import bench as measure
+
+    found = measure(replace(Sizes(), images=images, voxels=voxels, crowd=crowd), rounds, device)
+    print(table(found))
+    if json is not None:
+        write_json(found, json)
 
 
 @app.command()

@@ -7,8 +7,9 @@ readouts (`ubrain.model` says where they come from)::
     z      = Dropout(LayerNorm(pooled))
     out    = w · z + u · gelu(W1 z + b1)
 
-A tile is a few images with a few voxels, small enough to stay in the processor's cache. Nothing of the size (B, V, P) or
-(B, V, 4C) outlives its tile: the backward pass computes the tile again, as flash attention and gradient checkpointing do.
+A tile is a few images with a few voxels, small enough to stay in the processor's cache. Nothing of the size (B, V, P)
+outlives its tile: the backward pass computes the attention again, as flash attention and gradient checkpointing do. The
+layers after it, (B, V, 4C) and smaller, are kept only where they are small (`KEEP`), and else computed again too.
 """
 
 import math
@@ -20,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IMAGES_PER_TILE = 8
-VOXELS_PER_TILE = {"cpu": 256, "cuda": 8192}  # measured on CPU: larger tiles leave the cache of a core, smaller ones cost calls
+NUMBERS_PER_TILE = {"cpu": 1 << 20, "cuda": 1 << 26}  # of its largest tensor; measured on CPU: about the cache of a core
+VOXELS_PER_TILE = {"cpu": 512, "cuda": 8192}
+IMAGES_PER_TILE = 4
+KEEP = 256 << 20  # bytes of one level's hidden layers that the forward pass may leave for the backward pass
 aten = torch.ops.aten
 
 
@@ -76,39 +79,66 @@ class _Readout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
         *tensors, keep, dtype = rest
-        ctx.save_for_backward(x, *tensors, keep)
-        ctx.dtype = dtype
         out = x.new_empty(len(x), tensors[0].shape[1])
+        layers = out.numel() * (tensors[6].shape[0] + 2 * x.shape[2]) * dtype.itemsize
+        left: list[Tensor] = []
         for tile in _tiles(x, tensors, keep, dtype):
-            *_, z, hidden = tile.forward()
-            part = F.gelu(hidden).mul_(tile.hidden_readout).sum(2).to(out.dtype)
-            out[tile.images, tile.voxels] = part.add_(z.mul_(tile.readout).sum(2))
+            kept = tile.layers(tile.attention())
+            left += kept if layers <= KEEP and any(ctx.needs_input_grad) else ()
+            part = F.gelu(kept.hidden).mul_(tile.hidden_readout).sum(2).to(out.dtype)
+            out[tile.images, tile.voxels] = part.add_((kept.z * tile.readout).sum(2))
+        ctx.save_for_backward(x, *tensors, keep, *left)
+        ctx.dtype = dtype
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, *tensors, keep = ctx.saved_tensors
+        x, *tensors, keep = ctx.saved_tensors[:10]
+        left = ctx.saved_tensors[10:]
         sums = [torch.zeros_like(t) for t in (x, *tensors)]
-        for tile in _tiles(x, tensors, keep, ctx.dtype):
-            tile.backward(gradient[tile.images, tile.voxels, None].to(ctx.dtype), sums)
+        for i, tile in enumerate(_tiles(x, tensors, keep, ctx.dtype)):
+            attention = tile.attention()
+            kept = _Layers(*left[5 * i : 5 * i + 5]) if left else tile.layers(attention)
+            tile.backward(gradient[tile.images, tile.voxels, None].to(ctx.dtype), attention, kept, sums)
         return (*sums, None, None)
 
 
 def _tiles(x: Tensor, tensors: list[Tensor], keep: Tensor | None, dtype: torch.dtype) -> Iterator["_Tile"]:
-    per_voxel, shared = tensors[:4], [t.to(dtype) for t in tensors[4:]]
-    shares = len(per_voxel[0]) == 1
-    x = x.to(dtype)
-    for voxels in _slices(per_voxel[0].shape[1], VOXELS_PER_TILE.get(x.device.type, VOXELS_PER_TILE["cuda"])):
+    per_voxel, shared = tensors[:4], SharedTerms(*(t.to(dtype) for t in tensors[4:]))
+    x, shares = x.to(dtype), len(per_voxel[0]) == 1
+    n_images, n_voxels = _tile_shape(x, tensors)
+    for voxels in _slices(per_voxel[0].shape[1], n_voxels):
         some = [t[:, voxels].to(dtype) for t in per_voxel]
-        for images in _slices(len(x), IMAGES_PER_TILE):
-            folded, bias, readout_, hidden = some if shares else (t[images] for t in some)
+        if shares:
+            some[0] = some[0].expand(n_images, -1, -1).contiguous()  # or each product would do it again
+        for images in _slices(len(x), n_images):
+            mine = x[images]
+            folded, bias, direct, hidden = (some[0][: len(mine)], *some[1:]) if shares else (t[images] for t in some)
             kept = None if keep is None else keep[images, voxels].to(dtype)
-            yield _Tile(images, voxels, x[images], folded, bias, readout_, hidden, SharedTerms(*shared), kept)
+            yield _Tile(images, voxels, mine, folded, bias, direct, hidden, shared, kept)
+
+
+def _tile_shape(x: Tensor, tensors: list[Tensor]) -> tuple[int, int]:
+    """Images and voxels of a tile."""
+    kind = x.device.type if x.device.type in NUMBERS_PER_TILE else "cuda"
+    pairs = NUMBERS_PER_TILE[kind] // max(x.shape[1], tensors[3].shape[2])
+    n_voxels = min(VOXELS_PER_TILE[kind], tensors[0].shape[1])
+    return min(max(1, pairs // n_voxels), len(x)), n_voxels
 
 
 def _slices(n: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+class _Layers(NamedTuple):
+    """What lies between attention and readout in one tile."""
+
+    pooled: Tensor  # (b, v, C)
+    mean: Tensor  # (b, v, 1)
+    rstd: Tensor  # (b, v, 1)
+    z: Tensor  # (b, v, C)
+    hidden: Tensor  # (b, v, 4C)
 
 
 class _Tile(NamedTuple):
@@ -117,41 +147,44 @@ class _Tile(NamedTuple):
     images: slice
     voxels: slice
     x: Tensor  # (b, P, C)
-    folded: Tensor  # (G, v, C)
+    folded: Tensor  # (b, v, C)
     bias: Tensor  # (G, v, P)
     readout: Tensor  # (G, v, C)
     hidden_readout: Tensor  # (G, v, 4C)
     shared: SharedTerms
     keep: Tensor | None  # (b, v, C), 0 or 1
 
-    def forward(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Attention (b, v, P), pooled (b, v, C), its mean and 1 / deviation, z (b, v, C), hidden (b, v, 4C)."""
-        scores = torch.baddbmm(self._each(self.bias), self._each(self.folded), self.x.transpose(1, 2))
-        attention = torch.softmax(scores, 2)
+    def attention(self) -> Tensor:
+        """Spatial attention, (b, v, P)."""
+        bias = self.bias.expand(len(self.x), -1, -1)
+        scores = torch.baddbmm(bias, self.folded, self.x.transpose(1, 2))
+        return torch.softmax(scores, 2)
+
+    def layers(self, attention: Tensor) -> "_Layers":
+        """Everything between the attention and the readout."""
         pooled = torch.bmm(attention, self.x)
-        z, mean, rstd = aten.native_layer_norm(pooled, pooled.shape[2:], self.shared.norm_weight, self.shared.norm_bias, 1e-5)
+        norm = (pooled.shape[2:], self.shared.norm_weight, self.shared.norm_bias)
+        z, mean, rstd = aten.native_layer_norm(pooled, *norm, 1e-5)
         if self.keep is not None:
             z.mul_(self.keep)
-        return attention, pooled, mean, rstd, z, F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias)
+        return _Layers(pooled, mean, rstd, z, F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias))
 
-    def backward(self, g: Tensor, sums: list[Tensor]) -> None:
+    def backward(self, g: Tensor, attention: Tensor, kept: "_Layers", sums: list[Tensor]) -> None:
         """Add this tile's gradients to `sums`, in the order of the arguments of `_Readout`; g is (b, v, 1)."""
-        attention, pooled, mean, rstd, z, hidden = self.forward()
         d_x, d_folded, d_bias, d_readout, d_hidden_readout, d_norm_weight, d_norm_bias, d_fc1_weight, d_fc1_bias = sums
         rows = (g.numel(), -1)
 
-        self._add(d_hidden_readout, F.gelu(hidden).mul_(g))
-        dh = aten.gelu_backward(self.hidden_readout * g, hidden).view(rows)
-        d_fc1_weight += dh.T @ z.view(rows)
+        self._add(d_hidden_readout, F.gelu(kept.hidden).mul_(g))
+        dh = aten.gelu_backward(self.hidden_readout * g, kept.hidden).view(rows)
+        d_fc1_weight += dh.T @ kept.z.view(rows)
         d_fc1_bias += dh.sum(0)
-        dz = (dh @ self.shared.fc1_weight).view_as(z).addcmul_(self.readout, g)
-        self._add(d_readout, z.mul_(g))
+        dz = (dh @ self.shared.fc1_weight).view_as(kept.z).addcmul_(self.readout, g)
+        self._add(d_readout, kept.z * g)
         if self.keep is not None:
             dz.mul_(self.keep)
 
-        dp, d_weight, d_norm = aten.native_layer_norm_backward(
-            dz, pooled, pooled.shape[2:], mean, rstd, self.shared.norm_weight, self.shared.norm_bias, [True, True, True]
-        )
+        norm = (kept.mean, kept.rstd, self.shared.norm_weight, self.shared.norm_bias, [True, True, True])
+        dp, d_weight, d_norm = aten.native_layer_norm_backward(dz, kept.pooled, dz.shape[2:], *norm)
         d_norm_weight += d_weight
         d_norm_bias += d_norm
         ds = torch.bmm(dp, self.x.transpose(1, 2))
@@ -159,10 +192,7 @@ class _Tile(NamedTuple):
         self._add(d_bias, ds)
         self._add(d_folded, torch.bmm(ds, self.x))
         part = torch.bmm(attention.transpose(1, 2), dp)
-        d_x[self.images] += part.baddbmm_(ds.transpose(1, 2), self._each(self.folded))
-
-    def _each(self, t: Tensor) -> Tensor:
-        return t.expand(len(self.x), -1, -1)
+        d_x[self.images] += part.baddbmm_(ds.transpose(1, 2), self.folded)
 
     def _add(self, total: Tensor, part: Tensor) -> None:
         """Add (b, v, ·) to its place in (G, V, ·): summed over images if these share their voxels."""
