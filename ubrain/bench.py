@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ubrain.backbone import choose_device
-from ubrain.config import EncoderConfig, TrainingConfig
+from ubrain.backbone import Backbone, choose_device, shifted
+from ubrain.config import BackboneConfig, EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.optim import EmbeddingAdam, Rate
@@ -116,6 +116,8 @@ def bench(sizes: Sizes, rounds: int = 3, device: str = "auto") -> dict[str, Any]
     extra_bytes (peak memory of a training step above what was there before), matrix_product (GFLOP/s), share_of_limit,
     where (share of the time of a training step by kind of operation), conditions.
     """
+    _reference()
+    memory = _memory(sizes, device)  # first: on Linux a process starts with the peak memory of the one that starts it
     place = choose_device(device)
     setup = Setup(sizes, place)
     small = Setup(replace(sizes, voxels=min(200, sizes.voxels)), place)
@@ -135,7 +137,7 @@ def bench(sizes: Sizes, rounds: int = 3, device: str = "auto") -> dict[str, Any]
         for precision, found in limit.items():
             found.append(_matrix_product(place, precision))
     where = {p: _where(setup, p) for p in ("fp32", "bf16")}
-    return _summary(sizes, seconds, limit, _crowd(sizes, place, rounds), _memory(sizes, device), where, place)
+    return _summary(sizes, seconds, limit, _crowd(sizes, place, rounds), memory, where, place)
 
 
 def _summary(
@@ -300,6 +302,54 @@ def _peak(device: torch.device, reset: bool = False) -> int:
     if reset:
         torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.max_memory_allocated(device)
+
+
+def whole_step(sizes: Sizes, precision: str = "fp32", checkpointing: bool = True, device: str = "auto") -> dict[str, float]:
+    """One training step of the paper's configuration: backbone with random weights and adapters, head, both optimisers.
+
+    Returns
+    -------
+    Seconds of each part, and `peak_bytes`, the peak memory of the process (on CUDA: of the device) in all.
+    """
+    place = choose_device(device)
+    torch.manual_seed(0)
+    backbone = Backbone(BackboneConfig(weights="random", checkpointing=checkpointing)).to(place)
+    config = replace(sizes.encoder, widths=backbone.widths, n_tokens=backbone.n_tokens)
+    encoder = UniversalEncoder(config, {"S": sizes.crowd}).to(place).train()
+    own = EmbeddingAdam(encoder.subject("S"), amsgrad=True)
+    trained = [*encoder.shared_parameters(), *(p for p in backbone.parameters() if p.requires_grad)]
+    shared = torch.optim.Adam(trained, amsgrad=True, fused=place.type in ("cpu", "cuda"))
+    images = torch.randn(sizes.images, 3, *backbone.image_size, device=place)
+    target = torch.randn(sizes.images, sizes.voxels, device=place)
+    rows = torch.randperm(sizes.crowd, device=place)[: sizes.voxels]
+    seconds: dict[str, float] = {}
+    last = time.perf_counter()
+
+    def done(part: str) -> None:
+        nonlocal last
+        _finish(place)
+        seconds[part], last = time.perf_counter() - last, time.perf_counter()
+
+    own.plan([Rate(1e-3)])
+    done("embeddings, once per 256 steps")
+    embedding = own.read(rows).requires_grad_()
+    done("embeddings, read")
+    with autocast(place, precision):
+        tokens = backbone(shifted(images, 3))
+        done("backbone, forward")
+        leaves = [t.detach().requires_grad_() for t in tokens]
+        predicted = encoder.respond(leaves, encoder.voxel_terms(embedding))
+    done("head, forward")
+    loss_of(predicted.float(), target, TrainingConfig()).backward()
+    done("head, backward")
+    torch.autograd.backward(tokens, [t.grad for t in leaves])
+    done("backbone, backward")
+    shared.step()
+    done("shared weights, update")
+    assert embedding.grad is not None
+    own.step(rows, embedding.detach(), embedding.grad)
+    done("embeddings, update")
+    return seconds | {"peak_bytes": float(_peak(place))}
 
 
 def write_json(found: dict[str, Any], path: Path) -> None:

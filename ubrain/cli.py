@@ -283,25 +283,32 @@ def report(
     print(text)
 
 
-@app.command()
-def bench(
+@app.command("bench")
+def run_bench(
     images: Annotated[int, typer.Option(min=1)] = 32,
     voxels: Annotated[int, typer.Option(min=1)] = 5000,
     crowd: Annotated[int, typer.Option(min=1, help="Voxels that exist, of which --voxels are drawn in a step.")] = 316_000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
+    whole_step: Annotated[bool, typer.Option(help="Instead: one step with the backbone and its adapters, by part.")] = False,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, for --whole-step.")] = "fp32",
+    checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing, for --whole-step.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Also write the measurements into this file.")] = None,
 ) -> None:
     """Time the encoder's head at the paper's size against the literal form of its formulas."""
-    from dataclasses import replace
+    from ubrain import bench
 
-    from ubrain.bench import Sizes, table, write_json
-    from ubrain.bench import bench as measure
-
-    found = measure(replace(Sizes(), images=images, voxels=voxels, crowd=crowd), rounds, device)
-    print(table(found))
+    sizes = bench.Sizes(images=images, voxels=voxels, crowd=crowd)
+    found: dict[str, Any]
+    if whole_step:
+        found = bench.whole_step(sizes, precision, checkpointing, device)
+        print("\n".join(f"{part:<32} {value:>10.2f} s" for part, value in found.items() if part != "peak_bytes"))
+        print(f"{'peak memory':<32} {found['peak_bytes'] / 1e9:>10.2f} GB")
+    else:
+        found = bench.bench(sizes, rounds, device)
+        print(bench.table(found))
     if json is not None:
-        write_json(found, json)
+        bench.write_json(found, json)
 
 
 @app.command()
