@@ -264,3 +264,49 @@ def test_order_of_images_and_voxels_does_not_matter():
     np.testing.assert_array_equal(scores.retrieval_ranks(p[:, voxels], m[:, voxels]), scores.retrieval_ranks(p, m))
     np.testing.assert_allclose(scores.correlation(p[images], m[images]), scores.correlation(p, m))
     np.testing.assert_allclose(scores.correlation(p[:, voxels], m[:, voxels]), scores.correlation(p, m)[voxels])
+
+
+def running(p, m, cuts):
+    score = scores.RunningCorrelation(p.shape[1])
+    for some_p, some_m in zip(np.split(p, cuts), np.split(m, cuts), strict=True):
+        score.add(some_p, some_m)
+    return score.value()
+
+
+@both_dtypes
+@pytest.mark.parametrize("cuts", [[], [1], [7, 8, 100, 299], [0, 150, 150], range(1, 300)])
+def test_correlation_in_batches_is_the_correlation(dtype, cuts):
+    p, m = pair(dtype, n=300)
+    np.testing.assert_allclose(running(p, m, cuts), scores.correlation(p, m), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 8])
+def test_chunks_of_voxels_do_not_show_in_batches_either(chunk, monkeypatch):
+    p, m = pair(np.float64, n=60)
+    expected = running(p, m, [20])
+    monkeypatch.setattr(scores, "CHUNK", chunk)
+    np.testing.assert_allclose(running(p, m, [20]), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("offset", [1e4, -1e6])
+def test_correlation_in_batches_stands_large_offsets_and_drift(offset):
+    p, m = pair(np.float64, n=300)
+    drift = offset * np.linspace(0, 1, 300)[:, None]
+    expected = reference(scipy_r, p, m)  # of the values without the offset: a sum of squares would have lost them
+    np.testing.assert_allclose(running(p + offset, m + offset, [7, 150]), expected, atol=1e-8)
+    np.testing.assert_allclose(running(p + drift, m, [7, 150]), scores.correlation(p + drift, m), atol=1e-10)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 1e6 / 7])
+def test_correlation_in_batches_with_a_constant_is_unknown(constant):
+    _, m = pair(np.float64, n=57)
+    flat = np.full_like(m, constant)
+    assert np.isnan(running(flat, m, [7, 18, 23])).all()
+    assert np.isnan(running(m, flat, [7, 18, 23])).all()
+
+
+def test_correlation_in_batches_needs_two_images():
+    p, m = pair(np.float64, n=3)
+    assert np.isnan(running(p[:1], m[:1], [])).all()
+    assert np.isnan(running(p[:0], m[:0], [])).all()
+    assert np.isfinite(running(p[:2], m[:2], [1])).all()

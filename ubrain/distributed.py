@@ -5,9 +5,11 @@ shared weights, losses and scores travel.
 """
 
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,7 +19,13 @@ from torch import nn
 from ubrain.errors import UbrainError
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # one process may compute features while the others wait
+PATIENCE = timedelta(minutes=30)  # one process may write the checkpoint while the others wait
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # gradients travel where they are, scores by the CPU
+
+
+def launched() -> tuple[int, int]:
+    """Number of this process from 0, and how many were launched together, as the launcher says."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Group:
@@ -29,11 +37,27 @@ class Group:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.size = launched()
         self.device = device
-        if self.size > 1 and not dist.is_initialized():
-            with self._told():
-                dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        self._mine = self.size > 1 and not dist.is_initialized()
+        if self._mine:
+            self._join()
+
+    def _join(self) -> None:
+        if self.device.type not in BACKENDS:
+            raise UbrainError(f"several processes train on cpu or cuda, not on {self.device.type}; choose another --device")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        try:
+            dist.init_process_group(BACKENDS[self.device.type], timeout=PATIENCE)
+        except (RuntimeError, ValueError) as error:
+            raise UbrainError(f"process {self.rank} of {self.size} cannot join the others ({_first_line(error)}); start all "
+                              f"with torchrun or accelerate launch") from error  # fmt: skip
+
+    def close(self) -> None:
+        """Leave the others, when there is nothing more to say."""
+        if self._mine:
+            dist.destroy_process_group()
 
     @property
     def first(self) -> bool:
@@ -71,15 +95,35 @@ class Group:
         """Return when all processes are here."""
         self.gather(None)
 
+    def check_shared(self, folder: Path) -> None:
+        """Refuse a folder that is not one and the same for all processes."""
+        if self.size == 1:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder / self.gather(f".{uuid.uuid4().hex}.partial")[0]
+        if self.first:
+            mark.touch()
+        self.wait()
+        seen = self.gather(mark.exists())
+        if self.first:
+            mark.unlink()
+        if not all(seen):
+            raise UbrainError(f"process {seen.index(False)} does not see what process 0 writes into {folder}; choose a folder "
+                              f"that all machines share")  # fmt: skip
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, ValueError) as error:
             raise UbrainError(
-                f"process {self.rank} of {self.size} lost the others ({str(error).splitlines()[0][:200]}). One of them has "
+                f"process {self.rank} of {self.size} lost the others ({_first_line(error)}). One of them has "
                 f"died; its own message says why. The last checkpoint is good: the same command continues from it"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def interleave(items: Iterable[tuple[str, T]], position: dict[str, int]) -> list[tuple[str, T]]:

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-NUMBERS_PER_TILE = {"cpu": 1 << 20, "cuda": 1 << 26}  # of its largest tensor; measured on CPU: about the cache of a core
-VOXELS_PER_TILE = {"cpu": 512, "cuda": 8192}
+NUMBERS_PER_TILE = {"cpu": 1 << 21, "cuda": 1 << 26}  # in its largest tensor; measured on CPU, from 1 << 18 to 1 << 22
+VOXELS_PER_TILE = {"cpu": 256, "cuda": 8192}
 IMAGES_PER_TILE = 4
 KEEP = 256 << 20  # bytes of one level's hidden layers that the forward pass may leave for the backward pass
 aten = torch.ops.aten

@@ -45,20 +45,28 @@ class RunningCorrelation:
 
     def add(self, predicted: ArrayLike, measured: ArrayLike) -> None:
         """Take in a batch, both (n_images, n_voxels), without missing values."""
-        both = np.stack([predicted, measured]).astype(np.float64)
-        n, mean = both.shape[1], both.mean(1)
-        both -= mean[:, None]
-        shift, weight = mean - self._mean, self._n * n / (self._n + n)
-        for row, (a, b) in enumerate(((0, 0), (1, 1), (0, 1))):
-            self._products[row] += (both[a] * both[b]).sum(0) + shift[a] * shift[b] * weight
+        n, start = len(np.asarray(predicted)), 0
+        if n == 0:
+            return
+        for pair in _voxel_chunks(predicted, measured):
+            both = np.stack(pair)
+            voxels = slice(start, start + both.shape[2])
+            mean = both.mean(1)
+            both -= mean[:, None]
+            shift, weight = mean - self._mean[:, voxels], self._n * n / (self._n + n)
+            for row, (a, b) in enumerate(((0, 0), (1, 1), (0, 1))):
+                self._products[row, voxels] += (both[a] * both[b]).sum(0) + shift[a] * shift[b] * weight
+            self._mean[:, voxels] += shift * n / (self._n + n)
+            start = voxels.stop
         self._n += n
-        self._mean += shift * n / self._n
 
     def value(self) -> Array:
-        """(n_voxels,) in -1..1; NaN where either side is constant."""
+        """(n_voxels,) in -1..1; NaN where either side is constant or fewer than two images were given."""
         norms = np.sqrt(self._products[0] * self._products[1])
+        tiny = self._n * (1e-7 * self._mean) ** 2  # what rounding leaves of a constant
+        varies = (self._products[:2] > tiny).all(0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.clip(np.where(norms > 0, self._products[2] / norms, np.nan), -1, 1)
+            return np.clip(np.where(varies, self._products[2] / norms, np.nan), -1, 1)
 
 
 def r2(predicted: ArrayLike, measured: ArrayLike) -> Array:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ubrain import checkpoint, scores
 from ubrain.backbone import Backbone, Features, choose_device, shifted
 from ubrain.config import BackboneConfig, EncoderConfig, TrainingConfig
 from ubrain.data.crowd import Crowd
-from ubrain.distributed import Group, interleave
+from ubrain.distributed import Group, interleave, launched
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.optim import BETA2, EmbeddingAdam, Rate
@@ -105,7 +106,11 @@ def fit(
     source : the crowd, and its features or a backbone.
     encoder_config : sizes; `widths` and `n_tokens` are taken from the source.
     out : folder for checkpoints, the log and the finished encoder. If it holds an unfinished training with the same
-        settings, that is continued; if a finished one, it is loaded.
+        settings, that is continued; if a finished one, it is loaded. Several processes need one that all of them see.
+
+    Returns
+    -------
+    The encoder of all subjects; in several processes, all but the first return that of the subjects they own.
 
     Raises
     ------
@@ -123,6 +128,8 @@ def fit(
                 "backbone": _decisive(source.maker.config), "encoder": asdict(encoder_config),
                 "training": asdict(config)}  # fmt: skip
     if out is None:
+        if launched()[1] > 1:
+            raise UbrainError("several processes need a folder for what they share; give one as `out`")
         with tempfile.TemporaryDirectory() as folder:
             return _Training(source, list(subjects), encoder_config, config, seed, Path(folder), settings, False).run()
     if (Path(out) / checkpoint.CONFIG).exists():
@@ -152,6 +159,7 @@ class _Training:
         self.best_epoch, self.best_score = 0, -math.inf
         self.rate = config.learning_rate  # of the plateau schedule
         self.stale = 0  # epochs without a better score
+        self.board: Any = None  # of TensorBoard
 
     def _share_out(self) -> list[str]:
         if self.group.size > min(self.config.batches_per_step, len(self.subjects)):
@@ -178,8 +186,11 @@ class _Training:
 
     def run(self) -> UniversalEncoder:
         self._resume()
+        if self.tensorboard and self.group.first:
+            self.board = _tensorboard(self.folder, self.history)
         epochs = range(self.epoch, self.plan.epochs)
-        for epoch in track(epochs, len(epochs), f"training on {len(self.subjects)} subject(s)"):
+        label = f"training on {len(self.subjects)} subject(s)"
+        for epoch in track(epochs, len(epochs), label) if self.group.first else epochs:
             self.epoch = epoch
             if self.config.schedule == "plateau" and self.rate < self.config.min_learning_rate:
                 break
@@ -190,6 +201,9 @@ class _Training:
             self.history.append(row)
             self._save()
         self._finish()
+        self.group.close()
+        if self.board:
+            self.board.close()
         return self.encoder.eval()
 
     def _judge(self, score: float) -> None:
@@ -206,17 +220,17 @@ class _Training:
         steps = self.plan.steps(self.epoch)
         for name in self.own:
             self.embeddings[name].plan([rates[i] for i, step in enumerate(steps) for b in step if b.subject == name])
-        losses = []
+        losses: list[float] = []
         for rate, step in zip(rates, steps, strict=True):
-            mine = [self._gradients(batch) / len(step) for batch in step if batch.subject in self.own]
-            losses.append(torch.stack(mine).sum() * len(step) if mine else torch.zeros(()))
+            losses += [self._gradients(batch) for batch in step if batch.subject in self.own]
             if self.group.size > 1 or len(step) > 1:
                 self._average(len(step))
             for group in self.optimiser.param_groups:
                 group["lr"], group["betas"] = rate.rate, (rate.beta1, BETA2)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
-        return sum(self.group.gather(float(torch.stack(losses).sum()))) / sum(map(len, steps))
+        everybodys = list(chain.from_iterable(self.group.gather(losses)))
+        return math.fsum(everybodys) / len(everybodys)  # fsum: the same for any order, so for any number of processes
 
     def _average(self, n_batches: int) -> None:
         self.group.sum_gradients(self.parameters)
@@ -224,7 +238,7 @@ class _Training:
             if p.grad is not None:
                 p.grad /= n_batches
 
-    def _gradients(self, batch: "Batch") -> Tensor:
+    def _gradients(self, batch: "Batch") -> float:
         """Add a batch's gradients to the shared weights', and move its voxels' embeddings. Returns the loss."""
         torch.manual_seed(batch.seed)  # of dropout and of image shifts
         subject = self.source.crowd[batch.subject]
@@ -240,7 +254,7 @@ class _Training:
         loss.backward()
         assert embedding.grad is not None
         self.embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
-        return loss.detach()
+        return loss.item()
 
     def _validate(self) -> float:
         r = {}
@@ -270,8 +284,8 @@ class _Training:
             write_text(self.folder / STATE, json.dumps({f: getattr(self, f) for f in facts} | {"epoch": epoch}, indent=1))
             self._write_log()
             self._sweep(keep={epoch, self.best_epoch})
-            if self.tensorboard:
-                _to_tensorboard(self.folder, self.history[-1])
+            if self.board:
+                _show(self.board, self.history[-1])
         self.group.wait()
 
     def _file(self, subject: str, epoch: int) -> Path:
@@ -279,7 +293,8 @@ class _Training:
 
     def _sweep(self, keep: set[int]) -> None:
         for path in (self.folder / STATES).glob("*"):
-            if not path.name[:5].isdecimal() or int(path.name[:5]) not in keep:
+            epoch = path.name.removesuffix(".pt").partition("-")[0]
+            if not epoch.isdecimal() or int(epoch) not in keep:
                 path.unlink(missing_ok=True)
 
     def _write_log(self) -> None:
@@ -290,17 +305,32 @@ class _Training:
         write_text(self.folder / LOG, text.getvalue())
 
     def _resume(self) -> None:
-        if not (self.folder / STATE).exists():
+        state = self._found()
+        if state is None:
             return
-        try:
-            state = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UbrainError(f"{self.folder / STATE} cannot be read: {error}; delete the folder to start anew") from error
         _same_settings(state["settings"], self.settings, self.folder)
         for fact in ("epoch", "history", "best_epoch", "best_score", "rate", "stale"):
             setattr(self, fact, state[fact])
         self._load(self.epoch)
-        log.info("continuing %s after epoch %d", self.folder, self.epoch)
+        if self.group.first:
+            log.info("continuing %s after epoch %d", self.folder, self.epoch)
+
+    def _found(self) -> dict[str, Any] | None:
+        """What the first process finds of an earlier training here; all must mean the same training in the same folder."""
+        self.group.check_shared(self.folder)
+        path, state = self.folder / STATE, None
+        if self.group.first and path.exists():
+            try:
+                state = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise UbrainError(f"{path} cannot be read: {error}; delete the folder to start anew") from error
+        (state, first), *others = self.group.gather((state, self.settings))
+        for rank, (_, settings) in enumerate(others, 1):
+            different = [key for key in first if settings[key] != first[key]]
+            if different:
+                raise UbrainError(f"process {rank} was started with other settings than process 0 ({', '.join(different)}); "
+                                  f"give all the same command and the same crowd file")  # fmt: skip
+        return state
 
     def _load(self, epoch: int) -> None:
         shared = _read(self._file("", epoch), self.device)
@@ -316,6 +346,7 @@ class _Training:
     def _finish(self) -> None:
         """The encoder of the best epoch, with all subjects, as a checkpoint; the training's own files vanish."""
         self._load(self.best_epoch)
+        self.group.wait()  # until nobody reads the training's own files any more
         if self.group.first:
             self._write_log()
             for name in (n for n in self.subjects if n not in self.own):
@@ -323,11 +354,9 @@ class _Training:
                 self.encoder.subject(name).data = _read(self._file(name, self.best_epoch), self.device)["embeddings"]
             ordered = nn.ParameterDict({name: self.encoder.embeddings[name] for name in self.subjects})
             self.encoder.embeddings = ordered
-            voxels = {name: self.source.crowd[name].voxels for name in self.subjects}
-            checkpoint.save(self.encoder, self.folder, self.source.adapters, voxels=voxels, settings=self.settings,
-                            val_r75=self.best_score)  # fmt: skip
-            (self.folder / STATE).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / STATES, ignore_errors=True)
+            checkpoint.save(self.encoder, self.folder, self.source.adapters, settings=self.settings, val_r75=self.best_score,
+                            **checkpoint.recorded(self.source.crowd, self.subjects))  # fmt: skip
+            _tidy(self.folder)
         self.group.wait()
 
 
@@ -393,6 +422,15 @@ class _Plan:
         return [batches[i : i + per_step] for i in range(0, len(batches), per_step)]
 
 
+def _tidy(folder: Path) -> None:
+    """Remove what only an unfinished training needs, and what killed ones left half-written."""
+    half_written = (*folder.glob(".*.partial"), *(folder / checkpoint.VOXELS).glob(".*.partial"))
+    for path in (folder / STATE, *half_written):
+        if path.exists():  # a finished training may lie where nothing can be removed
+            path.unlink()
+    shutil.rmtree(folder / STATES, ignore_errors=True)
+
+
 def _write(path: Path, state: dict[str, Any]) -> None:
     with atomic(path) as partial:
         torch.save(state, partial)
@@ -448,12 +486,17 @@ def _check_options(config: TrainingConfig) -> None:
                                (config.precision, ("fp32", "bf16"), "precision")):  # fmt: skip
         if value not in known:
             raise UbrainError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
+    for name in ("epochs", "batch_images", "voxels_per_step", "batches_per_step"):
+        if getattr(config, name) < 1:
+            raise UbrainError(f"{name} is {getattr(config, name)}: expected 1 or more")
 
 
 def _finished(folder: Path, settings: dict[str, Any], source: Source) -> UniversalEncoder:
     facts = json.loads((folder / checkpoint.CONFIG).read_text(encoding="utf-8")).get("facts", {})
     _same_settings(facts.get("settings", {}), _plain(settings), folder)
-    log.info("%s holds this training, finished; loading it", folder)
+    if launched()[0] == 0:
+        log.info("%s holds this training, finished; loading it", folder)
+        _tidy(folder)  # it may have been killed just before
     return checkpoint.load(folder, source.adapters)
 
 
@@ -473,11 +516,20 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-def _to_tensorboard(folder: Path, row: dict[str, float]) -> None:
+def _tensorboard(folder: Path, history: list[dict[str, float]]) -> Any:
+    """A TensorBoard log that begins with the history: one that was cut off is written anew, nothing is missing or twice."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UbrainError("the TensorBoard log needs `pip install ubrain[log]`") from error
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-        for name in ("loss", "val_r75", "learning_rate"):
-            writer.add_scalar(name, row[name], int(row["epoch"]))
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    board = SummaryWriter(str(folder / "tensorboard"))
+    for row in history:
+        _show(board, row)
+    return board
+
+
+def _show(board: Any, row: dict[str, float]) -> None:
+    for name in ("loss", "val_r75", "learning_rate"):
+        board.add_scalar(name, row[name], int(row["epoch"]))
+    board.flush()

@@ -53,7 +53,7 @@ def import_arrays(
     UbrainError
         If files cannot be read, do not fit together, or an image would be both train and test.
     """
-    source = _ImageSource(Path(images))
+    source = ImageSource(Path(images))
     values = _read_responses(Path(responses), transpose)
     table = _read_trials(Path(trials), source) if trials else pd.DataFrame({"image": np.arange(len(source))})
     what = f"rows of {Path(trials).name}" if trials else f"images in {images}"
@@ -87,7 +87,7 @@ def import_arrays(
     log.info("%s: %s", subject, account)
 
 
-class _ImageSource:
+class ImageSource:
     """Images of a folder or of an array, one at a time."""
 
     def __init__(self, path: Path) -> None:
@@ -115,6 +115,11 @@ class _ImageSource:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are read: one per image, in order, or the array's."""
+        return self._files or [self.path]
 
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """Image number i as (height, width, 3)."""
@@ -176,7 +181,7 @@ def _read_responses(path: Path, transpose: bool) -> NDArray:
     return values.T if transpose else values
 
 
-def _read_trials(path: Path, source: _ImageSource) -> pd.DataFrame:
+def _read_trials(path: Path, source: ImageSource) -> pd.DataFrame:
     table = _read_csv(path)
     if "image" not in table:
         raise UbrainError(f"{path}: expected a column 'image', got {', '.join(map(str, table.columns))}")
@@ -196,7 +201,7 @@ def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
     return table.fillna(dict.fromkeys(text, "")).astype(dict.fromkeys(text, str))
 
 
-def _splits(source: _ImageSource, listed: Path | None, test: float, val: float) -> list[Split]:
+def _splits(source: ImageSource, listed: Path | None, test: float, val: float) -> list[Split]:
     if listed is None:
         return [split_by_content(val, test)] * len(source)
     try:
