@@ -41,9 +41,10 @@ def test_shares_of_time_add_up(found):
         assert shares["matrix products"] > 0
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_multiply_adds_are_those_that_happen(monkeypatch, train):
-    monkeypatch.setattr(fused, "KEEP", 0)
+@pytest.mark.parametrize(("train", "keep"), [(False, 0), (True, 0), (True, 1 << 20)])
+def test_multiply_adds_are_those_that_happen(monkeypatch, train, keep):
+    monkeypatch.setattr(fused, "KEEP", keep)
+    monkeypatch.setattr(bench, "KEEP", keep)
     sizes = replace(TINY, images=4, voxels=64)
     setup = bench.Setup(sizes, torch.device("cpu"))
     setup.prepare()

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 from ubrain import checkpoint, train
-from ubrain.backbone import Features
+from ubrain.backbone import Features, choose_device
 from ubrain.cli import app
 from ubrain.config import SimulationConfig, load_profile
 from ubrain.data.crowd import Crowd
@@ -234,6 +234,21 @@ def summed(gradients):
 def test_gradients_are_added_up_and_none_counts_as_zero():
     told = launch(2, summed, [[[1.0, 2.0], [3.0, 4.0], None], [[10.0, 20.0], None, None]]).told
     assert told[0] == told[1] == [[11.0, 22.0], [3.0, 4.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("gpus", "name", "rank", "expected"), [
+    (4, "auto", "2", "cuda:2"),
+    (4, "cuda", "2", "cuda:2"),
+    (4, "cuda:1", "2", "cuda:1"),
+    (1, "auto", "2", "cuda"),  # the launcher shows each process its own GPU only
+    (4, "cpu", "2", "cpu"),
+])  # fmt: skip
+def test_each_process_on_a_machine_takes_a_gpu_of_its_own(monkeypatch, gpus, name, rank, expected):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch, "zeros", lambda _, device: SimpleNamespace(device=torch.device(device)))
+    assert choose_device(name) == torch.device(expected)
 
 
 @pytest.mark.parametrize("batches_per_step", [1, 3])

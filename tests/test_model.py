@@ -113,15 +113,47 @@ def test_bf16_comes_close_in_values_and_gradients():
             assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
 
 
-def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass(monkeypatch):
+@pytest.mark.parametrize("keep", [0, 1 << 20])
+def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass(monkeypatch, keep):
     encoder, tokens = make(torch.float32, replace(CONFIG, n_tokens=64, channels=8))
     encoder.train()
-    monkeypatch.setattr(fused, "KEEP", 0)
+    monkeypatch.setattr(fused, "KEEP", keep)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
         encoder(tokens, "A")
     assert kept
-    assert not [s for s in kept if s in {(5, 30, 64), (5, 30, 32), (150, 64), (150, 32)}]
+    assert not [s for s in kept if s in {(5, 30, 64), (150, 64)}]
+    assert bool([s for s in kept if s in {(5, 30, 32), (150, 32)}]) == bool(keep)
+
+
+def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
+    encoder, tokens = make(torch.float32)
+    seen = []
+    monkeypatch.setattr(fused._Readout, "apply", lambda *inputs: seen.append(inputs[-1]) or torch.zeros(5, 30))
+    with torch.inference_mode():
+        encoder(tokens, "A")
+    with torch.no_grad():
+        encoder(tokens, "A")
+    assert seen == [0] * 4
+    encoder(tokens, "A")
+    assert seen[-1] == fused.KEEP
+
+
+@pytest.mark.parametrize("forward", [False, True])
+@pytest.mark.parametrize("backward", [False, True])
+def test_autocast_may_hold_forward_backward_both_or_none(forward, backward):
+    encoder, tokens = make(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=forward):
+        out = encoder(tokens, "A")
+    with torch.autocast("cpu", torch.bfloat16, enabled=backward):
+        out.square().sum().backward()
+    assert encoder.position.grad.isfinite().all()
+
+
+def test_no_voxels_or_no_images_give_an_empty_answer():
+    encoder, tokens = make(torch.float32)
+    assert encoder(tokens, "A", torch.tensor([], dtype=torch.long)).shape == (5, 0)
+    assert encoder([t[:0] for t in tokens], "A").shape == (0, 30)
 
 
 def test_a_batch_of_one_subject_gives_no_gradient_to_another():

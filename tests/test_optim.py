@@ -83,3 +83,13 @@ def test_planned_steps_that_were_not_made_are_an_error():
     ours.plan([Rate(0.1)] * 2)
     with pytest.raises(UbrainError, match="2 planned steps were not made"):
         ours.plan([Rate(0.1)])
+
+
+def test_planning_needs_no_second_copy_of_the_embeddings(monkeypatch):
+    largest = []
+    ratio = EmbeddingAdam._ratio
+    monkeypatch.setattr(EmbeddingAdam, "_ratio", lambda self, m: largest.append(len(m["m"])) or ratio(self, m))
+    ours = EmbeddingAdam(torch.zeros(10_000, 4))
+    ours.plan([Rate(0.1)])
+    assert max(largest) <= 4096
+    assert sum(largest) == 10_000

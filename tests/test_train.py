@@ -1,7 +1,10 @@
 """Training on a small simulated crowd: it learns, it repeats itself, it resumes."""
 
 import csv
+import itertools
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -104,6 +107,77 @@ def test_kill_minus_nine_and_the_same_command_again(source, tmp_path):
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
+def dies_before_a_change(number, crowd_file, features_root, out):
+    """Train, and be killed just before the so-many-th file takes its place (it is then half-written) or vanishes."""
+    changes = itertools.count(1)
+
+    def hook(event, arguments):
+        if event not in ("os.rename", "os.remove", "os.rmdir"):
+            return
+        path, folder_fd = os.fspath(arguments[0]), arguments[-1]
+        inside = folder_fd >= 0 or (path.startswith(str(out)) and os.path.exists(path))
+        if inside and next(changes) == number:
+            if event == "os.rename":
+                os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with Crowd(crowd_file) as crowd:
+        features = Features(crowd, CNN, features_root)
+        sys.addaudithook(hook)
+        train.fit(train.Source(crowd, features), ["S1", "S2"], ENCODER, SHORT, 0, out)
+
+
+SHORT = replace(TRAINING, epochs=2, batch_images=200)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_files(source, tmp_path):
+    def files(folder):
+        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    train.fit(source, ["S1", "S2"], ENCODER, SHORT, 0, tmp_path / "whole")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ubrain.cli", "ubrain.train", "ubrain.data.simulate", "pytest"])
+    for number in itertools.count(1):
+        out = tmp_path / f"killed {number}"
+        arguments = (number, source.crowd.path, source.features.folder.parent, out)
+        victim = context.Process(target=dies_before_a_change, args=arguments)
+        victim.start()
+        victim.join()
+        if victim.exitcode == 0:
+            break
+        assert victim.exitcode == -signal.SIGKILL
+        train.fit(source, ["S1", "S2"], ENCODER, SHORT, 0, out)
+        assert files(out) == files(tmp_path / "whole"), f"killed before change {number}"
+    assert number > 20  # 2 epochs × 5 state files, 6 of the finished encoder, and what is removed
+
+
+def test_the_tensorboard_log_has_every_epoch_once(source, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    show, rows = train._show, []
+
+    def dies_before_the_second_row(board, row):
+        rows.append(row)
+        if len(rows) == 2:
+            raise Killed
+        show(board, row)
+
+    monkeypatch.setattr(train, "_show", dies_before_the_second_row)
+    with pytest.raises(Killed):
+        train.fit(source, ["S1"], ENCODER, TRAINING, 0, tmp_path, tensorboard=True)
+    monkeypatch.setattr(train, "_show", show)
+    train.fit(source, ["S1"], ENCODER, TRAINING, 0, tmp_path, tensorboard=True)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [1, 2, 3, 4]
+
+
+def test_a_finished_training_is_loaded_from_where_nothing_can_be_written(source, tmp_path, monkeypatch):
+    train.fit(source, ["S1"], ENCODER, SHORT, 0, tmp_path)
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: pytest.fail("something was removed"))
+    train.fit(source, ["S1"], ENCODER, SHORT, 0, tmp_path)
+
+
 def test_the_best_weights_are_kept_and_logged(source, tmp_path):
     train.fit(source, ["S1"], ENCODER, TRAINING, 0, tmp_path)
     with open(tmp_path / train.LOG) as file:
@@ -151,11 +225,44 @@ def test_the_loss_is_the_released_one():
     torch.testing.assert_close(train.loss_of(p, m, config), expected)
 
 
+def test_a_full_disk_is_an_error_that_says_so(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(UbrainError, match=r"00001.pt cannot be written .* if the disk is full, free some space"):
+            train._write(tmp_path / "00001.pt", {"weights": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"schedule": "cosine"}, "unknown schedule 'cosine'"),
     ({"precision": "fp8"}, "unknown precision 'fp8'"),
     ({"device": "cuda:77"}, "device 'cuda:77' is not available"),
+    ({"batches_per_step": 0}, "batches_per_step is 0: expected 1 or more"),
 ])  # fmt: skip
 def test_unknown_options_are_refused(source, change, message):
     with pytest.raises(UbrainError, match=message):
         train.fit(source, ["S1"], ENCODER, replace(TRAINING, **change))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_plateau_schedule_is_that_of_torch(seed):
+    rng = np.random.default_rng(seed)
+    scores_of_epochs = np.cumsum(rng.normal(0.001, 0.003, 60))
+    config = TrainingConfig(schedule="plateau")
+    weights = torch.nn.Parameter(torch.zeros(1))
+    adam = torch.optim.Adam([weights], lr=config.learning_rate)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        adam, mode="max", patience=config.patience, factor=config.factor, threshold=config.threshold, threshold_mode="abs",
+        eps=0,
+    )  # fmt: skip
+    ours = train._Training.__new__(train._Training)
+    ours.config, ours.rate, ours.plateau, ours.stale = config, config.learning_rate, -np.inf, 0
+    ours.best_score, ours.best_epoch, ours.epoch = -np.inf, 0, 0
+    for ours.epoch, score in enumerate(scores_of_epochs):
+        theirs.step(score)
+        ours._judge(score)
+        assert ours.rate == pytest.approx(adam.param_groups[0]["lr"], rel=1e-12)
+    assert ours.best_epoch == int(np.argmax(scores_of_epochs)) + 1

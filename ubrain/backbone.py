@@ -172,8 +172,9 @@ def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA if there is one, else the CPU; of several processes on a machine, each takes a GPU of its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.device_count() > 1:  # some launchers show each process one GPU only
-        name = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
+    rank = os.environ.get("LOCAL_RANK")
+    if name == "cuda" and rank and torch.cuda.device_count() > 1:  # some launchers show each process one GPU only
+        name = f"cuda:{rank}"
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:

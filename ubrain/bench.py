@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from ubrain.backbone import Backbone, choose_device, shifted
 from ubrain.config import BackboneConfig, EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
+from ubrain.fused import KEEP
 from ubrain.model import UniversalEncoder
 from ubrain.optim import EmbeddingAdam, Rate
 from ubrain.paths import project_root, write_text
@@ -59,11 +60,14 @@ class Sizes:
         """The encoder of these sizes."""
         return EncoderConfig((self.width,) * self.levels, self.tokens, self.embedding_size, self.channels)
 
-    def multiply_adds(self, train: bool) -> float:
-        """Of the product's form, for one image and one voxel; training includes computing the tile twice."""
+    def multiply_adds(self, train: bool, itemsize: int = 4) -> float:
+        """Of the product's form, for one image and one voxel, with what training computes twice."""
         attend, mlp = self.tokens * self.channels, 4 * self.channels**2
-        forward = 2 * attend + mlp
-        return self.levels * (2 * forward + 4 * attend + 2 * mlp if train else forward)
+        if not train:
+            return self.levels * (2 * attend + mlp)
+        layers = self.images * self.voxels * 6 * self.channels * itemsize
+        again = attend + (attend + mlp) * max(0, 1 - KEEP / layers)
+        return self.levels * (6 * attend + 3 * mlp + again)
 
 
 class Setup:
@@ -84,12 +88,13 @@ class Setup:
 
     def train(self, precision: str = "fp32") -> None:
         """Forward and backward of the product's form."""
-        with autocast(self.device, precision):
-            self._learn(lambda: self.encoder(self.tokens, "S"))
+        self._learn(lambda: self.encoder(self.tokens, "S"), precision)
 
-    def _learn(self, respond: Callable[[], Tensor]) -> None:
+    def _learn(self, respond: Callable[[], Tensor], precision: str = "fp32") -> None:
         self.encoder.train().zero_grad()
-        loss_of(respond().float(), self.target, TrainingConfig()).backward()
+        with autocast(self.device, precision):
+            predicted = respond()
+        loss_of(predicted.float(), self.target, TrainingConfig()).backward()
 
     @torch.inference_mode()
     def predict_reference(self) -> None:
@@ -151,8 +156,8 @@ def _summary(
     median = {name: statistics.median(values) for name, values in seconds.items()}
     gflops = {p: statistics.median(values) for p, values in limit.items()}
     pairs = sizes.images * sizes.voxels
-    work = {"train fp32": True, "train bf16": True, "predict fp32": False}
-    rates = {n: 2 * pairs * sizes.multiply_adds(t) / median[n] / 1e9 for n, t in work.items()}
+    work = {"train fp32": (True, 4), "train bf16": (True, 2), "predict fp32": (False, 4)}
+    rates = {n: 2 * pairs * sizes.multiply_adds(*w) / median[n] / 1e9 for n, w in work.items()}
     return {
         "ratios": {
             "train_fp32": ratio(seconds["train reference"], seconds["train fp32"]),
@@ -244,21 +249,27 @@ def _where(setup: Setup, precision: str) -> dict[str, float]:
 
 def _crowd(sizes: Sizes, device: torch.device, rounds: int) -> dict[str, list[float]]:
     """Seconds of whole training steps, optimisers included, when few and when many voxels exist to draw from."""
-    steps = {"step in a small crowd": sizes.voxels, "step in the whole crowd": sizes.crowd}
-    return {name: _steps(replace(sizes, voxels=n), min(sizes.voxels, n), device, rounds) for name, n in steps.items()}
+    steps = {name: _step(sizes, voxels, rounds + 1, device) for name, voxels in
+             (("step in a small crowd", sizes.voxels), ("step in the whole crowd", sizes.crowd))}  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            seconds[name].append(_time(step, device))
+    return {name: found[1:] for name, found in seconds.items()}
 
 
-def _steps(sizes: Sizes, drawn: int, device: torch.device, rounds: int) -> list[float]:
+def _step(sizes: Sizes, voxels: int, times: int, device: torch.device) -> Callable[[], None]:
+    """A training step that can be made so many times, of a subject with so many voxels."""
     torch.manual_seed(0)
-    encoder = UniversalEncoder(sizes.encoder, {"S": sizes.voxels}).to(device).train()
+    encoder = UniversalEncoder(sizes.encoder, {"S": voxels}).to(device).train()
     tokens = [torch.randn(sizes.images, sizes.tokens, sizes.width, device=device) for _ in range(sizes.levels)]
-    target = torch.randn(sizes.images, drawn, device=device)
+    target = torch.randn(sizes.images, min(sizes.voxels, voxels), device=device)
     shared = torch.optim.Adam(encoder.shared_parameters(), amsgrad=True, fused=device.type in ("cpu", "cuda"))
     own = EmbeddingAdam(encoder.subject("S"), amsgrad=True)
-    own.plan([Rate(1e-3)] * (rounds + 1))
+    own.plan([Rate(1e-3)] * times)
 
     def step() -> None:
-        rows = torch.randperm(sizes.voxels, device=device)[:drawn]
+        rows = torch.randperm(voxels, device=device)[: target.shape[1]]
         embedding = own.read(rows).requires_grad_()
         with autocast(device, "bf16"):
             predicted = encoder.respond(tokens, encoder.voxel_terms(embedding))
@@ -268,7 +279,7 @@ def _steps(sizes: Sizes, drawn: int, device: torch.device, rounds: int) -> list[
         assert embedding.grad is not None
         own.step(rows, embedding.detach(), embedding.grad)
 
-    return [_time(step, device) for _ in range(rounds + 1)][1:]
+    return step
 
 
 def _memory(sizes: Sizes, device: str) -> dict[str, int]:
@@ -288,7 +299,7 @@ def _extra_bytes(job: dict[str, Any]) -> int:
     steps = {"train reference": lambda s: s.train_reference(), "train fp32": lambda s: s.train(),
              "train bf16": lambda s: s.train("bf16")}  # fmt: skip
     step = steps[job["name"]]
-    step(Setup(replace(sizes, voxels=min(200, sizes.voxels)), device))
+    step(Setup(replace(sizes, images=1, voxels=16), device))  # libraries are loaded
     setup = Setup(sizes, device)
     before = _peak(device, reset=True)
     step(setup)

@@ -202,7 +202,10 @@ def describe(folder: str | Path) -> Description:
         told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config = from_mapping(EncoderConfig, told["config"], where=str(folder / CONFIG))
         subjects = {check_name(str(name)): int(n_voxels) for name, n_voxels in told["subjects"].items()}
-        return Description(config, subjects, dict(told.get("recordings", {})), dict(told.get("facts", {})))
+        recordings = {str(name): dict(facts) for name, facts in told.get("recordings", {}).items()}
+        facts = dict(told.get("facts", {}))
+        facts["settings"] = dict(facts.get("settings", {}))
+        return Description(config, subjects, recordings, facts)
 
 
 def backbone_config(folder: str | Path) -> BackboneConfig:

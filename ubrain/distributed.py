@@ -5,6 +5,7 @@ shared weights, losses and scores travel.
 """
 
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ class Group:
         try:
             dist.init_process_group(BACKENDS[self.device.type], timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
-            raise UbrainError(f"process {self.rank} of {self.size} cannot join the others ({_first_line(error)}); start all "
+            raise UbrainError(f"process {self.rank} of {self.size} cannot join the others ({_reason(error)}); start all "
                               f"with torchrun or accelerate launch") from error  # fmt: skip
 
     def close(self) -> None:
@@ -117,13 +118,15 @@ class Group:
             yield
         except (RuntimeError, ValueError) as error:
             raise UbrainError(
-                f"process {self.rank} of {self.size} lost the others ({_first_line(error)}). One of them has "
+                f"process {self.rank} of {self.size} lost the others ({_reason(error)}). One of them has "
                 f"died; its own message says why. The last checkpoint is good: the same command continues from it"
             ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _reason(error: Exception) -> str:
+    """Without the place in the library's source that it begins with, and without its advice."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[\S+\] ", "", line).partition(". ")[0][:200]
 
 
 def interleave(items: Iterable[tuple[str, T]], position: dict[str, int]) -> list[tuple[str, T]]:

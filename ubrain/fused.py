@@ -9,7 +9,7 @@ readouts (`ubrain.model` says where they come from)::
 
 A tile is a few images with a few voxels, small enough to stay in the processor's cache. Nothing of the size (B, V, P)
 outlives its tile: the backward pass computes the attention again, as flash attention and gradient checkpointing do. The
-layers after it, (B, V, 4C) and smaller, are kept only where they are small (`KEEP`), and else computed again too.
+layers after it, (B, V, 4C) and smaller, are kept up to a fixed number of bytes (`KEEP`), and else computed again too.
 """
 
 import math
@@ -23,8 +23,7 @@ from torch.autograd.function import once_differentiable
 
 NUMBERS_PER_TILE = {"cpu": 1 << 21, "cuda": 1 << 26}  # in its largest tensor; measured on CPU, from 1 << 18 to 1 << 22
 VOXELS_PER_TILE = {"cpu": 256, "cuda": 8192}
-IMAGES_PER_TILE = 4
-KEEP = 256 << 20  # bytes of one level's hidden layers that the forward pass may leave for the backward pass
+KEEP = 256 << 20  # bytes that the forward pass of one level may leave for the backward pass
 aten = torch.ops.aten
 
 
@@ -56,7 +55,7 @@ def readout(x: Tensor, voxels: VoxelTerms, shared: SharedTerms, keep: Tensor | N
     keep : (B, V, C) bool, what dropout keeps; None for no dropout.
     dropout : share of numbers that is dropped.
 
-    Under autocast the tiles are computed in its type; sums over tiles are kept in the type of `x`.
+    Under autocast the tiles are computed in its type; sums over tiles are kept in float32.
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -65,7 +64,8 @@ def readout(x: Tensor, voxels: VoxelTerms, shared: SharedTerms, keep: Tensor | N
         shared = shared._replace(norm_weight=norm_weight, norm_bias=norm_bias)
     with torch.autocast(kind, enabled=False):
         wide = [t if t.dtype == torch.float64 else t.float() for t in (x, *voxels[:4], *shared)]
-        return _Readout.apply(*wide, keep, dtype) + voxels.constant
+        room = KEEP if torch.is_grad_enabled() else 0
+        return _Readout.apply(*wide, keep, dtype, room) + voxels.constant
 
 
 def dropout_mask(shape: tuple[int, ...], dropout: float, device: torch.device) -> Tensor:
@@ -78,15 +78,15 @@ def dropout_mask(shape: tuple[int, ...], dropout: float, device: torch.device) -
 class _Readout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
-        *tensors, keep, dtype = rest
+        *tensors, keep, dtype, room = rest
         out = x.new_empty(len(x), tensors[0].shape[1])
-        layers = out.numel() * (tensors[6].shape[0] + 2 * x.shape[2]) * dtype.itemsize
-        left: list[Tensor] = []
+        left: list[Tensor | None] = []
         for tile in _tiles(x, tensors, keep, dtype):
-            kept = tile.layers(tile.attention())
-            left += kept if layers <= KEEP and any(ctx.needs_input_grad) else ()
-            part = F.gelu(kept.hidden).mul_(tile.hidden_readout).sum(2).to(out.dtype)
-            out[tile.images, tile.voxels] = part.add_((kept.z * tile.readout).sum(2))
+            layers = tile.layers(tile.attention())
+            room -= sum(t.nbytes for t in layers)
+            left += layers if room >= 0 else [None] * len(layers)
+            part = F.gelu(layers.hidden).mul_(tile.hidden_readout).sum(2).to(out.dtype)
+            out[tile.images, tile.voxels] = part.add_((layers.z * tile.readout).sum(2))
         ctx.save_for_backward(x, *tensors, keep, *left)
         ctx.dtype = dtype
         return out
@@ -97,16 +97,20 @@ class _Readout(torch.autograd.Function):
         x, *tensors, keep = ctx.saved_tensors[:10]
         left = ctx.saved_tensors[10:]
         sums = [torch.zeros_like(t) for t in (x, *tensors)]
-        for i, tile in enumerate(_tiles(x, tensors, keep, ctx.dtype)):
-            attention = tile.attention()
-            kept = _Layers(*left[5 * i : 5 * i + 5]) if left else tile.layers(attention)
-            tile.backward(gradient[tile.images, tile.voxels, None].to(ctx.dtype), attention, kept, sums)
-        return (*sums, None, None)
+        with torch.autocast(x.device.type, enabled=False):  # the types are chosen already
+            for i, tile in enumerate(_tiles(x, tensors, keep, ctx.dtype)):
+                attention = tile.attention()
+                mine = left[5 * i : 5 * i + 5]
+                layers = tile.layers(attention) if mine[0] is None else _Layers(*mine)
+                tile.backward(gradient[tile.images, tile.voxels, None].to(ctx.dtype), attention, layers, sums)
+        return (*sums, None, None, None)
 
 
 def _tiles(x: Tensor, tensors: list[Tensor], keep: Tensor | None, dtype: torch.dtype) -> Iterator["_Tile"]:
     per_voxel, shared = tensors[:4], SharedTerms(*(t.to(dtype) for t in tensors[4:]))
     x, shares = x.to(dtype), len(per_voxel[0]) == 1
+    if not len(x) or not per_voxel[0].shape[1]:
+        return
     n_images, n_voxels = _tile_shape(x, tensors)
     for voxels in _slices(per_voxel[0].shape[1], n_voxels):
         some = [t[:, voxels].to(dtype) for t in per_voxel]
@@ -169,22 +173,22 @@ class _Tile(NamedTuple):
             z.mul_(self.keep)
         return _Layers(pooled, mean, rstd, z, F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias))
 
-    def backward(self, g: Tensor, attention: Tensor, kept: "_Layers", sums: list[Tensor]) -> None:
+    def backward(self, g: Tensor, attention: Tensor, layers: "_Layers", sums: list[Tensor]) -> None:
         """Add this tile's gradients to `sums`, in the order of the arguments of `_Readout`; g is (b, v, 1)."""
         d_x, d_folded, d_bias, d_readout, d_hidden_readout, d_norm_weight, d_norm_bias, d_fc1_weight, d_fc1_bias = sums
         rows = (g.numel(), -1)
 
-        self._add(d_hidden_readout, F.gelu(kept.hidden).mul_(g))
-        dh = aten.gelu_backward(self.hidden_readout * g, kept.hidden).view(rows)
-        d_fc1_weight += dh.T @ kept.z.view(rows)
+        self._add(d_hidden_readout, F.gelu(layers.hidden).mul_(g))
+        dh = aten.gelu_backward(self.hidden_readout * g, layers.hidden).view(rows)
+        d_fc1_weight += dh.T @ layers.z.view(rows)
         d_fc1_bias += dh.sum(0)
-        dz = (dh @ self.shared.fc1_weight).view_as(kept.z).addcmul_(self.readout, g)
-        self._add(d_readout, kept.z * g)
+        dz = (dh @ self.shared.fc1_weight).view_as(layers.z).addcmul_(self.readout, g)
+        self._add(d_readout, layers.z * g)
         if self.keep is not None:
             dz.mul_(self.keep)
 
-        norm = (kept.mean, kept.rstd, self.shared.norm_weight, self.shared.norm_bias, [True, True, True])
-        dp, d_weight, d_norm = aten.native_layer_norm_backward(dz, kept.pooled, dz.shape[2:], *norm)
+        norm = (layers.mean, layers.rstd, self.shared.norm_weight, self.shared.norm_bias, [True, True, True])
+        dp, d_weight, d_norm = aten.native_layer_norm_backward(dz, layers.pooled, dz.shape[2:], *norm)
         d_norm_weight += d_weight
         d_norm_bias += d_norm
         ds = torch.bmm(dp, self.x.transpose(1, 2))

@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ubrain import baselines, config, figures, fused, model, optim, paths, scores, stats, train
+from ubrain import baselines, config, figures, fused, model, optim, paths, predict, scores, stats, train
 from ubrain.backbone import Features, choose_device
 from ubrain.data import preparation, simulate, truth
 from ubrain.data.crowd import Crowd
@@ -111,7 +111,7 @@ class Lab:
         p = self.profile
         settings = [
             self.crowd.fingerprint, self.features.folder.name, list(subjects), self.seed, asdict(p.encoder),
-            asdict(p.training), _code_digest(model, fused, optim, train, preparation),
+            asdict(p.training), _code_digest(model, fused, optim, train, predict, scores, preparation),
         ]  # fmt: skip
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"

@@ -13,8 +13,9 @@ drawn rows only, and no row needs to know when it was drawn last. After T steps 
 the stored rows are the embeddings. AMSGrad divides by the largest v so far, which does not decay: then D_τ = 1 in c_τ and ρ.
 
 Differences from dense Adam (Kingma & Ba 2015; Reddi et al. 2018): rounding, and ε, which is added to √U once instead of to
-√v at every step. Memory per voxel: the embedding and two more rows of E float32 numbers, three more with AMSGrad; at E = 256
-that is 3 · 1024 or 4 · 1024 bytes, and nothing else.
+the bias-corrected √v at every step: gradients must be large against 1e-6, below which ours moves up to 15 % less in the first
+steps. Memory per voxel: the embedding and two more rows of E float32 numbers, three more with AMSGrad; at E = 256
+that is 3 · 1024 or 4 · 1024 bytes; the dense pass every 256 steps works in blocks of rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from torch import Tensor
 from ubrain.errors import UbrainError
 
 BETA2, EPSILON = 0.999, 1e-8
+BLOCK = 4096  # rows
 LONGEST = 256  # steps; M grows by 1 / β1 in each, so the moments are brought back before it overflows
 
 
@@ -106,7 +108,9 @@ class EmbeddingAdam:
             moves.append(step.rate * (1 - BETA2**i) ** 0.5 / (1 - step.beta1**i) * shrinks)
         self._rest = torch.tensor(moves, dtype=torch.float64).flip(0).cumsum(0).flip(0).tolist()
         self._done = 0
-        self.embeddings.sub_(self._ratio(self.moments) * self._rest[0])
+        for rows in torch.arange(len(self.embeddings)).split(BLOCK):  # in blocks: no second copy of everything
+            block = slice(int(rows[0]), int(rows[-1]) + 1)
+            self.embeddings[block] -= self._ratio({k: t[block] for k, t in self.moments.items()}) * self._rest[0]
 
     @torch.no_grad()
     def _end(self) -> None:

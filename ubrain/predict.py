@@ -1,5 +1,6 @@
 """Predicted responses of the voxels of a subject, streamed over images and voxels within a memory budget; as files, too."""
 
+import copy
 import glob
 import hashlib
 import json
@@ -30,7 +31,7 @@ from ubrain.config import EncoderConfig
 from ubrain.data.importers.arrays import ImageSource
 from ubrain.data.store import require_space
 from ubrain.errors import UbrainError
-from ubrain.fused import IMAGES_PER_TILE, VOXELS_PER_TILE, VoxelTerms
+from ubrain.fused import NUMBERS_PER_TILE, VOXELS_PER_TILE, VoxelTerms
 from ubrain.model import UniversalEncoder
 from ubrain.paths import write_text
 from ubrain.progress import log, track
@@ -73,12 +74,14 @@ class Predictor:
         precision: str = "fp32", batch: int = IMAGES,
     ) -> None:  # fmt: skip
         _one_of(precision, PRECISIONS, "precision")
-        self._encoder, self._precision = encoder.eval(), precision
+        shared = {id(p): p.detach() for p in encoder.parameters()}  # the same numbers, but nothing is kept for gradients
+        self._encoder, self._precision = copy.deepcopy(encoder, shared).eval(), precision
         self.device = encoder.position.device
         embedding = encoder.subject(subject).detach()
         self._embedding = embedding if voxels is None else embedding[torch.tensor(voxels, device=self.device)]
         self.n_voxels = len(self._embedding)
-        self.images, self.block = _shares(_Costs(encoder.config, self.n_voxels, precision, self.device.type), memory, batch)
+        costs = _Costs(encoder.config, self.n_voxels, batch, precision, self.device.type)
+        self.images, self.block = _shares(costs, memory, batch)
         self._blocks = [slice(i, i + self.block) for i in range(0, self.n_voxels, self.block)]
         self._kept: list[VoxelTerms] | None = None
 
@@ -108,11 +111,11 @@ class _Costs:
     image : of each image in a batch: its tokens, two copies of the largest level on the way, its responses.
     voxel : of each voxel in a block: its terms, its query and, under bf16, the wider copy of one level's terms.
     pair : of each image with each voxel of a block: the levels' parts, their stack and their sum.
-    tile_voxel : of each voxel in a tile: scores, weights, pooled and normalised tokens, the MLP's hidden units.
+    tile_voxel : of each voxel in a tile: scores, weights, what is pooled and normalised, the MLP's hidden units.
     tile : voxels in a tile.
     """
 
-    def __init__(self, config: EncoderConfig, n_voxels: int, precision: str, device: str) -> None:
+    def __init__(self, config: EncoderConfig, n_voxels: int, batch: int, precision: str, device: str) -> None:
         c, p, hidden, n_levels = config.channels, config.n_tokens, config.mlp_ratio * config.channels, len(config.widths)
         terms = 2 * c + p + hidden + 1
         self.image = 4 * (p * (sum(config.widths) + 2 * max(config.widths)) + n_voxels)
@@ -120,21 +123,23 @@ class _Costs:
         if precision == "bf16":
             self.voxel = 2 * terms * n_levels + 4 * (terms + config.embedding_size)
         self.pair = 4 * (2 * n_levels + 1)
-        self.tile_voxel = 4 * IMAGES_PER_TILE * (2 * p + 3 * c + 2 * hidden)
-        self.tile = VOXELS_PER_TILE.get(device, VOXELS_PER_TILE["cuda"])
+        kind = device if device in VOXELS_PER_TILE else "cuda"
+        self.tile = VOXELS_PER_TILE[kind]
+        images = min(batch, max(1, NUMBERS_PER_TILE[kind] // max(p, hidden) // self.tile))  # in a tile
+        self.tile_voxel = 4 * images * (2 * p + 5 * c + 2 * hidden)
 
 
 def _shares(costs: _Costs, memory: int, batch: int) -> tuple[int, int]:
-    """Images at a time, from half of the memory, and voxels at a time, from the rest."""
-    images = min(batch, memory // 2 // costs.image)
+    """Images at a time, from half of the memory or what one voxel leaves, and voxels at a time, from the rest."""
+    one = costs.voxel + costs.tile_voxel
+    images = min(batch, max(memory // 2 // costs.image, 1), (memory - one) // (costs.image + costs.pair))
+    if images < 1:
+        raise UbrainError(f"{memory} bytes of memory are too little for these tokens and voxels; 1 image at a time, and voxel "
+                          f"by voxel, it takes at least {costs.image + costs.pair + one} bytes")  # fmt: skip
     rest, voxel = memory - images * costs.image, costs.voxel + images * costs.pair
     block = rest // (voxel + costs.tile_voxel)
     if block > costs.tile:
         block = (rest - costs.tile * costs.tile_voxel) // voxel // costs.tile * costs.tile
-    if images < 1 or block < 1:
-        need = max(2 * costs.image, costs.image + costs.voxel + costs.pair + costs.tile_voxel)
-        raise UbrainError(f"{batch} images at a time in {memory} bytes of memory: that is too little; for these voxels and "
-                          f"tokens it takes at least 1 image and {need} bytes")  # fmt: skip
     return images, block
 
 
@@ -179,7 +184,9 @@ def predict_images(
         _one_of(value, known, what)
     if not len(source):
         raise UbrainError(f"{images}: there are no images in it")
-    maps.suffix_of(out)
+    for path in maps.files_of(out):
+        if path.is_dir():
+            raise UbrainError(f"{path} is a folder; expected the name of a file to write")
     folder = fetch(checkpoint, [subject])
     voxels = _voxels(folder, subject, areas)
     facts = _facts(folder, subject, precision) | {"areas": ",".join(sorted(set(areas))) if areas is not None else "all"}

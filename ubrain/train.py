@@ -158,7 +158,7 @@ class _Training:
         self.epoch, self.history = 0, list[dict[str, float]]()
         self.best_epoch, self.best_score = 0, -math.inf
         self.rate = config.learning_rate  # of the plateau schedule
-        self.stale = 0  # epochs without a better score
+        self.plateau, self.stale = -math.inf, 0  # last score that counted as progress, and epochs since
         self.board: Any = None  # of TensorBoard
 
     def _share_out(self) -> list[str]:
@@ -208,8 +208,9 @@ class _Training:
 
     def _judge(self, score: float) -> None:
         """Keep count of the best epoch, and lower the plateau schedule's rate after `patience` epochs without progress."""
-        better = max((row["val_r75"] for row in self.history), default=-math.inf) + self.config.threshold
-        self.stale = 0 if score > better else self.stale + 1
+        self.stale += 1
+        if score > self.plateau + self.config.threshold:
+            self.plateau, self.stale = score, 0
         if self.stale > self.config.patience:
             self.rate, self.stale = self.rate * self.config.factor, 0
         if score > self.best_score:
@@ -280,7 +281,7 @@ class _Training:
             shared = {n: t for n, t in checkpoint.state_of(self.encoder, self.source.adapters).items()
                       if not n.startswith("embeddings.")}  # fmt: skip
             _write(self._file("", epoch), {"weights": shared, "optimiser": self.optimiser.state_dict()})
-            facts = ("epoch", "history", "best_epoch", "best_score", "rate", "stale", "settings")
+            facts = ("epoch", "history", "best_epoch", "best_score", "rate", "plateau", "stale", "settings")
             write_text(self.folder / STATE, json.dumps({f: getattr(self, f) for f in facts} | {"epoch": epoch}, indent=1))
             self._write_log()
             self._sweep(keep={epoch, self.best_epoch})
@@ -309,7 +310,7 @@ class _Training:
         if state is None:
             return
         _same_settings(state["settings"], self.settings, self.folder)
-        for fact in ("epoch", "history", "best_epoch", "best_score", "rate", "stale"):
+        for fact in ("epoch", "history", "best_epoch", "best_score", "rate", "plateau", "stale"):
             setattr(self, fact, state[fact])
         self._load(self.epoch)
         if self.group.first:
@@ -391,6 +392,8 @@ class _Plan:
     def _one_cycle(self) -> list[Rate]:
         nobody = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
         n = self.epochs * self.steps_per_epoch
+        if n < 10:  # too short for a cycle
+            return [Rate(self.config.learning_rate)] * n
         schedule = torch.optim.lr_scheduler.OneCycleLR(nobody, self.config.learning_rate, total_steps=n, pct_start=0.2)
         rates = []
         for i in range(n):
@@ -411,8 +414,8 @@ class _Plan:
         drawn = [drawn[i] for i in rng.permutation(len(drawn))]
         per_step = self.config.batches_per_step
         if per_step > 1:  # neighbours of different subjects, so that all processes have something to do in a step
-            position = {name: i for i, name in enumerate(rng.permutation(self.subjects))}
-            drawn = interleave(drawn, position)
+            large_first = sorted(self.subjects, key=lambda name: -self.batches_of(name))  # the order of `Group.own`
+            drawn = interleave(drawn, {name: i for i, name in enumerate(large_first)})
         batches = []
         for i, (name, rows) in enumerate(drawn):
             n_voxels = self.crowd[name].n_voxels
@@ -433,7 +436,11 @@ def _tidy(folder: Path) -> None:
 
 def _write(path: Path, state: dict[str, Any]) -> None:
     with atomic(path) as partial:
-        torch.save(state, partial)
+        try:
+            torch.save(state, partial)
+        except RuntimeError as error:  # all that torch says of a full disk
+            raise UbrainError(f"{path} cannot be written ({str(error).splitlines()[0]}); if the disk is full, free some space: "
+                              f"the same command continues") from error  # fmt: skip
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
@@ -486,14 +493,15 @@ def _check_options(config: TrainingConfig) -> None:
                                (config.precision, ("fp32", "bf16"), "precision")):  # fmt: skip
         if value not in known:
             raise UbrainError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
+    if config.schedule == "plateau" and config.learning_rate < config.min_learning_rate:
+        raise UbrainError(f"learning_rate {config.learning_rate} is below min_learning_rate {config.min_learning_rate}")
     for name in ("epochs", "batch_images", "voxels_per_step", "batches_per_step"):
         if getattr(config, name) < 1:
             raise UbrainError(f"{name} is {getattr(config, name)}: expected 1 or more")
 
 
 def _finished(folder: Path, settings: dict[str, Any], source: Source) -> UniversalEncoder:
-    facts = json.loads((folder / checkpoint.CONFIG).read_text(encoding="utf-8")).get("facts", {})
-    _same_settings(facts.get("settings", {}), _plain(settings), folder)
+    _same_settings(checkpoint.describe(folder).facts.get("settings", {}), _plain(settings), folder)
     if launched()[0] == 0:
         log.info("%s holds this training, finished; loading it", folder)
         _tidy(folder)  # it may have been killed just before
