@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 NUMBERS_PER_TILE = {"cpu": 1 << 21, "cuda": 1 << 26}  # in its largest tensor; measured on CPU, from 1 << 18 to 1 << 22
 VOXELS_PER_TILE = {"cpu": 256, "cuda": 8192}
-KEEP = 256 << 20  # bytes that the forward pass of one level may leave for the backward pass
+KEEP = 32 << 20  # bytes that the forward pass of one level may leave for the backward pass; more gained nothing on CPU
 aten = torch.ops.aten
 
 
