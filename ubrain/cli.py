@@ -1,9 +1,11 @@
 """`ubrain ...`: thin commands around the module."""
 
 import errno
+import inspect
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,6 +94,49 @@ def import_arrays(
         drop_bad_voxels=drop_bad_voxels, append=append,
     )  # fmt: skip
     info(out)
+
+
+def _shared_by_importers(
+    root: Annotated[Path, typer.Option(help="Folder of the dataset, as downloaded.", show_default=False)],
+    out: Out,
+    append: Annotated[bool, typer.Option(help="Add to an existing crowd file.")] = False,
+    subjects: Annotated[str | None, typer.Option(help="Names or numbers, separated by commas; default: all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, write nothing.")] = False,
+    dtype: Annotated[str, typer.Option(help="Of the stored responses: float16 or float32.")] = "float16",
+    val_fraction: Annotated[float, typer.Option(help="Share of images held out for validation.")] = 0.05,
+    image_size: Annotated[int | None, typer.Option(help="Shrink images to this shorter side; default: keep them.")] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also read links that lead out of the folder.")] = False,
+) -> None:
+    """What all importers of datasets have in common; see `ubrain.data.importers.recording.Options`."""
+
+
+def _importer(name: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
+    """Make `ubrain import NAME` of a function (root, out, options, **own): its own options, and the shared ones."""
+    shared = inspect.signature(_shared_by_importers).parameters
+
+    def register(command: Callable[..., str]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name not in ("root", "out", "options")]
+
+        def run(**given: Any) -> None:
+            from ubrain.data.importers.recording import Options
+
+            common = {key: given.pop(key) for key in shared}
+            root, out = common.pop("root"), common.pop("out")
+            common["subjects"] = common["subjects"].split(",") if common["subjects"] else None
+            print(command(root, out, Options(**common), **given), end="\n\n")
+            if not common["dry_run"]:
+                info(out)
+
+        parameters = [*shared.values(), *own]
+        required_first = sorted(parameters, key=lambda p: p.default is not p.empty)
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=p.KEYWORD_ONLY) for p in required_first]
+        )
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__doc__ = command.__doc__
+        return importers.command(name)(run)
+
+    return register
 
 
 @app.command()

@@ -1,0 +1,301 @@
+"""Reading other people's files: nothing is executed, nothing is believed, nothing large is read at once."""
+
+import gzip
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import scipy.io
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from scipy.io.matlab import MatReadError
+
+from ubrain.data.store import MAX_SIDE
+from ubrain.errors import UbrainError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+MAX_BYTES = 1 << 29  # of an array that is read as a whole: tables, masks, label volumes; more is a mistake or an attack
+DAMAGE = (
+    OSError, ValueError, KeyError, IndexError, TypeError, EOFError, RuntimeError, SyntaxError, OverflowError, AttributeError,
+    MemoryError, struct.error, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, ImageFileError, HeaderDataError,
+    MatReadError, UnidentifiedImageError, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+@contextmanager
+def reading(path: Path, expected: str = "") -> Iterator[None]:
+    """Turn whatever a library says about a damaged file into one clear error about `path`."""
+    try:
+        yield
+    except UbrainError:
+        raise
+    except DAMAGE as error:
+        what = f"; expected {expected}" if expected else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UbrainError(f"{path} cannot be read: {reason}{what}. It may be truncated or damaged; get it again") from error
+
+
+def natural(text: object) -> list[Any]:
+    """Sort key under which image2 comes before image10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(text))]
+
+
+class Folder:
+    """The folder of a dataset, as downloaded.
+
+    Parameters
+    ----------
+    path : the folder.
+    follow_links : read files that are links out of the folder, too. They may be links to anything, so only on request.
+    """
+
+    def __init__(self, path: str | Path, follow_links: bool = False) -> None:
+        self.path, self.follow_links = Path(path), follow_links
+        if not self.path.is_dir():
+            raise UbrainError(f"--root {path}: no such folder")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def find(self, *names: str) -> Path | None:
+        """The first of several files or folders that exists; upper and lower case are the same, if need be."""
+        for name in names:
+            path = self._any_case(name)
+            if path is not None:
+                return self._inside(path)
+        return None
+
+    def need(self, *names: str) -> Path:
+        """As `find`; an error if there is none."""
+        path = self.find(*names)
+        if path is None:
+            raise UbrainError(f"{self.path} has no {' or '.join(names)}")
+        return path
+
+    def glob(self, pattern: str) -> list[Path]:
+        """All files of a pattern, in natural order."""
+        return [self._inside(path) for path in sorted(self.path.glob(pattern), key=natural)]
+
+    def name(self, path: Path) -> str:
+        """The path within the folder, for messages and accounts."""
+        return str(path.relative_to(self.path)) if path.is_relative_to(self.path) else path.name
+
+    def _any_case(self, name: str) -> Path | None:
+        path = self.path / name
+        if path.exists():
+            return path
+        path = self.path
+        for part in Path(name).parts:
+            entries = sorted(path.iterdir()) if path.is_dir() else []
+            match = next((e for e in entries if e.name == part), None)
+            match = match or next((e for e in entries if e.name.lower() == part.lower()), None)
+            if match is None:
+                return None
+            path = match
+        return path if path.exists() else None
+
+    def _inside(self, path: Path) -> Path:
+        if not self.follow_links and not path.resolve().is_relative_to(self.path.resolve()):
+            raise UbrainError(f"{path} is a link to {path.resolve()}, out of {self.path}; if you have made that link "
+                              f"yourself, allow it with --follow-links")  # fmt: skip
+        return path
+
+
+# -------------------------------------------------------------------------------------------------------- HDF5
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file (or MATLAB v7.3), for reading."""
+    with reading(path, "an HDF5 file"):
+        if not h5py.is_hdf5(path):
+            raise UbrainError(f"{path} is not an HDF5 file; it may be truncated, or an error page saved under its name")
+        with h5py.File(path, "r", rdcc_nbytes=64 << 20) as file:
+            yield file
+
+
+def hdf5_array(file: h5py.File, name: str, kinds: str, shape: Sequence[int | None]) -> h5py.Dataset:
+    """A dataset of an open file, after checking that it is there, in this file, and what is expected.
+
+    Parameters
+    ----------
+    kinds : numpy's kinds of numbers, such as "iu", or a dtype such as "int16".
+    shape : expected shape; None for an axis of any length.
+    """
+    here: Any = file
+    for part in name.strip("/").split("/"):
+        link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
+        if link is None:
+            raise UbrainError(f"{file.filename}: {name!r} is missing; found {', '.join(list(file)[:12]) or 'nothing'}")
+        if not isinstance(link, h5py.HardLink):
+            raise UbrainError(f"{file.filename}: {name!r} is a link; expected the data themselves")
+        here = here[part]
+    if not isinstance(here, h5py.Dataset) or here.external or here.is_virtual:
+        raise UbrainError(f"{file.filename}: {name!r} is not an array in this file")
+    return check_array(here, f"{file.filename}: {name!r}", kinds, shape)
+
+
+def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None]) -> Any:
+    """Return `array` if its kind of numbers and its shape are as expected."""
+    kind_fits = array.dtype.kind in kinds if len(kinds) <= 4 else array.dtype == np.dtype(kinds)
+    shape_fits = len(array.shape) == len(shape) and all(
+        e in (None, n) and n > 0 for e, n in zip(shape, array.shape, strict=True)
+    )
+    if not kind_fits or not shape_fits:
+        axes = ", ".join("n" if n is None else str(n) for n in shape)
+        raise UbrainError(f"{where}: expected ({axes}) of kind {kinds!r}, got {tuple(array.shape)} {array.dtype}")
+    return array
+
+
+# ----------------------------------------------------------------------------------------- numpy, MATLAB, tables
+
+
+def load_npy(path: Path) -> NDArray:
+    """Open a .npy file without reading it as a whole and without executing anything it may hold."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
+
+
+def load_npz(path: Path, name: str) -> NDArray:
+    """One array of a .npz file, mapped where it is stored plainly; a compressed one is unpacked, if it is small."""
+    with reading(path, "a .npz file"), zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            names = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:12])
+            raise UbrainError(f"{path}: no array {name!r}; found {names}")
+        member = archive.getinfo(f"{name}.npy")
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = header(stream)
+            begin, size = stream.tell(), int(np.prod(shape, dtype=object)) * dtype.itemsize
+            if dtype.hasobject:
+                raise UbrainError(f"{path}: {name!r} holds pickled objects, which are not read because they could do harm")
+            if begin + size != member.file_size:
+                raise UbrainError(f"{path}: {name!r} is {shape} {dtype}, but has {member.file_size - begin} bytes, not {size}")
+            order: Any = "F" if fortran else "C"
+            if member.compress_type == zipfile.ZIP_STORED:
+                return np.memmap(path, dtype, "r", _data_offset(path, member) + begin, shape, order)
+            if size > 4 * MAX_BYTES:
+                raise UbrainError(f"{path}: {name!r} is compressed and unpacks to {size / 1e9:.1f} GB; store it uncompressed "
+                                  f"with numpy.savez")  # fmt: skip
+            data = stream.read(size + 1)
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise UbrainError(f"{path}: damaged zip archive; get it again")
+    name, extra = struct.unpack("<HH", header[26:30])
+    return member.header_offset + 30 + name + extra
+
+
+def read_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray]:
+    """Numeric arrays of a MATLAB file, v5 or v7.3, in MATLAB's orientation. Names that it does not have are left out."""
+    with reading(path, "a MATLAB file"):
+        if h5py.is_hdf5(path):
+            with open_hdf5(path) as file:
+                found = {n: hdf5_array(file, n, "biuf", [None] * file[n].ndim) for n in names if n in file}
+                _check_sizes(path, {n: d.shape for n, d in found.items()})
+                return {n: d[:].T for n, d in found.items()}
+        _check_sizes(path, {n: shape for n, shape, _ in scipy.io.whosmat(path) if n in names})
+        content = scipy.io.loadmat(path, variable_names=list(names))
+        arrays = {n: content[n] for n in names if n in content}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+                raise UbrainError(f"{path}: {name!r} is not an array of numbers")
+        return arrays
+
+
+def _check_sizes(path: Path, shapes: dict[str, Sequence[int]]) -> None:
+    for name, shape in shapes.items():
+        if int(np.prod(shape, dtype=object)) * 8 > 4 * MAX_BYTES:
+            raise UbrainError(f"{path}: {name!r} is {tuple(shape)}, too large to be what is expected here")
+
+
+def read_table(path: Path, columns: Sequence[str], separator: str = ",") -> pd.DataFrame:
+    """Some columns of a table with a header line."""
+    with reading(path, "a table"):
+        head = pd.read_csv(path, sep=separator, nrows=0)
+        missing = [c for c in columns if c not in head]
+        if missing:
+            raise UbrainError(f"{path}: no column {missing[0]!r}; found {', '.join(map(str, head))}")
+        return pd.read_csv(path, sep=separator, usecols=list(columns))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file that are not empty."""
+    with reading(path, "text"):
+        if path.stat().st_size > MAX_BYTES:
+            raise UbrainError(f"{path}: too large for a text file")
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+# ------------------------------------------------------------------------------------------- volumes and surfaces
+
+
+def open_volume(path: Path) -> Any:
+    """A NIfTI or MGH image of nibabel's, to be read piece by piece from `.dataobj`, forwards."""
+    with reading(path, "a NIfTI or MGH image"):
+        return nib.load(path, mmap=False, keep_file_open=True)
+
+
+def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
+    """A small image as a whole: (i, j, k), or (vertices,) for a surface; optionally of an expected shape."""
+    with reading(path, "a NIfTI or MGH image"):
+        image = open_volume(path)
+        if int(np.prod(image.shape, dtype=object)) * 8 > 4 * MAX_BYTES:
+            raise UbrainError(f"{path}: {image.shape} is too large for a mask or a map of areas")
+        values = np.asarray(image.dataobj)
+    if path.name.lower().endswith((".mgh", ".mgz")):
+        values = values.reshape(-1)
+    if shape is not None and values.shape != tuple(shape):
+        raise UbrainError(f"{path}: expected {tuple(shape)}, got {values.shape}")
+    return values
+
+
+# ------------------------------------------------------------------------------------------------------ pictures
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """A picture as (height, width, 3)."""
+    try:
+        with Image.open(path) as image:
+            _check_side(path, image)
+            return np.asarray(image.convert("RGB"))
+    except UbrainError:
+        raise
+    except DAMAGE as error:
+        raise UbrainError(f"image {path} cannot be read: {error}") from error
+
+
+def rgb_shape(path: Path) -> tuple[int, int]:
+    """Height and width of a picture, from its header alone."""
+    try:
+        with Image.open(path) as image:
+            _check_side(path, image)
+            return image.height, image.width
+    except UbrainError:
+        raise
+    except DAMAGE as error:
+        raise UbrainError(f"image {path} cannot be read: {error}") from error
+
+
+def _check_side(path: Path, image: Image.Image) -> None:
+    if max(image.size) > MAX_SIDE:
+        raise UbrainError(f"image {path} is {image.size} pixels; sides above {MAX_SIDE} are refused")
