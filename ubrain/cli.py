@@ -139,6 +139,22 @@ def _importer(name: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
     return register
 
 
+@_importer("nsd")
+def import_nsd(
+    root: Path, out: Path, options: Any,
+    space: Annotated[str, typer.Option(help="func1pt8mm, func1mm, fsaverage or nativesurface.")] = "func1pt8mm",
+    betas: Annotated[str, typer.Option(help="Version of the betas.")] = "betas_fithrf_GLMdenoise_RR",
+    areas: Annotated[str, typer.Option(help="Label file whose labels are the voxels; none: the whole brain.")] = "nsdgeneral",
+    test: Annotated[str, typer.Option(help="shared1000 or special515.")] = "shared1000",
+    sessions: Annotated[str | None, typer.Option(help="Such as 1-37; default: all there are.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Folder of Algonauts 2023 masks, for fsaverage.")] = None,
+) -> str:  # fmt: skip
+    """Natural Scenes Dataset (7T), from its own folders nsddata, nsddata_betas and nsddata_stimuli."""
+    from ubrain.data.importers.nsd import import_nsd
+
+    return import_nsd(root, out, options, space=space, betas=betas, areas=areas, test=test, sessions=sessions, mask=mask)
+
+
 @app.command()
 def train(
     crowd: Annotated[Path, typer.Option(help="Crowd file (.h5).")],

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 import scipy.io
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from scipy.io.matlab import MatReadError
@@ -29,7 +31,7 @@ MAX_BYTES = 1 << 29  # of an array that is read as a whole: tables, masks, label
 DAMAGE = (
     OSError, ValueError, KeyError, IndexError, TypeError, EOFError, RuntimeError, SyntaxError, OverflowError, AttributeError,
     MemoryError, struct.error, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, ImageFileError, HeaderDataError,
-    MatReadError, UnidentifiedImageError, Image.DecompressionBombError,
+    WrapStructError, MatReadError, UnidentifiedImageError, Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -63,7 +65,7 @@ class Folder:
     def __init__(self, path: str | Path, follow_links: bool = False) -> None:
         self.path, self.follow_links = Path(path), follow_links
         if not self.path.is_dir():
-            raise UbrainError(f"--root {path}: no such folder")
+            raise UbrainError(f"{path}: no such folder")
 
     def __str__(self) -> str:
         return str(self.path)
@@ -249,24 +251,59 @@ def read_lines(path: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------- volumes and surfaces
 
 
-def open_volume(path: Path) -> Any:
-    """A NIfTI or MGH image of nibabel's, to be read piece by piece from `.dataobj`, forwards."""
-    with reading(path, "a NIfTI or MGH image"):
-        return nib.load(path, mmap=False, keep_file_open=True)
+@dataclass(frozen=True)
+class Volume:
+    """A NIfTI or MGH image, of which only the header has been read; `shape` is (i, j, k) or (i, j, k, trials)."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: tuple[float, float]  # slope and intercept that the header asks for
+    offset: int
+
+    def blocks(self, step: int) -> Iterator[NDArray]:
+        """The stored numbers, not scaled, `step` along the last axis at a time, forwards: (i, j, k, step)."""
+        with reading(self.path, "an image as its header says"), _stream(self.path) as stream:
+            stream.seek(self.offset)
+            for start in range(0, self.shape[-1], step):
+                shape = (*self.shape[:-1], min(step, self.shape[-1] - start))
+                size = int(np.prod(shape)) * self.dtype.itemsize
+                data = stream.read(size)
+                if len(data) < size:
+                    raise EOFError("the file ends too early")
+                yield np.frombuffer(data, self.dtype).reshape(shape, order="F")
+            stream.read(1 << 16)  # to the end, where a compressed file has its checksum
+
+
+def _stream(path: Path) -> Any:
+    return gzip.open(path) if path.name.lower().endswith((".gz", ".mgz")) else path.open("rb")
+
+
+def open_volume(path: Path) -> Volume:
+    """Read the header of a NIfTI or MGH image."""
+    surface = path.name.lower().endswith((".mgh", ".mgz"))
+    with reading(path, "a NIfTI or MGH image"), _stream(path) as stream:
+        header = (nib.MGHImage if surface else nib.Nifti1Image).header_class.from_fileobj(stream)
+        slope, inter = (None, None) if surface else header.get_slope_inter()
+        shape = tuple(int(n) for n in header.get_data_shape())
+        if not shape or min(shape) < 1:
+            raise ValueError(f"its header says {shape}")
+        return Volume(path, shape, header.get_data_dtype(), (slope or 1.0, inter or 0.0), int(header.get_data_offset()))
 
 
 def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
     """A small image as a whole: (i, j, k), or (vertices,) for a surface; optionally of an expected shape."""
-    with reading(path, "a NIfTI or MGH image"):
-        image = open_volume(path)
-        if int(np.prod(image.shape, dtype=object)) * 8 > 4 * MAX_BYTES:
-            raise UbrainError(f"{path}: {image.shape} is too large for a mask or a map of areas")
-        values = np.asarray(image.dataobj)
+    image = open_volume(path)
+    found: tuple[int, ...] = image.shape
     if path.name.lower().endswith((".mgh", ".mgz")):
-        values = values.reshape(-1)
-    if shape is not None and values.shape != tuple(shape):
-        raise UbrainError(f"{path}: expected {tuple(shape)}, got {values.shape}")
-    return values
+        found = (int(np.prod(image.shape, dtype=object)),)
+    if shape is not None and found != tuple(shape):
+        raise UbrainError(f"{path}: expected {tuple(shape)}, got {found}")
+    if int(np.prod(image.shape, dtype=object)) * 8 > 4 * MAX_BYTES:
+        raise UbrainError(f"{path}: {image.shape} is too large for a mask or a map of areas")
+    (values,) = image.blocks(image.shape[-1])
+    slope, inter = image.scale
+    return (values if (slope, inter) == (1, 0) else values * slope + inter).reshape(found, order="F")
 
 
 # ------------------------------------------------------------------------------------------------------ pictures

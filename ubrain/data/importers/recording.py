@@ -43,6 +43,9 @@ class Options:
     follow_links: bool = False
 
 
+DEFAULTS = Options()
+
+
 class Part(NamedTuple):
     """Some of the responses of a block: (n, m) of any numeric type, from that trial and voxel of the block on."""
 
