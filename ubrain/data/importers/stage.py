@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -128,9 +128,8 @@ class Stage:
             lost = np.argwhere(np.isinf(stored) & np.isfinite(values))
             if len(lost):
                 trial, voxel = lost[0]
-                raise UbrainError(f"{where}: the response of voxel {part.first_voxel + voxel} in trial "
-                                  f"{part.first_trial + trial} is {values[trial, voxel]:g}, too large for float16; "
-                                  f"use --dtype float32")  # fmt: skip
+                self.refuse(f"{where}: the response of voxel {part.first_voxel + voxel} in trial {part.first_trial + trial} "
+                            f"is {values[trial, voxel]:g}, too large for float16; use --dtype float32")  # fmt: skip
         return stored
 
     def _write(self, file: Any, stored: NDArray, part: Part) -> None:
@@ -157,10 +156,10 @@ class Stage:
                 self._list(constant & ~endless, f"the same number {unit[self.recording.normalise]}")]  # fmt: skip
         good: NDArray[np.bool_] = ~endless & ~constant
         if not good.any():
-            raise UbrainError(f"{self.recording.name}: no usable voxel is left: {'; '.join(filter(None, said))}")
+            self.refuse(f"{self.recording.name}: no usable voxel is left: {'; '.join(filter(None, said))}")
         if (coarse & good).sum() > 0.01 * good.sum():
-            raise UbrainError(f"{self.recording.name}: {(coarse & good).sum()} voxels vary so little around a large mean that "
-                              f"{self.dtype} would round them off; use --dtype float32")  # fmt: skip
+            self.refuse(f"{self.recording.name}: {(coarse & good).sum()} voxels vary so little around a large mean that "
+                        f"{self.dtype} would round them off; use --dtype float32")  # fmt: skip
         return good, [line for line in said if line]
 
     def _unit_ranges(self) -> Iterator[NDArray[np.float32]]:
@@ -197,6 +196,11 @@ class Stage:
     def remove(self) -> None:
         """Delete the subject's files from the working folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def refuse(self, message: str) -> NoReturn:
+        """Raise an error that the same command would meet again, so there is nothing to continue."""
+        self.remove()
+        raise UbrainError(message)
 
 
 class _Ranges:
