@@ -155,6 +155,19 @@ def import_nsd(
     return import_nsd(root, out, options, space=space, betas=betas, areas=areas, test=test, sessions=sessions, mask=mask)
 
 
+@_importer("algonauts")
+def import_algonauts(
+    root: Path, out: Path, options: Any,
+    test: Annotated[str, typer.Option(help="official, shared (by several subjects), drawn, or auto.")] = "auto",
+    test_fraction: Annotated[float, typer.Option(help="Share of test images, if drawn.")] = 0.1,
+    stim_info: Annotated[Path | None, typer.Option(help="nsd_stim_info_merged.csv, to know the COCO photographs.")] = None,
+) -> str:  # fmt: skip
+    """Algonauts 2023 challenge: NSD on fsaverage, z-scored and averaged, from its folders subj01, subj02, ..."""
+    from ubrain.data.importers.algonauts import import_algonauts
+
+    return import_algonauts(root, out, options, test=test, test_fraction=test_fraction, stim_info=stim_info)
+
+
 @app.command()
 def train(
     crowd: Annotated[Path, typer.Option(help="Crowd file (.h5).")],
