@@ -623,6 +623,13 @@ def test_npz_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.Monkey
         load_npz(tmp_path / "x.npz", "a")
 
 
+def test_errors_of_the_writer_are_not_blamed_on_an_open_source(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(OSError, match="disk full"), files.open_hdf5(tmp_path / "x.h5"):
+        raise OSError("disk full")
+
+
 def test_matlab_files_of_both_versions(tmp_path: Path) -> None:
     array = np.arange(6.0).reshape(2, 3)
     scipy.io.savemat(tmp_path / "v5.mat", {"x": array, "text": "no numbers"})

@@ -248,5 +248,5 @@ def label_names(path: Path | None, kind: str) -> dict[int, str]:
 
 
 def _coco_numbers(path: Path) -> dict[int, int]:
-    table = read_table(path, ["nsdId", "cocoId"])
-    return dict(zip(table["nsdId"].astype(int), table["cocoId"].astype(int), strict=True))
+    table = read_table(path, ["nsdId", "cocoId"], whole=["nsdId", "cocoId"])
+    return dict(zip(table["nsdId"], table["cocoId"], strict=True))

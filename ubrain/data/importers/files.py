@@ -4,7 +4,6 @@ import gzip
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,33 +15,24 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import scipy.io
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from scipy.io.matlab import MatReadError
+from PIL import Image
 
 from ubrain.data.store import MAX_SIDE
 from ubrain.errors import UbrainError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 MAX_BYTES = 1 << 29  # of an array that is read as a whole: tables, masks, label volumes; more is a mistake or an attack
-DAMAGE = (
-    OSError, ValueError, KeyError, IndexError, TypeError, EOFError, RuntimeError, SyntaxError, OverflowError, AttributeError,
-    MemoryError, struct.error, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, ImageFileError, HeaderDataError,
-    WrapStructError, MatReadError, UnidentifiedImageError, Image.DecompressionBombError,
-)  # fmt: skip
 
 
 @contextmanager
 def reading(path: Path, expected: str = "") -> Iterator[None]:
-    """Turn whatever a library says about a damaged file into one clear error about `path`."""
+    """Turn whatever a library says about a damaged file into one clear error about `path`; for reading, nothing else."""
     try:
         yield
     except UbrainError:
         raise
-    except DAMAGE as error:
+    except Exception as error:  # a damaged file can make the libraries raise anything
         what = f"; expected {expected}" if expected else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UbrainError(f"{path} cannot be read: {reason}{what}. It may be truncated or damaged; get it again") from error
@@ -119,12 +109,13 @@ class Folder:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file (or MATLAB v7.3), for reading."""
+    """An HDF5 file (or MATLAB v7.3), for reading. What is read from it later belongs into `reading`."""
     with reading(path, "an HDF5 file"):
         if not h5py.is_hdf5(path):
             raise UbrainError(f"{path} is not an HDF5 file; it may be truncated, or an error page saved under its name")
-        with h5py.File(path, "r", rdcc_nbytes=64 << 20) as file:
-            yield file
+        file = h5py.File(path, "r", rdcc_nbytes=64 << 20)
+    with file:
+        yield file
 
 
 def hdf5_array(file: h5py.File, name: str, kinds: str, shape: Sequence[int | None]) -> h5py.Dataset:
@@ -135,17 +126,18 @@ def hdf5_array(file: h5py.File, name: str, kinds: str, shape: Sequence[int | Non
     kinds : numpy's kinds of numbers, such as "iu", or a dtype such as "int16".
     shape : expected shape; None for an axis of any length.
     """
-    here: Any = file
-    for part in name.strip("/").split("/"):
-        link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
-        if link is None:
-            raise UbrainError(f"{file.filename}: {name!r} is missing; found {', '.join(list(file)[:12]) or 'nothing'}")
-        if not isinstance(link, h5py.HardLink):
-            raise UbrainError(f"{file.filename}: {name!r} is a link; expected the data themselves")
-        here = here[part]
-    if not isinstance(here, h5py.Dataset) or here.external or here.is_virtual:
-        raise UbrainError(f"{file.filename}: {name!r} is not an array in this file")
-    return check_array(here, f"{file.filename}: {name!r}", kinds, shape)
+    with reading(Path(file.filename)):
+        here: Any = file
+        for part in name.strip("/").split("/"):
+            link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
+            if link is None:
+                raise UbrainError(f"{file.filename}: {name!r} is missing; found {', '.join(list(file)[:12]) or 'nothing'}")
+            if not isinstance(link, h5py.HardLink):
+                raise UbrainError(f"{file.filename}: {name!r} is a link; expected the data themselves")
+            here = here[part]
+        if not isinstance(here, h5py.Dataset) or here.external or here.is_virtual:
+            raise UbrainError(f"{file.filename}: {name!r} is not an array in this file")
+        return check_array(here, f"{file.filename}: {name!r}", kinds, shape)
 
 
 def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None]) -> Any:
@@ -167,7 +159,7 @@ def load_npy(path: Path) -> NDArray:
     """Open a .npy file without reading it as a whole and without executing anything it may hold."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:
         raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
 
 
@@ -230,14 +222,20 @@ def _check_sizes(path: Path, shapes: dict[str, Sequence[int]]) -> None:
             raise UbrainError(f"{path}: {name!r} is {tuple(shape)}, too large to be what is expected here")
 
 
-def read_table(path: Path, columns: Sequence[str], separator: str = ",") -> pd.DataFrame:
-    """Some columns of a table with a header line."""
+def read_table(path: Path, columns: Sequence[str], separator: str = ",", whole: Sequence[str] = ()) -> pd.DataFrame:
+    """Some columns of a table with a header line; those in `whole` have to be whole numbers."""
     with reading(path, "a table"):
         head = pd.read_csv(path, sep=separator, nrows=0)
         missing = [c for c in columns if c not in head]
         if missing:
             raise UbrainError(f"{path}: no column {missing[0]!r}; found {', '.join(map(str, head))}")
-        return pd.read_csv(path, sep=separator, usecols=list(columns))
+        table = pd.read_csv(path, sep=separator, usecols=list(columns), low_memory=False)
+        for column in whole:
+            numbers = pd.to_numeric(table[column])
+            if (numbers % 1 != 0).any() or (numbers.abs() >= 2**53).any():
+                raise UbrainError(f"{path}: column {column!r}: expected whole numbers")
+            table[column] = numbers.astype(np.int64)
+        return table
 
 
 def read_lines(path: Path) -> list[str]:
@@ -317,7 +315,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
     except UbrainError:
         raise
-    except DAMAGE as error:
+    except Exception as error:
         raise UbrainError(f"image {path} cannot be read: {error}") from error
 
 
@@ -329,7 +327,7 @@ def rgb_shape(path: Path) -> tuple[int, int]:
             return image.height, image.width
     except UbrainError:
         raise
-    except DAMAGE as error:
+    except Exception as error:
         raise UbrainError(f"image {path} cannot be read: {error}") from error
 
 

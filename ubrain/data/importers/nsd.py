@@ -220,7 +220,7 @@ class _Design:
         path = self._folder.find(f"nsddata/ppdata/{subject}/behav/responses.tsv")
         if path is None:
             return
-        shown = read_table(path, ["SESSION", "73KID"], "\t")
+        shown = read_table(path, ["SESSION", "73KID"], "\t", whole=["SESSION", "73KID"])
         for session, mine in trials.groupby("session"):
             theirs = shown.loc[shown["SESSION"] == session, "73KID"].to_numpy() - 1
             if len(theirs) and not np.array_equal(theirs, mine["image"]):
@@ -232,10 +232,10 @@ class _Design:
         if path is None:
             log.warning("no nsd_stim_info_merged.csv: photographs that other datasets share with NSD will not be recognised")
             return {}
-        table = read_table(path, ["nsdId", "cocoId", "shared1000"])
+        table = read_table(path, ["nsdId", "cocoId", "shared1000"], whole=["nsdId", "cocoId"])
         if set(table.loc[table["shared1000"].astype(str).str.lower() == "true", "nsdId"]) != set(self.shared):
             raise UbrainError(f"{path}: its shared images are not those of nsd_expdesign.mat (does nsdId count from 0?)")
-        return dict(zip(table["nsdId"].astype(int), table["cocoId"].astype(int), strict=True))
+        return dict(zip(table["nsdId"], table["cocoId"], strict=True))
 
 
 class _Images:
@@ -508,7 +508,7 @@ def _read_hdf5(
 
     As published, a chunk of the file is one voxel, so voxels are read one by one; other layouts are read trial by trial.
     """
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, reading(path):
         betas = hdf5_array(file, "betas", "int16", (TRIALS, *shape))
         if betas.chunks and betas.chunks[0] == TRIALS and np.prod(betas.chunks[1:]) == 1:
             step = PART_BYTES // (4 * TRIALS)
@@ -517,7 +517,7 @@ def _read_hdf5(
                 values = np.empty((len(voxels), TRIALS), dtype=np.int16)
                 for row, voxel in enumerate(voxels):
                     values[row] = betas[(slice(None), *voxel)]
-                yield Part(values.T / SCALE, 0, first + start)
+                yield Part(np.ascontiguousarray(values.T) / SCALE, 0, first + start)
         else:
             step = max(1, PART_BYTES // (2 * int(np.prod(shape))))
             for start in range(0, TRIALS, step):

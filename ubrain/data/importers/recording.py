@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -11,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ubrain.data.importers.files import natural, read_rgb, rgb_shape
+from ubrain.data.importers.files import natural, read_rgb, reading, rgb_shape
 from ubrain.errors import UbrainError
 
 PLACE = ("hemisphere", "vertex", "i", "j", "k")  # columns of the table of voxels that say where a voxel is
@@ -194,15 +195,18 @@ class Recording:
 
 
 def array_block(name: str, values: NDArray, files: Sequence[Path], rows: ArrayLike | None = None) -> Block:
-    """A block from an array (n_trials, n_voxels), in memory or mapped; optionally some of its rows, in their order."""
-    chosen = np.arange(len(values)) if rows is None else np.asarray(rows)
+    """A block from an array (n_trials, n_voxels), in memory or in a file; optionally some of its rows, in their order."""
+    chosen = None if rows is None else np.asarray(rows)
+    n = len(values) if chosen is None else len(chosen)
     step = max(1, PART_BYTES // (values.shape[1] * values.dtype.itemsize))
 
     def read() -> Iterable[Part]:
-        for start in range(0, len(chosen), step):
-            yield Part(values[chosen[start : start + step]], start)
+        for start in range(0, n, step):
+            with reading(files[0]) if files else nullcontext():
+                part = values[start : start + step] if chosen is None else values[chosen[start : start + step]]
+            yield Part(part, start)
 
-    return Block(name, len(chosen), read, tuple(files))
+    return Block(name, n, read, tuple(files))
 
 
 def select(asked: Sequence[str] | None, found: Iterable[str], where: object) -> list[str]:

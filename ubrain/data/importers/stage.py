@@ -122,15 +122,13 @@ class Stage:
             temporary.replace(self._ranges(i))
 
     def _stored(self, values: NDArray[np.float32], part: Part, where: str) -> NDArray:
-        with np.errstate(over="ignore"):
-            stored = values.astype(self.dtype)
-        if np.isinf(stored).any():
-            lost = np.argwhere(np.isinf(stored) & np.isfinite(values))
-            if len(lost):
-                trial, voxel = lost[0]
-                self.refuse(f"{where}: the response of voxel {part.first_voxel + voxel} in trial {part.first_trial + trial} "
-                            f"is {values[trial, voxel]:g}, too large for float16; use --dtype float32")  # fmt: skip
-        return stored
+        limit = np.finfo(self.dtype).max
+        lost = (values > limit) | (values < -limit)
+        if lost.any() and (lost & np.isfinite(values)).any():
+            trial, voxel = np.argwhere(lost & np.isfinite(values))[0]
+            self.refuse(f"{where}: the response of voxel {part.first_voxel + voxel} in trial {part.first_trial + trial} "
+                        f"is {values[trial, voxel]:g}, too large for float16; use --dtype float32")  # fmt: skip
+        return values.astype(self.dtype, copy=False)
 
     def _write(self, file: Any, stored: NDArray, part: Part) -> None:
         width = self.n_voxels * self.dtype.itemsize
