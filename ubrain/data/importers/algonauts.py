@@ -64,7 +64,7 @@ def import_algonauts(
     subjects = {name: _Subject(folder, name) for name in there if folder.find(f"{name}/training_split/training_images")}
     names = select(options.subjects, subjects, folder)
     rule = _TestRule(list(subjects.values()), [subjects[n] for n in names], test, test_fraction)
-    coco = _coco_numbers(Path(stim_info)) if stim_info is not None else {}
+    coco = coco_numbers(Path(stim_info)) if stim_info is not None else {}
     recordings = [_recording(subjects[name], rule, coco) for name in names]
     settings = {"dataset": "algonauts", "test": rule.kind, "test_fraction": test_fraction if rule.kind == "drawn" else None}
     return import_recordings(recordings, out, options, settings)
@@ -186,22 +186,31 @@ def _block(name: str, files: Sequence[Path], arrays: Sequence[NDArray]) -> Block
 
 def _voxels(subject: _Subject, side: str, n_vertices: int) -> pd.DataFrame:
     """The vertices of a hemisphere: hemisphere, vertex, areas, ncsnr."""
+    table = vertices(subject.folder, f"{subject.name}/roi_masks", side, n_vertices)
+    return table.assign(ncsnr=_ncsnr(subject, side, n_vertices))
+
+
+def vertices(folder: Folder, place: str, side: str, n_vertices: int) -> pd.DataFrame:
+    """The vertices of a hemisphere, from the challenge's masks in `place`: hemisphere, vertex if it is known, areas."""
     table = pd.DataFrame({"hemisphere": [HEMISPHERES[side]] * n_vertices})
-    place = f"{subject.name}/roi_masks"
-    path = subject.folder.find(f"{place}/{side}.all-vertices_fsaverage_space.npy")
+    path = folder.find(f"{place}/{side}.all-vertices_fsaverage_space.npy")
     if path is not None:
-        mask = np.asarray(check_array(load_npy(path), str(path), "biuf", (FSAVERAGE,)))
-        table["vertex"] = _as_many(path, np.flatnonzero(mask != 0), n_vertices)  # 2: in both of the masks that were added
+        table["vertex"] = _as_many(path, read_mask(path), n_vertices)
     labels: list[list[str]] = [[] for _ in range(n_vertices)]
-    for path in subject.folder.glob(f"{place}/{side}.*_challenge_space.npy"):
+    for path in folder.glob(f"{place}/{side}.*_challenge_space.npy"):
         kind = path.name.removeprefix(f"{side}.").removesuffix("_challenge_space.npy")
         values = np.asarray(check_array(load_npy(path), str(path), "biu", (None,)))
-        names = label_names(subject.folder.find(f"{place}/mapping_{kind}.npy"), kind)
+        names = label_names(folder.find(f"{place}/mapping_{kind}.npy"), kind)
         for row in np.flatnonzero(_as_many(path, values, n_vertices) > 0):
             labels[row].append(names.get(int(values[row]), f"{kind}:{values[row]}"))
     table["areas"] = [",".join(dict.fromkeys(names)) for names in labels]
-    table["ncsnr"] = _ncsnr(subject, side, n_vertices)
     return table
+
+
+def read_mask(path: Path) -> NDArray[np.int64]:
+    """Numbers of the vertices of fsaverage that the challenge has kept, in the order of its responses."""
+    mask = check_array(load_npy(path), str(path), "biuf", (FSAVERAGE,))
+    return np.flatnonzero(np.asarray(mask) != 0)  # 2: in both of the masks that were added
 
 
 def _as_many(path: Path, values: NDArray, n_vertices: int) -> NDArray:
@@ -247,6 +256,7 @@ def label_names(path: Path | None, kind: str) -> dict[int, str]:
     return {number: name.strip().replace(",", "-") for number, name in zip(found[::2], found[1::2], strict=True)}
 
 
-def _coco_numbers(path: Path) -> dict[int, int]:
+def coco_numbers(path: Path) -> dict[int, int]:
+    """COCO's number of each of NSD's images, from nsd_stim_info_merged.csv."""
     table = read_table(path, ["nsdId", "cocoId"], whole=["nsdId", "cocoId"])
     return dict(zip(table["nsdId"], table["cocoId"], strict=True))

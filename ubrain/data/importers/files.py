@@ -1,12 +1,14 @@
 """Reading other people's files: nothing is executed, nothing is believed, nothing large is read at once."""
 
 import gzip
+import os
 import re
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,16 @@ class Folder:
     def glob(self, pattern: str) -> list[Path]:
         """All files of a pattern, in natural order."""
         return [self._inside(path) for path in sorted(self.path.glob(pattern), key=natural)]
+
+    def search(self, pattern: str) -> list[Path]:
+        """All files, at any depth, whose name is as the regular expression says in any case, in natural order."""
+        name = re.compile(pattern, re.IGNORECASE)
+        return [self._inside(path) for path in self._files if name.fullmatch(path.name)]
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        walk = os.walk(self.path, followlinks=True)
+        return sorted((Path(folder, name) for folder, _, names in walk for name in names), key=natural)
 
     def name(self, path: Path) -> str:
         """The path within the folder, for messages and accounts."""
@@ -163,30 +175,122 @@ def load_npy(path: Path) -> NDArray:
         raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
 
 
-def load_npz(path: Path, name: str) -> NDArray:
-    """One array of a .npz file, mapped where it is stored plainly; a compressed one is unpacked, if it is small."""
+@dataclass(frozen=True)
+class NpzArray:
+    """An array of a .npz file, of which only the header has been read.
+
+    `begin` is where its numbers are in the member of the archive, and `offset` where they are in the file, if the member is
+    not compressed.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+    begin: int
+    offset: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+    def load(self) -> NDArray:
+        """The whole array; the checksum of the archive is checked."""
+        if self.nbytes > 4 * MAX_BYTES:
+            raise UbrainError(f"{self.path}: {self.name!r} unpacks to {self.nbytes / 1e9:.1f} GB, which is too large to be "
+                              f"read as a whole")  # fmt: skip
+        with self._stream() as stream:
+            data = _exactly(stream, self.nbytes)
+            _at_end(stream)
+        return np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
+
+    def blocks(self, step: int) -> Iterator[NDArray]:
+        """All rows, `step` at a time, (step, ...); after the last one, the checksum of the archive is checked."""
+        with self._stream() as stream:
+            for start in range(0, self.shape[0], step):
+                shape = (min(step, self.shape[0] - start), *self.shape[1:])
+                data = _exactly(stream, int(np.prod(shape)) * self.dtype.itemsize)
+                yield np.frombuffer(data, self.dtype).reshape(shape)
+            _at_end(stream)
+
+    def rows(self, wanted: NDArray[np.int64], step: int) -> Iterator[NDArray]:
+        """Some rows, in ascending order, up to `step` at a time; the others are not read, if the file allows that."""
+        if self.offset is None:
+            for number, block in enumerate(self.blocks(step)):
+                inside = np.searchsorted(wanted, [number * step, (number + 1) * step])
+                if inside[0] < inside[1]:
+                    yield block[wanted[slice(*inside)] - number * step]
+            return
+        width = self.nbytes // self.shape[0]
+        for start in range(0, len(wanted), step):
+            rows = wanted[start : start + step].tolist()
+            with reading(self.path, "a .npz file"), self.path.open("rb") as file:
+                data = b"".join([_exactly(file, width, self.offset + row * width) for row in rows])
+            yield np.frombuffer(data, self.dtype).reshape(len(rows), *self.shape[1:])
+
+    @contextmanager
+    def _stream(self) -> Iterator[Any]:
+        with (
+            reading(self.path, "a .npz file"),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(f"{self.name}.npy") as stream,
+        ):
+            _exactly(stream, self.begin)
+            yield stream
+
+
+def _exactly(stream: Any, size: int, offset: int | None = None) -> bytes:
+    if offset is not None:
+        stream.seek(offset)
+    data: bytes = stream.read(size)
+    if len(data) < size:
+        raise EOFError("the file ends too early")
+    return data
+
+
+def _at_end(stream: Any) -> None:
+    if stream.read(1):
+        raise ValueError("there are more numbers than the header says")
+
+
+def npz_names(path: Path) -> list[str]:
+    """Names of the arrays of a .npz file."""
+    with reading(path, "a .npz file"), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def open_npz(path: Path, name: str) -> NpzArray:
+    """Read the header of an array of a .npz file."""
     with reading(path, "a .npz file"), zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
-            names = ", ".join(n.removesuffix(".npy") for n in archive.namelist()[:12])
-            raise UbrainError(f"{path}: no array {name!r}; found {names}")
+            raise UbrainError(f"{path}: no array {name!r}; found {', '.join(npz_names(path)[:12])}")
         member = archive.getinfo(f"{name}.npy")
         with archive.open(member) as stream:
             version = np.lib.format.read_magic(stream)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = header(stream)
-            begin, size = stream.tell(), int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if dtype.hasobject:
-                raise UbrainError(f"{path}: {name!r} holds pickled objects, which are not read because they could do harm")
-            if begin + size != member.file_size:
-                raise UbrainError(f"{path}: {name!r} is {shape} {dtype}, but has {member.file_size - begin} bytes, not {size}")
-            order: Any = "F" if fortran else "C"
-            if member.compress_type == zipfile.ZIP_STORED:
-                return np.memmap(path, dtype, "r", _data_offset(path, member) + begin, shape, order)
-            if size > 4 * MAX_BYTES:
-                raise UbrainError(f"{path}: {name!r} is compressed and unpacks to {size / 1e9:.1f} GB; store it uncompressed "
-                                  f"with numpy.savez")  # fmt: skip
-            data = stream.read(size + 1)
-        return np.frombuffer(data, dtype).reshape(shape, order=order)
+            begin = stream.tell()
+        if dtype.hasobject:
+            raise UbrainError(f"{path}: {name!r} holds pickled objects, which are not read because they could do harm")
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if begin + size != member.file_size:
+            raise UbrainError(f"{path}: {name!r} is {shape} {dtype}, but has {member.file_size - begin} bytes, not {size}")
+        plain = member.compress_type == zipfile.ZIP_STORED
+        return NpzArray(path, name, shape, dtype, fortran, begin, _data_offset(path, member) + begin if plain else None)
+
+
+def load_npz(path: Path, name: str) -> NDArray:
+    """One array of a .npz file: as a whole if it is small, else mapped, which needs a file that is not compressed."""
+    array = open_npz(path, name)
+    if array.nbytes > MAX_BYTES and array.offset is not None:
+        with reading(path, "a .npz file"):
+            return np.memmap(path, array.dtype, "r", array.offset, array.shape, "F" if array.fortran else "C")
+    if array.nbytes > 4 * MAX_BYTES:
+        raise UbrainError(f"{path}: {name!r} is compressed and unpacks to {array.nbytes / 1e9:.1f} GB; store it uncompressed "
+                          f"with numpy.savez")  # fmt: skip
+    return array.load()
 
 
 def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
