@@ -130,13 +130,16 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def hdf5_array(file: h5py.File, name: str, kinds: str, shape: Sequence[int | None]) -> h5py.Dataset:
+def hdf5_array(
+    file: h5py.File, name: str, kinds: str, shape: Sequence[int | None], empty: bool = False
+) -> h5py.Dataset:
     """A dataset of an open file, after checking that it is there, in this file, and what is expected.
 
     Parameters
     ----------
     kinds : numpy's kinds of numbers, such as "iu", or a dtype such as "int16".
     shape : expected shape; None for an axis of any length.
+    empty : whether the length may be 0.
     """
     with reading(Path(file.filename)):
         here: Any = file
@@ -149,14 +152,29 @@ def hdf5_array(file: h5py.File, name: str, kinds: str, shape: Sequence[int | Non
             here = here[part]
         if not isinstance(here, h5py.Dataset) or here.external or here.is_virtual:
             raise UbrainError(f"{file.filename}: {name!r} is not an array in this file")
-        return check_array(here, f"{file.filename}: {name!r}", kinds, shape)
+        return check_array(here, f"{file.filename}: {name!r}", kinds, shape, empty)
 
 
-def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None]) -> Any:
-    """Return `array` if its kind of numbers and its shape are as expected."""
+def hdf5_names(file: h5py.File, place: str = "") -> list[str]:
+    """Names in a group of an open file, in the order in which they were written if the file knows it; none, if no group.
+
+    Links are not followed, because they may lead out of the file.
+    """
+    with reading(Path(file.filename)):
+        here: Any = file
+        for part in filter(None, place.split("/")):
+            link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
+            if not isinstance(link, h5py.HardLink):
+                return []
+            here = here[part]
+        return list(here) if isinstance(here, h5py.Group) else []
+
+
+def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None], empty: bool = False) -> Any:
+    """Return `array` if its kind of numbers and its shape are as expected; an axis of length 0 only if it may be empty."""
     kind_fits = array.dtype.kind in kinds if len(kinds) <= 4 else array.dtype == np.dtype(kinds)
     shape_fits = len(array.shape) == len(shape) and all(
-        e in (None, n) and n > 0 for e, n in zip(shape, array.shape, strict=True)
+        e in (None, n) and (n > 0 or empty) for e, n in zip(shape, array.shape, strict=True)
     )
     if not kind_fits or not shape_fits:
         axes = ", ".join("n" if n is None else str(n) for n in shape)
