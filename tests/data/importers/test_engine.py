@@ -297,6 +297,13 @@ def test_a_photograph_is_known_by_any_of_its_names(out: Path) -> None:
     assert 2 not in splits[0]
 
 
+def test_a_crowd_without_names_of_photographs_can_get_them(out: Path) -> None:
+    import_recordings([recording()], out, EXACT)
+    import_recordings([recording("e-S1", shown=images(keys=[f"coco:{i}" for i in range(20)]))], out, Options(append=True))
+    with Crowd(out) as crowd:
+        assert list(crowd._file["images/key"].asstr()[crowd.rows(["im3", "im19"])]) == ["coco:3", "coco:19"]
+
+
 def test_versions_within_one_dataset_are_drawn_together(out: Path) -> None:
     keys = [f"coco:{i // 2}" for i in range(20)]
     import_recordings([recording(shown=images(test=0, keys=keys))], out, Options(val_fraction=0.5))

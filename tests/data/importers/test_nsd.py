@@ -297,6 +297,9 @@ def test_names_come_from_the_table_of_labels(one_session: Published, out: Path) 
 def test_whole_brain_and_other_areas(one_session: Published, out: Path) -> None:
     import_nsd(one_session.root, out, FLOAT32, areas="none")
     assert stored(out).shape == (750, 60 - 9)
+    with Crowd(out) as crowd:
+        voxels = crowd["nsd-subj01"].voxels
+    assert (voxels["areas"][voxels["i"].isin([0, 4])] == "").all()  # -1: not cortex, so in no area
     out.unlink()
     import_nsd(one_session.root, out, FLOAT32, areas="prf-visualrois")
     assert stored(out).shape == (750, 9)

@@ -165,7 +165,7 @@ def _write(
     stages: Sequence[Stage], out: Path, options: Options, settings: dict[str, Any], plan: _Plan
 ) -> list[str]:
     usable = [stage.usable() for stage in stages]
-    accounts = []
+    accounts, kept = [], {"val_fraction": options.val_fraction, "image_size": options.image_size}
     with write_crowd(out, options.append, plan.image_bytes + plan.response_bytes) as writer:
         rows = _write_images(writer, [stage.recording for stage in stages], options, plan.n_images)
         for stage, (good, dropped) in zip(stages, usable, strict=True):
@@ -180,7 +180,7 @@ def _write(
             writer.add_subject(
                 r.name, trials, r.voxels[good].reset_index(drop=True), stage.rows(good), dataset=r.dataset,
                 scanner=r.scanner, space=r.space, account=account, dtype=options.dtype, normalise=r.normalise,
-                settings=json.dumps({"ubrain": version("ubrain"), **settings}),
+                settings=json.dumps({"ubrain": version("ubrain"), **settings, **kept}),
             )  # fmt: skip
             accounts.append(account)
     return accounts
