@@ -4,10 +4,11 @@ Schema, version 1 (strings are UTF-8; `n` images over all subjects; rows are num
 
     /                            attributes format = "ubrain-crowd", version = 1
     /images/id                   (n,) string     name of the image, unique
-    /images/content              (n,) string     digest of the pixels as they came, unique: an image is in the file once
+    /images/content              (n,) string     digest of the pixels, unique: an image is in the file once
     /images/key                  (n,) string     optional: names of the photograph in public collections, separated by
-                                                 blanks, such as "coco:420713 nsd:0"; images with a key in common are
-                                                 versions of one photograph and have the same split
+                                                 blanks, such as "coco:420713 nsd:0", or "pixels:" and the content it
+                                                 had before it was shrunk; images with a key in common are versions of
+                                                 one photograph and have the same split
     /images/split                (n,) uint8      0 train, 1 val, 2 test: a property of the image, so no image can be
                                                  train for one subject and test for another
     /images/shape                (n, 2) uint16   height and width
@@ -51,6 +52,7 @@ from ubrain.paths import atomic
 
 FORMAT, VERSION = "ubrain-crowd", 1
 SPLITS = ("train", "val", "test")
+PIXELS = "pixels:"  # key of an image by what its pixels were before it was shrunk
 MAX_SIDE = 8192  # pixels; a larger image is a mistake or an attack
 Split = str | Callable[[str], str]
 
@@ -93,7 +95,8 @@ class CrowdWriter:
         self._keys = list(images["key"].asstr()[:]) if "key" in images else [""] * len(self._ids)
         self._splits = [int(split) for split in images["split"][:]]
         self._n_before = len(self._ids)
-        self._photographs = {name: self._splits[row] for row, key in enumerate(self._keys) for name in key.split()}
+        self._photographs = {f"{PIXELS}{digest}": self._splits[row] for digest, row in self._rows.items()}
+        self._photographs |= {name: self._splits[row] for row, key in enumerate(self._keys) for name in key.split()}
         self._claims: dict[str, tuple[str, str]] = {}  # content or photograph -> (id, split) as this writer was told
         self._new: list[tuple[str, str, int, tuple[int, int], int]] = []
         self.kept_splits = 0  # images that were there, themselves or as another version, under a split that they keep
@@ -123,9 +126,7 @@ class CrowdWriter:
             images.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(4096,))
         images.create_dataset("shape", (0, 2), np.uint16, maxshape=(None, 2), chunks=(4096, 2))
 
-    def add_image(
-        self, image_id: str, pixels: NDArray[np.uint8], split: Split, key: str = "", content: str | None = None
-    ) -> int:
+    def add_image(self, image_id: str, pixels: NDArray[np.uint8], split: Split, key: str = "") -> int:
         """Add an image unless its content is already there.
 
         Parameters
@@ -134,7 +135,6 @@ class CrowdWriter:
         pixels : (height, width, 3) uint8
         split : "train", "val" or "test", or a function from the digest to one of them.
         key : names of the photograph in public collections, separated by blanks; see the schema.
-        content : digest of the pixels as they came, if they have been resized since.
 
         Returns
         -------
@@ -150,15 +150,17 @@ class CrowdWriter:
             raise UbrainError(f"image {image_id!r}: expected (height, width, 3) uint8, got {pixels.shape} {pixels.dtype}")
         if max(pixels.shape) > MAX_SIDE:
             raise UbrainError(f"image {image_id!r}: {pixels.shape[:2]} pixels; sides above {MAX_SIDE} are refused")
-        digest, names = content or content_digest(pixels), key.split()
+        digest, names = content_digest(pixels), key.split()
         if callable(split):
-            split = split(hashlib.blake2b(min(names).encode()).hexdigest() if names else digest)
+            drawn_by = min(names, default=f"{PIXELS}{digest}")
+            by_content = drawn_by.startswith(PIXELS)
+            split = split(drawn_by.removeprefix(PIXELS) if by_content else hashlib.blake2b(drawn_by.encode()).hexdigest())
         self._claim(image_id, split, [digest, *names])
         if digest in self._rows:
             row = self._rows[digest]
             self.kept_splits += row < self._n_before and SPLITS[self._splits[row]] != split
         else:
-            row = self._new_image(image_id, pixels, digest, self._kept_split(names, SPLITS.index(split)))
+            row = self._new_image(image_id, pixels, digest, self._kept_split([*names, PIXELS + digest], SPLITS.index(split)))
         self._name_photograph(row, names)
         return row
 
@@ -188,10 +190,9 @@ class CrowdWriter:
         return self._rows[digest]
 
     def _name_photograph(self, row: int, names: list[str]) -> None:
-        if names:
-            self._keys[row] = " ".join(dict.fromkeys([*self._keys[row].split(), *names]))
-            splits = {self._photographs.setdefault(name, self._splits[row]) for name in names}
-            self.torn_apart += splits != {self._splits[row]}
+        self._keys[row] = " ".join(dict.fromkeys([*self._keys[row].split(), *names]))
+        splits = {self._photographs.setdefault(name, self._splits[row]) for name in names}
+        self.torn_apart += not splits <= {self._splits[row]}
 
     def _append_pixels(self, pixels: NDArray[np.uint8], shape: tuple[int, int]) -> int:
         name = "images/pixels/{}x{}".format(*shape)

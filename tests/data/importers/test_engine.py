@@ -328,13 +328,18 @@ def test_photographs_found_in_two_splits_too_late_are_said(out: Path, caplog) ->
     assert "20 photographs are in the crowd in two versions, imported earlier under two splits" in caplog.text
 
 
-def test_shrunk_images_are_known_by_what_they_were(out: Path) -> None:
-    large = images(0, shape=(20, 40, 60, 3))
-    import_recordings([recording(shown=large)], out, Options(image_size=10))
-    import_recordings([recording("e-S1", shown=large)], out, Options(append=True))
+@pytest.mark.parametrize("sizes", [(10, None), (None, 10), (10, 20)])
+def test_shrunk_images_keep_the_split_of_the_large_ones(out: Path, sizes: tuple[int | None, int | None]) -> None:
+    for name, n_test, size in (("a-S", 0, sizes[0]), ("b-S", 20, sizes[1])):
+        shown = images(0, n_test, name=name, shape=(20, 40, 60, 3))
+        options = Options(append=name == "b-S", image_size=size, val_fraction=0.5)
+        import_recordings([recording(name, shown=shown)], out, options)
     with Crowd(out) as crowd:
-        assert len(crowd.image_ids) == 20
-        assert crowd.image("im0").shape == (10, 15, 3)
+        splits = [crowd._split[crowd[name].trials.image[:20]].tolist() for name in ("a-S", "b-S")]
+        heights = {crowd.image(crowd.image_ids[row]).shape[0] for row in (0, 39)}
+        assert heights == {size or 40 for size in sizes}
+    assert splits[0] == splits[1]
+    assert set(splits[0]) == {0, 1}
 
 
 def test_append_needs_other_subjects(out: Path, refused) -> None:

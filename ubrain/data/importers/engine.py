@@ -18,7 +18,7 @@ import pandas as pd
 from ubrain.data.importers.recording import PLACE, Images, Options, Recording, shrink, shrunk, to_rgb
 from ubrain.data.importers.stage import Stage, read_all, work_folder
 from ubrain.data.preparation import NORMALISE
-from ubrain.data.store import SPLITS, CrowdWriter, check_name, content_digest, open_crowd, split_by_content, write_crowd
+from ubrain.data.store import PIXELS, SPLITS, CrowdWriter, check_name, content_digest, open_crowd, split_by_content, write_crowd
 from ubrain.data.store import require_space as require_space_for
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
@@ -203,8 +203,9 @@ def _write_images(
             raise UbrainError(f"image {name!r}: unknown split {split!r}")
         pixels = to_rgb(images.pixels(i), name)
         small = shrink(pixels, options.image_size)
+        before = "" if small is pixels else f"{PIXELS}{content_digest(pixels)}"
         rows[id(images)][i] = writer.add_image(
-            name, small, draw if split == "rest" else split, images.key(i), content_digest(pixels)
+            name, small, draw if split == "rest" else split, f"{images.key(i)} {before}".strip()
         )  # fmt: skip
     if writer.kept_splits:
         log.warning("%d images were already in the crowd under another split, which they keep", writer.kept_splits)
