@@ -168,6 +168,20 @@ def import_algonauts(
     return import_algonauts(root, out, options, test=test, test_fraction=test_fraction, stim_info=stim_info)
 
 
+@_importer("ube")
+def import_ube(
+    root: Path, out: Path, options: Any,
+    images: Annotated[Path | None, typer.Option(help="nsd_images_224.npy or nsd_stimuli.hdf5; default: in the folder.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Folder of Algonauts 2023 masks; default: in the folder.")] = None,
+    design: Annotated[Path | None, typer.Option(help="nsd_expdesign.mat, to check rows; default: in the folder.")] = None,
+    stim_info: Annotated[Path | None, typer.Option(help="nsd_stim_info_merged.csv, to know the COCO photographs.")] = None,
+) -> str:  # fmt: skip
+    """Files of the Universal Brain Encoder's authors: fmri_v2.npz and nsd_images_224.npy."""
+    from ubrain.data.importers.ube import import_ube
+
+    return import_ube(root, out, options, images=images, mask=mask, design=design, stim_info=stim_info)
+
+
 @app.command()
 def train(
     crowd: Annotated[Path, typer.Option(help="Crowd file (.h5).")],
