@@ -218,6 +218,24 @@ def import_mosaic(
     return import_mosaic(root, out, options, images=images, areas=areas, labels=labels, artificial=artificial)
 
 
+@_importer("bold5000")
+def import_bold5000(
+    root: Path, out: Path, options: Any,
+    responses: Annotated[str, typer.Option(help="volumes or areas (of release 2), or release1.")] = "volumes",
+    betas: Annotated[str, typer.Option(help="Version of the betas of release 2.")] = "TYPED-FITHRF-GLMDENOISE-RR",
+    areas: Annotated[str, typer.Option(help="all, names such as EarlyVis,PPA, or none: the whole brain.")] = "all",
+    tr: Annotated[str, typer.Option(help="Of release 1: volume after the image, 1 to 5, or 34.")] = "34",
+    sessions: Annotated[str | None, typer.Option(help="Such as 1-9; default: all there are.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of presented images; default: in the folder.")] = None,
+) -> str:  # fmt: skip
+    """BOLD5000 (3T): release 2 with its stimuli and masks of areas, or the areas of release 1."""
+    from ubrain.data.importers.bold5000 import import_bold5000
+
+    return import_bold5000(
+        root, out, options, responses=responses, betas=betas, areas=areas, tr=tr, sessions=sessions, images=images
+    )  # fmt: skip
+
+
 @app.command()
 def train(
     crowd: Annotated[Path, typer.Option(help="Crowd file (.h5).")],
