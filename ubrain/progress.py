@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -14,16 +14,28 @@ log = logging.getLogger("ubrain")
 SECONDS_BETWEEN_LINES = 15
 
 
-def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """Pass `items` through and show how far they are: a bar in a terminal or notebook, log lines in batch jobs."""
+def track(items: Iterable[T], total: int, label: str, size: Callable[[T], int] | None = None) -> Iterator[T]:
+    """Pass `items` through and show how far they are: a bar in a terminal or notebook, log lines in batch jobs.
+
+    With `size`, the bytes of an item, `total` is in bytes, too, and the rate is shown.
+    """
     if os.environ.get("UBRAIN_PROGRESS") != "lines" and (sys.stderr.isatty() or "ipykernel" in sys.modules):
-        yield from tqdm(items, total=total, desc=label, leave=False)
+        with tqdm(total=total, desc=label, leave=False, unit="B" if size else "it", unit_scale=size is not None) as bar:
+            for item in items:
+                yield item
+                bar.update(size(item) if size else 1)
         return
     start = last = time.monotonic()
-    for done, item in enumerate(items):
+    done = 0
+    for item in items:
         now = time.monotonic()
         if now - last > SECONDS_BETWEEN_LINES:
             left = (now - start) / max(done, 1) * (total - done)
-            log.info("%s: %d of %d, about %.0f s left", label, done, total, left)
+            if size:
+                log.info("%s: %.1f of %.1f GB at %.0f MB/s, about %.0f s left", label, done / 1e9, total / 1e9,
+                         done / 1e6 / (now - start), left)  # fmt: skip
+            else:
+                log.info("%s: %d of %d, about %.0f s left", label, done, total, left)
             last = now
         yield item
+        done += size(item) if size else 1

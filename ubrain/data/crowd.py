@@ -97,6 +97,9 @@ class Crowd:
             digest.update(str(group.attrs["digest"]).encode())
             for part in ("trials/image", "trials/session"):
                 digest.update(group[part][:].tobytes())
+            if group.attrs.get("normalise", "session") != "session":
+                digest.update(group.attrs["normalise"].encode())
+                digest.update(group["trials/run"][:].tobytes() if "run" in group["trials"] else b"")
         return digest.hexdigest()
 
 

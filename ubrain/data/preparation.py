@@ -1,6 +1,6 @@
-"""From trials to responses: z-scoring per session and averaging of repeats. The only place where that happens."""
+"""From trials to responses: z-scoring per session or run, and averaging of repeats. The only place where that happens."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import h5py
@@ -10,30 +10,35 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int64]
 Voxels = slice | NDArray[np.int64]
 BLOCK_BYTES = 64 << 20  # trials are read in blocks of about this size
+NORMALISE = ("session", "run", "none")  # over which trials a voxel is z-scored; none: it is in the file already
 
 
-def session_moments(blocks: Iterator[NDArray], sessions: Rows, n_voxels: int) -> Iterator[NDArray]:
-    """Pass blocks of trials (n, n_voxels) through; when they are used up, yield the moments of each session.
+def session_moments(
+    blocks: Iterator[NDArray], sessions: Rows, save: Callable[[int, NDArray[np.float64]], None]
+) -> Iterator[NDArray]:
+    """Pass blocks of trials (n, n_voxels) through, and save the moments of each session once its last trial has passed.
 
-    The last item yielded is (2, n_sessions, n_voxels): mean and standard deviation (ddof 0) over the trials of the
-    session, computed without a second reading (Chan et al. 1979, pairwise update).
+    The moments are (2, n_voxels): mean and standard deviation (ddof 0) over the trials of the session, computed without a
+    second reading (Chan et al. 1979, pairwise update). Only sessions that have begun and not ended are in memory.
     """
-    n_sessions = int(sessions.max(initial=-1)) + 1
-    count = np.zeros(n_sessions)
-    mean, spread = np.zeros((n_sessions, n_voxels)), np.zeros((n_sessions, n_voxels))
-    start = 0
+    total, start = np.bincount(sessions), 0
+    running: dict[int, tuple[int, NDArray, NDArray]] = {}
     for block in blocks:
-        for session in np.unique(sessions[start : start + len(block)]):
-            part = block[sessions[start : start + len(block)] == session].astype(np.float64)
-            n, m = len(part), part.mean(0)
-            shift = m - mean[session]
-            total = count[session] + n
-            spread[session] += ((part - m) ** 2).sum(0) + shift**2 * count[session] * n / total
-            mean[session] += shift * n / total
-            count[session] = total
+        within = sessions[start : start + len(block)]
+        for session in np.unique(within):
+            part = block[within == session].astype(np.float64)
+            n, part_mean = len(part), part.mean(0)
+            part -= part_mean
+            count, mean, spread = running.pop(session, (0, np.zeros(len(part_mean)), np.zeros(len(part_mean))))
+            shift = part_mean - mean
+            spread += np.einsum("tv,tv->v", part, part) + shift**2 * (count * n / (count + n))
+            mean += shift * (n / (count + n))
+            running[session] = count + n, mean, spread
+            if count + n == total[session]:
+                del running[session]
+                save(int(session), np.stack([mean, np.sqrt(spread / total[session])]))
         start += len(block)
         yield block
-    yield np.stack([mean, np.sqrt(spread / np.maximum(count, 1)[:, None])])
 
 
 class Trials:
@@ -49,6 +54,8 @@ class Trials:
         self._moments = group["session_moments"]
         self.image: Rows = group["trials/image"][:].astype(np.int64)
         self.session: Rows = group["trials/session"][:].astype(np.int64)
+        self.normalise: str = group.attrs.get("normalise", "session")
+        self._unit = group["trials/run"][:].astype(np.int64) if self.normalise == "run" else self.session
         self._order = np.argsort(self.image, kind="stable")
         self._sorted = self.image[self._order]
         self.n_voxels = int(self._responses.shape[1])
@@ -68,13 +75,17 @@ class Trials:
         """Responses in units of the session's standard deviation, (n_trials, n_voxels).
 
         Each voxel has mean 0 and standard deviation 1 over all trials of a session, those of test images included, as is
-        the custom with NSD. A voxel that is constant within
-        a session carries nothing there and is 0.
+        the custom with NSD. A voxel that is constant within a session carries nothing there and is 0. Where the subject
+        says so, the unit is the run instead of the session, or nothing is done because the file's numbers are z-scored.
         """
-        mean, scale = self._mean_and_scale
-        session = self.session[trials]
-        values = read_rows(self._responses, trials, voxels)
-        return (values - mean[session][:, voxels]) * scale[session][:, voxels]
+        values = read_rows(self._responses, trials, voxels).astype(np.float32, copy=False)
+        if self.normalise == "none":
+            return values
+        mean, scale = (moment[:, voxels] for moment in self._mean_and_scale)
+        unit = self._unit[trials]
+        values = values - mean[unit]
+        values *= scale[unit]
+        return values
 
     def averaged(self, images: Rows, voxels: Voxels = slice(None)) -> NDArray[np.float32]:
         """Z-scored responses to each image, averaged over its repeats: (n_images, n_voxels) float32."""

@@ -5,17 +5,26 @@ Schema, version 1 (strings are UTF-8; `n` images over all subjects; rows are num
     /                            attributes format = "ubrain-crowd", version = 1
     /images/id                   (n,) string     name of the image, unique
     /images/content              (n,) string     digest of the pixels, unique: an image is in the file once
+    /images/key                  (n,) string     optional: names of the photograph in public collections, separated by
+                                                 blanks, such as "coco:420713 nsd:0", or "pixels:" and the content it
+                                                 had before it was shrunk; images with a key in common are versions of
+                                                 one photograph and have the same split
     /images/split                (n,) uint8      0 train, 1 val, 2 test: a property of the image, so no image can be
                                                  train for one subject and test for another
     /images/shape                (n, 2) uint16   height and width
     /images/row                  (n,) int64      row in the pixel dataset of that shape
     /images/pixels/<h>x<w>       (m, h, w, 3) uint8   RGB
     /subjects/<name>             attributes dataset, scanner, space (of `vertex` or `i, j, k`; may be ""), account
-                                 (what was done to the numbers, in words), digest (of the responses, in file order)
+                                 (what was done to the numbers, in words), digest (of the responses, in file order);
+                                 optional: normalise ("session" if absent, "run", or "none" for responses that are
+                                 z-scored already), settings (of the import, as JSON)
     /subjects/<name>/responses         (n_trials, n_voxels) float16 or float32, as measured: not z-scored, not averaged
-    /subjects/<name>/session_moments   (2, n_sessions, n_voxels) float32   mean and standard deviation over trials
+                                                         (unless their authors publish nothing else)
+    /subjects/<name>/session_moments   (2, n_sessions, n_voxels) float32   mean and standard deviation over trials;
+                                                         of runs, if normalise is "run"
     /subjects/<name>/trials/image      (n_trials,) int   row in /images
     /subjects/<name>/trials/session    (n_trials,) int   from 0
+    /subjects/<name>/trials/run        (n_trials,) int   optional: from 0, counted through all sessions
     /subjects/<name>/trials/repeat     (n_trials,) int   from 0, how often the subject has seen the image before
     /subjects/<name>/voxels/<column>   (n_voxels,)       hemisphere ("L", "R", ""), areas (comma-separated), ncsnr
                                                          (NaN = unknown), and vertex or i, j, k where known
@@ -37,12 +46,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ubrain import scores
-from ubrain.data.preparation import Trials, session_moments
+from ubrain.data.preparation import NORMALISE, Trials, session_moments
 from ubrain.errors import UbrainError
 from ubrain.paths import atomic
 
 FORMAT, VERSION = "ubrain-crowd", 1
 SPLITS = ("train", "val", "test")
+PIXELS = "pixels:"  # key of an image by what its pixels were before it was shrunk
 MAX_SIDE = 8192  # pixels; a larger image is a mistake or an attack
 Split = str | Callable[[str], str]
 
@@ -82,9 +92,15 @@ class CrowdWriter:
         self._ids = list(images["id"].asstr()[:])
         self._id_set = set(self._ids)
         self._rows = {digest: row for row, digest in enumerate(images["content"].asstr()[:])}
-        self._claims: dict[str, tuple[str, str]] = {}  # content -> (id, split) as this writer was told
+        self._keys = list(images["key"].asstr()[:]) if "key" in images else [""] * len(self._ids)
+        self._splits = [int(split) for split in images["split"][:]]
+        self._n_before = len(self._ids)
+        self._photographs = {f"{PIXELS}{digest}": self._splits[row] for digest, row in self._rows.items()}
+        self._photographs |= {name: self._splits[row] for row, key in enumerate(self._keys) for name in key.split()}
+        self._claims: dict[str, tuple[str, str]] = {}  # content or photograph -> (id, split) as this writer was told
         self._new: list[tuple[str, str, int, tuple[int, int], int]] = []
-        self.kept_splits = 0  # images that were already there under another split, which they keep
+        self.kept_splits = 0  # images that were there, themselves or as another version, under a split that they keep
+        self.torn_apart = 0  # photographs of which two versions turn out to have been imported under two splits
 
     @property
     def n_subjects(self) -> int:
@@ -96,6 +112,10 @@ class CrowdWriter:
         """Number of images in the file so far."""
         return len(self._rows)
 
+    def split_of(self, rows: ArrayLike) -> NDArray[np.str_]:
+        """Splits of images, by their rows in the file."""
+        return np.array(SPLITS)[np.array(self._splits, dtype=int)[np.asarray(rows)]]
+
     def _create_layout(self) -> None:
         self._file.attrs.update(format=FORMAT, version=VERSION)
         self._file.create_group("subjects", track_order=True)
@@ -106,7 +126,7 @@ class CrowdWriter:
             images.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(4096,))
         images.create_dataset("shape", (0, 2), np.uint16, maxshape=(None, 2), chunks=(4096, 2))
 
-    def add_image(self, image_id: str, pixels: NDArray[np.uint8], split: Split) -> int:
+    def add_image(self, image_id: str, pixels: NDArray[np.uint8], split: Split, key: str = "") -> int:
         """Add an image unless its content is already there.
 
         Parameters
@@ -114,41 +134,65 @@ class CrowdWriter:
         image_id : name; made unique with part of the digest if another image has it.
         pixels : (height, width, 3) uint8
         split : "train", "val" or "test", or a function from the digest to one of them.
+        key : names of the photograph in public collections, separated by blanks; see the schema.
 
         Returns
         -------
-        Row of the image in the file. An image from an earlier import keeps its split.
+        Row of the image in the file. An image from an earlier import keeps its split, and so does a photograph of which
+        an earlier import brought another version.
 
         Raises
         ------
         UbrainError
-            If the same image is given twice with different splits.
+            If the same image, or the same photograph, is given twice with different splits.
         """
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise UbrainError(f"image {image_id!r}: expected (height, width, 3) uint8, got {pixels.shape} {pixels.dtype}")
         if max(pixels.shape) > MAX_SIDE:
             raise UbrainError(f"image {image_id!r}: {pixels.shape[:2]} pixels; sides above {MAX_SIDE} are refused")
-        digest = content_digest(pixels)
-        split = split(digest) if callable(split) else split
-        other_id, other = self._claims.setdefault(digest, (image_id, split))
-        if other != split:
-            raise UbrainError(
-                f"images {other_id!r} and {image_id!r} are identical, but one is {other} and the other is {split}. "
-                f"The same image must not be in two splits; give both the same (for example, list both as test images)"
-            )
+        digest, names = content_digest(pixels), key.split()
+        if callable(split):
+            drawn_by = min(names, default=f"{PIXELS}{digest}")
+            by_content = drawn_by.startswith(PIXELS)
+            split = split(drawn_by.removeprefix(PIXELS) if by_content else hashlib.blake2b(drawn_by.encode()).hexdigest())
+        self._claim(image_id, split, [digest, *names])
         if digest in self._rows:
             row = self._rows[digest]
-            known = int(self._file["images/split"][row]) if row < len(self._file["images/split"]) else None
-            self.kept_splits += known is not None and SPLITS[known] != split
-            return row
+            self.kept_splits += row < self._n_before and SPLITS[self._splits[row]] != split
+        else:
+            row = self._new_image(image_id, pixels, digest, self._kept_split([*names, PIXELS + digest], SPLITS.index(split)))
+        self._name_photograph(row, names)
+        return row
+
+    def _claim(self, image_id: str, split: str, names: list[str]) -> None:
+        for name, what in zip(names, ["identical", *["the same photograph"] * len(names)], strict=False):
+            other_id, other = self._claims.setdefault(name, (image_id, split))
+            if other != split:
+                raise UbrainError(
+                    f"images {other_id!r} and {image_id!r} are {what}, but one is {other} and the other is {split}. "
+                    f"The same image must not be in two splits; give both the same (for example, list both as test images)"
+                )
+
+    def _kept_split(self, names: list[str], split: int) -> int:
+        known = [self._photographs[name] for name in names if name in self._photographs]
+        self.kept_splits += bool(known) and known[0] != split
+        return known[0] if known else split
+
+    def _new_image(self, image_id: str, pixels: NDArray[np.uint8], digest: str, split: int) -> int:
         if image_id in self._id_set:
             image_id = f"{image_id}~{digest[:8]}"
         shape = (pixels.shape[0], pixels.shape[1])
-        place = self._append_pixels(pixels, shape)
-        self._rows[digest] = len(self._rows)
+        self._new.append((image_id, digest, split, shape, self._append_pixels(pixels, shape)))
         self._id_set.add(image_id)
-        self._new.append((image_id, digest, SPLITS.index(split), shape, place))
+        self._splits.append(split)
+        self._keys.append("")
+        self._rows[digest] = len(self._rows)
         return self._rows[digest]
+
+    def _name_photograph(self, row: int, names: list[str]) -> None:
+        self._keys[row] = " ".join(dict.fromkeys([*self._keys[row].split(), *names]))
+        splits = {self._photographs.setdefault(name, self._splits[row]) for name in names}
+        self.torn_apart += not splits <= {self._splits[row]}
 
     def _append_pixels(self, pixels: NDArray[np.uint8], shape: tuple[int, int]) -> int:
         name = "images/pixels/{}x{}".format(*shape)
@@ -171,6 +215,11 @@ class CrowdWriter:
             images[name][start:] = values
         self._new = []
 
+    def _write_keys(self) -> None:
+        if any(self._keys):
+            self._file["images"].pop("key", None)
+            self._file["images"].create_dataset("key", data=self._keys, dtype=h5py.string_dtype())
+
     def add_subject(
         self,
         name: str,
@@ -182,21 +231,28 @@ class CrowdWriter:
         space: str = "",
         account: str = "",
         dtype: str = "float32",
+        normalise: str = "session",
+        settings: str = "",
     ) -> None:
         """Add a subject, streaming its responses; session moments and ncsnr are computed on the way.
 
         Parameters
         ----------
-        trials : one row per trial: image (row in the file), session, and optionally repeat.
+        trials : one row per trial: image (row in the file), session, and optionally run (within the session) and repeat.
         voxels : one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr, and more. A missing ncsnr is
             computed from the repeats, if there are any.
         blocks : arrays (n, n_voxels), in the order of the trials.
+        normalise : over which trials a voxel is z-scored when it is read: those of a "session" or "run"; or "none".
+        settings : of the import, as JSON.
 
         Raises
         ------
         UbrainError
             If the name is taken, the numbers of rows disagree, or a value is not finite.
         """
+        if normalise not in NORMALISE or (normalise == "run" and "run" not in trials):
+            raise UbrainError(f"subject {name!r}: normalise is one of {', '.join(NORMALISE)}, and run needs the runs of the "
+                              f"trials; got {normalise!r} and trials with {', '.join(trials)}")  # fmt: skip
         if check_name(name) in self._file["subjects"]:
             raise UbrainError(f"subject {name!r} is already in the file; choose another name")
         self._write_image_table()
@@ -205,27 +261,39 @@ class CrowdWriter:
         repeat = trials["repeat"] if "repeat" in trials else trials.groupby("image").cumcount()
         group = self._file["subjects"].create_group(name)
         group.attrs.update(dataset=dataset, scanner=scanner, space=space, account=account)
+        if normalise != "session":
+            group.attrs["normalise"] = normalise
+        if settings:
+            group.attrs["settings"] = settings
         columns = {"image": image, "session": session, "repeat": repeat.to_numpy(np.int64)}
+        if "run" in trials:
+            columns["run"] = trials.groupby(["session", "run"]).ngroup().to_numpy()
         for column, values in columns.items():
             group.create_dataset(f"trials/{column}", data=values.astype(np.int32))
-        self._write_responses(group, blocks, (len(trials), len(voxels)), session, dtype)
+        unit = columns["run"] if normalise == "run" else session
+        self._write_responses(group, blocks, (len(trials), len(voxels)), unit, dtype)
         self._write_voxels(group, voxels)
 
     def _write_responses(
         self, group: h5py.Group, blocks: Iterable[NDArray], shape: tuple[int, int], session: NDArray, dtype: str
     ) -> None:
+        # One trial a chunk, plainly: a training step reads trials in random order, and noise does not compress (lzf saves
+        # nothing; gzip saves a sixth and makes a step twenty times slower).
         rows = max(1, min(shape[0], (64 << 10) // (shape[1] * np.dtype(dtype).itemsize)))
         responses = group.create_dataset("responses", shape, dtype, chunks=(rows, shape[1]))
-        moments = session_moments(_checked_blocks(blocks, shape, group.name), session, shape[1])
-        start, block, digest = 0, next(moments), hashlib.blake2b(digest_size=16)
-        for following in moments:
+        moments = group.create_dataset("session_moments", (2, int(session.max(initial=-1)) + 1, shape[1]), np.float32)
+
+        def save(number: int, both: NDArray[np.float64]) -> None:
+            moments[:, number] = both
+
+        start, digest = 0, hashlib.blake2b(digest_size=16)
+        for block in session_moments(_checked_blocks(blocks, shape, group.name), session, save):
             digest.update(np.asarray(block, dtype=np.float32).tobytes())
             responses[start : start + len(block)] = block
             self._check()
-            start, block = start + len(block), following
+            start += len(block)
         if start != shape[0]:
             raise UbrainError(f"{group.name}: expected responses to {shape[0]} trials, got {start}")
-        group.create_dataset("session_moments", data=block.astype(np.float32))
         group.attrs["digest"] = digest.hexdigest()
         self._file.flush()
         self._check()
@@ -262,6 +330,7 @@ class CrowdWriter:
     def close(self) -> None:
         """Write what is still in memory; the file is a valid crowd file from here on."""
         self._write_image_table()
+        self._write_keys()
         if not len(self._file["subjects"]):
             raise UbrainError("a crowd file needs at least one subject")
 
@@ -394,6 +463,8 @@ def _validate(file: h5py.File) -> None:
     n = _dataset(file, "images/id", "O", 1).shape[0]
     for name, kind, ndim in (("content", "O", 1), ("split", "iu", 1), ("shape", "iu", 2), ("row", "iu", 1)):
         _dataset(file, f"images/{name}", kind, ndim, length=n)
+    if "images/key" in file:
+        _dataset(file, "images/key", "O", 1, length=n)
     for name in ("id", "content"):
         if len(set(file[f"images/{name}"][:])) != n:
             problem = "the same image is stored twice" if name == "content" else "two images have the same name"
@@ -433,7 +504,13 @@ def _validate_subject(file: h5py.File, name: str, group: Any, n_images: int) -> 
         values = _dataset(file, f"{where}/trials/{column}", "iu", 1, length=n_trials)[:]
         if values.min(initial=0) < 0 or (column == "image" and values.max(initial=-1) >= n_images):
             raise UbrainError(f"{where}/trials/{column}: a row number is outside the {n_images} images of the file")
-    sessions = int(file[f"{where}/trials/session"][:].max(initial=-1)) + 1
+    normalise = group.attrs.get("normalise", "session")
+    if normalise not in NORMALISE:
+        raise UbrainError(f"{where}: attribute 'normalise': expected one of {', '.join(NORMALISE)}, got {normalise!r}")
+    for column in {"run"} & {*group["trials"], normalise}:
+        if _dataset(file, f"{where}/trials/{column}", "iu", 1, length=n_trials)[:].min(initial=0) < 0:
+            raise UbrainError(f"{where}/trials/{column}: a run has a negative number")
+    sessions = int(file[f"{where}/trials/{'run' if normalise == 'run' else 'session'}"][:].max(initial=-1)) + 1
     moments = _dataset(file, f"{where}/session_moments", "f", 3)
     if moments.shape != (2, sessions, n_voxels):
         raise UbrainError(f"{where}/session_moments: expected (2, {sessions}, {n_voxels}), got {moments.shape}")

@@ -1,19 +1,17 @@
 """Anybody's recordings: a folder or array of images, an array of responses, optional tables of trials and voxels."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from ubrain.data.store import MAX_SIDE, Split, split_by_content, write_crowd
+from ubrain.data.importers.files import SUFFIXES, load_npy, natural, read_rgb
+from ubrain.data.store import Split, split_by_content, write_crowd
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 BLOCK = 256  # trials at a time
 
 
@@ -95,7 +93,7 @@ class ImageSource:
         self._files: list[Path] = []
         if path.is_dir():
             names = (f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-            self._files = sorted(names, key=lambda f: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", f.name)])
+            self._files = sorted(names, key=lambda f: natural(f.name))
             if not self._files:
                 raise UbrainError(f"{path}: no images found (looked for {', '.join(sorted(SUFFIXES))})")
             self.ids = [f.stem for f in self._files]
@@ -126,15 +124,7 @@ class ImageSource:
         if self._array is not None:
             pixels = np.asarray(self._array[i])
             return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
-        try:
-            with Image.open(self._files[i]) as image:
-                if max(image.size) > MAX_SIDE:
-                    raise UbrainError(f"image {self._files[i]} is {image.size} pixels; sides above {MAX_SIDE} are refused")
-                return np.asarray(image.convert("RGB"))
-        except UbrainError:
-            raise
-        except (OSError, ValueError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UbrainError(f"image {self._files[i]} cannot be read: {error}") from error
+        return read_rgb(self._files[i])
 
     def find(self, names: Sequence[object], where: Path) -> list[int]:
         """Positions of images: all given by file name or stem, or else all by row number from 0."""
@@ -149,14 +139,6 @@ class ImageSource:
         worst = next((t for t in unknown if not t.isdecimal() or int(t) >= len(self)), unknown[0])
         raise UbrainError(f"{where}: no image {worst!r} in {self.path} ({len(self)} images, first {self.ids[0]!r}); "
                           f"give all images by name, or all by row number from 0")  # fmt: skip
-
-
-def load_npy(path: Path) -> NDArray:
-    """Open a .npy file without reading it as a whole and without executing anything it may hold."""
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -1,0 +1,744 @@
+"""BOLD5000: files written as published, at tiny size; what is read from them, and what is refused."""
+
+import gzip
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+from PIL import Image
+
+from ubrain.data.crowd import Crowd
+from ubrain.data.importers.bold5000 import _Subject, import_bold5000
+from ubrain.data.importers.files import Folder
+from ubrain.data.importers.recording import Options
+from ubrain.data.store import write_crowd
+from ubrain.errors import UbrainError
+
+GRID = (5, 4, 3)
+VERSION = "TYPED-FITHRF-GLMDENOISE-RR"
+LENGTHS = {"CSI1": [37] * 15, "CSI4": [37, 74] + [37] * 7}  # trials of each session
+EXACT = Options(dtype="float32", subjects=["CSI4"])
+N_REPEATED = 24
+AREAS = {"EarlyVis": np.s_[1:3, 1:3, 0], "LOC": np.s_[1:3, 1:3, 1], "PPA": np.s_[2:4, 1, 1:]}  # LOC and PPA overlap
+
+
+def image_names(n: int) -> list[str]:
+    """As BOLD5000 names COCO's, ImageNet's and its own images."""
+    forms = ("COCO/COCO_train2014_{:012d}.jpg", "ImageNet/n01930112_{}.JPEG", "Scene/airport{}.jpg")
+    return [forms[i % 3].format(1000 + i) for i in range(n)]
+
+
+class Published:
+    """A folder as one gets it from figshare, Dropbox and OpenNeuro, and the numbers that were written into it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        rng = np.random.default_rng(0)
+        names = image_names(N_REPEATED + 15 * 37 - 17 * N_REPEATED)
+        files = [name.split("/")[1] for name in names]
+        self.repeated, once = files[:N_REPEATED], files[N_REPEATED:]
+        shown = {"CSI1": self.repeated * 17 + once, "CSI4": self.repeated[:8] * 28 + self.repeated[8:] + once[:130]}
+        self.shown = {subject: rng.permutation(trials).tolist() for subject, trials in shown.items()}
+        for name in names:
+            path = self.file(f"BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli/{name}")
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path, "JPEG", quality=95)
+        self.file(f"BOLD5000_Stimuli/Scene_Stimuli/Original_Images/{names[0]}").write_bytes(b"another version")
+        self.write_repeated()
+
+    def copy(self, root: Path) -> "Published":
+        """The same stimuli in another folder, as hard links, to add responses to."""
+        shutil.copytree(self.root, root, copy_function=os.link)
+        other = object.__new__(Published)
+        other.__dict__.update(self.__dict__, root=root)
+        return other
+
+    def file(self, name: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_repeated(self) -> None:
+        self.text("BOLD5000_Stimuli/Scene_Stimuli/repeated_stimuli_113_list.txt", self.repeated)
+
+    def text(self, name: str, lines: list[str]) -> Path:
+        path = self.file(name)
+        path.unlink(missing_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def write_names(self, subject: str) -> Path:
+        return self.text(f"{subject}_imgnames.txt", self.shown[subject])
+
+    def write_lists(self, subject: str) -> None:
+        """Presentation lists of all runs, with the prefix of repeats, in an order that is not alphabetic."""
+        shown = self.with_prefix(subject)
+        for session, start in enumerate(np.cumsum([0, *LENGTHS[subject][:-1]]), start=1):
+            for run in range(LENGTHS[subject][session - 1] // 37):
+                lines = shown[start + run * 37 : start + (run + 1) * 37]
+                place = f"BOLD5000_Stimuli/Stimuli_Presentation_Lists/{subject}/{subject}_sess{session:02d}"
+                self.text(f"{place}/CSI_sess{session:02d}_run{run + 1:02d}.txt", lines)
+
+    def with_prefix(self, subject: str) -> list[str]:
+        """Names as release 1 writes them: repeats are rep_<name>."""
+        seen: set[str] = set()
+        return [f"rep_{name}" if name in seen or seen.add(name) else name for name in self.shown[subject]]
+
+    def betas(self, subject: str, session: int) -> np.ndarray:
+        """Betas (X, Y, Z, trials): outside the brain NaN or 0."""
+        rng = np.random.default_rng([int(subject[-1]), session])
+        betas = rng.normal(0.5, 2, (*GRID, LENGTHS[subject][session - 1])).astype(np.float32)
+        betas[0], betas[:, 0] = np.nan, 0
+        return betas
+
+    def write_session(self, subject: str, session: int, name: str = "{}_GLMbetas-{}_ses-{:02d}.nii.gz") -> Path:
+        return self.write_nifti(name.format(subject, VERSION, session), self.betas(subject, session))
+
+    def write_nifti(self, name: str, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
+        """As make_nii does: scl_slope 0; the affine of the betas is not that of the masks."""
+        path = self.file(name.removesuffix(".gz"))
+        nib.save(nib.Nifti1Image(values, np.eye(4) if affine is None else affine), path)
+        data = bytearray(path.read_bytes())
+        data[112:120] = struct.pack("<ff", 0, 0)
+        path.unlink()
+        self.file(name).write_bytes(gzip.compress(bytes(data), 1) if name.endswith(".gz") else data)
+        return self.file(name)
+
+    def write_masks(self, subject: str) -> None:
+        """The brain mask of release 2, and masks of areas of release 1."""
+        affine = np.diag([-2.0, 2, 2, 1])
+        brain = np.ones(GRID, np.float32)
+        brain[0], brain[:, 0] = 0, 0
+        self.write_nifti(f"{subject}_brainmask.nii.gz", brain, affine)
+        for area, place in AREAS.items():
+            for side, half in (("LH", np.s_[:2]), ("RH", np.s_[2:])):
+                mask = np.zeros(GRID, np.uint8)
+                mask[place] = 1
+                kept = np.zeros(GRID, np.uint8)
+                kept[half] = mask[half]
+                if kept.any():
+                    self.write_nifti(self.mask(subject, side + area), kept, affine)
+
+    @staticmethod
+    def mask(subject: str, area: str) -> str:
+        return f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{area}.nii.gz"
+
+    def write_release2(self, subject: str, sessions: list[int] | None = None) -> None:
+        self.write_names(subject)
+        self.write_masks(subject)
+        for session in sessions or range(1, len(LENGTHS[subject]) + 1):
+            self.write_session(subject, session)
+
+    def areas(self, subject: str) -> dict[str, np.ndarray]:
+        """Responses of release 1, (n_trials, n_voxels) for each area; the first voxel of LHPPA is also one of LHLOC."""
+        rng, n = np.random.default_rng(int(subject[-1])), len(self.shown[subject])
+        widths = {"LHPPA": 3, "RHPPA": 4, "LHLOC": 5, "RHLOC": 6, "LHEarlyVis": 2, "RHEarlyVis": 3, "LHOPA": 1, "RHOPA": 2,
+                  "LHRSC": 2, "RHRSC": 1}  # fmt: skip
+        arrays = {name: rng.normal(size=(n, width)) for name, width in widths.items()}
+        arrays["LHLOC"][:, 2] = arrays["LHPPA"][:, 0]
+        return arrays
+
+    def write_release1(self, subject: str, kind: str = "h5", tr: str = "34") -> Path:
+        path = self.file(f"ROIs/{subject}/{kind}/{subject}_ROIs_TR{tr}.{kind}")
+        arrays = {name: values * int(tr[0]) for name, values in self.areas(subject).items()}
+        if kind == "mat":
+            scipy.io.savemat(path, arrays)
+        else:
+            with h5py.File(path, "w") as file:
+                for name, values in arrays.items():
+                    file[name] = values
+        self.text(f"ROIs/stim_lists/CSI0{subject[-1]}_stim_lists.txt", self.with_prefix(subject))
+        return path
+
+
+@pytest.fixture(scope="module")
+def stimuli(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    return Published(tmp_path_factory.mktemp("bold5000"))
+
+
+@pytest.fixture
+def bold(stimuli: Published, tmp_path: Path) -> Published:
+    """Stimuli, without responses."""
+    return stimuli.copy(tmp_path / "bold5000")
+
+
+@pytest.fixture
+def csi4(bold: Published) -> Published:
+    """Stimuli, and release 2 of CSI4."""
+    bold.write_release2("CSI4")
+    return bold
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "crowd.h5"
+
+
+def stored(path: Path, subject: str = "CSI4") -> np.ndarray:
+    """Responses in the crowd file, before z-scoring: (n_trials, n_voxels)."""
+    with h5py.File(path) as file:
+        return file[f"subjects/bold5000-{subject}/responses"][:]
+
+
+def account(path: Path, subject: str = "CSI4") -> str:
+    with Crowd(path) as crowd:
+        return crowd[f"bold5000-{subject}"].account
+
+
+def trials(path: Path, subject: str = "CSI4") -> pd.DataFrame:
+    """Image name, session and run of each trial."""
+    with Crowd(path) as crowd, h5py.File(path) as file:
+        group = file[f"subjects/bold5000-{subject}/trials"]
+        table = pd.DataFrame({name: group[name][:] for name in group})
+        return table.assign(image=crowd.image_ids[table["image"]])
+
+
+def stems(names: list[str]) -> list[str]:
+    return [Path(name).stem for name in names]
+
+
+# ------------------------------------------------------------------------------------------------ release 2
+
+
+def test_betas_are_taken_as_they_are_for_each_voxel_and_trial(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT)
+    with Crowd(out) as crowd:
+        at = crowd["bold5000-CSI4"].voxels
+    betas = np.concatenate([csi4.betas("CSI4", s) for s in range(1, 10)], axis=-1)
+    np.testing.assert_array_equal(stored(out), betas[at["i"], at["j"], at["k"]].T)
+    assert list(trials(out)["image"]) == stems(csi4.shown["CSI4"])
+
+
+def test_sessions_are_as_long_as_their_files(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT)
+    table = trials(out)
+    assert table.groupby("session").size().tolist() == LENGTHS["CSI4"]
+    assert table.groupby("run").size().tolist() == [37] * 10
+    assert "9 session(s) of 37 or 74 trials" in account(out)
+    assert "Not there: betas" not in account(out)  # nobody has scanned CSI4 in sessions 10 to 15
+
+
+def test_responses_are_zscored_per_session_and_averaged(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT)
+    betas = [csi4.betas("CSI4", s).astype(np.float64) for s in range(1, 10)]
+    with np.errstate(invalid="ignore"):
+        z = np.concatenate([(b - b.mean(-1, keepdims=True)) / b.std(-1, keepdims=True) for b in betas], axis=-1)
+    shown = np.array(stems(csi4.shown["CSI4"]))
+    with Crowd(out) as crowd:
+        subject = crowd["bold5000-CSI4"]
+        at = subject.voxels
+        expected = [z[..., shown == name].mean(-1)[at["i"], at["j"], at["k"]] for name in subject.images("test")]
+        np.testing.assert_allclose(subject.responses("test"), np.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+NAMES = ["{}_GLMbetas-{}_ses{:02d}.nii.gz", "{}_GLMbetas-{}_ses-{}.nii.gz", "sub/{}_GLMbetas-{}_SES-{:02d}.nii",
+         "betas/more/{}_glmbetas-{}_sess-{:03d}.NII.GZ".replace("GZ", "gz")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_sessions_vary(bold: Published, out: Path, name: str) -> None:
+    bold.write_names("CSI4")
+    bold.write_masks("CSI4")
+    for session in range(1, 10):
+        bold.write_session("CSI4", session, name)
+    import_bold5000(bold.root, out, EXACT)
+    assert trials(out).groupby("session").size().tolist() == LENGTHS["CSI4"]
+
+
+def test_other_versions_of_the_betas_also_the_misspelt_one(bold: Published, out: Path, refused) -> None:
+    bold.write_names("CSI4")
+    bold.write_masks("CSI4")
+    for session in range(1, 10):
+        bold.write_session("CSI4", session, "{0}_GLMbetas-TYBEB-FITHRF_ses-{2:02d}.nii.gz")
+    with refused(out, r"files such as CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-01\.nii\.gz\): no subject"):
+        import_bold5000(bold.root, out, EXACT)
+    import_bold5000(bold.root, out, EXACT, betas="TYPEB-FITHRF")
+    assert "CSI4_GLMbetas-TYBEB-FITHRF: percent signal change, not scaled" in account(out)
+
+
+def test_a_file_that_is_there_compressed_and_not_is_read_once(csi4: Published, out: Path) -> None:
+    csi4.write_session("CSI4", 3, "{}_GLMbetas-{}_ses-{:02d}.nii")
+    import_bold5000(csi4.root, out, EXACT)
+    assert len(stored(out)) == 370
+
+
+def test_two_subjects(bold: Published, out: Path) -> None:
+    for subject in ("CSI1", "CSI4"):
+        bold.write_release2(subject)
+    import_bold5000(bold.root, out, Options(dtype="float32"))
+    with Crowd(out) as crowd:
+        assert crowd.subjects == ["bold5000-CSI1", "bold5000-CSI4"]
+    for subject in crowd.subjects:
+        name = subject.removeprefix("bold5000-")
+        assert list(trials(out, name)["image"]) == stems(bold.shown[name])
+        assert trials(out, name).groupby("session").size().tolist() == LENGTHS[name]
+
+
+# ------------------------------------------------------------------------------------------------ partial downloads
+
+
+def begins(session: int) -> int:
+    return sum(LENGTHS["CSI4"][: session - 1])
+
+
+@pytest.mark.parametrize("there", [[1, 2, 3], [8, 9], [1, 2, 4, 5, 6, 7, 8, 9], [1, 9], [1, 2, 3, 7, 9]])
+def test_sessions_keep_their_trials_whatever_else_is_missing(bold: Published, out: Path, there: list[int]) -> None:
+    """From the lengths of the files alone: counted from the first trial, or from the last."""
+    bold.write_release2("CSI4", there)
+    import_bold5000(bold.root, out, EXACT)
+    table = trials(out)
+    known = [s for s in there if s != 7 or 8 in there]  # 7 is known from neither end if 6 and 8 are missing
+    assert sorted(set(table["session"])) == list(range(len(known)))
+    for number, session in enumerate(known):
+        shown = bold.shown["CSI4"][begins(session) : begins(session) + LENGTHS["CSI4"][session - 1]]
+        assert list(table.loc[table["session"] == number, "image"]) == stems(shown)
+    for session in set(range(1, 10)) - set(there):
+        assert f"Not there: betas of session {session}." in account(out)
+    assert ("the place of session 7 among the trials, so it is left out" in account(out)) == (known != there)
+
+
+def test_presentation_lists_say_how_long_missing_sessions_are(bold: Published, out: Path) -> None:
+    bold.write_release2("CSI4", [4, 7])
+    bold.write_lists("CSI4")
+    import_bold5000(bold.root, out, EXACT)
+    shown = [name for s in (4, 7) for name in bold.shown["CSI4"][begins(s) : begins(s) + 37]]
+    assert list(trials(out)["image"]) == stems(shown)
+
+
+def test_presentation_lists_that_disagree_are_not_used(bold: Published, out: Path, refused, caplog) -> None:
+    bold.write_release2("CSI4", [4, 7])
+    bold.write_lists("CSI4")
+    run = bold.file("BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI4/CSI4_sess05/CSI_sess05_run01.txt")
+    run.write_text("\n".join(run.read_text().split()[::-1]))
+    with refused(out, "CSI4: which trials are those of session 4 is not known"):
+        import_bold5000(bold.root, out, EXACT, sessions="4")
+    assert "CSI4: Stimuli_Presentation_Lists do not agree with the list of images, and are not used" in caplog.text
+
+
+def test_sessions_that_are_asked_for_must_be_there(csi4: Published, out: Path, refused) -> None:
+    with refused(out, "CSI4: no session 10; there are 1, 2, 3, 4, 5, 6, 7, 8, 9"):
+        import_bold5000(csi4.root, out, EXACT, sessions="9-10")
+    import_bold5000(csi4.root, out, EXACT, sessions="2")
+    assert list(trials(out)["image"]) == stems(csi4.shown["CSI4"][37:111])
+
+
+def test_subjects_that_are_asked_for_must_be_there(csi4: Published, out: Path, refused, caplog) -> None:
+    with refused(out, "no subject '1'; found CSI4"):
+        import_bold5000(csi4.root, out, Options(subjects=["1"]))
+    import_bold5000(csi4.root, out, Options(dry_run=True))
+    assert "for CSI1, CSI2, CSI3" in caplog.text
+
+
+def test_real_lengths_of_sessions(tmp_path: Path) -> None:
+    """333 or 370 trials, in no regular order: 9 sessions of CSI4 have 3108, 15 of the others 5254."""
+    for name, lengths in (("CSI4", [370, 333, 333, 370, 333, 333, 333, 370, 333]),
+                          ("CSI1", [370, 333, 370, 333, 333, 370, 333, 333, 370, 333, 370, 333, 370, 370, 333])):  # fmt: skip
+        subject = _Subject(Folder(tmp_path), name, [f"scene{i}.jpg" for i in range(sum(lengths))], None)
+        starts = subject.starts(dict(enumerate(lengths, start=1)))
+        assert [b - a for a, b in pairwise([*starts.values(), len(subject.shown)])] == lengths
+    with pytest.raises(UbrainError, match="have 5217 trials, but the list of images has 5254 lines"):
+        subject.starts(dict(enumerate([333, *lengths[1:]], start=1)))
+
+
+# ------------------------------------------------------------------------------------------------ images and splits
+
+
+def test_repeated_images_are_the_test_images_also_where_they_were_shown_once(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT)
+    with Crowd(out) as crowd:
+        subject = crowd["bold5000-CSI4"]
+        assert set(subject.images("test")) == set(stems(csi4.repeated))
+        assert 1 < len(subject.images("val")) < 30
+    assert f"the {N_REPEATED} repeated images that repeated_stimuli_113_list.txt lists" in account(out)
+    assert f"{N_REPEATED} test (1 to 28 trials each)" in account(out)
+
+
+def test_without_the_list_repeats_of_all_subjects_count(csi4: Published, out: Path) -> None:
+    csi4.file("BOLD5000_Stimuli/Scene_Stimuli/repeated_stimuli_113_list.txt").unlink()
+    csi4.write_names("CSI1")  # whose responses are not there
+    import_bold5000(csi4.root, out, EXACT)
+    with Crowd(out) as crowd:
+        assert set(crowd["bold5000-CSI4"].images("test")) == set(stems(csi4.repeated))
+    csi4.file("CSI1_imgnames.txt").unlink()
+    out.unlink()
+    import_bold5000(csi4.root, out, EXACT)
+    with Crowd(out) as crowd:
+        assert set(crowd["bold5000-CSI4"].images("test")) == set(stems(csi4.repeated[:8]))
+    assert "the 8 images that were shown several times to one of CSI4" in account(out)
+
+
+def test_a_photograph_from_coco_keeps_its_split_across_datasets(csi4: Published, out: Path) -> None:
+    """A COCO image that NSD has shown to everybody is a test image in BOLD5000, too."""
+    coco = next(name for name in csi4.shown["CSI4"] if name.startswith("COCO") and name not in csi4.repeated)
+    number = int(coco.split("_")[2].removesuffix(".jpg"))
+    other = np.random.default_rng(9).integers(0, 256, (6, 5, 3), np.uint8)
+    with write_crowd(out) as writer:
+        rows = [writer.add_image("nsd-00001", other, "test", f"coco:{number} nsd:1"),
+                writer.add_image("nsd-00002", other[::-1].copy(), "train", "coco:2 nsd:2")]  # fmt: skip
+        writer.add_subject("nsd-subj01", pd.DataFrame({"image": rows, "session": 0}), pd.DataFrame(index=range(2)),
+                           [np.eye(2, dtype=np.float32)], "NSD", "7T")  # fmt: skip
+    text = import_bold5000(csi4.root, out, Options(append=True))
+    assert "1 images of this import were in the crowd already" in text
+    with Crowd(out) as crowd, h5py.File(out) as file:
+        assert set(crowd["bold5000-CSI4"].images("test")) == {*stems(csi4.repeated), Path(coco).stem}
+        keys = dict(zip(crowd.image_ids, file["images/key"].asstr()[:], strict=True))
+    assert keys[Path(coco).stem] == f"coco:{number}"
+    assert keys["n01930112_1001"] == "imagenet:n01930112_1001"
+    assert keys["airport1002"] == ""
+
+
+def test_pixels_are_those_of_the_presented_images(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT)
+    place = csi4.root / "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli"
+    with Crowd(out) as crowd:
+        for name in csi4.shown["CSI4"][:30]:
+            (path,) = place.rglob(name)
+            np.testing.assert_array_equal(crowd.image(Path(name).stem), np.asarray(Image.open(path)))
+
+
+def test_images_may_be_elsewhere_and_spelt_otherwise(csi4: Published, out: Path, refused, tmp_path: Path) -> None:
+    shutil.move(csi4.root / "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli", tmp_path / "images")
+    with refused(out, r"has no BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli; name the folder"):
+        import_bold5000(csi4.root, out, EXACT)
+    for path in (tmp_path / "images/ImageNet").iterdir():
+        path.rename(path.with_name(path.stem.upper() + ".jpeg"))
+    import_bold5000(csi4.root, out, EXACT, images=tmp_path / "images")
+    assert len(stored(out)) == 370
+
+
+def test_images_that_are_missing_are_counted(csi4: Published, out: Path, refused) -> None:
+    place = csi4.root / "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli/ImageNet"
+    shutil.rmtree(place)
+    with refused(out, r"\d+ of 154 presented images are not there, such as n01930112_\d+\.JPEG"):
+        import_bold5000(csi4.root, out, EXACT)
+
+
+# ------------------------------------------------------------------------------------------------ voxels and areas
+
+
+def test_voxels_are_those_of_the_masks_of_areas(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT)
+    with Crowd(out) as crowd:
+        voxels = crowd["bold5000-CSI4"].voxels.set_index(["i", "j", "k"])
+    expected = np.zeros(GRID, dtype=bool)
+    for place in AREAS.values():
+        expected[place] = True
+    assert set(voxels.index) == set(zip(*(axis.tolist() for axis in np.nonzero(expected)), strict=True))
+    assert voxels.loc[(1, 1, 0), "areas"] == "EarlyVis"
+    assert voxels.loc[(2, 1, 1), "areas"] == "LOC,PPA"
+    assert voxels.loc[(3, 1, 2), "areas"] == "PPA"
+    assert (voxels["hemisphere"] == np.where(voxels.index.get_level_values("i") < 2, "L", "R")).all()
+    assert "Not there: the mask of LH OPA." in account(out)
+
+
+def test_misspelt_masks_are_recognised(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT)
+    for right, wrong in (("LHLOC", "LHLO"), ("RHLOC", "RHLO")):
+        csi4.file(csi4.mask("CSI4", right)).rename(csi4.file(csi4.mask("CSI4", wrong)))
+    csi4.write_nifti(csi4.mask("CSI4", "RHRRSC"), np.eye(5, 4, dtype=np.uint8)[..., None].repeat(3, 2))
+    with Crowd(out) as crowd:
+        before = crowd["bold5000-CSI4"].voxels.set_index(["i", "j", "k"])["areas"]
+    out.unlink()
+    import_bold5000(csi4.root, out, EXACT)
+    with Crowd(out) as crowd:
+        after = crowd["bold5000-CSI4"].voxels.set_index(["i", "j", "k"])["areas"]
+    assert (before.str.contains("LOC") == after.reindex(before.index).str.contains("LOC")).all()
+    assert after.str.contains("RSC").sum() == 9
+
+
+def test_some_areas(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT, areas="ppa, OPA")
+    with Crowd(out) as crowd:
+        assert set(crowd["bold5000-CSI4"].voxels["areas"]) == {"PPA", "LOC,PPA"}
+
+
+def test_whole_brain_is_the_brain_mask_without_what_is_outside(csi4: Published, out: Path) -> None:
+    import_bold5000(csi4.root, out, EXACT, areas="none")
+    assert stored(out).shape == (370, 4 * 3 * 3)
+    with Crowd(out) as crowd:
+        assert set(crowd["bold5000-CSI4"].voxels["areas"]) == {"", "EarlyVis", "LOC", "LOC,PPA", "PPA"}
+
+
+def test_voxels_without_numbers_are_dropped_and_named(csi4: Published, out: Path) -> None:
+    brain = np.ones(GRID, np.float32)
+    brain[3, 0, 0] = brain[0, 1, 1] = 0  # a mask that is too large: there are NaN and 0 in it
+    csi4.write_nifti("CSI4_brainmask.nii.gz", brain)
+    import_bold5000(csi4.root, out, EXACT, areas="none")
+    assert stored(out).shape == (370, 36)
+    assert "8 of 58 voxels were dropped: not a number" in account(out)
+    assert "14 of 58 voxels were dropped: the same number" in account(out)
+
+
+def test_without_brain_mask_areas_are_enough(csi4: Published, out: Path, refused) -> None:
+    csi4.file("CSI4_brainmask.nii.gz").unlink()
+    with refused(out, r"has no CSI4_brainmask\.nii\.gz"):
+        import_bold5000(csi4.root, out, EXACT, areas="none")
+    import_bold5000(csi4.root, out, EXACT)
+    assert "CSI4_brainmask.nii.gz, so voxels were not restricted to the brain" in account(out)
+
+
+def test_masks_that_lie_outside_the_brain_are_refused(csi4: Published, out: Path, refused) -> None:
+    brain = np.zeros(GRID, np.float32)
+    brain[3:, 2:] = 1
+    csi4.write_nifti("CSI4_brainmask.nii.gz", brain)
+    with refused(out, r"CSI4: of \d+ voxels in areas, 0 are in the brain mask; are the masks of another subject"):
+        import_bold5000(csi4.root, out, EXACT)
+
+
+# ------------------------------------------------------------------------------------------ responses of areas
+
+
+@pytest.mark.parametrize("kind", ["h5", "mat", "both", "transposed"])
+def test_release_1(bold: Published, out: Path, kind: str) -> None:
+    path = bold.write_release1("CSI4", "mat" if kind == "mat" else "h5")
+    if kind == "both":
+        scipy.io.savemat(bold.file("ROIs/CSI4/mat/CSI4_ROIs_TR34.mat"), {"LHPPA": np.zeros((370, 2))})
+    if kind == "transposed":
+        with h5py.File(path, "w") as file:
+            for name, values in bold.areas("CSI4").items():
+                file[name] = values.T
+    bold.write_release1("CSI1", tr="3")  # another time
+    bold.write_lists("CSI4")
+    import_bold5000(bold.root, out, EXACT, responses="release1")
+    arrays = bold.areas("CSI4")
+    with Crowd(out) as crowd:
+        voxels = crowd["bold5000-CSI4"].voxels
+    order = [side + area for side in ("LH", "RH") for area in ("EarlyVis", "LOC", "OPA", "PPA", "RSC")]
+    expected = np.concatenate([np.delete(arrays[n], 0, axis=1) if n == "LHPPA" else arrays[n] for n in order], axis=1)
+    np.testing.assert_array_equal(stored(out), (expected * (1 if kind == "transposed" else 3)).astype(np.float32))
+    assert list(trials(out)["image"]) == stems(bold.shown["CSI4"])  # rep_ is not part of a name
+    assert trials(out).groupby("session").size().tolist() == LENGTHS["CSI4"]
+    assert (voxels["areas"] == "LOC,PPA").sum() == 1
+    assert (voxels["hemisphere"] == "L").sum() == 2 + 5 + 1 + 2 + 2
+    assert "1 voxels are in the files of several areas; each was taken once" in account(out)
+    with Crowd(out) as crowd:
+        assert set(crowd["bold5000-CSI4"].images("test")) == set(stems(bold.repeated))
+
+
+def test_release_1_at_another_time_and_without_some_areas(bold: Published, out: Path, refused) -> None:
+    path = bold.write_release1("CSI4", tr="5")
+    with h5py.File(path, "a") as file:
+        del file["RHRSC"]
+    with refused(out, "no subject found"):
+        import_bold5000(bold.root, out, Options(), responses="release1")
+    import_bold5000(bold.root, out, EXACT, responses="release1", tr="5", areas="RSC")
+    np.testing.assert_array_equal(stored(out), (bold.areas("CSI4")["LHRSC"] * 5).astype(np.float32))
+    assert "Not there: area RH RSC." in account(out)
+
+
+def test_without_presentation_lists_all_is_one_session_and_that_is_said(bold: Published, out: Path, refused) -> None:
+    bold.write_release1("CSI4")
+    with refused(out, "sessions are only known with Stimuli_Presentation_Lists"):
+        import_bold5000(bold.root, out, EXACT, responses="release1", sessions="1")
+    import_bold5000(bold.root, out, EXACT, responses="release1")
+    assert "Not there: Stimuli_Presentation_Lists, so all trials are taken as one session." in account(out)
+    assert set(trials(out)["session"]) == {0}
+
+
+def test_areas_of_release_2(bold: Published, out: Path) -> None:
+    bold.write_names("CSI4")
+    bold.write_lists("CSI4")
+    arrays = bold.areas("CSI4")
+    for name, values in arrays.items():
+        np.save(bold.file(f"BOLD5000_GLMsingle_ROI_betas/py/CSI4_GLMbetas-{VERSION}_allses_{name}.npy"), values)
+    import_bold5000(bold.root, out, EXACT, responses="areas", areas="OPA", sessions="2,3")
+    rows = slice(37, 37 + 74 + 37)
+    expected = np.concatenate([arrays["LHOPA"][rows], arrays["RHOPA"][rows]], axis=1)
+    np.testing.assert_array_equal(stored(out), expected.astype(np.float32))
+    assert list(trials(out)["image"]) == stems(bold.shown["CSI4"][rows])
+
+
+def test_command_line(csi4: Published, out: Path, run_cli) -> None:
+    done = run_cli("import", "bold5000", "--root", csi4.root, "--out", out, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "bold5000-CSI4 (BOLD5000, 3T, func2mm): 370 trials of 154 images in 9 session(s)" in done.stdout
+    assert not out.exists()
+    done = run_cli("import", "bold5000", "--root", csi4.root, "--out", out, "--sessions", "1-3")
+    assert done.returncode == 0, done.stderr
+    assert "each voxel is z-scored over the trials of each session" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def betas_file(bold: Published, session: int = 2) -> Path:
+    return bold.root / f"CSI4_GLMbetas-{VERSION}_ses-{session:02d}.nii.gz"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def scaled(bold: Published) -> None:
+    data = bytearray(gzip.decompress(betas_file(bold).read_bytes()))
+    data[112:120] = struct.pack("<ff", 0.01, 0)
+    betas_file(bold).write_bytes(gzip.compress(bytes(data)))
+
+
+def absurd(bold: Published) -> None:
+    """A header of 32767 × 32767 × 32767 voxels, in a small file."""
+    data = bytearray(gzip.decompress(betas_file(bold).read_bytes()))
+    data[42:48] = struct.pack("<hhh", 32767, 32767, 32767)
+    betas_file(bold).write_bytes(gzip.compress(bytes(data)))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(data)
+
+
+def like(bold: Published, values: np.ndarray) -> None:
+    bold.write_nifti(betas_file(bold).name, values)
+
+
+def repeat_line(bold: Published) -> None:
+    bold.text("CSI4_imgnames.txt", [bold.shown["CSI4"][0], *bold.shown["CSI4"]])
+
+
+def another_list(bold: Published) -> None:
+    bold.text("BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI4/CSI4_imgnames.txt", bold.shown["CSI4"][::-1])
+
+
+def twice(bold: Published) -> None:
+    bold.write_session("CSI4", 2, "copy/{}_GLMbetas-{}_ses-{:02d}.nii.gz")
+
+
+def linked(bold: Published, path: Path) -> None:
+    shutil.move(path, bold.root.parent / path.name)
+    path.symlink_to(bold.root.parent / path.name)
+
+
+def remove(bold: Published, *names: str) -> None:
+    for name in names:
+        path = bold.root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def damaged_image(bold: Published) -> None:
+    (path,) = (bold.root / "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli").rglob(bold.shown["CSI4"][5])
+    path.unlink()
+    path.write_bytes(b"\xff\xd8\xff")
+
+
+MASK = Published.mask("CSI4", "LHLOC")
+BAD: dict[str, tuple[Callable[[Published], object], str]] = {
+    "truncated": (lambda b: cut(betas_file(b)), r"ses-02\.nii\.gz cannot be read"),
+    "empty": (lambda b: betas_file(b).write_bytes(b""), r"ses-02\.nii\.gz cannot be read"),
+    "web page": (lambda b: betas_file(b).write_text("<html>403</html>"), r"ses-02\.nii\.gz cannot be read"),
+    "flipped": (lambda b: flip(betas_file(b)), r"ses-02\.nii\.gz cannot be read"),
+    "scaled": (scaled, "its header scales the numbers by 0.01"),
+    "absurd size": (absurd, r"expected \(5, 4, 3, trials\) .* got \(32767, 32767, 32767, 74\)"),
+    "whole numbers": (lambda b: like(b, np.ones((*GRID, 74), np.int16)), "of floating point numbers, got .* int16"),
+    "other grid": (lambda b: like(b, np.ones((3, 4, 5, 74), np.float32)), r"expected \(5, 4, 3, trials\)"),
+    "a single volume": (lambda b: like(b, np.ones(GRID, np.float32)), r"got \(5, 4, 3\)"),
+    "half a run": (lambda b: like(b, np.ones((*GRID, 70), np.float32)), "70 trials; expected runs of 37"),
+    "another session": (lambda b: like(b, np.ones((*GRID, 37), np.float32)), "have 333 trials, but the list .* has 370 lines"),
+    "a line too many": (repeat_line, "have 370 trials, but the list of images has 371 lines"),
+    "list of images cut": (lambda b: cut(b.root / "CSI4_imgnames.txt"), r"trials, but the list|presented images are not there"),
+    "list of images missing": (lambda b: remove(b, "CSI4_imgnames.txt"), r"has no CSI4_imgnames\.txt, which says what CSI4"),
+    "two lists of images": (another_list, "name different images; keep the right one"),
+    "list as binary": (lambda b: (b.root / "CSI4_imgnames.txt").write_bytes(b"\xff" * 99), r"imgnames\.txt cannot be read"),
+    "two files of a session": (twice, "CSI4, session 2: there are .* keep one there"),
+    "test list of others": (lambda b: b.text("BOLD5000_Stimuli/Scene_Stimuli/repeated_stimuli_113_list.txt", ["x.jpg"]),
+                            "none of its images was shown"),
+    "no masks": (lambda b: remove(b, "derivatives"), r"has no masks such as sub-CSI4_mask-LHEarlyVis.* --areas none"),
+    "mask of another grid": (lambda b: b.write_nifti(MASK, np.ones((4, 4, 3), np.uint8)), r"LHLOC.*expected \(5, 4, 3\)"),
+    "empty mask": (lambda b: b.write_nifti(MASK, np.zeros(GRID, np.uint8)), "LHLOC.*no voxel is above 0"),
+    "mask cut": (lambda b: cut(b.root / MASK), r"LHLOC\.nii\.gz cannot be read"),
+    "two masks": (lambda b: b.write_nifti(MASK.replace("LOC", "LO"), np.ones(GRID, np.uint8)), "another file is a mask"),
+    "brain mask of another grid": (lambda b: b.write_nifti("CSI4_brainmask.nii.gz", np.ones((4, 4, 3), np.float32)),
+                                   r"brainmask.*expected \(5, 4, 3\)"),
+    "link": (lambda b: linked(b, betas_file(b)), "is a link to .* allow it with --follow-links"),
+    "link to images": (lambda b: linked(b, b.root / "BOLD5000_Stimuli"), "is a link to"),
+    "damaged image": (damaged_image, r"image .* cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_does_not_fit_is_refused(csi4: Published, out: Path, refused, kind: str) -> None:
+    spoil, message = BAD[kind]
+    spoil(csi4)
+    with refused(out, message):
+        import_bold5000(csi4.root, out, EXACT)
+
+
+def test_a_session_that_the_presentation_lists_know_otherwise_is_refused(bold: Published, out: Path, refused) -> None:
+    bold.write_release2("CSI4", [1, 2])
+    bold.write_lists("CSI4")
+    like(bold, np.ones((*GRID, 37), np.float32))
+    with refused(out, "session 2: betas of 37 trials, but Stimuli_Presentation_Lists has 74"):
+        import_bold5000(bold.root, out, EXACT)
+
+
+BAD_AREAS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (cut, r"CSI4_ROIs_TR34\.h5 (cannot be read|is not)"),
+    "nothing known": (lambda p: rewrite(p, other=np.zeros((370, 2))), "no arrays LHEarlyVis"),
+    "a row too few": (lambda p: rewrite(p, LHPPA=np.zeros((369, 2))), r"LHPPA: expected \(370, .* got \(369, 2\)"),
+    "whole numbers": (lambda p: rewrite(p, LHPPA=np.zeros((370, 2), int)), "floating point numbers, .* int64"),
+    "one axis": (lambda p: rewrite(p, LHPPA=np.zeros(370)), r"got \(370,\)"),
+    "absurd size": (lambda p: endless(p, (370, 1 << 40)), "too large to be what is expected"),
+    "too many voxels": (lambda p: endless(p, (370, 30000)), "up to 20000"),
+    "constant": (lambda p: rewrite(p, LHPPA=np.ones((370, 2))), "no usable voxel is left"),
+}  # fmt: skip
+
+
+def rewrite(path: Path, **arrays: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+def endless(path: Path, shape: tuple[int, int]) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("LHPPA", shape, np.float64, chunks=(1, 1000))
+
+
+@pytest.mark.parametrize("kind", BAD_AREAS)
+def test_areas_that_do_not_fit_are_refused(bold: Published, out: Path, refused, kind: str) -> None:
+    spoil, message = BAD_AREAS[kind]
+    spoil(bold.write_release1("CSI4"))
+    with refused(out, message):
+        import_bold5000(bold.root, out, EXACT, responses="release1")
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    ({"responses": "surface"}, "--responses surface: expected one of volumes, areas, release1"),
+    ({"tr": "6"}, "--tr 6: expected one of"), ({"areas": "V1"}, "--areas V1: expected all, none, or names from EarlyVis"),
+    ({"areas": "none", "responses": "release1"}, "--areas none is for --responses volumes"),
+    ({"areas": "RSC"}, "has no masks such as sub-CSI4_mask-LHRSC"), ({"sessions": "x"}, "expected numbers such as"),
+    ({"responses": "areas"}, r"files such as CSI1_GLMbetas-.*_allses_LHPPA\.npy\): no subject"),
+    ({"images": "not-there"}, "not-there: no such folder"),
+])  # fmt: skip
+def test_options_that_make_no_sense(csi4: Published, out: Path, refused, option: dict, message: str) -> None:
+    with refused(out, message):
+        import_bold5000(csi4.root, out, EXACT, **option)
+
+
+def test_flipped_bytes_never_make_a_wrong_crowd_file(bold: Published, out: Path) -> None:
+    """Compressed betas have a checksum: wherever a byte is flipped, the file is refused or the numbers are the same."""
+    bold.write_release2("CSI4", [1])
+    import_bold5000(bold.root, out, EXACT)
+    right, refusals = stored(out), 0
+    path = betas_file(bold, 1)
+    rng, whole = np.random.default_rng(0), path.read_bytes()
+    for at in [*range(0, 20, 3), *rng.integers(0, len(whole), 25)]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ int(rng.integers(1, 256))]) + whole[at + 1 :])
+        out.unlink(missing_ok=True)
+        try:
+            import_bold5000(bold.root, out, EXACT)
+        except UbrainError:
+            refusals += 1
+            shutil.rmtree(out.with_name(f".{out.name}.import"), ignore_errors=True)
+            assert not out.exists()
+        else:
+            np.testing.assert_array_equal(stored(out), right)
+    assert refusals > 15

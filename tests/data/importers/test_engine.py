@@ -1,0 +1,655 @@
+"""The engine of the importers: nothing wrong is written, nothing is read twice, and what was done is said."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+
+from ubrain.data.crowd import Crowd
+from ubrain.data.importers import files, stage
+from ubrain.data.importers.engine import import_recordings
+from ubrain.data.importers.files import Folder, load_npz, read_mat
+from ubrain.data.importers.recording import (
+    Block,
+    ImageArray,
+    ImageFiles,
+    Options,
+    Part,
+    Recording,
+    array_block,
+    parse_numbers,
+    select,
+)
+from ubrain.errors import UbrainError
+
+N_IMAGES, N_TRIALS, N_VOXELS = 20, 40, 6
+EXACT = Options(dtype="float32", val_fraction=0.2)
+
+
+def pixels(seed: int, shape: tuple[int, ...] = (N_IMAGES, 6, 5, 3)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def images(seed: int = 0, test: int = 5, keys: list[str] | None = None, name: str = "im", **shape: object) -> ImageArray:
+    array = pixels(seed, **shape)
+    splits = ["test"] * test + ["rest"] * (len(array) - test)
+    return ImageArray(array, [f"{name}{i}" for i in range(len(array))], splits, keys or [])
+
+
+def values(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(3, 2, (N_TRIALS, N_VOXELS)).astype(np.float32)
+
+
+def recording(name: str = "d-S1", data: np.ndarray | None = None, shown: object = None, **changes: object) -> Recording:
+    """40 trials of 20 images in two sessions of two runs."""
+    data = values() if data is None else data
+    half = len(data) // 2
+    trials = pd.DataFrame({"image": np.arange(len(data)) % N_IMAGES, "session": np.arange(len(data)) // half + 1,
+                           "run": np.arange(len(data)) % half // 10})  # fmt: skip
+    voxels = pd.DataFrame({"hemisphere": "L", "vertex": np.arange(data.shape[1]), "areas": "V1"})
+    blocks = [array_block("session 1", data[:half], []), array_block("session 2", data[half:], [])]
+    facts = {"dataset": "d", "scanner": "7T", "space": "fsaverage", "images": shown or images(), "trials": trials,
+             "voxels": voxels, "blocks": blocks, "account": ["Read from nowhere"]}  # fmt: skip
+    return Recording(name, **{**facts, **changes})
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "crowd.h5"
+    if (tmp_path / "crowd.h5").exists():
+        Crowd(tmp_path / "crowd.h5").close()
+
+
+def stored(out: Path, subject: str = "d-S1") -> np.ndarray:
+    with h5py.File(out) as file:
+        return file[f"subjects/{subject}/responses"][:]
+
+
+def split_of(out: Path) -> dict[str, str]:
+    """Split of each image, by the digest of its content."""
+    with Crowd(out) as crowd:
+        return {crowd.content[row]: split for split in ("train", "val", "test") for row in crowd.split_rows(split)}
+
+
+# ------------------------------------------------------------------------------------------ what is in the file
+
+
+def test_trials_voxels_and_images_arrive(out: Path) -> None:
+    data, shown = values(), images()
+    import_recordings([recording(data=data, shown=shown)], out, EXACT)
+    np.testing.assert_array_equal(stored(out), data)
+    with Crowd(out) as crowd:
+        subject = crowd["d-S1"]
+        assert list(crowd.image_ids[subject.trials.image]) == [f"im{i % 20}" for i in range(40)]
+        np.testing.assert_array_equal(crowd.image("im7"), shown.array[7])
+        assert list(subject.images("test")) == [f"im{i}" for i in range(5)]
+        assert list(subject.voxels["vertex"]) == list(range(6))
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("normalise", ["session", "run", "none"])
+def test_normalisation_is_recorded_and_applied_when_reading(out: Path, normalise: str) -> None:
+    data = values()
+    import_recordings([recording(data=data, normalise=normalise)], out, EXACT)
+    z = data.astype(np.float64)
+    size = {"session": 20, "run": 10, "none": 0}[normalise]
+    for start in range(0, 40, size) if size else ():
+        part = z[start : start + size]
+        z[start : start + size] = (part - part.mean(0)) / part.std(0)
+    expected = (z[:20] + z[20:]) / 2
+    with Crowd(out) as crowd:
+        np.testing.assert_allclose(crowd["d-S1"].responses("test"), expected[:5], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(stored(out), data)  # the file holds what was measured
+
+
+def test_normalisation_changes_the_fingerprint(out: Path) -> None:
+    prints = set()
+    for normalise in ("session", "run", "none"):
+        import_recordings([recording(normalise=normalise)], out, EXACT)
+        with Crowd(out) as crowd:
+            prints.add(crowd.fingerprint)
+        out.unlink()
+    assert len(prints) == 3
+
+
+def test_unknown_normalisation_in_a_file_is_refused(out: Path) -> None:
+    import_recordings([recording()], out, EXACT)
+    with h5py.File(out, "r+") as file:
+        file["subjects/d-S1"].attrs["normalise"] = "median"
+    with pytest.raises(UbrainError, match="attribute 'normalise': expected one of session, run, none, got 'median'"):
+        Crowd(out)
+    out.unlink()
+
+
+def test_parts_may_be_columns_rows_or_both(out: Path) -> None:
+    data = values()
+
+    def pieces(rows: slice) -> Iterator[Part]:
+        block = data[rows]
+        for row in (12, 0):
+            for column in (4, 0, 2):
+                stop = 20 if row else 12
+                yield Part(block[row:stop, column : column + 2].astype(">f8"), row, column)
+
+    blocks = [Block("a", 20, lambda: pieces(slice(0, 20))), Block("b", 20, lambda: pieces(slice(20, 40)))]
+    import_recordings([recording(blocks=blocks)], out, EXACT)
+    np.testing.assert_array_equal(stored(out), data)
+
+
+def test_float16_rounds_and_float32_does_not(out: Path) -> None:
+    data = values()
+    import_recordings([recording(data=data)], out, Options())
+    assert stored(out).dtype == np.float16
+    np.testing.assert_array_equal(stored(out), data.astype(np.float16))
+
+
+def test_identical_images_of_a_dataset_become_repeats(out: Path) -> None:
+    shown = images(test=0)
+    shown.array[11] = shown.array[4]
+    text = import_recordings([recording(shown=shown)], out, EXACT)
+    assert "1 images are identical to other images of the dataset" in text
+    with Crowd(out) as crowd:
+        assert len(crowd.image_ids) == 19
+        assert crowd["d-S1"].trials.repeats(crowd.rows(["im4"])) == [4]
+
+
+def test_ncsnr_is_kept_or_computed(out: Path) -> None:
+    voxels = pd.DataFrame({"vertex": np.arange(6), "ncsnr": [0.5, 1, np.nan, 2, 3, 4]})
+    text = import_recordings([recording(), recording("d-S2", voxels=voxels)], out, EXACT)
+    with Crowd(out) as crowd:
+        np.testing.assert_array_equal(crowd["d-S2"].voxels["ncsnr"], np.float32(voxels["ncsnr"]))
+        assert crowd["d-S1"].voxels["ncsnr"].notna().all()
+    assert "ncsnr computed from the repeats" in text.split("\n\n")[0]
+    assert "ncsnr as published" in text.split("\n\n")[1]
+
+
+def test_account_and_settings_are_in_the_file(out: Path) -> None:
+    text = import_recordings([recording(missing=["session 3"])], out, EXACT, {"space": "fsaverage"})
+    with h5py.File(out) as file:
+        assert file["subjects/d-S1"].attrs["account"] == text
+        settings = file["subjects/d-S1"].attrs["settings"]
+    assert '"space": "fsaverage"' in settings
+    assert '"dtype": "float32"' in settings
+    for part in ("Read from nowhere.", "Not there: session 3.", "over the trials of each session", "5 test (2 trials each)"):
+        assert part in text
+
+
+# ----------------------------------------------------------------------------------------------- unusable voxels
+
+
+def spoilt(**cells: tuple) -> np.ndarray:
+    data = values()
+    for rows, column, value in cells.values():
+        data[rows, column] = value
+    return data
+
+
+UNUSABLE = {
+    "one NaN": ((7, 2, np.nan), "not a number, or infinite, in some trial"),
+    "one infinity": ((7, 2, np.inf), "not a number, or infinite, in some trial"),
+    "minus infinity": ((39, 2, -np.inf), "not a number, or infinite, in some trial"),
+    "NaN in a session": ((slice(20, 40), 2, np.nan), "not a number, or infinite, in some trial"),
+    "zero in a session": ((slice(20, 40), 2, 0), "the same number in all trials of a session"),
+    "constant": ((slice(None), 2, 1.25), "the same number in all trials of a session"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_unusable_voxels_are_dropped_counted_and_listed(out: Path, kind: str) -> None:
+    cell, reason = UNUSABLE[kind]
+    data = spoilt(it=cell)
+    text = import_recordings([recording(data=data)], out, EXACT)
+    np.testing.assert_array_equal(stored(out), np.delete(data, 2, axis=1))
+    assert f"1 of 6 voxels were dropped: {reason} (at L 2)" in text
+    with Crowd(out) as crowd:
+        assert list(crowd["d-S1"].voxels["vertex"]) == [0, 1, 3, 4, 5]
+
+
+def test_a_voxel_constant_in_one_run_goes_only_if_runs_are_zscored(out: Path) -> None:
+    data = spoilt(it=(slice(10, 20), 2, 1.0))
+    for normalise, left in (("session", 6), ("run", 5), ("none", 6)):
+        import_recordings([recording(data=data, normalise=normalise)], out, EXACT)
+        assert stored(out).shape == (40, left)
+        out.unlink()
+
+
+def test_no_voxel_left(out: Path, refused) -> None:
+    with refused(out, "no usable voxel is left: 6 of 6 voxels were dropped: not a number"):
+        import_recordings([recording(data=np.full((40, 6), np.nan, np.float32))], out, EXACT)
+
+
+def test_values_too_large_for_float16(out: Path, refused) -> None:
+    with refused(out, r"session 1: the response of voxel 2 in trial 7 is 70000, too large for float16; use --dtype float32"):
+        import_recordings([recording(data=spoilt(it=(7, 2, 70000)))], out, Options())
+    import_recordings([recording(data=spoilt(it=(7, 2, 70000)))], out, EXACT)
+
+
+def test_small_changes_around_a_large_mean_need_float32(out: Path, refused) -> None:
+    data = values() + 10000
+    with refused(out, "6 voxels vary so little around a large mean that float16 would round them off"):
+        import_recordings([recording(data=data)], out, Options())
+    import_recordings([recording(data=data)], out, EXACT)
+    np.testing.assert_array_equal(stored(out), data)
+
+
+# --------------------------------------------------------------------------------------------- several datasets
+
+
+def test_grey_and_colour_and_sizes_live_together(out: Path) -> None:
+    grey = images(1, shape=(20, 4, 4), name="grey")
+    import_recordings([recording()], out, EXACT)
+    import_recordings([recording("g-S1", shown=grey, scanner="4T")], out, Options(append=True))
+    with Crowd(out) as crowd:
+        assert crowd.subjects == ["d-S1", "g-S1"]
+        assert crowd.image("grey3").shape == (4, 4, 3)
+        np.testing.assert_array_equal(crowd.image("grey3")[..., 1], grey.array[3])
+        assert crowd.image("im3").shape == (6, 5, 3)
+        assert crowd["g-S1"].scanner == "4T"
+
+
+def test_known_images_keep_their_split_when_appended(out: Path) -> None:
+    import_recordings([recording()], out, EXACT)
+    before = split_of(out)
+    text = import_recordings([recording("e-S1", shown=images(test=20))], out, Options(append=True))
+    assert split_of(out) == before
+    n = sum(split != "test" for split in before.values())
+    assert f"{n} images of this import were in the crowd already" in text
+
+
+def test_versions_of_a_photograph_keep_its_split(out: Path) -> None:
+    """Two datasets cut and scale a COCO photograph differently; what one trains on, the other must not test on."""
+    keys = [f"coco:{100 + i}" for i in range(20)]
+    import_recordings([recording(shown=images(0, test=5, keys=keys))], out, EXACT)
+    with Crowd(out) as crowd:
+        first = dict(zip(crowd.image_ids, crowd._split, strict=True))
+    other = images(1, test=20, keys=[*keys[:10], *[""] * 10], name="crop", shape=(20, 9, 9, 3))
+    import_recordings([recording("e-S1", shown=other)], out, Options(append=True))
+    with Crowd(out) as crowd:
+        second = dict(zip(crowd.image_ids, crowd._split, strict=True))
+    assert len(second) == 40
+    assert [second[f"crop{i}"] for i in range(10)] == [first[f"im{i}"] for i in range(10)]
+    assert all(second[f"crop{i}"] == 2 for i in range(10, 20))
+
+
+def test_a_photograph_is_known_by_any_of_its_names(out: Path) -> None:
+    a = images(0, test=0, keys=[f"nsd:{i}" for i in range(20)])
+    b = images(1, test=0, keys=[f"coco:{i} nsd:{i}" for i in range(20)])
+    c = images(2, test=20, keys=[f"coco:{i}" for i in range(20)])
+    import_recordings([recording("a-S", shown=a)], out, EXACT)
+    import_recordings([recording("b-S", shown=b)], out, Options(append=True, val_fraction=0))
+    import_recordings([recording("c-S", shown=c)], out, Options(append=True))
+    with Crowd(out) as crowd:
+        splits = [crowd._split[crowd[f"{s}-S"].trials.image[:20]].tolist() for s in "abc"]
+    assert splits[0] == splits[1] == splits[2]
+    assert 2 not in splits[0]
+
+
+def test_a_crowd_without_names_of_photographs_can_get_them(out: Path) -> None:
+    import_recordings([recording()], out, EXACT)
+    import_recordings([recording("e-S1", shown=images(keys=[f"coco:{i}" for i in range(20)]))], out, Options(append=True))
+    with Crowd(out) as crowd:
+        assert list(crowd._file["images/key"].asstr()[crowd.rows(["im3", "im19"])]) == ["coco:3", "coco:19"]
+
+
+def test_versions_within_one_dataset_are_drawn_together(out: Path) -> None:
+    keys = [f"coco:{i // 2}" for i in range(20)]
+    import_recordings([recording(shown=images(test=0, keys=keys))], out, Options(val_fraction=0.5))
+    with Crowd(out) as crowd:
+        splits = crowd._split[crowd.rows([f"im{i}" for i in range(20)])]
+    assert (splits[::2] == splits[1::2]).all()
+    assert len(set(splits)) == 2
+
+
+def test_versions_within_one_dataset_in_two_splits_are_refused(out: Path, refused) -> None:
+    keys = [f"coco:{4 if i == 5 else i}" for i in range(20)]  # im4 is a test image, im5 is not
+    with refused(out, "images 'im4' and 'im5' are the same photograph, but one is test and the other is (train|val)"):
+        import_recordings([recording(shown=images(keys=keys))], out, EXACT)
+
+
+def test_photographs_found_in_two_splits_too_late_are_said(out: Path, caplog) -> None:
+    import_recordings([recording("a-S", shown=images(0, test=0, keys=[f"nsd:{i}" for i in range(20)]))], out, EXACT)
+    later = images(1, test=20, keys=[f"coco:{i}" for i in range(20)])
+    import_recordings([recording("b-S", shown=later)], out, Options(append=True))
+    both = images(2, test=0, keys=[f"nsd:{i} coco:{i}" for i in range(20)])
+    import_recordings([recording("c-S", shown=both)], out, Options(append=True))
+    assert "20 photographs are in the crowd in two versions, imported earlier under two splits" in caplog.text
+
+
+@pytest.mark.parametrize("sizes", [(10, None), (None, 10), (10, 20)])
+def test_shrunk_images_keep_the_split_of_the_large_ones(out: Path, sizes: tuple[int | None, int | None]) -> None:
+    for name, n_test, size in (("a-S", 0, sizes[0]), ("b-S", 20, sizes[1])):
+        shown = images(0, n_test, name=name, shape=(20, 40, 60, 3))
+        options = Options(append=name == "b-S", image_size=size, val_fraction=0.5)
+        import_recordings([recording(name, shown=shown)], out, options)
+    with Crowd(out) as crowd:
+        splits = [crowd._split[crowd[name].trials.image[:20]].tolist() for name in ("a-S", "b-S")]
+        heights = {crowd.image(crowd.image_ids[row]).shape[0] for row in (0, 39)}
+        assert heights == {size or 40 for size in sizes}
+    assert splits[0] == splits[1]
+    assert set(splits[0]) == {0, 1}
+
+
+def test_append_needs_other_subjects(out: Path, refused) -> None:
+    import_recordings([recording()], out, EXACT)
+    with refused(out, r"subject 'd-S1' is already in .*leave it out with --subjects"):
+        import_recordings([recording("d-S2"), recording()], out, Options(append=True))
+    with refused(out, r"crowd\.h5 exists"):
+        import_recordings([recording("d-S2")], out, EXACT)
+
+
+# ---------------------------------------------------------------------------------------- tables that do not fit
+
+
+def changed(**columns: object) -> pd.DataFrame:
+    return recording().trials.assign(**columns)
+
+
+def part(array: np.ndarray, *first: int) -> list[Block]:
+    return [Block("session 1", 40, lambda: [Part(array, *first)])]
+
+
+BAD = {
+    "trial too few": (dict(trials=recording().trials[:-1]), "the table of trials has 39 rows, the responses 40"),
+    "image beyond the last": (dict(trials=changed(image=20)), "a trial shows image number 20, of 20"),
+    "negative image": (dict(trials=changed(image=-1)), "column 'image': expected whole numbers from 0"),
+    "float image": (dict(trials=changed(image=0.5)), "column 'image': expected whole numbers from 0"),
+    "NaN session": (dict(trials=changed(session=np.nan)), "column 'session': expected whole numbers from 0"),
+    "trial listed twice": (dict(trials=changed(repeat=0)), "trial 20 is listed twice: .* same repeat of image 'im0'"),
+    "voxel listed twice": (dict(voxels=recording().voxels.assign(vertex=[0, 1, 2, 3, 3, 5])), "voxel 4 is there twice, at L 3"),
+    "no voxels": (dict(voxels=recording().voxels[:0]), "40 trials and 0 voxels"),
+    "session of one trial": (dict(trials=changed(session=[1] * 39 + [2])), "a session has a single trial"),
+    "run without runs": (dict(normalise="run", trials=recording().trials.drop(columns="run")), "cannot z-score per 'run'"),
+    "unknown normalisation": (dict(normalise="week"), "cannot z-score per 'week'"),
+    "bad name": (dict(name="a/b"), "subject name 'a/b'"),
+    "part too wide": (dict(blocks=part(np.ones((40, 7)))), r"expected responses to 40 trials in 6 voxels, got \(40, 7\)"),
+    "part too long": (dict(blocks=part(np.ones((40, 6)), 1)), r"got \(40, 6\) at \(1, 0\)"),
+    "part missing": (dict(blocks=part(np.ones((39, 6)))), "trial 39 has 0 responses, expected 6"),
+    "column missing": (dict(blocks=part(np.ones((40, 5)))), "trial 0 has 5 responses, expected 6"),
+    "text": (dict(blocks=part(np.full((40, 6), "a"))), r"expected responses \(n_trials, n_voxels\), got \(40, 6\) <U1"),
+    "one axis": (dict(blocks=part(np.ones(40))), r"got \(40,\) float64"),
+    "unknown split": (dict(shown=ImageArray(pixels(0), [f"i{i}" for i in range(20)], ["exam"] * 20)), "unknown split 'exam'"),
+    "float images": (dict(shown=ImageArray(np.ones((20, 4, 4)), [f"i{i}" for i in range(20)])), r"uint8, got \(4, 4\) float64"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_recordings_that_make_no_sense(out: Path, refused, kind: str) -> None:
+    changes, message = BAD[kind]
+    with refused(out, message):
+        import_recordings([recording(**{"name": "d-S1", **changes})], out, EXACT)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (Options(dtype="int8"), "--dtype int8: expected float16 or float32"),
+    (Options(val_fraction=1.5), "fractions must be"),
+    (Options(image_size=0), "--image-size 0"),
+    (Options(append=True), r"no crowd file at"),
+])  # fmt: skip
+def test_options_that_make_no_sense(out: Path, refused, options: Options, message: str) -> None:
+    with refused(out, message):
+        import_recordings([recording()], out, options)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_image_that_is_not_there_is_found_before_responses_are_read(out: Path, refused, tmp_path: Path) -> None:
+    shown = ImageFiles([tmp_path / f"{i}.png" for i in range(20)])
+    block = Block("session 1", 40, lambda: pytest.fail("responses were read"))
+    with refused(out, r"image .*0\.png cannot be read"):
+        import_recordings([recording(shown=shown, blocks=[block])], out, EXACT)
+
+
+def test_dry_run_writes_nothing(out: Path) -> None:
+    block = Block("session 1", 40, lambda: pytest.fail("responses were read"))
+    text = import_recordings([recording(blocks=[block], missing=["session 2"])], out, Options(dry_run=True))
+    assert "d-S1 (d, 7T, fsaverage): 40 trials of 20 images in 2 session(s), up to 6 voxels" in text
+    assert "session 2" in text
+    assert list(out.parent.iterdir()) == []
+
+
+def test_disk_that_is_too_small(out: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 20 * 90 + 2 * 40 * 6 * 4
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free - 1))
+    with refused(out, "needs about .* GB, but only .* are free"):
+        import_recordings([recording()], out, EXACT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    import_recordings([recording()], out, EXACT)
+
+
+# ------------------------------------------------------------------------------------------------- interruptions
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+from test_engine import *
+data = values()
+def read(which):
+    yield Part(data[which * 20 : which * 20 + 10], 0)
+    if which:
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield Part(data[which * 20 + 10 : which * 20 + 20], 10)
+blocks = [Block(f"session {{i + 1}}", 20, lambda i=i: read(i)) for i in range(2)]
+import_recordings([recording(data=data, blocks=blocks)], {out!r}, EXACT, {{"space": "x"}})
+"""
+
+
+def killed(out: Path, script: str = KILLED) -> None:
+    code = script.format(folder=str(Path(__file__).parent), out=str(out))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not out.exists()
+
+
+def second_half_only() -> list[Block]:
+    data = values()
+    return [Block("session 1", 20, lambda: pytest.fail("session 1 was read again")), array_block("session 2", data[20:], [])]
+
+
+def test_killed_import_continues_with_the_next_session(out: Path, caplog) -> None:
+    killed(out)
+    with caplog.at_level(logging.INFO):
+        import_recordings([recording(blocks=second_half_only())], out, EXACT, {"space": "x"})
+    assert "continuing, 1 of 2 block(s) are there" in caplog.text
+    np.testing.assert_array_equal(stored(out), values())
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_killed_import_does_not_continue_with_other_settings(out: Path, refused) -> None:
+    killed(out)
+    with refused(out, "had other settings or files: space was 'x', is 'y'. Finish it with the same, or delete .*crowd"):
+        import_recordings([recording(blocks=second_half_only())], out, EXACT, {"space": "y"})
+    with refused(out, "dtype was 'float32', is 'float16'"):
+        import_recordings([recording(blocks=second_half_only())], out, Options(), {"space": "x"})
+    with refused(out, "trials was"):
+        import_recordings([recording(blocks=second_half_only(), trials=changed(image=3))], out, EXACT, {"space": "x"})
+
+
+def test_half_written_block_is_read_again(out: Path) -> None:
+    killed(out)
+    raw = out.parent / ".crowd.h5.import/d-S1/0000.raw"
+    raw.write_bytes(raw.read_bytes()[:-1])
+    import_recordings([recording()], out, EXACT, {"space": "x"})
+    np.testing.assert_array_equal(stored(out), values())
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+from test_engine import *
+class Deadly(ImageArray):
+    def pixels(self, i):
+        if i == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().pixels(i)
+shown = images()
+import_recordings([recording(shown=Deadly(shown.array, shown.ids, shown.splits))], {out!r}, EXACT)
+"""
+
+
+def test_killed_while_the_crowd_file_is_written(out: Path) -> None:
+    killed(out, KILLED_WHILE_WRITING)
+    blocks = [Block(f"session {i}", 20, lambda: pytest.fail("read again")) for i in (1, 2)]
+    import_recordings([recording(blocks=blocks)], out, EXACT)
+    np.testing.assert_array_equal(stored(out), values())
+    assert list(out.parent.iterdir()) == [out]  # neither the working folder nor a half-written crowd file is left
+
+
+def test_source_that_changed_after_an_interruption_is_said(out: Path, refused, tmp_path: Path) -> None:
+    source = tmp_path / "session1.bin"
+    source.write_bytes(b"old")
+
+    def fail() -> Iterator[Part]:
+        raise UbrainError("unreadable")
+        yield
+
+    def blocks(second: Block) -> list[Block]:
+        return [array_block("session 1", values()[:20], [source]), second]
+
+    with refused(out, "unreadable"):
+        import_recordings([recording(blocks=blocks(Block("session 2", 20, fail)))], out, EXACT)
+    source.write_bytes(b"newer")
+    with refused(out, r"had other settings or files: session1\.bin was \[3, "):
+        import_recordings([recording(blocks=blocks(Block("session 2", 20, fail)))], out, EXACT)
+
+
+def test_two_imports_at_once(out: Path, refused) -> None:
+    def read() -> Iterator[Part]:
+        with pytest.raises(UbrainError, match="another import is writing"):
+            import_recordings([recording("d-S2")], out, EXACT)
+        yield Part(values()[:20])
+
+    blocks = [Block("session 1", 20, read), array_block("session 2", values()[20:], [])]
+    import_recordings([recording(blocks=blocks)], out, EXACT)
+
+
+def test_a_session_is_never_held_as_a_whole(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "VALUES", 1 << 16)
+    n_trials, n_voxels, step = 400, 20000, 10  # 32 MB as float32
+
+    def read(seed: int) -> Iterator[Part]:
+        rng = np.random.default_rng(seed)
+        for start in range(0, n_trials, step):
+            yield Part(rng.random((step, n_voxels), np.float32), start)
+
+    blocks = [Block(f"session {i}", n_trials, lambda i=i: read(i)) for i in (1, 2)]
+    trials = pd.DataFrame({"image": np.arange(800) % 20, "session": np.arange(800) // 400})
+    big = recording(blocks=blocks, trials=trials, voxels=pd.DataFrame({"vertex": np.arange(n_voxels), "ncsnr": 1.0}))
+    tracemalloc.start()
+    try:
+        import_recordings([big], out, EXACT)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16e6
+
+
+# ------------------------------------------------------------------------------------------------------- helpers
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [
+    (None, ["subj01", "subj02", "subj10"]), (["1"], ["subj01"]), (["02", "10"], ["subj02", "subj10"]),
+    (["SUBJ10", "10"], ["subj10"]), (["nsd-subj01"], ["subj01"]),
+])  # fmt: skip
+def test_subjects_by_name_and_number(asked: list[str] | None, chosen: list[str]) -> None:
+    assert select(asked, ["subj10", "subj01", "subj02"], "here") == chosen
+
+
+@pytest.mark.parametrize("asked", ["3", "subj3", "", "subj"])
+def test_subjects_that_are_not_there(asked: str) -> None:
+    with pytest.raises(UbrainError, match=f"here: no subject '{asked}'; found subj01, subj02"):
+        select([asked], ["subj01", "subj02"], "here")
+
+
+def test_numbers() -> None:
+    assert parse_numbers("1-3, 7,5") == [1, 2, 3, 5, 7]
+    for text in ("", "a", "1-", "-1", "1..3", "9999999"):
+        with pytest.raises(UbrainError, match="expected numbers such as"):
+            parse_numbers(text)
+
+
+def test_folder_finds_files_in_any_case_but_prefers_the_exact_one(tmp_path: Path) -> None:
+    (tmp_path / "Data").mkdir()
+    (tmp_path / "Data/Subject1.H5").touch()
+    folder = Folder(tmp_path)
+    assert folder.find("data/subject1.h5") == tmp_path / "Data/Subject1.H5"
+    (tmp_path / "Data/subject1.h5").touch()
+    assert folder.find("Data/subject1.h5") == tmp_path / "Data/subject1.h5"
+    assert folder.find("data/subject2.h5") is None
+    with pytest.raises(UbrainError, match=r"has no a\.h5 or b\.h5"):
+        folder.need("a.h5", "b.h5")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_npz_is_mapped_or_unpacked(tmp_path: Path, compressed: bool) -> None:
+    data = {"a": np.arange(12, dtype=np.float16).reshape(3, 4), "b": np.asfortranarray(np.arange(6).reshape(2, 3))}
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "x.npz", **data)
+    for name, array in data.items():
+        np.testing.assert_array_equal(load_npz(tmp_path / "x.npz", name), array)
+    with pytest.raises(UbrainError, match="no array 'c'; found a, b"):
+        load_npz(tmp_path / "x.npz", "c")
+
+
+def npy(header: str, data: bytes) -> bytes:
+    text = header.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + data
+
+
+def lie(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({1 << 40},), }}", b"abcd"))
+
+
+NPZ = {
+    "objects": (lambda p: np.savez(p, a=np.array([{}], dtype=object)), "pickled objects"),
+    "lie": (lie, "but has 4 bytes"),
+    "text": (lambda p: p.write_text("no archive"), "cannot be read"),
+    "cut": (lambda p: (np.savez(p, a=np.arange(9)), p.write_bytes(p.read_bytes()[:-30])), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", NPZ)
+def test_npz_that_is_refused(tmp_path: Path, kind: str) -> None:
+    make, message = NPZ[kind]
+    make(tmp_path / "x.npz")
+    with pytest.raises(UbrainError, match=message):
+        load_npz(tmp_path / "x.npz", "a")
+
+
+def test_npz_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "x.npz", a=np.zeros(1 << 20))
+    monkeypatch.setattr(files, "MAX_BYTES", 1 << 20)
+    with pytest.raises(UbrainError, match=r"'a' is compressed and unpacks to 0\.0 GB; store it uncompressed"):
+        load_npz(tmp_path / "x.npz", "a")
+
+
+def test_errors_of_the_writer_are_not_blamed_on_an_open_source(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(OSError, match="disk full"), files.open_hdf5(tmp_path / "x.h5"):
+        raise OSError("disk full")
+
+
+def test_matlab_files_of_both_versions(tmp_path: Path) -> None:
+    array = np.arange(6.0).reshape(2, 3)
+    scipy.io.savemat(tmp_path / "v5.mat", {"x": array, "text": "no numbers"})
+    with h5py.File(tmp_path / "v73.mat", "w") as file:
+        file["x"] = array.T  # MATLAB's axes are the other way round in HDF5
+    for name in ("v5.mat", "v73.mat"):
+        content = read_mat(tmp_path / name, ["x", "y"])
+        assert list(content) == ["x"]
+        np.testing.assert_array_equal(content["x"], array)
+    with pytest.raises(UbrainError, match="'text' is not an array of numbers"):
+        read_mat(tmp_path / "v5.mat", ["text"])

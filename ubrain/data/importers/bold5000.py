@@ -1,0 +1,507 @@
+"""BOLD5000 (Chang et al. 2019): 4 subjects at 3T; the volumes of release 2, or the responses of areas of either release."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ubrain.data.importers.engine import import_recordings
+from ubrain.data.importers.files import Folder, Volume, check_array, load_npy, open_volume, read_lines, read_mat, read_volume
+from ubrain.data.importers.pictures import Pictures, photograph_key
+from ubrain.data.importers.recording import (
+    DEFAULTS,
+    PART_BYTES,
+    Block,
+    ImageFiles,
+    Options,
+    Part,
+    Recording,
+    array_block,
+    parse_numbers,
+    select,
+)
+from ubrain.errors import UbrainError
+from ubrain.progress import log
+
+RESPONSES = ("volumes", "areas", "release1")
+SESSIONS = {"CSI1": 15, "CSI2": 15, "CSI3": 15, "CSI4": 9}  # that each subject has done
+TRIALS_OF_RUN = 37
+SIDES = {"LH": "L", "RH": "R"}
+AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
+SPELT = {"LO": "LOC", "RRSC": "RSC"}  # names of some files of CSI2 and CSI3
+MAX_VOXELS = 20000  # of an area; ten times as many as there are
+PRESENTED = ("BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli", "Scene_Stimuli/Presented_Stimuli", "Presented_Stimuli")
+TIMES = ("1", "2", "3", "4", "5", "34")
+
+
+def import_bold5000(
+    root: str | Path,
+    out: str | Path,
+    options: Options = DEFAULTS,
+    *,
+    responses: str = "volumes",
+    betas: str = "TYPED-FITHRF-GLMDENOISE-RR",
+    areas: str = "all",
+    tr: str = "34",
+    sessions: str | None = None,
+    images: str | Path | None = None,
+) -> str:
+    """Write BOLD5000 subjects into a crowd file.
+
+    Parameters
+    ----------
+    root : folder that holds the responses (at any depth), BOLD5000_Stimuli and, for areas, the masks
+        `sub-CSI1_mask-LHEarlyVis.nii.gz` of OpenNeuro's ds001499.
+    options : those that all importers share.
+    responses : "volumes": betas of release 2, a file per session (`CSI1_GLMbetas-..._ses-01.nii.gz`); "areas": betas of
+        release 2 in areas (`CSI1_GLMbetas-..._allses_LHPPA.npy`); "release1": the areas of release 1
+        (`CSI1_ROIs_TR34.h5` or .mat).
+    betas : version of the betas of release 2.
+    areas : "all": voxels of any area; or names, such as "EarlyVis,PPA"; or, for volumes, "none": the whole brain.
+    tr : of release 1, which volume after the image: 1 to 5, or 34, the mean of the third and the fourth.
+    sessions : such as "1-9"; default: all that are there.
+    images : folder of the presented images; default: BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli in `root`.
+
+    Returns
+    -------
+    What was done, or with `options.dry_run` would be done.
+
+    Raises
+    ------
+    UbrainError
+        If a file is missing, damaged, or does not fit the others.
+    """
+    if responses not in RESPONSES:
+        raise UbrainError(f"--responses {responses}: expected one of {', '.join(RESPONSES)}")
+    if tr not in TIMES:
+        raise UbrainError(f"--tr {tr}: expected one of {', '.join(TIMES)}")
+    wanted_areas = _wanted_areas(areas, responses)
+    folder = Folder(root, options.follow_links)
+    shown = {name: lines for name in SESSIONS if (lines := _shown(folder, name, responses))}
+    files = {name: found for name in SESSIONS if (found := _response_files(folder, name, responses, betas, tr))}
+    names = select(options.subjects, files, f"{folder} ({responses}: files such as {_example(responses, betas, tr)})")
+    if unknown := [name for name in names if name not in shown]:
+        wanted_list = f"CSI0{unknown[0][-1]}_stim_lists.txt" if responses == "release1" else f"{unknown[0]}_imgnames.txt"
+        raise UbrainError(f"{folder} has no {wanted_list}, which says what {unknown[0]} was shown")
+    if absent := [name for name in SESSIONS if name not in files]:
+        log.warning("no %s in %s for %s", responses, folder, ", ".join(absent))
+    wanted = parse_numbers(sessions) if sessions else None
+    stimuli = _Stimuli(folder, shown, names, images, options.follow_links)
+    recording = _volumes if responses == "volumes" else _areas
+    recordings = [recording(_Subject(folder, n, shown[n], wanted), files[n], wanted_areas, stimuli) for n in names]
+    settings = {"dataset": "bold5000", "responses": responses, "betas": betas, "areas": areas, "tr": tr, "sessions": sessions}
+    return import_recordings(recordings, out, options, settings)
+
+
+def _wanted_areas(areas: str, responses: str) -> list[str] | None:
+    """Names of areas; of none for the whole brain (None)."""
+    if areas.lower() == "none":
+        if responses != "volumes":
+            raise UbrainError(f"--areas none is for --responses volumes; --responses {responses} has nothing but areas")
+        return None
+    names = AREAS if areas.lower() == "all" else [name.strip() for name in areas.split(",")]
+    known = {name.lower(): name for name in AREAS}
+    if unknown := [name for name in names if name.lower() not in known]:
+        raise UbrainError(f"--areas {unknown[0]}: expected all, none, or names from {', '.join(AREAS)}")
+    return [known[name.lower()] for name in names]
+
+
+# ------------------------------------------------------------------------------------------------- what is there
+
+
+def _example(responses: str, betas: str, tr: str) -> str:
+    return {"volumes": f"CSI1_GLMbetas-{betas}_ses-01.nii.gz", "areas": f"CSI1_GLMbetas-{betas}_allses_LHPPA.npy",
+            "release1": f"CSI1_ROIs_TR{tr}.h5"}[responses]  # fmt: skip
+
+
+def _response_files(folder: Folder, subject: str, responses: str, betas: str, tr: str) -> list[Path]:
+    version = re.escape(betas).replace("TYPEB", "TY[PB]EB")  # published as TYBEB
+    pattern = {"volumes": rf"{subject}_GLMbetas-{version}_sess?[-_]?\d+\.nii(\.gz)?",
+               "areas": rf"{subject}_GLMbetas-{version}_allses_(LH|RH)\w+\.npy",
+               "release1": rf"{subject}_ROIs_TR{tr}\.(h5|mat)"}[responses]  # fmt: skip
+    return folder.search(pattern)
+
+
+def _shown(folder: Folder, subject: str, responses: str) -> list[str]:
+    """Names of the images of all trials of a subject, in order, of all sessions; nothing if there is no list."""
+    pattern = rf"CSI0?{subject[-1]}_stim_lists\.txt" if responses == "release1" else rf"(sub-)?{subject}_imgnames\.txt"
+    files = folder.search(pattern)
+    lists = [[_plain(line) for line in read_lines(file)] for file in files]
+    for file, names in zip(files, lists, strict=True):
+        if [_same(n) for n in names] != [_same(n) for n in lists[0]]:
+            raise UbrainError(f"{folder.name(files[0])} and {folder.name(file)} in {folder} name different images; keep the "
+                              f"right one")  # fmt: skip
+    return lists[0] if lists else []
+
+
+def _plain(line: str) -> str:
+    """Name of an image file, without the prefix that release 1 gives to repeats."""
+    return re.sub(r"^rep_", "", line.strip("'\"").replace("\\", "/").rpartition("/")[2], flags=re.IGNORECASE)
+
+
+def _same(name: str) -> str:
+    """What is equal for two names of one image."""
+    return photograph_key(name) or Path(name).stem.lower()
+
+
+# ------------------------------------------------------------------------------------------------------- images
+
+
+class _Stimuli(ImageFiles):
+    """The presented images of some subjects, each once, in the order in which they are first shown."""
+
+    def __init__(
+        self, folder: Folder, shown: dict[str, list[str]], subjects: Sequence[str], images: str | Path | None, follow: bool
+    ) -> None:
+        place = images or folder.find(*PRESENTED)
+        if place is None:
+            raise UbrainError(f"{folder} has no {PRESENTED[0]}; name the folder of the images with --images")
+        pictures = Pictures(Folder(place, follow))
+        names = {_same(name): name for subject in subjects for name in reversed(shown[subject])}
+        found = {key: pictures.find(name) for key, name in names.items()}
+        missing = [names[key] for key, path in found.items() if path is None]
+        if missing:
+            raise UbrainError(f"{place}: {len(missing)} of {len(names)} presented images are not there, such as "
+                              f"{', '.join(missing[:3])}; is the download complete?")  # fmt: skip
+        files = {key: path for key, path in found.items() if path is not None}
+        test, self.account = _test_images(folder, shown)
+        self.number = {key: i for i, key in enumerate(files)}
+        super().__init__(list(files.values()), splits=["test" if key in test else "rest" for key in files],
+                         keys=[photograph_key(path.name) for path in files.values()])  # fmt: skip
+
+
+def _test_images(folder: Folder, shown: dict[str, list[str]]) -> tuple[set[str], str]:
+    """Images that were shown again and again: the same for all subjects, whoever is imported."""
+    everything = {_same(name) for names in shown.values() for name in names}
+    for file in folder.search(r"repeated_stimuli_113_list\.(txt|csv)"):
+        listed = {_same(_plain(line)) for line in read_lines(file)} & everything
+        if not listed:
+            raise UbrainError(f"{file}: none of its images was shown to anybody")
+        return listed, f"Test images: the {len(listed)} repeated images that {file.name} lists"
+    counts = [Counter(_same(name) for name in names) for names in shown.values()]
+    repeated = {key for count in counts for key, n in count.items() if n > 1}
+    if not repeated:
+        raise UbrainError(f"{folder}: no image was shown twice, so there are no test images")
+    return repeated, f"Test images: the {len(repeated)} images that were shown several times to one of {', '.join(shown)}"
+
+
+# ------------------------------------------------------------------------------------------------ sessions, trials
+
+
+@dataclass
+class _Subject:
+    """One subject: its images, trial by trial, and how these belong to sessions and runs."""
+
+    folder: Folder
+    name: str
+    shown: list[str]
+    wanted: list[int] | None
+
+    def __post_init__(self) -> None:
+        self.presented = self._presented()
+
+    def _presented(self) -> dict[int, int]:
+        """Trials of each session by the presentation lists (`CSI1_sess01/CSI_sess01_run01.txt`), if they agree."""
+        pattern = re.compile(r"\w+_sess0*(\d+)_run0*(\d+)\.txt", re.IGNORECASE)
+        runs: dict[tuple[int, int], list[str]] = {}
+        for path in self.folder.search(pattern.pattern):
+            mine = any(part.upper().split("_")[0] == self.name for part in Path(self.folder.name(path)).parts)
+            if mine and (numbers := pattern.fullmatch(path.name)):
+                runs[int(numbers[1]), int(numbers[2])] = [_same(_plain(line)) for line in read_lines(path)]
+        lists = [runs[number] for number in sorted(runs)]
+        if runs and [key for keys in lists for key in keys] != [_same(name) for name in self.shown]:
+            log.warning("%s: Stimuli_Presentation_Lists do not agree with the list of images, and are not used", self.name)
+            return {}
+        lengths: Counter[int] = Counter()
+        for (session, _), keys in runs.items():
+            lengths[session] += len(keys)
+        return dict(lengths)
+
+    def starts(self, lengths: dict[int, int]) -> dict[int, int]:
+        """The first trial, among all, of each session whose number of trials is known from its file.
+
+        Sessions differ in length. One whose file is not there is as long as the presentation lists say; or else the
+        sessions after it are counted from the end.
+        """
+        for s in lengths:
+            if lengths[s] != self.presented.get(s, lengths[s]):
+                raise UbrainError(f"{self.name}, session {s}: betas of {lengths[s]} trials, but Stimuli_Presentation_Lists has "
+                                  f"{self.presented[s]}; are they of another session?")  # fmt: skip
+        known, total = {**self.presented, **lengths}, len(self.shown)
+        order = range(1, max(SESSIONS[self.name], *known) + 1)
+        front, back = (list(takewhile(known.__contains__, sessions)) for sessions in (order, reversed(order)))
+        begins = np.cumsum([0, *(known[s] for s in front)]).tolist()
+        ends = (total - np.cumsum([0, *(known[s] for s in back)])).tolist()
+        complete = len(front) == len(order)
+        if (complete and begins[-1] != total) or (not complete and begins[-1] >= ends[-1]):
+            sessions = ", ".join(map(str, sorted(known)))
+            raise UbrainError(f"{self.name}: sessions {sessions} have {sum(known.values())} trials, but the list of images has "
+                              f"{total} lines; is one of them of another subject?")  # fmt: skip
+        starts = dict(zip(back, ends[1:], strict=True)) | dict(zip(front, begins, strict=False))
+        return {s: starts[s] for s in lengths if s in starts}
+
+    def chosen(self, there: Sequence[int]) -> list[int]:
+        """Which sessions are meant; who is asked for must be there."""
+        if self.wanted and (absent := [s for s in self.wanted if s not in there]):
+            raise UbrainError(f"{self.name}: no session {', '.join(map(str, absent))}; there are {', '.join(map(str, there))}")
+        return self.wanted or sorted(there)
+
+    def trials(self, sessions: dict[int, tuple[int, int]], stimuli: _Stimuli) -> pd.DataFrame:
+        """Image, session and run of the trials of some sessions, each from its first trial on, so many."""
+        tables = []
+        for session, (start, n) in sessions.items():
+            image = [stimuli.number[_same(name)] for name in self.shown[start : start + n]]
+            tables.append(pd.DataFrame({"image": image, "session": session, "run": np.arange(n) // TRIALS_OF_RUN}))
+        return pd.concat(tables, ignore_index=True)
+
+
+# ------------------------------------------------------------------------------------------------------- volumes
+
+
+def _volumes(subject: _Subject, files: Sequence[Path], areas: list[str] | None, stimuli: _Stimuli) -> Recording:
+    by_session = _by_session(subject, files)
+    shape = open_volume(next(iter(by_session.values()))).shape[:3]
+    lengths = {s: _open_session(file, shape).shape[3] for s, file in by_session.items()}
+    starts = subject.starts(lengths)
+    chosen = subject.chosen(list(lengths if subject.wanted else starts))
+    if lost := [s for s in chosen if s not in starts]:
+        raise UbrainError(f"{subject.name}: which trials are those of session {lost[0]} is not known without the sessions "
+                          f"before or after it, or Stimuli_Presentation_Lists")  # fmt: skip
+    grid = _Grid(subject, shape, areas)
+    blocks = [Block(f"session {s}", lengths[s], grid.reader(by_session[s]), (by_session[s],)) for s in chosen]
+    missing = [f"betas of session {s}" for s in range(1, SESSIONS[subject.name] + 1) if s not in lengths]
+    missing += [f"the place of session {s} among the trials, so it is left out" for s in lengths if s not in starts]
+    version = by_session[chosen[0]].name.split("_ses")[0]
+    counts = " or ".join(str(n) for n in sorted({lengths[s] for s in chosen}))
+    account = [f"Betas of release 2, {version}: percent signal change, not scaled; {len(chosen)} session(s) of {counts} trials",
+               *grid.account, stimuli.account]  # fmt: skip
+    trials = subject.trials({s: (starts[s], lengths[s]) for s in chosen}, stimuli)
+    return Recording(f"bold5000-{subject.name}", "BOLD5000", "3T", "func2mm", stimuli, trials, grid.voxels, blocks, account,
+                     missing + grid.missing)  # fmt: skip
+
+
+def _by_session(subject: _Subject, files: Sequence[Path]) -> dict[int, Path]:
+    """The file of each session; one that is not compressed is read faster."""
+    found: dict[int, list[Path]] = {}
+    for file in files:
+        found.setdefault(int(re.findall(r"\d+", file.name.split(".")[0])[-1]), []).append(file)
+    for session, copies in found.items():
+        if len({str(file).lower().removesuffix(".gz") for file in copies}) > 1:
+            raise UbrainError(f"{subject.name}, session {session}: there are {' and '.join(map(str, copies))}; keep one there")
+    return {session: max(found[session], key=lambda file: file.suffix.lower() == ".nii") for session in sorted(found)}
+
+
+def _open_session(path: Path, shape: Sequence[int]) -> Volume:
+    image = open_volume(path)
+    if image.dtype.kind != "f" or len(image.shape) != 4 or image.shape[:3] != tuple(shape):
+        axes = ", ".join(map(str, [*shape, "trials"]))
+        raise UbrainError(f"{path}: expected ({axes}) of floating point numbers, got {image.shape} {image.dtype}")
+    if image.scale != (1, 0):
+        raise UbrainError(f"{path}: its header scales the numbers by {image.scale[0]:g}; the published betas are not scaled, "
+                          f"so somebody has changed this file")  # fmt: skip
+    if image.shape[3] % TRIALS_OF_RUN:
+        raise UbrainError(f"{path}: {image.shape[3]} trials; expected runs of {TRIALS_OF_RUN}")
+    return image
+
+
+class _Grid:
+    """Where the voxels of a subject are in its volumes. Only the shape counts: the affines of the betas are not right."""
+
+    def __init__(self, subject: _Subject, shape: Sequence[int], areas: list[str] | None) -> None:
+        self.subject, self.shape = subject, tuple(shape)
+        self.account: list[str] = []
+        self.missing: list[str] = []
+        brain, masks = self._brain(needed=areas is None), self._masks()
+        if areas is None:
+            chosen = np.ones(self.shape, dtype=bool)
+        else:
+            chosen = self._union(masks, areas)
+            self.missing += [f"the mask of {side} {a}" for side in SIDES for a in areas if (side, a) not in masks]
+        if brain is not None:
+            self._compare(chosen, brain, areas)
+            chosen &= brain
+        self.k, self.j, self.i = np.nonzero(chosen.T)  # x runs fastest, as in the files
+        self.voxels = self._table(masks)
+        self.account.append(f"Voxels: {'the whole brain' if areas is None else 'masks of ' + ', '.join(areas)}")
+
+    def _brain(self, needed: bool) -> NDArray[np.bool_] | None:
+        name = f"{self.subject.name}_brainmask.nii.gz"
+        files = self.subject.folder.search(rf"{self.subject.name}_brainmask\.nii(\.gz)?")
+        if not files and needed:
+            raise UbrainError(f"{self.subject.folder} has no {name}")
+        if not files:
+            self.missing.append(f"{name}, so voxels were not restricted to the brain")
+            return None
+        return self._read(files[0])
+
+    def _read(self, path: Path) -> NDArray[np.bool_]:
+        mask: NDArray[np.bool_] = np.nan_to_num(read_volume(path, self.shape)) > 0
+        if not mask.any():
+            raise UbrainError(f"{path}: no voxel is above 0")
+        return mask
+
+    def _masks(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
+        pattern = re.compile(rf"(?:.*_)?sub-{self.subject.name}_mask-(LH|RH)([a-z]+)\.nii(?:\.gz)?", re.IGNORECASE)
+        masks: dict[tuple[str, str], NDArray[np.bool_]] = {}
+        for path in self.subject.folder.search(pattern.pattern):
+            match = pattern.fullmatch(path.name)
+            area = _area(match[2]) if match else None
+            if match and area:
+                mask, key = self._read(path), (match[1].upper(), area)
+                if key in masks and not np.array_equal(masks[key], mask):
+                    raise UbrainError(f"{path}: another file is a mask of {match[1]} {area}, too; keep the right one")
+                masks[key] = mask
+        return masks
+
+    def _union(self, masks: dict[tuple[str, str], NDArray[np.bool_]], areas: list[str]) -> NDArray[np.bool_]:
+        wanted = [mask for (_, area), mask in masks.items() if area in areas]
+        if not wanted:
+            name = f"sub-{self.subject.name}_mask-LH{areas[0]}.nii.gz"
+            raise UbrainError(f"{self.subject.folder} has no masks such as {name} (from derivatives/spm of OpenNeuro's "
+                              f"ds001499); import the whole brain with --areas none")  # fmt: skip
+        union: NDArray[np.bool_] = np.any(wanted, axis=0)
+        return union
+
+    def _compare(self, chosen: NDArray[np.bool_], brain: NDArray[np.bool_], areas: list[str] | None) -> None:
+        inside, all_of_them = int((chosen & brain).sum()), int(chosen.sum())
+        if areas is not None and inside < 0.5 * all_of_them:
+            raise UbrainError(f"{self.subject.name}: of {all_of_them} voxels in areas, {inside} are in the brain mask; are "
+                              f"the masks of another subject?")  # fmt: skip
+        if areas is not None and inside < all_of_them:
+            self.account.append(f"{all_of_them - inside} voxels of areas are outside the brain mask and were left out")
+
+    def _table(self, masks: dict[tuple[str, str], NDArray[np.bool_]]) -> pd.DataFrame:
+        at = {key: np.flatnonzero(mask[self.i, self.j, self.k]) for key, mask in sorted(masks.items(), key=_by_area)}
+        labels: list[list[str]] = [[] for _ in range(len(self.i))]
+        sides: list[set[str]] = [set() for _ in range(len(self.i))]
+        for (side, area), rows in at.items():
+            for row in rows:
+                labels[row].append(area)
+                sides[row].add(side)
+        return pd.DataFrame({"hemisphere": [_hemisphere(found) for found in sides], "i": self.i, "j": self.j, "k": self.k,
+                             "areas": [",".join(dict.fromkeys(names)) for names in labels]})  # fmt: skip
+
+    def reader(self, path: Path) -> Callable[[], Iterator[Part]]:
+        """A function that reads the voxels of a session."""
+        index = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F")
+
+        def read() -> Iterator[Part]:
+            start = 0
+            for block in _open_session(path, self.shape).blocks(max(1, PART_BYTES // (4 * int(np.prod(self.shape))))):
+                flat = block.reshape(-1, block.shape[-1], order="F").T  # (trials, X·Y·Z)
+                yield Part(flat[:, index], start)
+                start += len(flat)
+
+        return read
+
+
+def _by_area(item: tuple[tuple[str, str], object]) -> tuple[int, str]:
+    (side, area), _ = item
+    return AREAS.index(area), side
+
+
+def _hemisphere(sides: set[str]) -> str:
+    """L or R, if it is one of them."""
+    return SIDES[next(iter(sides))] if len(sides) == 1 else ""
+
+
+def _area(name: str) -> str | None:
+    """An area by its name in a file, in any case and with the known slips."""
+    known = {area.lower(): area for area in AREAS} | {slip.lower(): area for slip, area in SPELT.items()}
+    return known.get(name.lower())
+
+
+# --------------------------------------------------------------------------------------------------------- areas
+
+
+def _areas(subject: _Subject, files: Sequence[Path], areas: list[str] | None, stimuli: _Stimuli) -> Recording:
+    """A recording from arrays (n_trials, n_voxels), one for each area and side."""
+    release1 = files[0].suffix.lower() != ".npy"
+    arrays = _release1_arrays(subject, files) if release1 else _release2_arrays(subject, files)
+    wanted = [(side, area) for side in SIDES for area in areas or AREAS]
+    found = {key: arrays[key] for key in wanted if key in arrays}
+    if not found:
+        raise UbrainError(f"{files[0]}: none of the areas {', '.join(areas or AREAS)}")
+    values, voxels, n_twice = _once(found)
+    spans, missing = _spans(subject)
+    trials = subject.trials(spans, stimuli)
+    rows = np.concatenate([np.arange(start, start + n) for start, n in spans.values()])
+    missing += [f"area {side} {area}" for side, area in wanted if (side, area) not in arrays]
+    account = [f"Responses of areas of release 1, {files[0].name}: as published, not scaled" if release1 else
+               f"Betas of release 2 in areas, {files[0].name.split('_allses')[0]}: percent signal change, not scaled",
+               stimuli.account]  # fmt: skip
+    if n_twice:
+        account.append(f"{n_twice} voxels are in the files of several areas; each was taken once")
+    return Recording(
+        f"bold5000-{subject.name}", "BOLD5000", "3T", "", stimuli, trials if subject.presented else trials.drop(columns="run"),
+        voxels, [array_block("areas", values, files, rows)], account, missing,
+    )  # fmt: skip
+
+
+def _spans(subject: _Subject) -> tuple[dict[int, tuple[int, int]], list[str]]:
+    """First trial and number of trials of the sessions that are meant, from the presentation lists; and what is missing."""
+    if not subject.presented:
+        if subject.wanted:
+            raise UbrainError(f"{subject.name}: sessions are only known with Stimuli_Presentation_Lists; leave out --sessions")
+        return {0: (0, len(subject.shown))}, ["Stimuli_Presentation_Lists, so all trials are taken as one session"]
+    sessions = sorted(subject.presented)
+    ends = np.cumsum([subject.presented[s] for s in sessions]).tolist()
+    spans = {s: (end - subject.presented[s], subject.presented[s]) for s, end in zip(sessions, ends, strict=True)}
+    return {s: spans[s] for s in subject.chosen(sessions)}, []
+
+
+def _release1_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str, str], NDArray[np.float32]]:
+    path = min(files, key=lambda file: file.suffix.lower() != ".h5")
+    arrays = {}
+    for side in SIDES:
+        for name in (*AREAS, *SPELT):
+            for values in read_mat(path, [f"{side}{name}"]).values():  # one at a time: nobody knows how large they are
+                stored = values.T if path.suffix.lower() == ".h5" else values
+                arrays[side, SPELT.get(name, name)] = _checked(stored, len(subject.shown), f"{path}: {side}{name}")
+    if not arrays:
+        raise UbrainError(f"{path}: no arrays LHEarlyVis, RHEarlyVis, ...")
+    return arrays
+
+
+def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str, str], NDArray[np.float32]]:
+    arrays = {}
+    for path in files:
+        name = path.stem.rpartition("_")[2]
+        area = _area(name[2:])
+        if area:
+            values = check_array(load_npy(path), str(path), "f", (None, None))
+            arrays[name[:2].upper(), area] = _checked(values, len(subject.shown), str(path))
+    return arrays
+
+
+def _checked(values: NDArray, n_trials: int, where: str) -> NDArray[np.float32]:
+    """(n_trials, n_voxels) float32, whichever way round it was stored."""
+    if values.ndim == 2 and values.shape[0] != n_trials == values.shape[1]:
+        values = values.T
+    if values.ndim != 2 or values.dtype.kind != "f" or len(values) != n_trials or not 0 < values.shape[1] <= MAX_VOXELS:
+        raise UbrainError(f"{where}: expected ({n_trials}, up to {MAX_VOXELS}) floating point numbers, a row for each of the "
+                          f"{n_trials} images shown, got {values.shape} {values.dtype}")  # fmt: skip
+    return np.array(values, dtype=np.float32)
+
+
+def _once(arrays: dict[tuple[str, str], NDArray[np.float32]]) -> tuple[NDArray[np.float32], pd.DataFrame, int]:
+    """All voxels, (n_trials, n_voxels), their table, and how many were in several areas: with the same responses there."""
+    values = np.concatenate(list(arrays.values()), axis=1)
+    owners = [key for key, array in arrays.items() for _ in range(array.shape[1])]
+    first: dict[bytes, int] = {}
+    members: dict[int, list[tuple[str, str]]] = {}
+    varies = np.ptp(values, axis=0) > 0
+    for column, owner in enumerate(owners):
+        same = first.setdefault(values[:, column].tobytes(), column) if varies[column] else column
+        members.setdefault(same, []).append(owner)
+    table = pd.DataFrame({
+        "hemisphere": [_hemisphere({side for side, _ in keys}) for keys in members.values()],
+        "areas": [",".join(dict.fromkeys(area for _, area in keys)) for keys in members.values()],
+    })  # fmt: skip
+    return values[:, list(members)], table, len(owners) - len(members)

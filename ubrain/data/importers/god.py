@@ -1,0 +1,447 @@
+"""Generic Object Decoding (Horikawa & Kamitani 2017): five subjects at 3T, from any of the three forms it is handed out in.
+
+original   Subject1.h5 or Subject1.mat, ...: BData with training, test and imagery in one file
+fmriprep   Subject1_ImageNetTraining.h5 and Subject1_ImageNetTest.h5, ...: BData of a later preprocessing
+npz        sbj_1.npz, ... and images_112.npz, as released with SelfSuperReconst (Gaziv et al. 2022)
+
+The images of the first two are sent on request; they are files named n01443537_22563.JPEG.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ubrain.data.importers.bdata import BData, open_bdata
+from ubrain.data.importers.engine import import_recordings
+from ubrain.data.importers.files import SUFFIXES, Folder, check_array, load_npz, natural, npz_names, read_lines, reading
+from ubrain.data.importers.pictures import Pictures, photograph_key
+from ubrain.data.importers.recording import (
+    DEFAULTS,
+    PART_BYTES,
+    Block,
+    ImageArray,
+    ImageFiles,
+    Options,
+    Part,
+    Recording,
+    select,
+)
+from ubrain.data.preparation import NORMALISE
+from ubrain.errors import UbrainError
+from ubrain.progress import log
+
+RELEASES = {
+    "original": r"subject0*(?P<subject>\d+)\.(h5|mat)",
+    "fmriprep": r"(subject|sub-)0*(?P<subject>\d+)_imagenet(?P<task>training|test)(_.*)?\.h5",
+    "npz": r"sbj_0*(?P<subject>\d+)\.npz",
+}
+N_SUBJECTS = 5
+TRAINING, PERCEPTION, IMAGERY = 1, 2, 3  # of a trial, in the column DataType
+IMAGE_COLUMNS = ("stimulus_name", "stimulus_id", "Label", "image_index")
+PLACES = {"voxel_i": "i", "voxel_j": "j", "voxel_k": "k", "voxel_x": "x", "voxel_y": "y", "voxel_z": "z"}
+IMAGES_FORM = "forms.gle/ujvA34948Xg49jdn9"
+
+
+def import_god(
+    root: str | Path,
+    out: str | Path,
+    options: Options = DEFAULTS,
+    *,
+    images: str | Path | None = None,
+    areas: str = "VC",
+    release: str = "auto",
+    normalise: str = "auto",
+) -> str:
+    """Write GOD subjects into a crowd file. Trials of imagery are left out.
+
+    Parameters
+    ----------
+    root : folder that holds the files of the subjects, directly or in subfolders.
+    options : those that all importers share.
+    images : folder of the images, with subfolders; default: root.
+    areas : whose voxels are wanted, separated by commas; "none": all voxels that the files have.
+    release : "original", "fmriprep" or "npz"; "auto": the first of these that is there.
+    normalise : "run", "session" (training, test; as far as known their sessions) or "none"; "auto": "run" where runs are
+        known, otherwise "session", and "none" for npz, whose numbers are z-scored.
+
+    Returns
+    -------
+    What was done, or with `options.dry_run` would be done.
+
+    Raises
+    ------
+    UbrainError
+        If a file is missing, damaged, or does not fit the others.
+    """
+    for name, value, allowed in (("release", release, RELEASES), ("normalise", normalise, NORMALISE)):
+        if value not in ("auto", *allowed):
+            raise UbrainError(f"--{name} {value}: expected auto, {', '.join(allowed)}")
+    folder = Folder(root, options.follow_links)
+    release, subjects = _subjects(folder, release)
+    names = select(options.subjects, subjects, folder)
+    if absent := [f"S{s}" for s in range(1, N_SUBJECTS + 1) if f"S{s}" not in subjects]:
+        log.warning("no files of %s", ", ".join(absent))
+    if release == "npz":
+        recordings = _npz_recordings(folder, {name: subjects[name] for name in names}, areas, normalise)
+    else:
+        pictures = Pictures(Folder(images, options.follow_links) if images is not None else folder)
+        index = _ImageIndex(folder)
+        sets = {name: [_read_set(path, areas, index) for path in subjects[name]] for name in names}
+        recordings = _bdata_recordings(sets, pictures, normalise, release)
+    settings = {"dataset": "god", "release": release, "areas": areas, "normalise": normalise}
+    return import_recordings(recordings, out, options, settings)
+
+
+def _subjects(folder: Folder, release: str) -> tuple[str, dict[str, list[Path]]]:
+    """The release that is there, and the files of each subject: training before test, HDF5 rather than MATLAB."""
+    found: dict[str, dict[str, list[Path]]] = {name: {} for name in RELEASES}
+    for name, pattern in RELEASES.items():
+        for path in folder.search(pattern):
+            match = re.fullmatch(pattern, path.name, re.IGNORECASE)
+            found[name].setdefault(f"S{int(match['subject'])}" if match else "", []).append(path)
+    there = [name for name in RELEASES if found[name]]
+    if release == "auto" and len(there) > 1:
+        log.warning("several releases are there (%s); taking %s, others with --release", ", ".join(there), there[0])
+    chosen = release if release != "auto" else there[0] if there else "original"
+    return chosen, {subject: _one_of_each(folder, chosen, files) for subject, files in found[chosen].items()}
+
+
+def _one_of_each(folder: Folder, release: str, files: list[Path]) -> list[Path]:
+    tasks: dict[str, Path] = {}
+    for path in sorted(files, key=lambda p: (p.suffix.lower(), natural(p))):  # .h5 before .mat
+        task = "test" if release == "fmriprep" and "_imagenettest" in path.name.lower() else ""
+        other = tasks.setdefault(task, path)
+        if other != path and other.suffix.lower() == path.suffix.lower():
+            raise UbrainError(f"{folder}: two files of one subject, {folder.name(other)} and {folder.name(path)}; "
+                              f"keep one of them in the folder")  # fmt: skip
+    return [tasks[task] for task in sorted(tasks)]
+
+
+# ---------------------------------------------------------------------------------------------- trials and voxels
+
+
+@dataclass
+class _Set:
+    """The trials of one BData file in which an image of a known name was seen.
+
+    Parameters
+    ----------
+    trials : row (in the file), name (of the image), kind, session and, if known, run.
+    columns : of the file, (n_voxels,).
+    voxels : their table.
+    n_imagery, n_nameless : trials that are not in `trials`.
+    """
+
+    path: Path
+    trials: pd.DataFrame
+    columns: NDArray[np.int64]
+    voxels: pd.DataFrame
+    n_imagery: int
+    n_nameless: int
+
+
+def _read_set(path: Path, areas: str, index: "_ImageIndex") -> _Set:
+    with open_bdata(path) as data, reading(path, "BData"):
+        trials = pd.DataFrame({"row": np.arange(len(data.rows)), "kind": _kinds(data)})
+        for column in ("session", "run"):
+            values = data.column(column.capitalize())
+            if values is not None:
+                trials[column] = values
+        trials = trials[trials["kind"] != IMAGERY].reset_index(drop=True)
+        trials["name"] = _image_names(data, trials, index)
+        n_imagery, n_nameless = len(data.rows) - len(trials), int((trials["name"] == "").sum())
+        trials = trials[trials["name"] != ""].reset_index(drop=True)
+        for column in {"session", "run"} & {*trials}:
+            if not (trials[column] % 1 == 0).all():
+                raise UbrainError(f"{path}: {column}: expected whole numbers")
+        columns, voxels = _voxels(data, areas)
+        return _Set(path, trials, columns, voxels, n_imagery, n_nameless)
+
+
+def _kinds(data: BData) -> NDArray[np.int64]:
+    """TRAINING, PERCEPTION or IMAGERY for each trial: from its column, or else from the name of the file."""
+    kinds = data.column("DataType")
+    if kinds is None:
+        match = re.fullmatch(RELEASES["fmriprep"], data.path.name, re.IGNORECASE)
+        if not match:
+            raise UbrainError(f"{data.path}: 'DataType' is missing; found {', '.join(data.keys[:12])}")
+        return np.full(len(data.rows), PERCEPTION if match["task"].lower() == "test" else TRAINING)
+    if not np.isin(kinds, (TRAINING, PERCEPTION, IMAGERY)).all():
+        raise UbrainError(f"{data.path}: DataType: expected {TRAINING}, {PERCEPTION} or {IMAGERY}")
+    return kinds.astype(np.int64)
+
+
+def _image_names(data: BData, trials: pd.DataFrame, index: "_ImageIndex") -> list[str]:
+    """Name of the image of each trial, such as n01443537_22563; empty where the file names none."""
+    for key in IMAGE_COLUMNS:
+        column = data.column(key)
+        if column is None:
+            continue
+        values = column[trials["row"]]
+        known, names = np.isfinite(values), np.full(len(values), "", dtype=object)
+        if data.labels.get(key):
+            names[known] = _labelled(data, key, values[known])
+        elif key == "image_index":
+            names[known] = index.names(data.path, trials["kind"].to_numpy()[known], values[known])
+        else:
+            names[known] = _names_of_ids(data.path, key, values[known])
+        return names.tolist()
+    raise UbrainError(f"{data.path}: nothing says which image was shown; expected one of {', '.join(IMAGE_COLUMNS)}, found "
+                      f"{', '.join(data.keys[:12])}")  # fmt: skip
+
+
+def _labelled(data: BData, key: str, values: NDArray[np.float64]) -> list[str]:
+    labels = data.labels[key]
+    if unknown := set(values.tolist()) - set(labels):
+        raise UbrainError(f"{data.path}: {key} is {min(unknown):g} in some trial, for which vmap has no name")
+    return [_stem(labels[value]) for value in values.tolist()]
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
+
+
+def _names_of_ids(path: Path, key: str, ids: NDArray[np.float64]) -> list[str]:
+    """Names of images from ids: 1443537.022563 is n01443537_22563, the nearest number with six decimals.
+
+    This takes all 16 digits of a float64. A float32 has 7: of the 1200 training images it leaves 150.
+    """
+    if len(ids) and (ids == ids.astype(np.float32)).all():
+        raise UbrainError(f"{path}: {key} holds whole numbers, or has been rounded to float32, so it does not say which image "
+                          f"was shown; expected numbers such as 1443537.022563. Get the file as published")  # fmt: skip
+    millionths = np.rint(ids * 1e6)
+    if (np.abs(ids * 1e6 - millionths) > 0.1).any() or (ids < 1).any() or (ids >= 1e8).any():
+        raise UbrainError(f"{path}: {key}: expected numbers such as 1443537.022563, a synset and six digits of an image")
+    synsets, images = np.divmod(millionths.astype(np.int64), 10**6)
+    return [f"n{synset:08d}_{image}" for synset, image in zip(synsets.tolist(), images.tolist(), strict=True)]
+
+
+class _ImageIndex:
+    """Names of images by their number in stimulus_ImageNet{Training,Test}.tsv, for files that have nothing better."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder, self._names = folder, dict[int, dict[float, str]]()
+
+    def names(self, path: Path, kinds: NDArray[np.int64], numbers: NDArray[np.float64]) -> list[str]:
+        """For trials of the file `path`."""
+        try:
+            return [self._table(path, kind)[number] for kind, number in zip(kinds.tolist(), numbers.tolist(), strict=True)]
+        except KeyError as error:
+            raise UbrainError(f"{path}: image number {error.args[0]:g} has no name in {self._folder}") from None
+
+    def _table(self, path: Path, kind: int) -> dict[float, str]:
+        if kind not in self._names:
+            name = f"stimulus_ImageNet{'Test' if kind == PERCEPTION else 'Training'}.tsv"
+            tables = self._folder.search(re.escape(name))
+            if not tables:
+                raise UbrainError(f"{path} only has numbers of images; put {name}, which names them, into {self._folder}")
+            with reading(tables[0], "lines of name, id, category and number"):
+                cells = [line.split("\t") for line in read_lines(tables[0])]
+                self._names[kind] = {float(number): _stem(image) for image, _, _, number in cells}
+        return self._names[kind]
+
+
+def _voxels(data: BData, areas: str) -> tuple[NDArray[np.int64], pd.DataFrame]:
+    """Columns of the voxels of some areas, and the table of these voxels."""
+    if "VoxelData" not in data.keys:
+        raise UbrainError(f"{data.path}: 'VoxelData' is missing; found {', '.join(data.keys[:12])}")
+    member = {key.removeprefix("ROI_"): data.described(key) == 1 for key in data.keys if key.startswith("ROI_")}
+    columns = np.flatnonzero((data.described("VoxelData") == 1) & _wanted(data.path, areas, member))
+    table = pd.DataFrame(index=range(len(columns)))
+    for key, name in PLACES.items():
+        values = data.described(key)[columns] if key in data.keys else np.array([np.nan])
+        if np.isfinite(values).all() and (name in "xyz" or (values % 1 == 0).all()):
+            table[name] = values if name in "xyz" else values.astype(np.int64)
+    table["areas"] = _area_names({name: mask[columns] for name, mask in member.items()}, len(columns))
+    return columns, table
+
+
+def _wanted(path: Path, areas: str, member: dict[str, NDArray[np.bool_]]) -> NDArray[np.bool_] | bool:
+    if areas.lower() == "none":
+        return True
+    chosen = []
+    for area in areas.split(","):
+        match = [name for name in member if name.lower() == area.strip().lower().removeprefix("roi_")]
+        if not match:
+            raise UbrainError(f"{path}: no area {area.strip()!r}; found {', '.join(member) or 'none'}; --areas none takes all "
+                              f"voxels")  # fmt: skip
+        chosen.append(member[match[0]])
+    return np.any(chosen, axis=0)
+
+
+def _area_names(member: dict[str, NDArray[np.bool_]], n_voxels: int) -> list[str]:
+    names: list[list[str]] = [[] for _ in range(n_voxels)]
+    for name, mask in member.items():
+        for row in np.flatnonzero(mask):
+            names[row].append(name.replace(",", "-"))
+    return [",".join(areas) for areas in names]
+
+
+# ------------------------------------------------------------------------------------------- recordings from BData
+
+
+def _bdata_recordings(sets: dict[str, list[_Set]], pictures: Pictures, normalise: str, release: str) -> list[Recording]:
+    trials = pd.concat([s.trials for subject in sets.values() for s in subject])
+    files = {name: pictures.find(name, _padded(name)) for name in sorted(set(trials["name"]), key=natural)}
+    there = {name: path for name, path in files.items() if path is not None}
+    if not there:
+        raise UbrainError(f"{pictures.folder} has none of the {len(files)} images, such as {min(files)}.JPEG. Their owners "
+                          f"send them on request ({IMAGES_FORM}); name their folder with --images")  # fmt: skip
+    tested = set(trials.loc[trials["kind"] == PERCEPTION, "name"])
+    images = ImageFiles(list(there.values()), [f"god-{name}" for name in there],
+                        ["test" if name in tested else "rest" for name in there],
+                        [photograph_key(name) for name in there])  # fmt: skip
+    number = {name: i for i, name in enumerate(there)}
+    return [_bdata_recording(name, subject, images, number, normalise, release) for name, subject in sets.items()]
+
+
+def _padded(name: str) -> str:
+    """The name with the number of the image in six digits."""
+    synset, _, image = name.partition("_")
+    return f"{synset}_{image.zfill(6)}"
+
+
+def _bdata_recording(
+    name: str, sets: list[_Set], images: ImageFiles, number: dict[str, int], normalise: str, release: str
+) -> Recording:
+    voxels = sets[0].voxels
+    if not all(s.voxels.equals(voxels) for s in sets):
+        raise UbrainError(f"{sets[1].path}: its voxels are not those of {sets[0].path.name}")
+    shown = pd.concat([s.trials for s in sets], keys=range(len(sets)), names=["set"]).reset_index("set")
+    absent = shown.loc[~shown["name"].isin(number), "name"]
+    shown = shown[shown["name"].isin(number)].reset_index(drop=True)
+    by_session = ["kind", "session"] if "session" in shown else ["kind"]
+    trials = pd.DataFrame({"image": shown["name"].map(number), "session": shown.groupby(by_session).ngroup() + 1})
+    if "run" in shown and shown["run"].notna().all():
+        trials["run"] = shown["run"].astype(np.int64)
+    blocks = [
+        Block(s.path.name, len(rows), _reader(s.path, rows, s.columns), (s.path,))
+        for i, s in enumerate(sets) if len(rows := shown.loc[shown["set"] == i, "row"].to_numpy(np.int64))
+    ]  # fmt: skip
+    seen = {TRAINING: "training images", PERCEPTION: "test images"}
+    missing = [f"trials of {what}" for kind, what in seen.items() if not (shown["kind"] == kind).any()]
+    if len(absent):
+        missing.append(f"{absent.nunique()} images, such as {absent.iloc[0]}; their {len(absent)} trials are left out, also "
+                       f"where a run is z-scored")  # fmt: skip
+    account = [f"Responses as published ({release} release), nothing was scaled",
+               "Test images: those of the perception test",
+               *(f"{n} trials {what} were left out" for n, what in (
+                   (sum(s.n_imagery for s in sets), "of imagery"),
+                   (sum(s.n_nameless for s in sets), "of which the file does not name the image")) if n)]  # fmt: skip
+    if normalise == "auto":
+        normalise = "run" if "run" in trials else "session"
+    space = "volume" if {"i", "x"} & {*voxels} else ""
+    return Recording(f"god-{name}", "GOD", "3T", space, images, trials, voxels, blocks, account, missing, normalise)
+
+
+def _reader(path: Path, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Callable[[], Iterator[Part]]:
+    def read() -> Iterator[Part]:
+        with open_bdata(path) as data, reading(path):
+            step, done = max(1, PART_BYTES // (8 * data.rows.shape[1])), 0
+            for start in range(int(rows[0]), int(rows[-1]) + 1, step):
+                some = rows[(rows >= start) & (rows < start + step)]
+                if len(some):
+                    yield Part(data.rows[start : int(some[-1]) + 1][some - start][:, columns], done)
+                    done += len(some)
+
+    return read
+
+
+# ------------------------------------------------------------------------------------------------------------- npz
+
+
+def _npz_recordings(folder: Folder, subjects: dict[str, list[Path]], areas: str, normalise: str) -> list[Recording]:
+    candidates = folder.search(r"images_\d+\.npz")
+    if not candidates:
+        raise UbrainError(f"{folder} has no images_112.npz, which belongs to the files sbj_1.npz, ...")
+    images, n_train = _npz_images(max(candidates, key=lambda path: natural(path.name)))
+    return [_npz_recording(name, path, images, n_train, areas, normalise) for name, (path,) in subjects.items()]
+
+
+def _npz_images(path: Path) -> tuple[ImageArray, int]:
+    """Images, those of training before those of the test, and the number of the former."""
+    stacks = [check_array(load_npz(path, name), f"{path}: {name!r}", "uf", (None, None, None, 3))
+              for name in ("train_images", "test_images")]  # fmt: skip
+    if stacks[0].shape[1:] != stacks[1].shape[1:]:
+        raise UbrainError(f"{path}: training and test images differ in size, {stacks[0].shape[1:3]} and {stacks[1].shape[1:3]}")
+    ids = [f"god-{split}{i:04d}" for split, s in zip(("train", "test"), stacks, strict=True) for i in range(len(s))]
+    splits = ["rest"] * len(stacks[0]) + ["test"] * len(stacks[1])
+    with reading(path):
+        pixels = np.stack([_eight_bits(path, image) for stack in stacks for image in stack])
+    return ImageArray(pixels, ids, splits), len(stacks[0])
+
+
+def _eight_bits(path: Path, image: NDArray) -> NDArray[np.uint8]:
+    if image.dtype == np.uint8:
+        return image
+    if not (image.min() >= 0 and image.max() <= 1):
+        raise UbrainError(f"{path}: expected images with values from 0 to 1, got {image.min():g} to {image.max():g}")
+    return np.rint(image * 255).astype(np.uint8)
+
+
+def _npz_recording(
+    name: str, path: Path, images: ImageArray, n_train: int, areas: str, normalise: str
+) -> Recording:
+    shown, responses = [], []
+    for what, labels, n in (("arr_0", "arr_3", n_train), ("arr_1", "arr_4", len(images.ids) - n_train)):
+        values = check_array(load_npz(path, what), f"{path}: {what!r}", "f", (None, None))
+        shown.append(_npz_labels(path, labels, len(values), n))
+        responses.append(values)
+    if responses[0].shape[1] != responses[1].shape[1]:
+        raise UbrainError(f"{path}: {responses[0].shape[1]} voxels in training, {responses[1].shape[1]} in the test")
+    _compare_with_averages(path, responses[1], shown[1])
+    member = _npz_masks(path, responses[0].shape[1])
+    columns = np.flatnonzero(np.ones(responses[0].shape[1], dtype=bool) & _wanted(path, areas, member))
+    voxels = pd.DataFrame({"areas": _area_names({n: mask[columns] for n, mask in member.items()}, len(columns))})
+    trials = pd.DataFrame({"image": np.concatenate([shown[0], shown[1] + n_train]),
+                           "session": np.repeat([1, 2], [len(s) for s in shown])})  # fmt: skip
+    blocks = [Block(what, len(values), _npz_reader(path, array, columns), (path,))
+              for what, array, values in zip(("training", "test"), ("arr_0", "arr_1"), responses, strict=True)]  # fmt: skip
+    spread = float(np.nanmedian(np.asarray(responses[0][:, columns[:500]], dtype=np.float64).std(0)))
+    account = [f"Responses as released with SelfSuperReconst (the standard deviation over the training images is {spread:.2f}, "
+               f"median over voxels); nothing was scaled. Its noise ceiling is not used, as its definition is not published",
+               "Test images: those of the perception test",
+               "These images have no names, so photographs that other datasets have, too, are not recognised"]  # fmt: skip
+    chosen = "none" if normalise == "auto" else normalise
+    return Recording(f"god-{name}", "GOD", "3T", "", images, trials, voxels, blocks, account, [], chosen)
+
+
+def _npz_labels(path: Path, name: str, n_trials: int, n_images: int) -> NDArray[np.int64]:
+    """Number, from 0, of the image of each trial."""
+    labels = check_array(load_npz(path, name), f"{path}: {name!r}", "iuf", (n_trials,))
+    if not ((labels >= 0) & (labels < n_images) & (labels % 1 == 0)).all():
+        raise UbrainError(f"{path}: {name!r}: expected numbers of images from 0 to {n_images - 1}")
+    return labels.astype(np.int64)
+
+
+def _compare_with_averages(path: Path, test: NDArray, labels: NDArray[np.int64]) -> None:
+    """The file also has the averages of the test trials of each image: they tell whether the labels belong to the trials."""
+    shown, n_voxels = np.unique(labels), min(500, test.shape[1])
+    published = check_array(load_npz(path, "arr_2"), f"{path}: 'arr_2'", "f", (len(shown), test.shape[1]))[:, :n_voxels]
+    own = np.stack([np.asarray(test[labels == label, :n_voxels], dtype=np.float64).mean(0) for label in shown])
+    r = np.corrcoef(own.ravel(), np.asarray(published, dtype=np.float64).ravel())[0, 1] if len(shown) > 1 else 1
+    if r < 0.5:
+        raise UbrainError(f"{path}: the averages of the test trials of each image are not those in the file (r = {r:.2f}); "
+                          f"trials or labels are out of order")  # fmt: skip
+
+
+def _npz_masks(path: Path, n_voxels: int) -> dict[str, NDArray[np.bool_]]:
+    names = [name for name in npz_names(path) if not name.startswith("arr_")]
+    masks = {n: check_array(load_npz(path, n), f"{path}: {n!r}", "biuf", (n_voxels,)) for n in names}
+    return {name.removeprefix("ROI_"): np.asarray(mask) == 1 for name, mask in masks.items()}
+
+
+def _npz_reader(path: Path, name: str, columns: NDArray[np.int64]) -> Callable[[], Iterator[Part]]:
+    def read() -> Iterator[Part]:
+        with reading(path):
+            values = load_npz(path, name)
+            step = max(1, PART_BYTES // (values.shape[1] * values.dtype.itemsize))
+            for start in range(0, len(values), step):
+                yield Part(values[start : start + step][:, columns], start)
+
+    return read

@@ -1,0 +1,272 @@
+"""What an importer says about a subject: its trials, its voxels, its images, and how to read its responses."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from ubrain.data.importers.files import natural, read_rgb, reading, rgb_shape
+from ubrain.errors import UbrainError
+
+PLACE = ("hemisphere", "vertex", "i", "j", "k")  # columns of the table of voxels that say where a voxel is
+PART_BYTES = 64 << 20  # importers hand over responses in parts of about this size
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all importers have in common.
+
+    Parameters
+    ----------
+    append : add to an existing crowd file.
+    subjects : names or numbers, as in the dataset; None: all that are there. Who is asked for by name must be there.
+    dry_run : say what would be done, and write nothing.
+    dtype : of the stored responses, "float16" or "float32".
+    val_fraction : share of the images that are not test images, drawn by content, to hold out for validation; only
+        where the dataset has no validation images of its own.
+    image_size : shrink images so that the shorter side has this many pixels; None: keep them as published.
+    follow_links : read files that are links out of the dataset's folder, too.
+    """
+
+    append: bool = False
+    subjects: Sequence[str] | None = None
+    dry_run: bool = False
+    dtype: str = "float16"
+    val_fraction: float = 0.05
+    image_size: int | None = None
+    follow_links: bool = False
+
+
+DEFAULTS = Options()
+
+
+class Part(NamedTuple):
+    """Some of the responses of a block: (n, m) of any numeric type, from that trial and voxel of the block on."""
+
+    values: NDArray
+    first_trial: int = 0
+    first_voxel: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive trials that are read in one go, usually a session; an interrupted import continues after the last one.
+
+    Parameters
+    ----------
+    name : for messages, such as "session 1".
+    n_trials : number of trials.
+    read : gives the parts, in any order, each response once. Its values are final: scaled, not z-scored.
+    files : what is read, to notice when it has changed.
+    """
+
+    name: str
+    n_trials: int
+    read: Callable[[], Iterable[Part]]
+    files: tuple[Path, ...] = ()
+
+
+class Images(Protocol):
+    """Images of a dataset, numbered from 0. Only those that a trial refers to are read."""
+
+    ids: Sequence[str]
+
+    def pixels(self, i: int) -> NDArray[np.uint8]:
+        """Image number i: (height, width, 3) or, grey, (height, width)."""
+
+    def split(self, i: int) -> str:
+        """train, val or test; or rest: train, of which some are drawn as val."""
+
+    def key(self, i: int) -> str:
+        """Names of the photograph in public collections (`coco:420713 nsd:0`), or nothing."""
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Height and width, without reading the pixels; an error if the image is not there."""
+
+
+@dataclass
+class ImageFiles:
+    """Images that are files.
+
+    Parameters
+    ----------
+    files : one per image.
+    ids : names; default: those of the files, without suffix.
+    splits : one per image; default: rest.
+    keys : one per image; default: nothing.
+    """
+
+    files: Sequence[Path]
+    ids: Sequence[str] = ()
+    splits: Sequence[str] = ()
+    keys: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self.ids = self.ids or [file.stem for file in self.files]
+
+    def pixels(self, i: int) -> NDArray[np.uint8]:
+        """As RGB."""
+        return read_rgb(self.files[i])
+
+    def split(self, i: int) -> str:
+        """As given."""
+        return self.splits[i] if self.splits else "rest"
+
+    def key(self, i: int) -> str:
+        """As given."""
+        return self.keys[i] if self.keys else ""
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """From the header of the file."""
+        return rgb_shape(self.files[i])
+
+
+@dataclass
+class ImageArray:
+    """Images that are rows of an array (n, height, width[, 3]), in memory or mapped; other fields as in `ImageFiles`."""
+
+    array: NDArray
+    ids: Sequence[str]
+    splits: Sequence[str] = ()
+    keys: Sequence[str] = ()
+
+    def pixels(self, i: int) -> NDArray[np.uint8]:
+        """Row i."""
+        return np.asarray(self.array[i])
+
+    split = ImageFiles.split
+    key = ImageFiles.key
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Of every row."""
+        return self.array.shape[1], self.array.shape[2]
+
+
+@dataclass
+class Recording:
+    """One subject of a dataset, described but not yet read.
+
+    Parameters
+    ----------
+    name : of the subject in the crowd file, such as "nsd-subj01": unique over datasets.
+    dataset, scanner, space : as in the crowd file.
+    images : shared by all recordings of a dataset.
+    trials : one row per trial in the order of the blocks: image (number in `images`), session, and optionally run
+        (within the session) and repeat (from 0; default: counted).
+    voxels : one row per voxel: any of hemisphere (L, R or nothing), vertex or i, j, k, areas (names joined by commas)
+        and ncsnr (NaN where unknown; computed from repeats where it is not given).
+    blocks : the responses.
+    account : what was read and done to the numbers, one sentence an entry.
+    missing : what was expected and is not there, one sentence an entry.
+    normalise : how the field z-scores these responses, in the crowd file's words: per session, run, or none because
+        the published numbers are z-scored already.
+    """
+
+    name: str
+    dataset: str
+    scanner: str
+    space: str
+    images: Images
+    trials: pd.DataFrame
+    voxels: pd.DataFrame
+    blocks: Sequence[Block]
+    account: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    normalise: str = "session"
+
+    def units(self) -> NDArray[np.int64]:
+        """Number, from 0, of the session (or run) within which each trial is z-scored: (n_trials,)."""
+        if self.normalise == "none":
+            return np.zeros(len(self.trials), dtype=np.int64)
+        columns = ["session", "run"] if self.normalise == "run" else ["session"]
+        return self.trials.groupby(columns).ngroup().to_numpy(np.int64)
+
+    def place(self, row: int) -> str:
+        """Where a voxel is, in words."""
+        words = [str(self.voxels[c].iloc[row]) for c in PLACE if c in self.voxels]
+        return " ".join(words).strip() or str(row)
+
+
+def array_block(name: str, values: NDArray, files: Sequence[Path], rows: ArrayLike | None = None) -> Block:
+    """A block from an array (n_trials, n_voxels), in memory or in a file; optionally some of its rows, in their order."""
+    chosen = None if rows is None else np.asarray(rows)
+    n = len(values) if chosen is None else len(chosen)
+    step = max(1, PART_BYTES // (values.shape[1] * values.dtype.itemsize))
+
+    def read() -> Iterable[Part]:
+        for start in range(0, n, step):
+            with reading(files[0]) if files else nullcontext():
+                part = values[start : start + step] if chosen is None else values[chosen[start : start + step]]
+            yield Part(part, start)
+
+    return Block(name, n, read, tuple(files))
+
+
+def select(asked: Sequence[str] | None, found: Iterable[str], where: object) -> list[str]:
+    """Which of the subjects that are there are meant; who is asked for and not there is an error.
+
+    A subject can be asked for by its name in any case ("subj01"), by its number ("1", "01"), or by its name in the crowd
+    file ("nsd-subj01").
+    """
+    names = sorted(found, key=natural)
+    if not names:
+        raise UbrainError(f"{where}: no subject found; is this the dataset's folder?")
+    if not asked:
+        return names
+    chosen = []
+    for text in asked:
+        match = [n for n in names if _means(text.strip(), n)]
+        if len(match) != 1:
+            raise UbrainError(f"{where}: no subject {text!r}; found {', '.join(names)}")
+        chosen += match
+    return sorted(set(chosen), key=natural)
+
+
+def _means(text: str, name: str) -> bool:
+    if text.isdecimal():
+        number = re.search(r"\d+$", name)
+        return number is not None and int(number[0]) == int(text)
+    return text.lower() == name.lower() or text.lower().endswith("-" + name.lower())
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Numbers from "1-10,12"."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part)
+        if not ends:
+            raise UbrainError(f"{text!r}: expected numbers such as 1-10,12")
+        numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    return sorted(set(numbers))
+
+
+def to_rgb(pixels: NDArray, image_id: str) -> NDArray[np.uint8]:
+    """(height, width, 3), from colour or grey."""
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise UbrainError(f"image {image_id!r}: expected (height, width[, 3]) uint8, got {pixels.shape} {pixels.dtype}")
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return pixels
+
+
+def shrunk(shape: tuple[int, int], shorter_side: int | None) -> tuple[int, int]:
+    """Height and width of an image after `shrink`."""
+    if shorter_side is None or min(shape) <= shorter_side:
+        return shape
+    scale = shorter_side / min(shape)
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def shrink(pixels: NDArray[np.uint8], shorter_side: int | None) -> NDArray[np.uint8]:
+    """Shrink an image, with antialiasing, so that its shorter side is `shorter_side`; smaller images stay as they are."""
+    height, width = shrunk((pixels.shape[0], pixels.shape[1]), shorter_side)
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))

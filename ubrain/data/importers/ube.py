@@ -1,0 +1,410 @@
+"""The files of the paper's authors: fmri_v2.npz (NSD on fsaverage, z-scored and averaged) and nsd_images_224.npy."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ubrain.data.importers.algonauts import FSAVERAGE, coco_numbers, read_mask, vertices
+from ubrain.data.importers.engine import import_recordings
+from ubrain.data.importers.files import (
+    Folder,
+    NpzArray,
+    check_array,
+    hdf5_array,
+    load_npy,
+    npz_names,
+    open_hdf5,
+    open_npz,
+    read_mat,
+    reading,
+)
+from ubrain.data.importers.nsd import HEMISPHERES, IMAGES
+from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageArray, Options, Part, Recording, select
+from ubrain.errors import UbrainError
+from ubrain.progress import track
+
+NOT_SHOWN, SINGLE, SHARED = 0, 1, 2  # in type_sample
+PICTURES = r"(nsd|all)_images(_v\d+)?(_\d+)?\.npy"
+
+
+def import_ube(
+    root: str | Path,
+    out: str | Path,
+    options: Options = DEFAULTS,
+    *,
+    images: str | Path | None = None,
+    mask: str | Path | None = None,
+    design: str | Path | None = None,
+    stim_info: str | Path | None = None,
+) -> str:
+    """Write the crowd of the paper's authors into a crowd file.
+
+    Parameters
+    ----------
+    root : folder that holds fmri_v2.npz, at any depth, such as `data/nsd_data` of the authors' code.
+    options : those that all importers share.
+    images : nsd_images_224.npy (or all_images_v2_224.npy), or NSD's own nsd_stimuli.hdf5; default: whichever is in `root`.
+    mask : folder of the Algonauts 2023 masks, which say where the voxels are; default: `root`.
+    design : nsd_expdesign.mat, with which the order of the rows is checked; default: the one in `root`, if there is one.
+    stim_info : nsd_stim_info_merged.csv, which says from which COCO photographs the images were cut, so that other
+        datasets with the same photographs keep their splits; default: the one in `root`, if there is one.
+
+    Returns
+    -------
+    What was done, or with `options.dry_run` would be done.
+
+    Raises
+    ------
+    UbrainError
+        If a file is missing, damaged, or does not fit the others; or if it cannot be known whose a row is.
+    """
+    folder = Folder(root, options.follow_links)
+    masks = Folder(mask, options.follow_links) if mask is not None else folder
+    design_file = _the_one(folder, r"nsd_expdesign\.mat", design)
+    crowd = _Responses(folder, _Design(design_file) if design_file else None)
+    info = _the_one(folder, r"nsd_stim_info_merged\.csv", stim_info)
+    coco = coco_numbers(info) if info else {}
+    with _open_pictures(folder, images) as (path, array):
+        ids = [f"nsd-{i:05d}" for i in range(IMAGES)]
+        keys = [f"coco:{coco[i]} nsd:{i}" if i in coco else f"nsd:{i}" for i in range(IMAGES)]
+        pictures = _Pictures(array, ids, crowd.splits(), keys, path)
+        numbers = {f"subj{s + 1:02d}": s for s in range(len(crowd.widths)) if crowd.n_images(s)}
+        names = select(options.subjects, numbers, folder)
+        recordings = [_recording(name, numbers[name], crowd, pictures, masks) for name in names]
+        return import_recordings(recordings, out, options, {"dataset": "ube", "images": path.name})
+
+
+def _the_one(folder: Folder, pattern: str, given: str | Path | None = None) -> Path | None:
+    """A file by its path, or else the one in the folder, if there is one."""
+    if given is not None:
+        if not Path(given).is_file():
+            raise UbrainError(f"{given}: no such file")
+        return Path(given)
+    found = folder.search(pattern)
+    if len(found) > 1:
+        raise UbrainError(f"{folder} has several: {', '.join(folder.name(path) for path in found)}; keep one there")
+    return found[0] if found else None
+
+
+# ------------------------------------------------------------------------------------------------------- images
+
+
+@dataclass
+class _Pictures(ImageArray):
+    """The images, numbered from 0 as in NSD; `path` is where they come from."""
+
+    path: Path = Path()
+
+    def pixels(self, i: int) -> NDArray[np.uint8]:
+        """Row i."""
+        with reading(self.path):
+            return np.asarray(self.array[i])
+
+
+@contextmanager
+def _open_pictures(folder: Folder, given: str | Path | None) -> Iterator[tuple[Path, Any]]:
+    """File and array (73000, height, width, 3) of the images."""
+    path = _the_one(folder, PICTURES, given) or _the_one(folder, r"nsd_stimuli\.hdf5")
+    if path is None:
+        raise UbrainError(f"{folder} has no nsd_images_224.npy; give the images (or NSD's nsd_stimuli.hdf5) with --images")
+    shape = (IMAGES, None, None, 3)
+    if path.suffix == ".npy":
+        yield path, check_array(load_npy(path), str(path), "uint8", shape)
+    else:
+        with open_hdf5(path) as file:
+            yield path, hdf5_array(file, "imgBrick", "uint8", shape)
+
+
+# ------------------------------------------------------------------------------------------------------ responses
+
+
+class _Design:
+    """Which images NSD has shown to whom, and when, from nsd_expdesign.mat. All numbers there count from 1, here from 0."""
+
+    def __init__(self, path: Path) -> None:
+        content = read_mat(path, ["masterordering", "subjectim"])
+        if len(content) < 2:
+            raise UbrainError(f"{path}: expected masterordering and subjectim")
+        order = content["masterordering"].astype(np.int64).reshape(-1) - 1
+        self.images = content["subjectim"].astype(np.int64) - 1
+        if self.images.ndim != 2 or self.images.min() < 0 or order.min() != 0 or order.max() >= self.images.shape[1]:
+            raise UbrainError(f"{path}: expected masterordering and subjectim to count from 1")
+        self._first = np.full(self.images.shape[1], len(order))
+        np.minimum.at(self._first, order, np.arange(len(order)))
+
+    def could_be(self, shared: NDArray[np.int64], seen: NDArray[np.bool_]) -> bool:
+        """Whether `seen` (n_shared, n_subjects) can be who has seen the images in these rows.
+
+        Subjects have done different numbers of sessions, but all in the same order: what a subject has seen comes before
+        what it has not.
+        """
+        position = {image: i for i, image in enumerate(self.images[0].tolist())}
+        first = self._first[[position[image] for image in shared.tolist()]]
+        return all(first[s].max(initial=-1) < first[~s].min(initial=self._first.max() + 1) for s in seen.T)
+
+
+class _Responses:
+    """What fmri_v2.npz says, checked; the responses themselves stay in the file.
+
+    Attributes
+    ----------
+    widths : numbers of voxels of the subjects, (n_subjects,).
+    single : NSD's numbers, from 0, of the images that one subject has seen, (n_single,), the rows of single_sub_fmri.
+    owner : that subject, from 0, (n_single,).
+    shared : the same for images that several subjects have seen, (n_shared,), the rows of multi_sub_fmri.
+    seen : who has seen them, (n_shared, n_subjects).
+    """
+
+    def __init__(self, folder: Folder, design: _Design | None) -> None:
+        path = _the_one(folder, r"fmri_v2\.npz") or _the_one(folder, r"fmri\.npz")
+        if path is None:
+            raise UbrainError(f"{folder} has no fmri_v2.npz")
+        self.path, self.design, self.names = path, design, npz_names(path)
+        kinds = self._whole("type_sample", "iuf", (IMAGES,))
+        if not np.isin(kinds, (NOT_SHOWN, SINGLE, SHARED)).all():
+            raise UbrainError(f"{path}: type_sample: expected 0, 1 or 2 for each of NSD's {IMAGES} images")
+        self.single, self.shared = np.flatnonzero(kinds == SINGLE), np.flatnonzero(kinds == SHARED)
+        self.widths, self.halves = self._widths(folder)
+        self.starts = np.cumsum(self.widths) - self.widths
+        self.single_fmri = self._rows("single_sub_fmri", (len(self.single), int(self.widths.max())))
+        self.shared_fmri = self._rows("multi_sub_fmri", (len(self.shared), int(self.widths.sum())))
+        self.owner = self._owners()
+        self.seen = self._seen()
+        self.validation = self._validation()
+        self.shared, self.order = self._order_of_shared()
+
+    def _array(self, name: str, kinds: str, shape: Sequence[int | None]) -> NpzArray:
+        array: NpzArray = check_array(open_npz(self.path, name), f"{self.path}: {name!r}", kinds, shape)
+        return array
+
+    def _whole(self, name: str, kinds: str, shape: Sequence[int | None]) -> NDArray:
+        return self._array(name, kinds, shape).load()
+
+    def _rows(self, name: str, shape: Sequence[int]) -> NpzArray:
+        array = self._array(name, "f", shape)
+        if array.fortran:
+            raise UbrainError(f"{self.path}: {name!r} is stored column by column (Fortran order), but is read by rows; save it "
+                              f"again after numpy.ascontiguousarray")  # fmt: skip
+        return array
+
+    def _widths(self, folder: Folder) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Voxels per subject, (n_subjects,), and per hemisphere where that is known, (n_subjects, 2)."""
+        where = self.path
+        if "num_voxels_subjects" in self.names:
+            numbers = self._whole("num_voxels_subjects", "iuf", (None,))
+        else:
+            path = _the_one(folder, r"num_voxels_all_subjects\.npy")
+            if path is None:
+                raise UbrainError(f"{self.path} has no num_voxels_subjects, and there is no num_voxels_all_subjects.npy")
+            where, numbers = path, np.asarray(load_npy(path))
+            check_array(numbers, str(path), "iuf", (None, 2) if numbers.ndim == 2 else (None,))
+        whole = numbers.astype(np.int64)
+        if len(numbers) > 8 or (whole != numbers).any() or whole.min() < 1 or whole.max() > 2 * FSAVERAGE:
+            raise UbrainError(f"{where}: expected the numbers of voxels of up to 8 subjects, got {numbers.tolist()}")
+        return (whole.sum(1), whole) if whole.ndim == 2 else (whole, None)
+
+    # ------------------------------------------------------------------------------------------ whose is a row
+
+    def _owners(self) -> NDArray[np.int64]:
+        """The subject, from 0, of each row of single_sub_fmri.
+
+        The authors' code to write the file counts subjects from 1, their code to read it from 0. What is right is seen from
+        the rows: behind a subject's voxels there are zeros, up to the width of the widest subject.
+        """
+        numbers = self._whole("single_sub", "iuf", (len(self.single),))
+        owner = numbers.astype(np.int64)
+        low, high, n = int(owner.min()), int(owner.max()), len(self.widths)
+        bases = [base for base in (0, 1) if base <= low and high < n + base]
+        if not bases or (owner != numbers).any():
+            raise UbrainError(f"{self.path}: single_sub: expected the numbers of {n} subjects, counted from 0 or from 1, got "
+                              f"{low} to {high}")  # fmt: skip
+        used = self._used_widths()
+        fits = [base for base in bases if self._padded(owner - base, used) and self._were_shown(owner - base)]
+        if not fits:
+            raise UbrainError(f"{self.path}: single_sub and single_sub_fmri do not fit: rows are not padded with zeros behind "
+                              f"the voxels of their subject, or show images that it has not seen")  # fmt: skip
+        if len(fits) > 1:
+            raise UbrainError(f"{self.path}: single_sub has numbers {low} to {high}, which may be counted from 0 or from 1; "
+                              f"give nsd_expdesign.mat with --design, with which that can be known")  # fmt: skip
+        self.base = fits[0]
+        return owner - self.base
+
+    def _used_widths(self) -> NDArray[np.int64]:
+        """Number of each row's voxels up to the last that is not 0, at least those of the narrowest subject: (n_single,)."""
+        narrowest, widest = int(self.widths.min()), int(self.widths.max())
+        used = []
+        for block in self._checked(self.single_fmri):
+            tail = block[:, narrowest:] != 0
+            last = widest - np.argmax(tail[:, ::-1], axis=1) if tail.size else narrowest
+            used.append(np.where(tail.any(axis=1), last, narrowest))
+        return np.concatenate(used)
+
+    def _padded(self, owner: NDArray[np.int64], used: NDArray[np.int64]) -> bool:
+        """Whether all rows end with their subject's last voxel: no later, and not where a narrower subject's would."""
+        for s in np.unique(owner):
+            narrower = self.widths[self.widths < self.widths[s]].max(initial=0)
+            if not narrower < used[owner == s].max() <= self.widths[s]:
+                return False
+        return True
+
+    def _were_shown(self, owner: NDArray[np.int64]) -> bool:
+        """Whether the design has shown the images to these subjects; yes, where it is not there."""
+        if self.design is None:
+            return True
+        if len(self.design.images) < len(self.widths):
+            raise UbrainError(f"nsd_expdesign.mat is of {len(self.design.images)} subjects, {self.path} of {len(self.widths)}")
+        return all(np.isin(self.single[owner == s], self.design.images[s]).all() for s in np.unique(owner))
+
+    def _checked(self, array: NpzArray) -> Iterator[NDArray]:
+        """All rows, with progress; their checksum is checked."""
+        step = _step(array)
+        yield from track(array.blocks(step), array.nbytes, f"checking {array.name}", size=lambda block: int(block.nbytes))
+
+    # ------------------------------------------------------------------------------------------ shared images
+
+    def _seen(self) -> NDArray[np.bool_]:
+        """Who has seen which shared image: rows of others are NaN."""
+        found = [np.stack([~np.isnan(block[:, a:b]).all(axis=1) for a, b in zip(self.starts, self.ends, strict=True)], axis=1)
+                 for block in self._checked(self.shared_fmri)]  # fmt: skip
+        seen = np.concatenate(found)
+        if "valid_multi_sub_fmri" in self.names:
+            valid = self._whole("valid_multi_sub_fmri", "biuf", seen.shape) != 0
+            if (valid != seen).any():
+                row, s = np.argwhere(valid != seen)[0]
+                raise UbrainError(f"{self.path}: row {row} of multi_sub_fmri is {'not a number' if valid[row, s] else 'there'} "
+                                  f"for subject {s + 1}, but valid_multi_sub_fmri says otherwise")  # fmt: skip
+        return seen
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """Behind each subject's columns of multi_sub_fmri."""
+        return self.starts + self.widths
+
+    def _order_of_shared(self) -> tuple[NDArray[np.int64], str]:
+        """NSD's numbers of the rows of multi_sub_fmri, and how that is known.
+
+        The authors' code writes them in the order of `subjectim` and reads them in ascending order.
+        """
+        if self.design is None:
+            return self.shared, "taken to be in ascending order of NSD's number, as the authors read them"
+        written = self.design.images[0, : len(self.shared)]
+        if not np.array_equal(np.sort(written), self.shared):
+            raise UbrainError(f"{self.path}: its {len(self.shared)} shared images are not the first ones of nsd_expdesign.mat")
+        orders = {"ascending": self.shared}
+        if not np.array_equal(written, self.shared):
+            orders["the written"] = written
+        fits = {how: order for how, order in orders.items() if self.design.could_be(order, self.seen)}
+        if len(fits) != 1:
+            both = "both ascending order and" if fits else "neither ascending order nor"
+            raise UbrainError(f"{self.path}: the order of the rows of multi_sub_fmri is not known: who has seen which shared "
+                              f"image fits {both} nsd_expdesign.mat")  # fmt: skip
+        ((how, order),) = fits.items()
+        return order, f"in {how} order, which fits nsd_expdesign.mat"
+
+    # -------------------------------------------------------------------------------------------------- splits
+
+    def _validation(self) -> NDArray[np.int64] | None:
+        """NSD's numbers of the authors' validation images, in ascending order."""
+        if "val_single_ind" not in self.names:
+            return None
+        rows = self._whole("val_single_ind", "iu", (None,)).astype(np.int64)
+        if rows.min() < 0 or rows.max() >= len(self.single) or len(np.unique(rows)) < len(rows):
+            raise UbrainError(f"{self.path}: val_single_ind: expected different rows of single_sub_fmri, from 0")
+        images = np.sort(self.single[rows])
+        if "val_global_ind" in self.names:  # the same, in another order
+            others = self._whole("val_global_ind", "iu", (None,)).astype(np.int64)
+            if not np.array_equal(np.sort(others), images):
+                raise UbrainError(f"{self.path}: val_single_ind and val_global_ind name different images; type_sample or one "
+                                  f"of them is not of this file")  # fmt: skip
+        return images
+
+    def splits(self) -> list[str]:
+        """Split of each of NSD's images, (73000,)."""
+        splits = np.full(IMAGES, "rest" if self.validation is None else "train", dtype=object)
+        splits[self.shared] = "test"
+        if self.validation is not None:
+            splits[self.validation] = "val"
+        return list(splits)
+
+    # ----------------------------------------------------------------------------------------------- one subject
+
+    def n_images(self, subject: int) -> int:
+        """Number of images that a subject has seen."""
+        return int((self.owner == subject).sum() + self.seen[:, subject].sum())
+
+    def trials(self, subject: int) -> pd.DataFrame:
+        """One row per image, as the repeats are averaged: its own images, then the shared ones."""
+        shown = np.concatenate([self.single[self.owner == subject], self.shared[self.seen[:, subject]]])
+        return pd.DataFrame({"image": shown, "session": 0})
+
+    def blocks(self, subject: int) -> list[Block]:
+        """The responses, in the order of `trials`."""
+        wanted = {"own images": (self.single_fmri, self.owner == subject, 0),
+                  "shared images": (self.shared_fmri, self.seen[:, subject], int(self.starts[subject]))}  # fmt: skip
+        blocks = []
+        for name, (array, mine, first) in wanted.items():
+            read = partial(_read, array, np.flatnonzero(mine), slice(first, first + int(self.widths[subject])))
+            blocks.append(Block(name, int(mine.sum()), read, (self.path,)))
+        return [block for block in blocks if block.n_trials]
+
+
+def _step(array: NpzArray) -> int:
+    """Rows that are read at a time."""
+    return max(1, PART_BYTES * array.shape[0] // array.nbytes)
+
+
+def _read(array: NpzArray, wanted: NDArray[np.int64], columns: slice) -> Iterator[Part]:
+    start = 0
+    for rows in array.rows(wanted, _step(array)):
+        yield Part(rows[:, columns], start)
+        start += len(rows)
+
+
+def _recording(name: str, subject: int, crowd: _Responses, pictures: _Pictures, masks: Folder) -> Recording:
+    account = [
+        f"Responses as packaged by the authors of the Universal Brain Encoder ({crowd.path.name}): NSD on fsaverage, z-scored "
+        f"per vertex and session and averaged over repeats, whose number is not known; nothing was scaled",
+        f"single_sub counts subjects from {crowd.base}"
+        + (", as the zeros behind the voxels of narrower subjects confirm" if crowd.widths.min() < crowd.widths.max() else ""),
+        f"Rows of shared images: {crowd.order}; rows of images that the subject has not seen were left out",
+        f"Test images: the {len(crowd.shared)} shared images, as far as seen"
+        + (f"; val images: the authors' {len(crowd.validation)}" if crowd.validation is not None else ""),
+        f"Images: {pictures.path.name}",
+        "The subjects are those of NSD: do not count them twice",
+    ]  # fmt: skip
+    missing = [] if crowd.design else ["nsd_expdesign.mat, so the order of the shared images could not be checked"]
+    voxels = _voxels(name, subject, crowd, masks)
+    if "vertex" not in voxels:
+        missing.append("all-vertices_fsaverage_space.npy masks, so it is not known where the voxels are")
+    return Recording(f"ube-{name}", "UBE", "7T", "fsaverage" if "vertex" in voxels else "", pictures, crowd.trials(subject),
+                     voxels, crowd.blocks(subject), account, missing, normalise="none")  # fmt: skip
+
+
+def _voxels(name: str, subject: int, crowd: _Responses, masks: Folder) -> pd.DataFrame:
+    """Hemisphere and vertex of each voxel, left before right, and its areas, as far as there are masks."""
+    place = _mask_folder(masks, subject)
+    width = int(crowd.widths[subject])
+    if place is None:
+        halves = crowd.halves[subject] if crowd.halves is not None else [width, 0]
+        return pd.DataFrame({"hemisphere": np.repeat(["L", "R"] if crowd.halves is not None else ["", ""], halves)})
+    counts = {side: len(read_mask(masks.need(f"{place}/{side}.all-vertices_fsaverage_space.npy"))) for side in HEMISPHERES}
+    if sum(counts.values()) != width:
+        raise UbrainError(f"{masks}/{place}: the masks have {' + '.join(map(str, counts.values()))} vertices, but {name} has "
+                          f"{width} voxels")  # fmt: skip
+    return pd.concat([vertices(masks, place, side, n) for side, n in counts.items()], ignore_index=True)
+
+
+def _mask_folder(masks: Folder, subject: int) -> str | None:
+    """Where a subject's masks are, in any of the layouts (roi_masks/sub1, roi_masks/subj01/roi_masks); areas come first."""
+    whose = re.compile(rf"subj?0?{subject + 1}", re.IGNORECASE)
+    files = masks.search(r"lh\.all-vertices_fsaverage_space\.npy")
+    places = [masks.name(file.parent) for file in files if any(map(whose.fullmatch, Path(masks.name(file)).parts))]
+    return max(places, key=lambda place: len(masks.glob(f"{place}/*_challenge_space.npy")), default=None)

@@ -1,0 +1,158 @@
+"""vim-1 (Kay et al. 2008, Naselaris et al. 2009): two subjects at 4T, grey images, from its two MATLAB files."""
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ubrain.data.importers.engine import import_recordings
+from ubrain.data.importers.files import Folder, check_array, natural, read_mat
+from ubrain.data.importers.recording import DEFAULTS, ImageArray, Options, Recording, array_block, select
+from ubrain.errors import UbrainError
+from ubrain.progress import log
+
+SUBJECTS = ("S1", "S2")
+VOLUME = (64, 64, 18)
+AREAS = ("", "V1", "V2", "V3", "V3A", "V3B", "V4", "LatOcc")  # by their number in roiS1 and roiS2
+
+
+def import_vim1(root: str | Path, out: str | Path, options: Options = DEFAULTS) -> str:
+    """Write vim-1 subjects into a crowd file.
+
+    Parameters
+    ----------
+    root : folder that holds EstimatedResponses.mat and Stimuli.mat.
+    options : those that all importers share.
+
+    Returns
+    -------
+    What was done, or with `options.dry_run` would be done.
+
+    Raises
+    ------
+    UbrainError
+        If a file is missing, damaged, or does not fit the other.
+    """
+    folder = Folder(root, options.follow_links)
+    files = _mat_files(folder, "EstimatedResponses")
+    shown, n_train = _images(_mat_files(folder, "Stimuli")[0])
+    there = {subject: path for path in reversed(files) for subject in SUBJECTS if read_mat(path, [f"roi{subject}"])}
+    names = select(options.subjects, there, f"{folder}: EstimatedResponses.mat")
+    if absent := [subject for subject in SUBJECTS if subject not in there]:
+        log.warning("no responses of %s", ", ".join(absent))
+    recordings = [_recording(name, there[name], shown, n_train) for name in names]
+    return import_recordings(recordings, out, options, {"dataset": "vim1"})
+
+
+def _mat_files(folder: Folder, name: str) -> list[Path]:
+    """The file of that name, and its variants such as EstimatedResponses2.mat, in any case."""
+    entries = sorted((entry.name for entry in folder.path.iterdir()), key=natural)
+    found = [folder.need(entry) for entry in entries if re.fullmatch(rf"{name}\d*\.mat", entry, re.IGNORECASE)]
+    return found or [folder.need(f"{name}.mat")]
+
+
+# ----------------------------------------------------------------------------------------------------------- images
+
+
+def _images(path: Path) -> tuple[ImageArray, int]:
+    """All images, those of training before those of validation, and the number of the former."""
+    content = read_mat(path, ["stimTrn", "stimVal"])
+    for name in ("stimTrn", "stimVal"):
+        if name not in content:
+            raise UbrainError(f"{path}: {name!r} is missing")
+        check_array(content[name], f"{path}: {name!r}", "iuf", (None, None, None))
+    train, val = _images_first(path, content["stimTrn"], content["stimVal"])
+    ids = [f"vim1-{split}{i:04d}" for split, images in (("train", train), ("val", val)) for i in range(len(images))]
+    splits = ["rest"] * len(train) + ["test"] * len(val)
+    return ImageArray(_grey(path, train, val), ids, splits), len(train)
+
+
+def _images_first(path: Path, train: NDArray, val: NDArray) -> tuple[NDArray, NDArray]:
+    """Both as (n_images, height, width): the number of images is where the shapes differ.
+
+    As published, images are the first axis in MATLAB. If they are the last, somebody has converted the file: with Python
+    into HDF5, where all axes appear reversed to us; or within MATLAB, where only the images have moved.
+    """
+    differ = [axis for axis in range(3) if train.shape[axis] != val.shape[axis]] or [0]
+    if differ == [2]:
+        python_made = h5py.is_hdf5(path)
+        train, val = (a.T if python_made else np.moveaxis(a, 2, 0) for a in (train, val))
+    elif differ != [0]:
+        raise UbrainError(f"{path}: expected images (n, height, width) of one size, got {train.shape} and {val.shape}")
+    return train, val
+
+
+def _grey(path: Path, *stacks: NDArray) -> NDArray[np.uint8]:
+    """Grey images (n, height, width): the darkest value of all images becomes 0 and the brightest 255."""
+    if all(stack.dtype == np.uint8 for stack in stacks):
+        return np.concatenate(stacks)
+    low, high = np.min([s.min() for s in stacks]), np.max([s.max() for s in stacks])
+    if not np.isfinite([low, high]).all() or low == high:
+        raise UbrainError(f"{path}: expected images of different, finite grey values; they go from {low} to {high}")
+    grey = (np.rint((image - low) * (255 / (high - low))).astype(np.uint8) for stack in stacks for image in stack)
+    return np.stack(list(grey))
+
+
+# -------------------------------------------------------------------------------------------------------- responses
+
+
+def _recording(name: str, path: Path, shown: ImageArray, n_train: int) -> Recording:
+    voxels = _voxels(name, path)
+    n_val = len(shown.ids) - n_train
+    train = _responses(path, f"dataTrn{name}", n_train, len(voxels))
+    val = _responses(path, f"dataVal{name}", n_val, len(voxels))
+    trials = pd.DataFrame({"image": np.arange(n_train + n_val), "session": 0})
+    blocks = [array_block("training responses", train, [path]), array_block("validation responses", val, [path])]
+    with np.errstate(invalid="ignore"):
+        spread = float(np.nanmedian(train.std(0)))
+    account = [
+        f"Responses as published: averaged over the repeats of an image, whose numbers are not in the files, and z-scored "
+        f"(the standard deviation over the training images is {spread:.2f}, median over voxels); nothing was scaled",
+        "Images are grey: the lowest value of all images became black, the highest white",
+        "Test images: the validation images",
+        f"Voxels: all that the files have of the volume {' × '.join(map(str, VOLUME))}",
+    ]  # fmt: skip
+    return Recording(f"vim1-{name}", "vim-1", "4T", "volume", shown, trials, voxels, blocks, account, normalise="none")
+
+
+def _voxels(name: str, path: Path) -> pd.DataFrame:
+    """i, j, k and areas of each voxel."""
+    index = _whole_numbers(path, f"voxIdx{name}")
+    codes = _whole_numbers(path, f"roi{name}")
+    if len(index) != len(codes):
+        raise UbrainError(f"{path}: voxIdx{name} has {len(index)} voxels, roi{name} has {len(codes)}")
+    if index.min() < 1 or index.max() > np.prod(VOLUME):
+        raise UbrainError(f"{path}: voxIdx{name}: expected numbers from 1 to {np.prod(VOLUME)}, got {index.min()} to "
+                          f"{index.max()}")  # fmt: skip
+    if codes.min() < 0 or codes.max() >= len(AREAS):
+        raise UbrainError(f"{path}: roi{name}: expected numbers from 0 to {len(AREAS) - 1}, got {codes.min()} to {codes.max()}")
+    i, j, k = np.unravel_index(index - 1, VOLUME, order="F")  # as MATLAB numbers them
+    return pd.DataFrame({"i": i, "j": j, "k": k, "areas": np.array(AREAS)[codes]})
+
+
+def _whole_numbers(path: Path, name: str) -> NDArray[np.int64]:
+    values = _need(path, name).reshape(-1)
+    if not len(values) or not np.array_equal(values, np.rint(values)) or np.abs(values).max() > 2**31:
+        raise UbrainError(f"{path}: {name!r}: expected whole numbers")
+    return values.astype(np.int64)
+
+
+def _responses(path: Path, name: str, n_images: int, n_voxels: int) -> NDArray[np.float32]:
+    """(n_images, n_voxels). MATLAB has it as voxels × images; converted copies may have it the other way round."""
+    values = check_array(_need(path, name), f"{path}: {name!r}", "f", (None, None))
+    if values.shape == (n_voxels, n_images):
+        values = values.T
+    elif values.shape != (n_images, n_voxels):
+        raise UbrainError(f"{path}: {name!r}: expected {n_voxels} voxels × {n_images} images, got {values.shape}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _need(path: Path, name: str) -> NDArray:
+    content = read_mat(path, [name])
+    if name not in content:
+        raise UbrainError(f"{path}: {name!r} is missing")
+    return content[name]
