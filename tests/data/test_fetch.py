@@ -173,14 +173,16 @@ def test_another_command_continues_what_one_left(server, entry, out):
     assert asked_from(server)[-1] > 100_000
 
 
-def test_a_complete_part_that_was_never_renamed_is_not_a_dead_end(server, entry, out):
+def test_a_complete_part_that_was_never_renamed_is_used(server, entry, out):
     server.faults = [cut(200_000), *[answer(503, Content_Length="0")] * 5]
     with pytest.raises(UbrainError):
         fetch(entry, out)
     server.faults.clear()
     (out / ".data.h5.part").write_bytes(BODY)
+    asked = len(server.requests)
     (path,) = fetch(entry, out)
     assert path.read_bytes() == BODY
+    assert len(server.requests) == asked
 
 
 def test_a_part_longer_than_the_file_is_thrown_away(server, entry, out):
