@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from datetime import timedelta
 from io import StringIO
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ubrain import checkpoint, train
+from ubrain import checkpoint, distributed, train
 from ubrain.backbone import Features, choose_device
 from ubrain.cli import app
 from ubrain.config import SimulationConfig, load_profile
@@ -92,6 +93,7 @@ def launch(size, work, *args):
 
 def _rank(rank, size, port, pipe, work, args):
     torch.set_num_threads(1)
+    distributed.PATIENCE = timedelta(minutes=3)  # so that none is left over for long if a test breaks off
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}  # fmt: skip
     try:

@@ -69,6 +69,30 @@ def info(crowd: CrowdFile) -> None:
                   f" {middle:>9}  {shown or '-'}")  # fmt: skip
 
 
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a dataset; --list shows them.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder to download into.")] = None,
+    only: Annotated[str, typer.Option(help="Pattern of file names, such as 'Subject1*'.")] = "*",
+    list_all: Annotated[bool, typer.Option("--list", help="Show what can be fetched.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Terms are read and accepted: do not ask in a terminal.")] = False,
+) -> None:
+    """Download recordings that need no agreement. Run again to continue."""
+    from ubrain.data import fetch as downloads
+
+    if list_all:
+        print(downloads.listing(downloads.catalogue()))
+        return
+    entry = downloads.find(name)
+    if out is None:
+        raise UbrainError("--out FOLDER is missing: where to?")
+    print(downloads.conditions(name, entry), flush=True)
+    if not yes and sys.stdin.isatty():
+        typer.confirm("Download under these terms?", abort=True)
+    for path in downloads.fetch(entry, out, only):
+        print(path)
+
+
 @importers.command("arrays")
 def import_arrays(
     images: Annotated[Path, typer.Option(help="Folder of images, or .npy (n, height, width[, 3]) uint8.")],
