@@ -155,13 +155,18 @@ def test_rows_with_the_padding_of_another_subject_are_refused(authors: Authors, 
     owner = authors.arrays["single_sub"]
     swapped = np.select([owner == 6, owner == 1], [1, 6], owner)
     authors.write(single_sub=swapped)
-    with refused(out, "rows are not padded with zeros behind the voxels of their subject"):
+    with refused(out, "rows do not end where the voxels of their subject end"):
         import_ube(authors.root, out, EXACT)
     row = int(np.flatnonzero(owner == 6)[-1])
+    changed = owner.copy()
+    changed[row] = 1  # a single row, which is too short for the first subject
+    authors.write(single_sub=changed)
+    with refused(out, "rows do not end"):
+        import_ube(authors.root, out, EXACT)
     rows = authors.arrays["single_sub_fmri"].copy()
     rows[row, 6] = 0.5  # a single number behind the last voxel
     authors.write(single_sub=owner, single_sub_fmri=rows)
-    with refused(out, "rows are not padded"):
+    with refused(out, "rows do not end"):
         import_ube(authors.root, out, EXACT)
 
 
