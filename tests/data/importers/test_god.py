@@ -318,6 +318,18 @@ def test_trials_without_an_image_are_left_out_and_said(root: Path, out: Path) ->
     check_responses(out, "god-S1", names, zscored(data.voxels[keep, :9], data.kind[keep], data.run[keep]))
 
 
+def test_one_picture_under_two_names_is_one_image(root: Path, out: Path) -> None:
+    """Whatever is drawn by the names: half of the images are val images here, so that some pair would be parted."""
+    pixels = Image.fromarray(image_pixels(TRAINING[0]))
+    for name in TRAINING:
+        pixels.save(root / f"images/training/{name}.JPEG", format="PNG")
+    text = import_god(root, out, Options(dtype="float32", val_fraction=0.5))
+    assert f"{len(TRAINING) - 1} images are identical to other images of the dataset" in text
+    with Crowd(out) as crowd:
+        assert len(crowd.image_ids) == 1 + len(TEST)
+        assert crowd["god-S1"].trials.repeats(crowd.rows(["god-n01518878_109"])).tolist() == [len(TRAINING)]
+
+
 def test_a_trial_of_an_unnamed_image_is_left_out(root: Path, out: Path) -> None:
     with h5py.File(root / "Subject1.h5", "r+") as file:
         file["dataset"][0, 2] = np.nan
