@@ -6,7 +6,8 @@ Every alarm answers a statistical question and says on which number it rests. Th
   chance and stays below `CHANCE` = 3. Chance is random matching, whose mean and variance follow from these very data
   (see `ubrain.data.sample.match`), so no distribution is assumed.
 - What should *not* be there (agreement with the wrong trial, say) counts from `SURE` = 6 standard deviations on: a chance of
-  1e-9 for one question, so thousands can be asked of a file without a false alarm.
+  1e-9 for one question, so thousands can be asked of a file without a false alarm. A question that is asked once of each
+  subject counts from `ONCE` = 4.5 on: 3e-6.
 - Shares of voxels: whatever the distribution, at most 1 in 25 voxels lies beyond 5 standard errors and 1 in 9 beyond 3
   (Chebyshev). An alarm takes several times that share, since voxels err together.
 """
@@ -22,16 +23,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from ubrain.data.crowd import Crowd
 from ubrain.data.lookalikes import CHANNELS, SIDE, VARIANTS, Gallery, Lookalike, find_lookalikes, make_gallery
 from ubrain.data.preparation import Rows, read_rows
-from ubrain.data.sample import LAGS, Sample, match
+from ubrain.data.sample import LAGS, Sample, correlation_z, match
 from ubrain.data.store import SPLITS
 from ubrain.errors import UbrainError
 from ubrain.progress import track
 
-EXPECTED, CHANCE, SURE = 8.0, 3.0, 6.0  # standard deviations; see above
+EXPECTED, CHANCE, SURE, ONCE = 8.0, 3.0, 6.0, 4.5  # standard deviations; see above
 IMAGES = 100_000  # images that are looked at
 TURNED_IMAGES = 200  # images of each subject that are compared with turned ones of the others
 COMMON_IMAGES, COMMON_VOXELS = 40, 300  # images and voxels by which subjects are compared
@@ -122,10 +124,11 @@ def check(crowd: str | Path | Crowd, seed: int = 0) -> list[Finding]:
     samples = [Sample(crowd[name], rng) for name in crowd.subjects]
     common = _common_images(samples)
     for s in track(samples, len(samples), "subjects"):
-        for question in BY_SUBJECT:
-            findings += question(s)
-        s.measure(gallery, common)
-        findings += _ncsnr(s)
+        found = [f for question in BY_SUBJECT for f in question(s)]
+        if not any(f.code == "not-z-scored" for f in found):  # else nothing can be said about z-scored responses
+            s.measure(gallery, common)
+            found += _ncsnr(s)
+        findings += found
         s.release()
     for s in samples:
         peers = [p for p in samples if p is not s and p.subject.dataset == s.subject.dataset]
@@ -354,15 +357,16 @@ def _moments(s: Sample) -> Iterator[Finding]:
     """Do the moments, with which responses are z-scored on reading, belong to the responses?
 
     The mean of n of the N trials of a session has the standard error σ / √n · √((N − n) / (N − 1)), and the standard
-    deviation one of that order: 0 if all trials were read, so that then every single voxel is judged, up to rounding.
+    deviation one of about σ times that: 0 if all trials were read, so that then every single voxel is judged, up to rounding.
     """
     stored, found = s.moments.astype(np.float64), s.raw_moments
     total, n = s.trial_counts
-    error = np.sqrt((total - n) / np.maximum(total - 1, 1) / np.maximum(n, 1))[:, None]
+    error = 5 * np.sqrt((total - n) / np.maximum(total - 1, 1) / np.maximum(n, 1))[:, None]
     rounding = 4 * float(np.finfo(s.group["responses"].dtype).eps) * (np.abs(found[0]) + 5 * found[1]) + 1e-30
-    off = np.nan_to_num(np.abs(stored - found).max(0))
-    wrong = off > 5 * error * np.maximum(found[1], stored[1]) + rounding
-    share = wrong.mean(1)
+    off = np.nan_to_num(np.abs(stored - found))
+    wrong = off[0] > error * stored[1] + rounding
+    wrong |= off[1] > np.expm1(error) * np.minimum(stored[1], found[1]) + rounding  # the error of its logarithm
+    off, share = off.max(0), wrong.mean(1)
     bad = np.flatnonzero(np.where(n < total, share > 0.25, share > 0) & (n > 1))
     if len(bad):
         by = float(np.median((off / np.maximum(found[1], 1e-30))[bad][wrong[bad]]))
@@ -437,23 +441,34 @@ def _ncsnr(s: Sample) -> Iterator[Finding]:
             yield Finding("ncsnr-range", level, _voxels(s, bad), what, worst)
     if s.repeated and np.isnan(stored).all():
         yield Finding("ncsnr-missing", "warning", s.name, "ncsnr is unknown in all voxels, but images were repeated", 1)
-    elif s.reliability is not None and s.reliability.z > CHANCE:
+    elif s.reliability is not None and s.reliability.z > CHANCE and not _shifted(s):
         yield from _ncsnr_of_repeats(s, stored)
 
 
 def _ncsnr_of_repeats(s: Sample, stored: NDArray[np.float64]) -> Iterator[Finding]:
-    """Noise variances 1 / (1 + ncsnr²) beyond 10 % and 3 standard errors of that of the repeats: at most 1 voxel in 9."""
+    """Is 1 / (1 + ncsnr²) the noise variance that the repeats have?
+
+    Beyond 10 % and 3 standard errors of it should lie at most 1 voxel in 9. And over voxels the two should correlate, all
+    the more the more voxels differ beyond the error of the estimate; else ncsnr is that of other voxels.
+    """
     noise, error = s.repeat_noise()
     snr = stored[s.voxels]
     implied = 1 / (1 + snr**2)
-    usable = np.isfinite(implied) & (snr >= 0) & (noise > 0) & ~s.constant[s.voxels]
+    usable = (snr >= 0) & (snr <= 5) & (noise > 0) & ~s.constant[s.voxels]
     off = (np.abs(noise - implied) > 0.1 * implied + 3 * error) & ~((snr == 0) & (noise > 1))
-    share = float(off[usable].mean()) if usable.any() else 0.0
+    if usable.sum() < 12:
+        return
+    share, found = float(off[usable].mean()), np.sqrt(np.maximum(1 / noise[usable] - 1, 0))
+    x, y = np.log(implied[usable]), np.log(noise[usable])
+    spread, blur = float(np.std(x)), float(np.median(error[usable] / noise[usable]))
+    expected = np.arctanh(min(spread / max(np.hypot(spread, blur), 1e-30), 0.999)) * np.sqrt(len(x) - 3)
     if share > 1 / 3:
-        found = np.sqrt(np.maximum(1 / noise[usable] - 1, 0))
         what = (f"ncsnr of {share:.0%} of the voxels is not that of the repeats (median {np.median(snr[usable]):.2f} in the "
                 f"file, {np.median(found):.2f} by the repeats)")  # fmt: skip
         yield Finding("ncsnr-disagrees", "warning", s.name, what, share)
+    elif expected >= EXPECTED and (z := correlation_z(rankdata(x), rankdata(y))) < CHANCE:
+        what = f"ncsnr has no relation to that of the repeats (over voxels, z = {z:.1f}, expected {expected:.0f})"
+        yield Finding("ncsnr-disagrees", "warning", s.name, what, z)
 
 
 # --------------------------------------------------------------------------------------- one subject and its peers
@@ -464,7 +479,7 @@ def _scale(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     sizes = [float(np.median(p.sizes)) for p in (s, *peers) if len(p.sizes)]
     if not len(s.sizes) or s.trials.normalise == "none":
         return
-    ratio = sizes[0] / max(float(np.median(sizes[1:])), 1e-30) if len(sizes) > 2 else 1.0
+    ratio = sizes[0] / max(float(np.median(sizes)), 1e-30) if len(sizes) > 2 else 1.0
     if not 1e-3 < sizes[0] < 30:
         what = (f"the median voxel has a standard deviation of {sizes[0]:.3g}; percent signal change has 1 to 3 (NSD's files "
                 "hold 300 times that), z-scores have 1")  # fmt: skip
@@ -507,15 +522,12 @@ def _sessions(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     """Sessions that agree with the repeats in other sessions only after a shift, or not at all."""
     if _at_chance(s, peers):
         return  # said by _repeats
-    best = {session: max(lags, key=lambda lag: lags[lag].z) for session, lags in s.by_lag.items()}
-    shifted = {i: lag for i, lag in best.items() if lag and s.by_lag[i][lag].z > SURE + max(s.by_lag[i][0].z, 0)}
-    together = len(shifted) == len(s.by_lag) == 2
-    for session, lag in list(shifted.items())[: 1 if together else None]:
-        where = f"{s.name}, session {session}" + (f" or {max(shifted)}; which of the two cannot be told" if together else "")
+    shifted = _shifted(s)
+    for session, lag in shifted.items():
         z = [s.by_lag[session][k].z for k in (lag, 0)]
         what = (f"responses agree with the repeats of their images in other sessions only if they are taken {_later(lag)} "
                 f"(z = {z[0]:.0f}, and {z[1]:.1f} as they are)")  # fmt: skip
-        yield Finding("shifted-trials", "error", where, what, float(lag))
+        yield Finding("shifted-trials", "error", f"{s.name}, session {session}", what, float(lag))
     signal = float(np.median([lags[0].r for lags in s.by_lag.values()])) if len(s.by_lag) > 2 else 0.0
     for session in sorted(set(s.by_lag) - set(shifted)):
         here = s.by_lag[session][0]
@@ -523,6 +535,12 @@ def _sessions(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
             what = (f"responses do not agree with the repeats of their images in other sessions (z = {here.z:.1f}, expected "
                     f"{signal / here.sd:.0f})")  # fmt: skip
             yield Finding("session-disagrees", "warning", f"{s.name}, session {session}", what, here.z)
+
+
+def _shifted(s: Sample) -> dict[int, int]:
+    """Session -> lag at which its responses agree far better with the repeats in other sessions than as they are."""
+    best = {session: max(lags, key=lambda lag: lags[lag].z) for session, lags in s.by_lag.items()}
+    return {i: lag for i, lag in best.items() if lag and s.by_lag[i][lag].z > SURE + max(s.by_lag[i][0].z, 0)}
 
 
 def _later(lag: int) -> str:
@@ -533,14 +551,15 @@ def _images_fit(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     """Images alike in contrast, lightness and colour evoke responses more alike than chance; if not, images are mixed up.
 
     What to expect follows from the subject's other split and from its peers; the statistic grows as the number of images.
+    Subjects differ twofold in it, so twice as much is asked for as elsewhere.
     """
-    if _at_chance(s, peers):
-        return  # said by _repeats
+    if _at_chance(s, peers) or _shifted(s):
+        return  # said by _repeats or _sessions
     rates = [z / n for p in (s, *peers) for z, n in p.fit.values() if z > SURE]
     rate = float(np.median(rates)) if rates else 0.0
     reliable = s.reliability is not None and s.reliability.z > 10
     bad = {split: (z, n) for split, (z, n) in s.fit.items()
-           if z < CHANCE and (rate * n >= EXPECTED or (not rates and reliable and n >= 200))}  # fmt: skip
+           if z < CHANCE and (rate * n >= 2 * EXPECTED or (not rates and reliable and n >= 200))}  # fmt: skip
     if bad:
         z, n = min(bad.values())
         expected = f", expected {rate * n:.0f}" if rates else ", although repeats agree"
@@ -551,10 +570,10 @@ def _images_fit(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
 def _hemispheres(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     """Each hemisphere sees the opposite half of the image, so the left one prefers images with contrast at the right."""
     across, down = s.lateral or (0.0, 0.0)
-    if across < -SURE:
+    if across < -ONCE:
         what = f"the left hemisphere prefers contrast at the left (z = {across:.0f}): mirrored images, or swapped hemispheres"
         yield Finding("orientation", "warning", s.name, what, -across)
-    elif abs(down) > SURE and abs(down) > 2 * abs(across):
+    elif abs(down) > ONCE and abs(down) > 2 * abs(across):
         what = (f"one hemisphere prefers contrast at the top (z = {abs(down):.0f}), not at one side (z = {across:.0f}): rows "
                 "and columns may be swapped")  # fmt: skip
         yield Finding("orientation", "warning", s.name, what, abs(down))
@@ -638,15 +657,16 @@ def _area_names(samples: list[Sample]) -> Iterator[Finding]:
 
 def _not_checked(samples: list[Sample], gallery: Gallery, crowd: Crowd, seed: int) -> Iterator[Finding]:
     """What these data cannot tell, and what was only sampled."""
+    measured = [s for s in samples if s.measured]
     blind = {
         "too few images were repeated: repeats, noise ceilings and the order of trials could not be checked":
-            [s.name for s in samples if s.reliability is None],
+            [s.name for s in measured if s.reliability is None],
         "repeats were too few or too noisy to tell whether they agree":
-            [s.name for s in samples if s.reliability is not None and s.reliability.z < CHANCE],
+            [s.name for s in measured if s.reliability is not None and s.reliability.z < CHANCE],
         "no images are repeated between sessions: whether one is shifted against the others could not be checked":
-            [s.name for s in samples if s.reliability is not None and s.n_sessions > 1 and not s.by_lag],
+            [s.name for s in measured if s.reliability is not None and s.n_sessions > 1 and not s.by_lag],
         "hemispheres are unknown or prefer neither side: mirrored images would not be noticed":
-            [s.name for s in samples if abs((s.lateral or (0, 0))[0]) < CHANCE],
+            [s.name for s in measured if abs((s.lateral or (0, 0))[0]) < CHANCE],
     }  # fmt: skip
     for what, names in blind.items():
         if names:

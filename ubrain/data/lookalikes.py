@@ -34,8 +34,8 @@ VARIANTS: dict[str, Callable[[NDArray], NDArray]] = {  # of images (..., side, s
     "upside down": lambda x: x[..., ::-1, :, :],
     "turned by 180 degrees": lambda x: x[..., ::-1, ::-1, :],
     "with rows and columns swapped": lambda x: x.swapaxes(-3, -2),
-    "turned by 90 degrees": lambda x: x.swapaxes(-3, -2)[..., ::-1, :],
-    "turned by 270 degrees": lambda x: x.swapaxes(-3, -2)[..., :, ::-1, :],
+    "turned by 90 degrees": lambda x: x.swapaxes(-3, -2)[..., :, ::-1, :],
+    "turned by 270 degrees": lambda x: x.swapaxes(-3, -2)[..., ::-1, :, :],
     "with rows and columns swapped, turned by 180 degrees": lambda x: x.swapaxes(-3, -2)[..., ::-1, ::-1, :],
 }
 CHANNELS = "with red and blue swapped"

@@ -82,6 +82,7 @@ class Sample:
     Attributes
     ----------
     voxels : (n,), a random choice of voxels: those whose trials are compared.
+    measured : whether the following have been filled in.
     unit : (n_trials,), the session or run over which each trial is z-scored.
     reliability : agreement of the even with the odd repeats of images; None if too few images were repeated.
     by_lag : session -> lag -> agreement of its responses, `lag` trials later, with repeats in other sessions.
@@ -98,6 +99,7 @@ class Sample:
         self.unit: Rows = self.trials._unit
         self.n_units = int(self.unit.max(initial=-1)) + 1
         self.n_sessions = int(self.trials.session.max(initial=-1)) + 1
+        self.measured = False
         self.reliability: Match | None = None
         self.by_lag: dict[int, dict[int, Match]] = {}
         self.fit: dict[str, tuple[float, int]] = {}
@@ -110,6 +112,7 @@ class Sample:
 
     def measure(self, gallery: Gallery, common: Rows) -> None:
         """Read what is needed and fill in the results."""
+        self.measured = True
         if len(self.repeated) >= 10:
             self.reliability = match(*self.halves())
         self.by_lag = {s: lags for s in range(self.n_sessions) if (lags := self._lags(s))}
@@ -182,7 +185,8 @@ class Sample:
     @cached_property
     def sizes(self) -> NDArray[np.float64]:
         """Standard deviation of the median voxel in each unit, (n_units,), as the numbers are in the file."""
-        return np.median(self.raw_moments[1][:, ~self.constant], axis=1) if not self.constant.all() else np.empty(0)
+        usable = ~self.constant & np.isfinite(self.raw_moments[1]).all(0)
+        return np.median(self.raw_moments[1][:, usable], axis=1) if usable.any() else np.empty(0)
 
     # ---- some voxels, some trials
 
