@@ -70,6 +70,20 @@ def info(crowd: CrowdFile) -> None:
 
 
 @app.command()
+def check(
+    crowd: CrowdFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON, for programs.")] = False,
+    seed: Annotated[int, typer.Option(help="Which trials, voxels and images are looked at where there are many.")] = 0,
+) -> None:
+    """Look for what is wrong with a crowd file. Exit code 0: nothing, 1: warnings, 2: errors."""
+    from ubrain.data import check as doctor
+
+    findings = doctor.check(crowd, seed)
+    print(doctor.as_json(findings) if as_json else f"{crowd}: {doctor.report(findings)}")
+    raise typer.Exit(doctor.exit_code(findings))
+
+
+@app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="Name of a dataset; --list shows them.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder to download into.")] = None,
@@ -267,6 +281,24 @@ def import_ube(
     return import_ube(root, out, options, images=images, mask=mask, design=design, stim_info=stim_info)
 
 
+@_importer("bold5000")
+def import_bold5000(
+    root: Path, out: Path, options: Any,
+    responses: Annotated[str, typer.Option(help="volumes or areas (of release 2), or release1.")] = "volumes",
+    betas: Annotated[str, typer.Option(help="Version of the betas of release 2.")] = "TYPED-FITHRF-GLMDENOISE-RR",
+    areas: Annotated[str, typer.Option(help="all, names such as EarlyVis,PPA, or none: the whole brain.")] = "all",
+    tr: Annotated[str, typer.Option(help="Of release 1: volume after the image, 1 to 5, or 34.")] = "34",
+    sessions: Annotated[str | None, typer.Option(help="Such as 1-9; default: all there are.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of presented images; default: in the folder.")] = None,
+) -> str:  # fmt: skip
+    """BOLD5000 (3T): release 2 with its stimuli and masks of areas, or the areas of release 1."""
+    from ubrain.data.importers.bold5000 import import_bold5000
+
+    return import_bold5000(
+        root, out, options, responses=responses, betas=betas, areas=areas, tr=tr, sessions=sessions, images=images
+    )  # fmt: skip
+
+
 @_importer("god")
 def import_god(
     root: Path, out: Path, options: Any,
@@ -301,24 +333,6 @@ def import_mosaic(
     from ubrain.data.importers.mosaic import import_mosaic
 
     return import_mosaic(root, out, options, images=images, areas=areas, labels=labels, artificial=artificial)
-
-
-@_importer("bold5000")
-def import_bold5000(
-    root: Path, out: Path, options: Any,
-    responses: Annotated[str, typer.Option(help="volumes or areas (of release 2), or release1.")] = "volumes",
-    betas: Annotated[str, typer.Option(help="Version of the betas of release 2.")] = "TYPED-FITHRF-GLMDENOISE-RR",
-    areas: Annotated[str, typer.Option(help="all, names such as EarlyVis,PPA, or none: the whole brain.")] = "all",
-    tr: Annotated[str, typer.Option(help="Of release 1: volume after the image, 1 to 5, or 34.")] = "34",
-    sessions: Annotated[str | None, typer.Option(help="Such as 1-9; default: all there are.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of presented images; default: in the folder.")] = None,
-) -> str:  # fmt: skip
-    """BOLD5000 (3T): release 2 with its stimuli and masks of areas, or the areas of release 1."""
-    from ubrain.data.importers.bold5000 import import_bold5000
-
-    return import_bold5000(
-        root, out, options, responses=responses, betas=betas, areas=areas, tr=tr, sessions=sessions, images=images
-    )  # fmt: skip
 
 
 @app.command()

@@ -155,6 +155,7 @@ class CrowdWriter:
             drawn_by = min(names, default=f"{PIXELS}{digest}")
             by_content = drawn_by.startswith(PIXELS)
             split = split(drawn_by.removeprefix(PIXELS) if by_content else hashlib.blake2b(drawn_by.encode()).hexdigest())
+            split = self._together(split, [digest, *names])
         self._claim(image_id, split, [digest, *names])
         if digest in self._rows:
             row = self._rows[digest]
@@ -163,6 +164,11 @@ class CrowdWriter:
             row = self._new_image(image_id, pixels, digest, self._kept_split([*names, PIXELS + digest], SPLITS.index(split)))
         self._name_photograph(row, names)
         return row
+
+    def _together(self, drawn: str, names: list[str]) -> str:
+        """A draw does not part identical images that have different names: the first decides."""
+        claimed = [self._claims[name][1] for name in names if name in self._claims]
+        return claimed[0] if claimed and "test" not in claimed else drawn
 
     def _claim(self, image_id: str, split: str, names: list[str]) -> None:
         for name, what in zip(names, ["identical", *["the same photograph"] * len(names)], strict=False):

@@ -460,9 +460,13 @@ def test_some_areas(csi4: Published, out: Path) -> None:
         assert set(crowd["bold5000-CSI4"].voxels["areas"]) == {"PPA", "LOC,PPA"}
 
 
-def test_whole_brain_is_the_brain_mask_without_what_is_outside(csi4: Published, out: Path) -> None:
+def test_whole_brain_is_the_brain_mask_and_nothing_else(csi4: Published, out: Path) -> None:
+    brain = np.zeros(GRID, np.float32)
+    brain[1:, 1:] = 1
+    brain[4, 3, 2] = 0  # there are responses, but it is not in the brain
+    csi4.write_nifti("CSI4_brainmask.nii.gz", brain)
     import_bold5000(csi4.root, out, EXACT, areas="none")
-    assert stored(out).shape == (370, 4 * 3 * 3)
+    assert stored(out).shape == (370, 4 * 3 * 3 - 1)
     with Crowd(out) as crowd:
         assert set(crowd["bold5000-CSI4"].voxels["areas"]) == {"", "EarlyVis", "LOC", "LOC,PPA", "PPA"}
 

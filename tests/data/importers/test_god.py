@@ -143,7 +143,7 @@ def write_images(folder: Path, names: list[str] = TRAINING + TEST) -> None:
 
 
 def write_image_arrays(path: Path) -> dict[str, np.ndarray]:
-    arrays = {f"{split}_images": np.stack([image_pixels(name) for name in names]).astype(np.float32) / 255
+    arrays = {f"{split}_images": np.maximum(np.stack([image_pixels(name) for name in names]) - np.float32(0.4), 0) / 255
               for split, names in (("train", TRAINING), ("test", TEST))}  # fmt: skip
     np.savez(path, **arrays)
     return arrays
@@ -257,13 +257,15 @@ def test_voxels_of_some_areas(root: Path, out: Path, areas: str, columns: list[i
     check_responses(out, "god-S1", data.shown[:8], expected[:8])
 
 
-@pytest.mark.parametrize("form", ["mat", "mat beside h5", "legacy names", "stimulus_id", "run of one kind"])
+@pytest.mark.parametrize("form", ["mat", "mat elsewhere", "legacy names", "stimulus_id", "run of one kind"])
 def test_variants_of_the_file_give_the_same(root: Path, out: Path, form: str) -> None:
     data = Original(1)
-    if form.startswith("mat"):
+    if form == "mat":
         data.write_mat(root / "Subject1.mat")
-        if form == "mat":
-            (root / "Subject1.h5").unlink()
+        (root / "Subject1.h5").unlink()
+    if form == "mat elsewhere":
+        (root / "Another").mkdir()
+        Original(2).write_mat(root / "Another/Subject1.mat")
     if form == "stimulus_id":
         data.label = "stimulus_id"
     if form != "mat":
@@ -314,6 +316,18 @@ def test_trials_without_an_image_are_left_out_and_said(root: Path, out: Path) ->
     keep = np.array([n not in ("n01518878_5958", "n03767745_109") for n in data.shown]) & (data.kind < 3)
     names = [name for name, k in zip(data.shown, keep, strict=True) if k]
     check_responses(out, "god-S1", names, zscored(data.voxels[keep, :9], data.kind[keep], data.run[keep]))
+
+
+def test_one_picture_under_two_names_is_one_image(root: Path, out: Path) -> None:
+    """Whatever is drawn by the names: half of the images are val images here, so that some pair would be parted."""
+    pixels = Image.fromarray(image_pixels(TRAINING[0]))
+    for name in TRAINING:
+        pixels.save(root / f"images/training/{name}.JPEG", format="PNG")
+    text = import_god(root, out, Options(dtype="float32", val_fraction=0.5))
+    assert f"{len(TRAINING) - 1} images are identical to other images of the dataset" in text
+    with Crowd(out) as crowd:
+        assert len(crowd.image_ids) == 1 + len(TEST)
+        assert crowd["god-S1"].trials.repeats(crowd.rows(["god-n01518878_109"])).tolist() == [len(TRAINING)]
 
 
 def test_a_trial_of_an_unnamed_image_is_left_out(root: Path, out: Path) -> None:

@@ -261,14 +261,18 @@ def test_images_of_several_datasets_keep_one_split(root: Path, out: Path, run: C
     assert "1 images that are test images for some and training images for other subjects are test images" in text
 
 
-def test_a_name_that_two_pictures_have_is_refused_outside_the_datasets_folder(
-    root: Path, out: Path, run: Callable[..., str], refused
+@pytest.mark.parametrize("folder", ["NSD", "naturalscenesdataset"])
+def test_of_two_pictures_of_one_name_that_in_the_datasets_folder_is_meant(
+    root: Path, out: Path, run: Callable[..., str], refused, folder: str
 ) -> None:
-    write_pictures(root / "copy", TRAIN[:1])
-    with refused(out, "'000000000009.jpg' is there twice"):
+    write_pictures(root / "copy", TRAIN[1:2])
+    with refused(out, "'000000420713.jpg' is there twice"):
         run(root)
-    os.rename(root / "copy", root / "NaturalScenesDataset")
+    (root / folder).mkdir()
+    Image.fromarray(picture("another")).save(root / folder / TRAIN[1], format="PNG")
     run(root)
+    with Crowd(out) as crowd:
+        np.testing.assert_array_equal(crowd.image("mosaic-NSD-000000420713"), picture("another"))
 
 
 def test_trials_without_an_image_are_left_out_and_said(root: Path, out: Path, run: Callable[..., str]) -> None:

@@ -14,6 +14,7 @@ import scipy.io
 
 from ubrain.data.crowd import Crowd
 from ubrain.data.importers import ube
+from ubrain.data.importers.files import NpzArray
 from ubrain.data.importers.recording import Options
 from ubrain.data.importers.ube import import_ube
 from ubrain.errors import UbrainError
@@ -154,13 +155,18 @@ def test_rows_with_the_padding_of_another_subject_are_refused(authors: Authors, 
     owner = authors.arrays["single_sub"]
     swapped = np.select([owner == 6, owner == 1], [1, 6], owner)
     authors.write(single_sub=swapped)
-    with refused(out, "rows are not padded with zeros behind the voxels of their subject"):
+    with refused(out, "rows do not end where the voxels of their subject end"):
         import_ube(authors.root, out, EXACT)
     row = int(np.flatnonzero(owner == 6)[-1])
+    changed = owner.copy()
+    changed[row] = 1  # a single row, which is too short for the first subject
+    authors.write(single_sub=changed)
+    with refused(out, "rows do not end"):
+        import_ube(authors.root, out, EXACT)
     rows = authors.arrays["single_sub_fmri"].copy()
     rows[row, 6] = 0.5  # a single number behind the last voxel
     authors.write(single_sub=owner, single_sub_fmri=rows)
-    with refused(out, "rows are not padded"):
+    with refused(out, "rows do not end"):
         import_ube(authors.root, out, EXACT)
 
 
@@ -179,6 +185,12 @@ def test_a_few_wide_subjects_may_be_counted_from_0_or_1_unless_the_design_tells(
     authors.write_design()
     import_ube(authors.root, out, EXACT)
     check_responses(out, authors, range(1, 5))
+
+
+def test_a_narrow_subject_tells_how_subjects_are_counted(tmp_path: Path, out: Path) -> None:
+    authors = Authors(tmp_path / "nsd_data", base=1, subjects=6)  # counted from 0, rows of the sixth would be too short
+    import_ube(authors.root, out, EXACT)
+    check_responses(out, authors, range(1, 7))
 
 
 def test_images_that_a_subject_was_never_shown_are_refused(authors: Authors, out: Path, refused) -> None:
@@ -358,7 +370,9 @@ def test_masks_of_another_subject_are_refused(authors: Authors, out: Path, refus
 def test_rows_are_read_in_blocks_of_bounded_size(authors: Authors, out: Path, monkeypatch, compressed: bool) -> None:
     (np.savez_compressed if compressed else np.savez)(authors.npz, **authors.arrays)
     monkeypatch.setattr(ube, "PART_BYTES", 100)
-    parts = []
+    parts, whole = [], []
+    load = NpzArray.load
+    monkeypatch.setattr(NpzArray, "load", lambda array: whole.append(array.name) or load(array))
 
     def read(*given) -> Iterator:
         for part in original(*given):
@@ -371,6 +385,7 @@ def test_rows_are_read_in_blocks_of_bounded_size(authors: Authors, out: Path, mo
     check_responses(out, authors)
     assert len(parts) > 50
     assert max(parts) <= 100
+    assert not {"single_sub_fmri", "multi_sub_fmri"} & set(whole)
 
 
 def test_nothing_is_unpickled(authors: Authors, out: Path, tmp_path: Path) -> None:
@@ -414,6 +429,15 @@ def flip(path: Path, name: str) -> None:
     path.write_bytes(data)
 
 
+def change_checksum(authors: Authors) -> None:
+    """A compressed archive that can be unpacked, but not to what was packed."""
+    np.savez_compressed(authors.npz, **authors.arrays)
+    data = bytearray(authors.npz.read_bytes())
+    entry = data.index(b"multi_sub_fmri.npy", data.index(b"PK\x01\x02")) - 46  # in the directory at the end
+    data[entry + 16] ^= 1
+    authors.npz.write_bytes(data)
+
+
 def lie(path: Path, name: str, shape: tuple[int, ...]) -> None:
     """An archive in which an array says that it is larger than it is."""
     with zipfile.ZipFile(path) as archive:
@@ -455,6 +479,7 @@ BAD = {
     "flipped shared response": (lambda a: flip(a.npz, "multi_sub_fmri"), "Bad CRC-32"),
     "flipped subject": (lambda a: flip(a.npz, "single_sub"), "Bad CRC-32"),
     "flipped kind": (lambda a: flip(a.npz, "type_sample"), "Bad CRC-32"),
+    "another checksum": (change_checksum, "Bad CRC-32 for file 'multi_sub_fmri"),
     "no responses": (lambda a: a.write(single_sub_fmri=None), "no array 'single_sub_fmri'; found"),
     "no shared responses": (lambda a: a.write(multi_sub_fmri=None), "no array 'multi_sub_fmri'"),
     "no subjects": (lambda a: a.write(single_sub=None), "no array 'single_sub'"),

@@ -292,7 +292,8 @@ def _merged_responses(file: h5py.File, source: _Source, places: list[tuple[str, 
 
 def _unfilled(values: NDArray, filled: Any, source: _Source, name: str) -> NDArray[np.float32]:
     """Responses with NaN where there was none, wherever MOSAIC has filled them in from neighbours."""
-    values = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     if filled is not None and np.size(filled):
         where = np.asarray(filled)
         if where.dtype.kind not in "iuf" or not ((where >= 0) & (where < GRAYORDINATES) & (where % 1 == 0)).all():

@@ -227,10 +227,12 @@ class _Responses:
             raise UbrainError(f"{self.path}: single_sub: expected the numbers of {n} subjects, counted from 0 or from 1, got "
                               f"{low} to {high}")  # fmt: skip
         used = self._used_widths()
-        fits = [base for base in bases if self._padded(owner - base, used) and self._were_shown(owner - base)]
+        narrower = np.array([self.widths[self.widths < width].max(initial=0) for width in self.widths])
+        fits = [base for base in bases if (used <= self.widths[owner - base]).all()
+                and (used > narrower[owner - base]).all() and self._were_shown(owner - base)]  # fmt: skip
         if not fits:
-            raise UbrainError(f"{self.path}: single_sub and single_sub_fmri do not fit: rows are not padded with zeros behind "
-                              f"the voxels of their subject, or show images that it has not seen")  # fmt: skip
+            raise UbrainError(f"{self.path}: single_sub and single_sub_fmri do not fit: rows do not end where the voxels of "
+                              f"their subject end, or show images that it has not seen")  # fmt: skip
         if len(fits) > 1:
             raise UbrainError(f"{self.path}: single_sub has numbers {low} to {high}, which may be counted from 0 or from 1; "
                               f"give nsd_expdesign.mat with --design, with which that can be known")  # fmt: skip
@@ -246,14 +248,6 @@ class _Responses:
             last = widest - np.argmax(tail[:, ::-1], axis=1) if tail.size else narrowest
             used.append(np.where(tail.any(axis=1), last, narrowest))
         return np.concatenate(used)
-
-    def _padded(self, owner: NDArray[np.int64], used: NDArray[np.int64]) -> bool:
-        """Whether all rows end with their subject's last voxel: no later, and not where a narrower subject's would."""
-        for s in np.unique(owner):
-            narrower = self.widths[self.widths < self.widths[s]].max(initial=0)
-            if not narrower < used[owner == s].max() <= self.widths[s]:
-                return False
-        return True
 
     def _were_shown(self, owner: NDArray[np.int64]) -> bool:
         """Whether the design has shown the images to these subjects; yes, where it is not there."""

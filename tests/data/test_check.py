@@ -1,0 +1,560 @@
+"""The data doctor: quiet about healthy crowds, and each fault is found, once, at its place."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ubrain.config import SimulationConfig
+from ubrain.data import simulate
+from ubrain.data.check import TO_DO, Finding, check, exit_code, report, table
+from ubrain.data.crowd import Crowd
+from ubrain.data.lookalikes import VARIANTS
+from ubrain.data.sample import correlation_z, kernel_match, match
+from ubrain.data.simulate import brains
+from ubrain.data.store import content_digest
+
+Fault = Callable[[h5py.File], None]
+
+
+def simulated(folder: Path, scanner: str, seed: int, subjects: int = 3, images: int = 48, test: int = 24,
+              voxels: int = 90) -> Path:  # fmt: skip
+    """A crowd in sessions of some 60 trials."""
+    path = folder / f"{scanner}-{seed}-{images}.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulate, "TRIALS_PER_SESSION", 60)
+        patch.setattr(brains, "REFERENCE_SCENES", 60)
+        simulate.simulate_crowd(path, SimulationConfig(subjects, images, test, voxels, scanner), seed)
+    return path
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three subjects in four sessions."""
+    return simulated(tmp_path_factory.mktemp("healthy"), "7T", 0)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two subjects with enough images to tell where they look."""
+    return simulated(tmp_path_factory.mktemp("larger"), "7T", 1, subjects=2, images=180, test=60, voxels=160)
+
+
+def broken(path: Path, tmp_path: Path, fault: Fault) -> list[Finding]:
+    """What is found in a copy of the crowd with a fault."""
+    copy = tmp_path / "broken.h5"
+    shutil.copy(path, copy)
+    with h5py.File(copy, "r+") as file:
+        fault(file)
+    return check(copy)
+
+
+def alarms(findings: list[Finding]) -> list[Finding]:
+    return [f for f in findings if f.level != "note"]
+
+
+def only(findings: list[Finding], code: str, level: str) -> Finding:
+    """The one alarm among the findings."""
+    assert [(f.code, f.level) for f in alarms(findings)] == [(code, level)], report(findings)
+    return alarms(findings)[0]
+
+
+def rewrite(file: h5py.File, subject: str, change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+    """Replace a subject's responses by change(responses, sessions), and its moments by what belongs to them."""
+    group = file[f"subjects/{subject}"]
+    sessions = group["trials/session"][:]
+    values = change(group["responses"][:], sessions)
+    group["responses"][...] = values
+    for s in range(sessions.max() + 1):
+        group["session_moments"][:, s] = values[sessions == s].mean(0), values[sessions == s].std(0)
+    group.attrs["digest"] = f"changed {subject}"
+
+
+def compressed(pixels: np.ndarray) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=40)
+    return np.asarray(Image.open(buffer))
+
+
+def cropped(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels[6:, 4:-2]).resize((112, 112), Image.Resampling.BICUBIC))
+
+
+# -------------------------------------------------------------------------------------------------- healthy crowds
+
+
+@pytest.mark.parametrize(("scanner", "seed"), [("7T", 2), ("3T", 0), ("3T", 1), ("4T", 0), ("4T", 1)])
+def test_healthy_crowds_raise_no_alarm(tmp_path: Path, scanner: str, seed: int) -> None:
+    findings = check(simulated(tmp_path, scanner, seed, subjects=2))
+    assert not alarms(findings), report(findings)
+    assert any("too few images were repeated" in f.what and f.where == "S1, S2" for f in findings) == (scanner == "4T")
+
+
+def test_a_healthy_crowd_is_well_enough_recorded_to_be_judged(healthy: Path) -> None:
+    """Else the faults below would not be found for want of data, and nothing found would mean nothing."""
+    findings = check(healthy)
+    assert not alarms(findings), report(findings)
+    assert all("hemispheres" in f.what for f in findings), report(findings)
+
+
+# ------------------------------------------------------------------------------------------------------ responses
+
+
+def shuffle(file: h5py.File) -> None:
+    rng = np.random.default_rng(1)
+    rewrite(file, "S2", lambda values, _: values[rng.permutation(len(values))])
+
+
+def roll_session(by: int, session: int | None) -> Fault:
+    """The responses of a session (or of all) come `by` trials late."""
+
+    def change(values: np.ndarray, sessions: np.ndarray) -> np.ndarray:
+        for s in np.unique(sessions) if session is None else [session]:
+            values[sessions == s] = np.roll(values[sessions == s], by, axis=0)
+        return values
+
+    return lambda file: rewrite(file, "S2", change)
+
+
+def shuffle_session(file: h5py.File) -> None:
+    def change(values: np.ndarray, sessions: np.ndarray) -> np.ndarray:
+        values[sessions == 1] = np.random.default_rng(2).permutation(values[sessions == 1])
+        return values
+
+    rewrite(file, "S1", change)
+
+
+def repeat_voxel(values: np.ndarray, _: np.ndarray) -> np.ndarray:
+    values[:, 7] = 3 * values[:, 3] + 1
+    return values
+
+
+def stop_voxel(values: np.ndarray, _: np.ndarray) -> np.ndarray:
+    values[:, 5] = 1.25
+    return values
+
+
+def scale_session(values: np.ndarray, sessions: np.ndarray) -> np.ndarray:
+    values[sessions == 2] *= 300
+    return values
+
+
+def spoil(values: np.ndarray, _: np.ndarray) -> np.ndarray:
+    values[11, 4] = np.nan
+    return values
+
+
+def set_ncsnr(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
+    def fault(file: h5py.File) -> None:
+        file["subjects/S3/voxels/ncsnr"][...] = change(file["subjects/S3/voxels/ncsnr"][:])
+
+    return fault
+
+
+def set_one(value: float) -> Fault:
+    def change(ncsnr: np.ndarray) -> np.ndarray:
+        ncsnr[9] = value
+        return ncsnr
+
+    return set_ncsnr(change)
+
+
+def scale_as_z_scored(file: h5py.File) -> None:
+    """The responses as they were measured, but the file says that they are z-scored."""
+    file["subjects/S1/session_moments"][0], file["subjects/S1/session_moments"][1] = 0, 1
+
+
+def moments_of_another_session(file: h5py.File) -> None:
+    moments = file["subjects/S3/session_moments"]
+    moments[:, 1] = moments[:, 0]
+
+
+def copy_subject(file: h5py.File) -> None:
+    """S3 becomes S1 with its voxels in another order and another scale."""
+    del file["subjects/S3"]
+    file.copy("subjects/S1", "subjects/S3")
+    order = np.random.default_rng(0).permutation(file["subjects/S3/responses"].shape[1])
+    rewrite(file, "S3", lambda values, _: 2 * values[:, order])
+    for column in file["subjects/S3/voxels"].values():
+        column[...] = column[:][order]
+
+
+def number_repeats_once(file: h5py.File) -> None:
+    file["subjects/S1/trials/repeat"][...] = 0
+
+
+RESPONSE_FAULTS: dict[str, tuple[Fault, str, str, str]] = {  # fault, code, level, where
+    "rows shuffled": (shuffle, "repeats-do-not-agree", "error", "S2"),
+    "one session two trials late": (roll_session(2, 1), "shifted-trials", "error", "S2, session 1"),
+    "one session one trial early": (roll_session(-1, 3), "shifted-trials", "error", "S2, session 3"),
+    "all sessions one trial late": (roll_session(1, None), "shifted-trials", "error", "S2, all sessions"),
+    "a voxel twice": (lambda f: rewrite(f, "S1", repeat_voxel), "duplicate-voxels", "warning", "S1, voxels 3, 7"),
+    "a constant voxel": (lambda f: rewrite(f, "S1", stop_voxel), "constant-voxels", "warning", "S1, voxels 5"),
+    "a subject in NSD's integers": (lambda f: rewrite(f, "S2", lambda v, _: v * 300), "scale", "warning", "S2"),
+    "a subject as a fraction": (lambda f: rewrite(f, "S2", lambda v, _: v / 50), "scale", "warning", "S2"),
+    "a session in NSD's integers": (lambda f: rewrite(f, "S3", scale_session), "scale", "warning", "S3, sessions 2"),
+    "a missing response": (lambda f: rewrite(f, "S2", spoil), "not-finite", "error", "S2, voxels 4"),
+    "not z-scored": (scale_as_z_scored, "not-z-scored", "error", "S1, sessions 0, 1, 2, 3"),
+    "moments of another session": (moments_of_another_session, "not-z-scored", "error", "S3, sessions 1"),
+    "ncsnr negative": (set_one(-0.3), "ncsnr-range", "error", "S3, voxels 9"),
+    "ncsnr too large": (set_one(40), "ncsnr-range", "warning", "S3, voxels 9"),
+    "ncsnr infinite": (set_one(np.inf), "ncsnr-range", "warning", "S3, voxels 9"),
+    "ncsnr unknown": (set_ncsnr(lambda x: x * np.nan), "ncsnr-missing", "warning", "S3"),
+    "a subject twice": (copy_subject, "copied-subject", "error", "S1, S3"),
+    "repeats not numbered": (number_repeats_once, "repeat-numbers", "warning", "S1"),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSE_FAULTS)
+def test_a_fault_in_the_responses_is_found_at_its_place(healthy: Path, tmp_path: Path, name: str) -> None:
+    fault, code, level, where = RESPONSE_FAULTS[name]
+    assert only(broken(healthy, tmp_path, fault), code, level).where == where
+
+
+@pytest.mark.parametrize(("by", "session"), [(3, 2), (-2, None)])
+def test_a_shift_is_found_with_its_size_and_direction(healthy: Path, tmp_path: Path, by: int, session: int | None) -> None:
+    found = only(broken(healthy, tmp_path, roll_session(by, session)), "shifted-trials", "error")
+    assert found.how_bad == by
+    assert f"{abs(by)} trials {'later' if by > 0 else 'earlier'}" in found.what
+
+
+def test_a_session_in_disorder_is_found(larger: Path, tmp_path: Path) -> None:
+    assert only(broken(larger, tmp_path, shuffle_session), "session-disagrees", "warning").where == "S1, session 1"
+
+
+def test_ncsnr_in_another_order_of_voxels_is_found(larger: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        ncsnr = file["subjects/S2/voxels/ncsnr"]
+        ncsnr[...] = np.random.default_rng(0).permutation(ncsnr[:])
+
+    assert only(broken(larger, tmp_path, fault), "ncsnr-disagrees", "warning").where == "S2"
+
+
+def test_of_two_sessions_the_shifted_one_is_found(healthy: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        for group in file["subjects"].values():  # join the four sessions into two
+            group["trials/session"][...] = group["trials/session"][:] // 2
+            moments = group["session_moments"][:, :2]
+            del group["session_moments"]
+            group["session_moments"] = moments
+        for name in file["subjects"]:
+            rewrite(file, name, lambda values, _: values)
+        roll_session(1, 1)(file)
+
+    assert only(broken(healthy, tmp_path, fault), "shifted-trials", "error").where == "S2, session 1"
+
+
+def test_a_file_that_is_z_scored_only_by_its_own_account_is_found(healthy: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        rewrite(file, "S1", lambda values, _: 4 * values)
+        file["subjects/S1"].attrs["normalise"] = "none"
+
+    found = broken(healthy, tmp_path, fault)
+    assert ("not-z-scored", "S1") in {(f.code, f.where) for f in found}, report(found)
+
+
+def test_responses_of_the_wrong_images_are_found_though_repeats_agree(larger: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        images = file["subjects/S2/trials/image"]
+        seen = np.unique(images[:])
+        following = dict(zip(seen, np.roll(seen, -1), strict=True))  # an index that counts from 1
+        images[...] = [following[i] for i in images[:]]
+
+    found = only(broken(larger, tmp_path, fault), "images-do-not-fit", "error")
+    assert found.where == "S2, train images"
+
+
+# --------------------------------------------------------------------------------------------------------- areas
+
+
+def rename(subject: str, **names: str) -> Fault:
+    def fault(file: h5py.File) -> None:
+        areas = file[f"subjects/{subject}/voxels/areas"]
+        areas[...] = [names.get(a, names.get("else_", a)) for a in areas.asstr()[:]]
+
+    return fault
+
+
+AREA_FAULTS: dict[str, tuple[Fault, str, str, str]] = {
+    "V1 everywhere but in one voxel of V2": (rename("S1", V2="V2", V3="V3", else_="V1"), "area-sizes", "warning", "S1, V1"),
+    "one area, two spellings": (rename("S2", FFA="ffa"), "area-names", "warning", "S2, ffa"),
+    "unlabelled voxels as an area": (rename("S3", LO="Unknown"), "area-names", "warning", "S3, Unknown"),
+    "no areas": (rename("S1", else_=""), "areas-missing", "warning", "S1"),
+}
+
+
+@pytest.mark.parametrize("name", AREA_FAULTS)
+def test_a_fault_in_the_areas_is_found_at_its_place(healthy: Path, tmp_path: Path, name: str) -> None:
+    fault, code, level, where = AREA_FAULTS[name]
+    assert only(broken(healthy, tmp_path, fault), code, level).where == where
+
+
+def test_an_area_that_only_one_subject_lacks_is_a_note(healthy: Path, tmp_path: Path) -> None:
+    findings = broken(healthy, tmp_path, rename("S1", PPA=""))
+    assert not alarms(findings)
+    assert [f.where for f in findings if f.code == "areas-missing"] == ["S1, PPA"]
+
+
+# -------------------------------------------------------------------------------------------------------- images
+
+
+def set_images(file: h5py.File, rows: Iterable[int], change: Callable[[np.ndarray], np.ndarray]) -> None:
+    content = file["images/content"].asstr()[:]
+    for row in rows:
+        place = file["images/row"][row]
+        pixels = change(file["images/pixels/112x112"][place])
+        file["images/pixels/112x112"][place] = pixels
+        content[row] = content_digest(pixels)
+        if (content == content[row]).sum() > 1:
+            content[row] = content[row][::-1]  # as if the image had been stored under another digest
+    file["images/content"][...] = content
+
+
+def leak(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
+    """A train image of S1 becomes a changed copy of a test image."""
+
+    def fault(file: h5py.File) -> None:
+        split = file["images/split"][:]
+        test = np.flatnonzero(split == 2)[5]
+        train = np.intersect1d(np.flatnonzero(split == 0), file["subjects/S1/trials/image"][:])[7]
+        copy = change(file["images/pixels/112x112"][file["images/row"][test]])
+        set_images(file, [train], lambda _: copy)
+
+    return fault
+
+
+@pytest.mark.parametrize("change", [compressed, cropped, lambda x: np.asarray(Image.fromarray(x).convert("L").convert("RGB")),
+                                    lambda x: compressed(cropped(x))],
+                         ids=["JPEG", "cropped", "grey", "cropped JPEG"])  # fmt: skip
+def test_a_test_image_among_the_train_images_is_found(healthy: Path, tmp_path: Path, change: Callable) -> None:
+    found = only(broken(healthy, tmp_path, leak(change)), "split-overlap", "error")
+    with Crowd(healthy) as crowd:
+        assert crowd.image_ids[crowd.split_rows("test")[5]] in found.where
+    assert found.how_bad == pytest.approx(1 / 24)
+
+
+def test_an_equal_image_under_another_digest_is_found(healthy: Path, tmp_path: Path) -> None:
+    findings = broken(healthy, tmp_path, leak(lambda x: x))
+    assert {f.code for f in alarms(findings)} == {"split-overlap", "altered-images"}
+    assert "1 equal" in next(f.what for f in findings if f.code == "split-overlap")
+
+
+def test_a_mirrored_test_image_is_a_note(healthy: Path, tmp_path: Path) -> None:
+    findings = broken(healthy, tmp_path, leak(lambda x: x[:, ::-1]))
+    assert not alarms(findings), report(findings)
+    assert [f.how_bad for f in findings if f.code == "mirrored-overlap"] == [1 / 24]
+
+
+def test_versions_of_a_photograph_in_two_splits_are_found_by_their_name(healthy: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        split = file["images/split"][:]
+        keys = [""] * len(split)
+        keys[np.flatnonzero(split == 2)[0]], keys[np.flatnonzero(split == 0)[0]] = "coco:7 nsd:3", "coco:7"
+        file["images"].create_dataset("key", data=keys, dtype=h5py.string_dtype())
+
+    assert only(broken(healthy, tmp_path, fault), "split-overlap", "error").where == "coco:7"
+
+
+def test_a_blank_image_is_found(healthy: Path, tmp_path: Path) -> None:
+    findings = broken(healthy, tmp_path, lambda f: set_images(f, [40], lambda x: np.full_like(x, 128)))
+    assert only(findings, "blank-images", "warning").where == "scene-000040"
+
+
+def test_changed_pixels_are_found(healthy: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        file["images/pixels/112x112"][30, 0, 0, 0] ^= 1
+
+    assert only(broken(healthy, tmp_path, fault), "altered-images", "error").where == "scene-000030"
+
+
+def own_images_of_test(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """A subject's test images become images of its own: changed copies, as if its importer had read the files wrongly."""
+    images, group = file["images"], file[f"subjects/{subject}"]
+    pixels = images["pixels/112x112"]
+    n, test = len(images["id"]), np.flatnonzero(images["split"][:] == 2)
+    for name, values in {
+        "id": [f"other-{i}" for i in test], "split": 2, "shape": (112, 112), "row": len(pixels) + np.arange(len(test)),
+        "content": [content_digest(change(pixels[images["row"][i]])) for i in test],
+    }.items():  # fmt: skip
+        images[name].resize(n + len(test), axis=0)
+        images[name][n:] = values
+    copies = np.stack([change(pixels[images["row"][i]]) for i in test])
+    pixels.resize(len(pixels) + len(test), axis=0)
+    pixels[-len(test) :] = copies
+    new = dict(zip(test, n + np.arange(len(test)), strict=True))
+    group["trials/image"][...] = [new.get(i, i) for i in group["trials/image"][:]]
+
+
+@pytest.mark.parametrize(("change", "code", "what"), [
+    (lambda x: x.transpose(1, 0, 2), "orientation", "with rows and columns swapped"),
+    (lambda x: x[:, ::-1], "orientation", "mirrored"),
+    (lambda x: x[::-1], "orientation", "upside down"),
+    (lambda x: np.rot90(x, -1), "orientation", "turned by 90 degrees"),
+    (lambda x: x[..., ::-1], "channel-order", "with red and blue swapped"),
+])  # fmt: skip
+def test_images_read_the_wrong_way_are_found_by_another_subject(
+    healthy: Path, tmp_path: Path, change: Callable, code: str, what: str
+) -> None:
+    findings = broken(healthy, tmp_path, lambda f: own_images_of_test(f, "S2", change))
+    found = [f for f in alarms(findings) if f.level == "error"]
+    assert [(f.code, f.where) for f in found] == [(code, "S1, S2"), (code, "S2, S3")], report(findings)
+    assert what in found[0].what
+    assert all(f.how_bad == 24 for f in found)
+
+
+def everything(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
+    return lambda file: set_images(file, np.arange(len(file["images/id"])), change)
+
+
+@pytest.mark.parametrize(("change", "code", "evidence"), [
+    (lambda x: x.transpose(1, 0, 2), "orientation", {"lighter at one side", "one hemisphere prefers contrast at the top"}),
+    (lambda x: x[::-1], "orientation", {"darker at the top"}),
+    (lambda x: x[:, ::-1], "orientation", {"the left hemisphere prefers contrast at the left"}),
+    (lambda x: x[..., ::-1], "channel-order", {"skies are blue"}),
+])  # fmt: skip
+def test_images_that_all_subjects_saw_the_wrong_way_are_found_by_light_and_hemispheres(
+    larger: Path, tmp_path: Path, change: Callable, code: str, evidence: set[str]
+) -> None:
+    found = alarms(broken(larger, tmp_path, everything(change)))
+    assert {(f.code, f.where) for f in found} == {(code, "S1"), (code, "S2")}, report(found)
+    assert {e for e in evidence if any(e in f.what for f in found)} == evidence
+    assert all(any(e in f.what for e in evidence) for f in found)
+
+
+def test_swapped_hemispheres_are_found(larger: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        side = file["subjects/S1/voxels/hemisphere"]
+        side[...] = [{"L": "R", "R": "L"}[s] for s in side.asstr()[:]]
+
+    assert only(broken(larger, tmp_path, fault), "orientation", "warning").where == "S1"
+
+
+def test_grey_images_of_one_subject_among_colour_are_found(healthy: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        split, seen = file["images/split"][:], file["subjects/S3/trials/image"][:]
+        grey = lambda x: x.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8)  # noqa: E731
+        set_images(file, np.intersect1d(seen, np.flatnonzero(split < 2)), grey)
+        own_images_of_test(file, "S3", grey)
+
+    assert only(broken(healthy, tmp_path, fault), "grey-images", "warning").where == "S3"
+
+
+@pytest.mark.parametrize(("split", "code"), [(2, "few-test-images"), (1, "no-val-images")])
+def test_too_few_held_out_images_are_found(healthy: Path, tmp_path: Path, split: int, code: str) -> None:
+    def fault(file: h5py.File) -> None:
+        splits = file["images/split"][:]
+        splits[np.flatnonzero(splits == split)[5 if split == 2 else 0 :]] = 0
+        file["images/split"][...] = splits
+
+    found = alarms(broken(healthy, tmp_path, fault))
+    assert [(f.code, f.where) for f in found] == [(code, s) for s in ("S1", "S2", "S3")], report(found)
+
+
+# ------------------------------------------------------------------------------------------------------ large files
+
+
+def test_a_sample_is_enough_and_is_mentioned(larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With half of the trials and half of the voxels there is no false alarm, and wrong moments are still found."""
+    from ubrain.data import check as doctor
+    from ubrain.data import sample
+
+    with Crowd(larger) as crowd:
+        n_trials, n_voxels = crowd["S1"].n_trials, crowd["S1"].n_voxels
+    monkeypatch.setattr(sample, "RAW_BYTES", n_trials // 2 * n_voxels * 4)
+    monkeypatch.setattr(sample, "VOXELS", n_voxels // 2)
+    monkeypatch.setattr(doctor, "IMAGES", 150)
+    findings = check(larger)
+    assert not alarms(findings), report(findings)
+    assert "150 of 420 images" in next(f.what for f in findings if f.code == "sampled")
+    assert f"of {n_trials} trials" in next(f.what for f in findings if f.code == "sampled")
+
+    def fault(file: h5py.File) -> None:
+        file["subjects/S2/session_moments"][:, 4] *= 3
+
+    assert only(broken(larger, tmp_path, fault), "not-z-scored", "error").where == "S2, sessions 4"
+
+
+def test_the_same_seed_finds_the_same(healthy: Path) -> None:
+    assert check(healthy, seed=3) == check(healthy, seed=3)
+
+
+def test_there_are_eight_ways_to_turn_an_image() -> None:
+    image = np.arange(4 * 4 * 3).reshape(4, 4, 3)
+    assert len({change(image).tobytes() for change in VARIANTS.values()}) == 8
+    np.testing.assert_array_equal(VARIANTS["turned by 90 degrees"](image[None])[0], np.rot90(image, -1))
+
+
+# ----------------------------------------------------------------------------------------------------- statistics
+
+
+def test_chance_of_a_match_is_that_of_shuffling() -> None:
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=(40, 6)) ** 3  # far from normal
+    a, b = (0.3 * signal + rng.standard_t(3, size=(40, 6)) for _ in range(2))
+    products = a @ b.T / 6
+    centred = products - products.mean(0) - products.mean(1)[:, None] + products.mean()
+    null = np.array([np.trace(centred[:, rng.permutation(40)]) / 40 for _ in range(20000)])
+    found = match(a, b)
+    assert found.r == pytest.approx(np.trace(centred) / 40)
+    assert found.sd == pytest.approx(null.std(), rel=0.03)
+    assert null.mean() == pytest.approx(0, abs=4 * found.sd / np.sqrt(20000))
+    assert found.z == pytest.approx(found.r / found.sd)
+
+
+def test_statistics_have_mean_0_and_deviation_1_where_nothing_is_to_be_found() -> None:
+    rng = np.random.default_rng(0)
+    z = {"match": [], "kernel": [], "correlation": []}
+    for _ in range(200):
+        a, b = rng.normal(size=(30, 20)), rng.normal(size=(30, 20))
+        z["match"].append(match(a, b).z)
+        z["kernel"].append(kernel_match(a, b, rng, 100))
+        z["correlation"].append(correlation_z(a[:, 0], b[:, 0]))
+    for name, values in z.items():
+        assert abs(np.mean(values)) < 4 / np.sqrt(200), name
+        assert 0.8 < np.std(values) < 1.25, name
+
+
+# --------------------------------------------------------------------------------------------------------- report
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "no.h5").write_bytes(b"nothing")
+    found = only(check(tmp_path / "no.h5"), "unreadable", "error")
+    assert "not an HDF5 file" in found.what
+
+
+def test_the_report_says_what_where_how_bad_and_what_to_do(healthy: Path, tmp_path: Path) -> None:
+    findings = broken(healthy, tmp_path, lambda f: rewrite(f, "S1", stop_voxel))
+    text = report(findings)
+    assert text.startswith("0 errors, 1 warning, ")
+    for part in ("constant-voxels", "S1, voxels 5", "1 voxels never change", TO_DO["constant-voxels"]):
+        assert part in text
+    rows = table(findings)
+    assert list(rows) == ["code", "level", "where", "what", "how_bad", "to_do"]
+    assert rows.to_dict("records")[0]["to_do"] == TO_DO["constant-voxels"]
+    assert isinstance(table([]), pd.DataFrame)
+
+
+@pytest.mark.parametrize(("levels", "code"), [(["note"], 0), ([], 0), (["note", "warning"], 1), (["error", "warning"], 2)])
+def test_the_exit_code_is_that_of_the_worst_finding(levels: list[str], code: int) -> None:
+    assert exit_code([Finding("sampled", level, "", "", 0) for level in levels]) == code
+
+
+def test_check_on_the_command_line(healthy: Path, tmp_path: Path, run_cli) -> None:
+    copy = tmp_path / "sick.h5"
+    shutil.copy(healthy, copy)
+    with h5py.File(copy, "r+") as file:
+        rewrite(file, "S1", stop_voxel)
+    done = run_cli("check", copy, "--json")
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)[0]["code"] == "constant-voxels"
+    done = run_cli("check", tmp_path / "absent.h5")
+    assert done.returncode == 2
+    assert "1 error" in done.stdout
