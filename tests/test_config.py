@@ -29,6 +29,9 @@ def test_profile_loads_what_its_file_says(name):
         if isinstance(value, dict):
             for option, expected in value.items():
                 assert loaded[section][option] == (tuple(expected) if isinstance(expected, list) else expected)
+        elif isinstance(value, list):
+            for part, expected in zip(loaded[section], value, strict=True):
+                assert expected.items() <= part.items()
         else:
             assert loaded[section] == value
 
@@ -42,8 +45,10 @@ def test_defaults_are_the_papers_sizes():
 
 def test_profiles_only_grow():
     smoke, fast, paper = (config.load_profile(n).simulation for n in ("smoke", "fast", "paper"))
-    for option in ("subjects", "images", "test_images", "voxels"):
-        assert getattr(smoke, option) <= getattr(fast, option) <= getattr(paper, option)
+    assert [part.scanner for part in smoke] == [part.scanner for part in fast] == [part.scanner for part in paper]
+    for small, middle, large in zip(smoke, fast, paper, strict=True):
+        for option in ("subjects", "images", "test_images", "voxels"):
+            assert getattr(small, option) <= getattr(middle, option) <= getattr(large, option)
 
 
 def test_unknown_profile_names_the_known_ones():
@@ -67,8 +72,8 @@ def test_unknown_profile_names_the_known_ones():
         ({"training": None}, "here: training: expected a mapping of options, got None"),
         ({"backbone": {"keep_cls": 1}}, "keep_cls: expected bool, got 1"),
         ({"backbone": {"levels": 3}}, "backbone: levels: expected .*tuple.*, got 3"),
-        ({"backbone": {"levels": [1, "2"]}}, "backbone: levels: expected int, got '2'"),
-        ({"backbone": {"levels": [True]}}, "backbone: levels: expected int, got True"),
+        ({"backbone": {"levels": [1, "2"]}}, r"backbone: levels\[1\]: expected int, got '2'"),
+        ({"backbone": {"levels": [True]}}, r"backbone: levels\[0\]: expected int, got True"),
         ({"backbone": {"grid": "8"}}, "backbone: grid: expected int, got '8'"),
         ({"backbone": {"grid": False}}, "backbone: grid: expected int, got False"),
     ],

@@ -8,6 +8,7 @@ import pytest
 
 from ubrain import figures
 from ubrain.figures import CONDITIONS
+from ubrain.figures.crowd import _spread
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +59,9 @@ def test_the_class_token_is_left_out_of_an_attention_map():
 def test_values_spread_to_neighbours_only():
     faces = np.array([[0, 1, 2], [2, 3, 4]])
     values = np.array([1.0, 3.0, np.nan, np.nan, np.nan])
-    once = figures._spread(values, faces, 1)
+    once = _spread(values, faces, 1)
     np.testing.assert_array_equal(once, [1, 3, 2, np.nan, np.nan])
-    np.testing.assert_array_equal(figures._spread(values, faces, 2), [1, 3, 2, 2, 2])
+    np.testing.assert_array_equal(_spread(values, faces, 2), [1, 3, 2, 2, 2])
 
 
 def test_voxels_without_a_place_give_a_figure_that_says_so():

@@ -95,7 +95,7 @@ class Profile:
     """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
 
     name: str = "paper"
-    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    simulation: tuple[SimulationConfig, ...] = (SimulationConfig(),)  # one after the other, into one crowd file
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -150,7 +150,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return None
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(typing.get_args(hint)[0], v, where) for v in value)
+        return tuple(_coerce(typing.get_args(hint)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if typing.get_origin(hint) is tuple or not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

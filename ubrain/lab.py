@@ -46,13 +46,16 @@ def run_name(crowd: str | Path | None, profile: str, seed: int) -> str:
 
 def simulated_crowd(profile: config.Profile, seed: int) -> Path:
     """The default crowd of a profile, simulated if it is not there yet."""
-    settings = json.dumps([asdict(profile.simulation), seed, _code_digest(simulate, brains, cortex, scenes, preparation)])
+    code = _code_digest(simulate, brains, cortex, scenes, preparation)
+    settings = json.dumps([[asdict(part) for part in profile.simulation], seed, code])
     key = hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
     path = paths.cache_root() / f"simulated-{profile.name}-seed{seed}-{key}.h5"
     if not path.exists():
         log.info("simulating the crowd of profile %s, seed %d", profile.name, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        simulate.simulate_crowd(path, profile.simulation, seed)
+        with paths.atomic(path) as partial:
+            for number, part in enumerate(profile.simulation):
+                simulate.simulate_crowd(partial, part, seed, append=number > 0)
     return path
 
 
@@ -64,7 +67,7 @@ class Lab:
     notebook : its name, such as "01_crowd_gains".
     crowd : crowd file; None takes the profile's simulated crowd, which is made if need be.
     profile : "smoke", "fast" or "paper".
-    subjects : names of the subjects to use; None takes all.
+    subjects : names of the subjects to use; None takes those of the dataset that has most subjects.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class Lab:
             raise UbrainError(f"subjects: expected a list such as ['S1', 'S2'], got {subjects!r}")
         self.crowd = Crowd(crowd or simulated_crowd(self.profile, seed))
         self.crowd_name = Path(crowd).name if crowd else f"simulated, seed {seed}"
-        self.subjects = list(subjects) if subjects else self.crowd.subjects
+        self.subjects = list(subjects) if subjects else max(self.datasets.values(), key=len)
         for name in self.subjects:
             for split, least in LEAST_IMAGES.items():
                 n = len(self.crowd[name].image_rows(split))
@@ -90,6 +93,14 @@ class Lab:
                                       f"import it again with more (--test-fraction, --val-fraction)")  # fmt: skip
         self.records: list[Record] = []
         plt.rcParams.update(FIGURE_RC)
+
+    @property
+    def datasets(self) -> dict[str, list[str]]:
+        """Dataset -> its subjects, in the order of the crowd file."""
+        found: dict[str, list[str]] = {}
+        for name in self.crowd.subjects:
+            found.setdefault(self.crowd[name].dataset, []).append(name)
+        return found
 
     @cached_property
     def features(self) -> Features:
@@ -102,20 +113,25 @@ class Lab:
         """Where the encoder's tokens come from."""
         return train.Source(self.crowd, self.features)
 
-    def encoder(self, subjects: Sequence[str]) -> UniversalEncoder:
+    def encoder(
+        self, subjects: Sequence[str], encoder: config.EncoderConfig | None = None,
+        training: config.TrainingConfig | None = None, seed: int | None = None, source: train.Source | None = None,
+    ) -> UniversalEncoder:  # fmt: skip
         """An encoder trained on these subjects: trained once, then taken from the run cache.
 
-        The cache key holds the data, the settings, the seed and the code of model and training; a killed training is
-        continued.
+        Sizes, training and seed are those of the profile and of the notebook unless given. The cache key holds the data,
+        the settings, the seed and the code of model and training; a killed training is continued.
         """
-        p = self.profile
+        encoder, training = encoder or self.profile.encoder, training or self.profile.training
+        source, seed = source or self.source, self.seed if seed is None else seed
+        tokens = source.features.folder.name if source.features else asdict(source.maker.config)
         settings = [
-            self.crowd.fingerprint, self.features.folder.name, list(subjects), self.seed, asdict(p.encoder),
-            asdict(p.training), _code_digest(model, fused, optim, train, predict, scores, preparation),
+            self.crowd.fingerprint, tokens, list(subjects), seed, asdict(encoder), asdict(training),
+            _code_digest(model, fused, optim, train, predict, scores, preparation),
         ]  # fmt: skip
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"
-        return train.fit(self.source, subjects, p.encoder, p.training, self.seed, folder)
+        return train.fit(source, subjects, encoder, training, seed, folder)
 
     def predict(self, encoder: UniversalEncoder, subject: str) -> NDArray[np.float32]:
         """Predicted responses of a subject to its test images, (n_images, n_voxels)."""

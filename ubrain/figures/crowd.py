@@ -1,4 +1,4 @@
-"""One function per kind of figure: axes in, axes out; nothing is computed here, nothing is saved."""
+"""Figures of a crowd and its scores."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -6,7 +6,6 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -14,29 +13,7 @@ from matplotlib.figure import Figure
 from nilearn import datasets, plotting, surface
 from numpy.typing import ArrayLike, NDArray
 
-# The same colour for the same condition in every figure, in this order (Okabe–Ito, safe for colour-blind readers).
-CONDITIONS = {
-    "ridge, one subject": "#999999",
-    "factorised, one subject": "#56B4E9",
-    "encoder, one subject": "#E69F00",
-    "encoder, crowd": "#009E73",
-}
-CEILING = "#333333"
-
-
-def colour(condition: str) -> str:
-    """Colour of a condition."""
-    return CONDITIONS.get(condition, "#CC79A7")
-
-
-def mark_simulated(figure: Figure, simulated: bool) -> Figure:
-    """Write "simulated" on a figure made from simulated data."""
-    if simulated:
-        strip = 0.2 / figure.get_figheight()  # kept free of axes
-        if (layout := figure.get_layout_engine()) is not None:
-            layout.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]
-        figure.text(0.995, 0.005, "simulated crowd", ha="right", va="bottom", fontsize=9, color="#AA3377", style="italic")
-    return figure
+from ubrain.figures.style import CEILING, colour, finish, text_only
 
 
 def voxel_quartiles(
@@ -63,7 +40,7 @@ def voxel_quartiles(
             drawn = True
     ax.set_xticks(range(len(subjects)), subjects)
     ax.set(ylabel="voxel correlation r\n(median and quartiles)", xlim=(-0.6, len(subjects) - 0.4))
-    return _finish(ax, legend="above")
+    return finish(ax, legend="above")
 
 
 def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
@@ -85,7 +62,7 @@ def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
         ax.hlines(100 * min(k / gallery, 1), i - 0.45, i + 0.45, color=CEILING, lw=1.5, ls=":", label="_" if i else "chance")
     ax.set_xticks(range(len(subjects)), [f"{s}\nof {n}" for s, n in zip(subjects, galleries, strict=True)])
     ax.set(ylabel=f"top-{k} retrieval (%)", ylim=(0, 100))
-    return _finish(ax, legend="above")
+    return finish(ax, legend="above")
 
 
 def growth(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -105,7 +82,7 @@ def growth(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.set_xticks(wide.index, [str(n) for n in wide.index])
     ax.minorticks_off()
     ax.set(xlabel="subjects in the training crowd", ylabel="median voxel correlation r")
-    return _finish(ax)
+    return finish(ax)
 
 
 def areas(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -121,7 +98,7 @@ def areas(ax: Axes, table: pd.DataFrame) -> Axes:
         ax.plot(range(len(order)), mine["median_r"], "o", ms=7, color=colour(condition), label=condition)
     ax.set_xticks(range(len(order)), order, rotation=45, ha="right")
     ax.set(ylabel="voxel correlation r\n(median over voxels)")
-    return _finish(ax, legend="above")
+    return finish(ax, legend="above")
 
 
 def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) -> Figure:
@@ -162,13 +139,6 @@ def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) ->
     return figure
 
 
-def text_only(ax: Axes, text: str) -> Axes:
-    """A panel that says why there is nothing to draw."""
-    ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
-    ax.set_axis_off()
-    return ax
-
-
 def images(axes: Sequence[Axes], pixels: Sequence[NDArray], titles: Sequence[str]) -> Sequence[Axes]:
     """Images side by side."""
     for ax, image, title in zip(axes, pixels, titles, strict=True):
@@ -200,7 +170,7 @@ def measured_against_predicted(ax: Axes, measured: ArrayLike, predicted: ArrayLi
     """Responses of one voxel to the test images: one dot per image."""
     ax.plot(predicted, measured, "o", ms=4, alpha=0.6, color=colour("encoder, crowd"))
     ax.set(xlabel="predicted response (z)", ylabel="measured response (z)", title=title)
-    return _finish(ax, legend="")
+    return finish(ax, legend="")
 
 
 def truth(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -209,17 +179,7 @@ def truth(ax: Axes, table: pd.DataFrame) -> Axes:
         mine = table[table["condition"] == condition]
         ax.plot(mine["r_measured"], mine["r_true"], "o", ms=7, color=colour(condition), label=condition)
     ax.set(xlabel="median r with the measured responses", ylabel="median r with the\nnoiseless responses (truth)")
-    return _finish(ax)
-
-
-def _finish(ax: Axes, legend: str = "inside") -> Axes:
-    sns.despine(ax=ax)
-    ax.grid(axis="y", alpha=0.25)
-    if legend == "above":
-        ax.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
-    elif legend:
-        ax.legend(frameon=False, fontsize=9)
-    return ax
+    return finish(ax)
 
 
 def _spread(values: NDArray, faces: NDArray, rings: int) -> NDArray:

@@ -1,0 +1,1 @@
+"""Voxel embeddings -> clusters, their stability and their map."""

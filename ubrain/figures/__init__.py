@@ -1,0 +1,19 @@
+"""One function per kind of figure: axes in, axes out; nothing is computed here, nothing is saved."""
+
+from ubrain.figures.crowd import (
+    areas,
+    attention,
+    cortex,
+    growth,
+    images,
+    measured_against_predicted,
+    retrieval,
+    truth,
+    voxel_quartiles,
+)  # fmt: skip
+from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
+
+__all__ = [
+    "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images", "mark_simulated",
+    "measured_against_predicted", "retrieval", "text_only", "truth", "voxel_quartiles",
+]  # fmt: skip

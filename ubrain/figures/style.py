@@ -1,0 +1,47 @@
+"""What all figures share: colours of conditions, the look of axes, the mark of a simulation."""
+
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# The same colour for the same condition in every figure, in this order (Okabe–Ito, safe for colour-blind readers).
+CONDITIONS = {
+    "ridge, one subject": "#999999",
+    "factorised, one subject": "#56B4E9",
+    "encoder, one subject": "#E69F00",
+    "encoder, crowd": "#009E73",
+}
+CEILING = "#333333"
+
+
+def colour(condition: str) -> str:
+    """Colour of a condition."""
+    return CONDITIONS.get(condition, "#CC79A7")
+
+
+def mark_simulated(figure: Figure, simulated: bool) -> Figure:
+    """Write "simulated" on a figure made from simulated data."""
+    if simulated:
+        strip = 0.2 / figure.get_figheight()  # kept free of axes
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]
+        figure.text(0.995, 0.005, "simulated crowd", ha="right", va="bottom", fontsize=9, color="#AA3377", style="italic")
+    return figure
+
+
+def text_only(ax: Axes, text: str) -> Axes:
+    """A panel that says why there is nothing to draw."""
+    ax.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
+    ax.set_axis_off()
+    return ax
+
+
+def finish(ax: Axes, legend: str = "inside") -> Axes:
+    """The look that all axes share; `legend` is "inside", "above" or "" for none."""
+    sns.despine(ax=ax)
+    ax.grid(axis="y", alpha=0.25)
+    if legend == "above":
+        ax.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    elif legend:
+        ax.legend(frameon=False, fontsize=9)
+    return ax

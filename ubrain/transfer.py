@@ -1,0 +1,1 @@
+"""New voxels on a frozen encoder: matching, gradient, both."""
