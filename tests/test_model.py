@@ -189,3 +189,31 @@ def test_unknown_and_repeated_subjects_are_refused():
         encoder(tokens, "C")
     with pytest.raises(UbrainError, match="already has"):
         encoder.add_subject("A", 3)
+
+
+def test_without_spatial_attention_all_tokens_count_alike():
+    encoder, tokens = make(torch.float64, replace(CONFIG, without=("spatial",)))
+    torch.testing.assert_close(encoder.attention(tokens, "A"), torch.full((2, 5, 30, 17), 1 / 17, dtype=torch.float64))
+
+
+def test_without_position_the_place_of_a_token_does_not_matter():
+    shuffled = torch.randperm(17)
+    for without, same in (((), False), (("position",), True)):
+        encoder, tokens = make(torch.float64, replace(CONFIG, without=without))
+        encoder.eval()
+        assert torch.allclose(encoder(tokens, "A"), encoder([t[:, shuffled] for t in tokens], "A")) is same
+
+
+def test_without_functional_attention_voxels_differ_only_in_where_they_look():
+    encoder, tokens = make(torch.float64, replace(CONFIG, without=("functional",)))
+    encoder.eval()
+    same_everywhere = [t[:, :1].expand(-1, 17, -1) for t in tokens]
+    predicted = encoder(same_everywhere, "A")
+    torch.testing.assert_close(predicted, predicted[:, :1].expand(-1, 30))
+    assert encoder(tokens, "A").std(1).min() > 1e-3
+
+
+@pytest.mark.parametrize("without", [("spacial",), ("spatial", "functional")])
+def test_unknown_or_empty_ablations_are_refused(without):
+    with pytest.raises(UbrainError, match="without: expected some of spatial, position, functional"):
+        UniversalEncoder(replace(CONFIG, without=without), {})

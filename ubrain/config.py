@@ -53,6 +53,7 @@ class EncoderConfig:
     mlp_ratio: int = 4
     dropout: float = 0.25
     embedding_scale: float = 0.1  # voxel embeddings start at N(0, (scale / (2 sqrt(E)))²)
+    without: tuple[str, ...] = ()  # for ablations: spatial, position, functional; see `ubrain.model`
 
 
 @dataclass(frozen=True)

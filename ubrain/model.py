@@ -17,6 +17,9 @@ The same function is computed after exact re-associations, each of which moves w
    and once per subject in prediction (`voxel_terms`).
 4. What remains for every pair of image and voxel is computed in tiles that are never kept (`ubrain.fused`).
 
+For ablations, `EncoderConfig.without` takes parts away: "spatial", all tokens count alike (q = 0); "position", tokens are told
+apart by content only (position_p = 0); "functional", all voxels read the same channels (e F_l with a constant in place of e).
+
 Source of the formulas: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only).
 """
 
@@ -31,6 +34,8 @@ from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.fused import SharedTerms, VoxelTerms, dropout_mask, readout
 
+PARTS = ("spatial", "position", "functional")
+
 
 class Level(nn.Module):
     """The shared weights of one backbone level."""
@@ -44,6 +49,7 @@ class Level(nn.Module):
         self.key = nn.Linear(channels, size)
         self.norm = nn.LayerNorm(channels)
         self.dropout = config.dropout
+        self.without = config.without
         self.fc1 = nn.Linear(channels, config.mlp_ratio * channels)
         self.fc2 = nn.Linear(config.mlp_ratio * channels, channels)
 
@@ -61,6 +67,10 @@ class Level(nn.Module):
         weights : (G, V, C), functional attention of the voxels to this level.
         """
         query = self.query(embedding)  # (G, V, E)
+        if "spatial" in self.without:
+            query = torch.zeros_like(query)
+        if "position" in self.without:
+            position = torch.zeros_like(position)
         return VoxelTerms(
             folded=query @ self.key.weight,
             bias=query @ position.T,
@@ -106,7 +116,12 @@ class UniversalEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, subjects: dict[str, int]) -> None:
         super().__init__()
         self.config = config
+        unknown = sorted(set(config.without) - set(PARTS))
+        if unknown or {"spatial", "functional"} <= set(config.without):
+            raise UbrainError(f"without: expected some of {', '.join(PARTS)}, and not both spatial and functional, which "
+                              f"would leave nothing to the voxel; got {config.without}")  # fmt: skip
         size, channels = config.embedding_size, config.channels
+        self._start = config.embedding_scale / (2 * math.sqrt(size))  # standard deviation of a new embedding's numbers
         self.levels = nn.ModuleList(Level(width, config) for width in config.widths)
         self.position = nn.Parameter(torch.randn(config.n_tokens, size) / math.sqrt(size))
         self.functional = nn.Parameter(torch.randn(size, len(config.widths) * channels))
@@ -118,9 +133,7 @@ class UniversalEncoder(nn.Module):
         """Give a new subject fresh embeddings, N(0, (scale / (2 sqrt(E)))²)."""
         if name in self.embeddings:
             raise UbrainError(f"the encoder already has a subject {name!r}")
-        size = self.config.embedding_size
-        std = self.config.embedding_scale / (2 * math.sqrt(size))
-        self.embeddings[name] = nn.Parameter(torch.randn(n_voxels, size) * std)
+        self.embeddings[name] = nn.Parameter(torch.randn(n_voxels, self.config.embedding_size) * self._start)
 
     def subject(self, name: str) -> nn.Parameter:
         """Embeddings of a subject's voxels, (n_voxels, E)."""
@@ -157,7 +170,8 @@ class UniversalEncoder(nn.Module):
         embedding : (V, E) for voxels that all images share, or (B, V, E).
         """
         e = embedding if embedding.ndim == 3 else embedding[None]
-        weights = (e @ self.functional).split(self.config.channels, dim=2)  # L × (G, V, C)
+        what = torch.full_like(e, self._start) if "functional" in self.config.without else e
+        weights = (what @ self.functional).split(self.config.channels, dim=2)  # L × (G, V, C)
         return [level.voxel_terms(e, self.position, w) for level, w in zip(self._levels, weights, strict=True)]
 
     def respond(self, tokens: Sequence[Tensor], voxels: list[VoxelTerms], keep: Sequence[Tensor] | None = None) -> Tensor:
