@@ -496,3 +496,19 @@ def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_pat
     assert train_command(small_crowd, tmp_path / "out", *options) == "that is enough"
     expected = replace(REGISTERS, adapter_rank=3, checkpointing=True, registers="last", grid=seen[0][0].grid)
     assert seen == [(expected, 9)]
+
+
+def test_pretrained_is_short_for_the_weights_of_the_hub(small_crowd, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from ubrain import backbone
+    from ubrain.cli import app
+
+    asked = []
+    monkeypatch.setattr(backbone, "Features", lambda _, config, *__: asked.append(config.weights) or 1 / 0)
+    for flags in (["--pretrained"], ["--no-pretrained"], []):
+        CliRunner().invoke(app, ["train", "--crowd", str(small_crowd), "--out", str(tmp_path / "out"), *flags])
+    assert asked == ["hub", "random", "embedded"]
+    both = ["train", "--crowd", str(small_crowd), "--out", str(tmp_path / "out"), "--pretrained", "--weights", "hub"]
+    with pytest.raises(UbrainError, match="give one of them"):
+        CliRunner().invoke(app, both, catch_exceptions=False)

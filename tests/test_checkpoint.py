@@ -283,9 +283,9 @@ class Hub:
     def repo_info(self, repo_id):
         return SimpleNamespace(private=not self.public)
 
-    def upload_folder(self, **asked):
-        self.calls.append(("upload", asked))
-        return "https://hub/commit/1"
+    def create_commit(self, repo_id, operations, commit_message):
+        self.calls.append(("upload", {o.path_in_repo: o.path_or_fileobj for o in operations}))
+        return SimpleNamespace(commit_url="https://hub/commit/1")
 
 
 @pytest.fixture
@@ -298,11 +298,32 @@ def hub(monkeypatch):
 def test_a_checkpoint_is_uploaded_privately_and_without_what_else_lies_there(saved, hub):
     (saved / "training.pt").write_text("secret")
     assert checkpoint.push_to_hub(saved, "me/encoder", token="t") == "https://hub/commit/1"
-    (_, token), create, (_, asked) = hub.calls
+    (_, token), create, (_, sent) = hub.calls
     assert token == "t"
     assert create == ("create", "me/encoder", True, True)
-    sent = {str(p.relative_to(saved)) for pattern in asked["allow_patterns"] for p in saved.glob(pattern)}
-    assert sent == {"config.json", "encoder.safetensors", "README.md", "voxels/A.csv"}
+    assert set(sent) == {"config.json", "encoder.safetensors", "README.md", "voxels/A.csv"}
+    assert sent["config.json"] == (saved / "config.json").read_bytes()
+
+
+def test_the_hub_does_not_learn_where_files_lie_on_this_machine(saved, hub):
+    place = "/home/somebody/private/dino.safetensors"
+    encoder = checkpoint.load(saved, without_adapters=True)
+    settings = {"backbone": {"name": "x", "weights": place}}
+    checkpoint.save(encoder, saved, like=saved, settings=settings)
+    assert place in (saved / "README.md").read_text()
+    checkpoint.push_to_hub(saved, "me/encoder")
+    sent = hub.calls[-1][1]
+    assert b"somebody" not in sent["config.json"] + sent["README.md"]
+    assert b"dino.safetensors" in sent["README.md"]
+    assert json.loads(sent["config.json"])["facts"]["settings"]["backbone"] == {"name": "x", "weights": "dino.safetensors"}
+
+
+@pytest.mark.parametrize(("option", "value"), [("image_size", 10**6), ("grid", 10**4), ("adapter_rank", 10**6)])
+def test_a_backbone_of_absurd_size_is_refused(saved, option, value):
+    encoder = checkpoint.load(saved, without_adapters=True)
+    checkpoint.save(encoder, saved, settings={"backbone": {"name": "x", option: value}})
+    with pytest.raises(UbrainError, match=f"backbone: {option}: expected at most"):
+        checkpoint.backbone_config(saved)
 
 
 def test_nothing_is_uploaded_privately_to_a_public_place(saved, hub, monkeypatch):

@@ -41,6 +41,7 @@ from ubrain.paths import atomic
 WEIGHTS, CONFIG, CARD, VOXELS = "encoder.safetensors", "config.json", "README.md", "voxels"
 ADAPTERS, EMBEDDINGS = "adapters.", "embeddings."  # how the names of such weights begin
 MAX_CONFIG = 16 << 20  # bytes
+MOST = {"image_size": 2048, "grid": 256, "adapter_rank": 1024}  # of a backbone
 PAPER = "Beliy, Wasserman, Zalcher, Irani: The Wisdom of a Crowd of Brains: A Universal Brain Encoder. arXiv 2406.12179, 2024"
 
 
@@ -214,7 +215,12 @@ def backbone_config(folder: str | Path) -> BackboneConfig:
     if told is None:
         raise UbrainError(f"{Path(folder) / CONFIG} does not say which backbone the encoder was trained on; save it again with "
                           f"settings={{'backbone': asdict(BackboneConfig(...))}}")  # fmt: skip
-    return from_mapping(BackboneConfig, told, where=f"{Path(folder) / CONFIG}: backbone")
+    where = f"{Path(folder) / CONFIG}: backbone"
+    config = from_mapping(BackboneConfig, told, where=where)
+    for option, most in MOST.items():  # a folder from elsewhere should not ask for any amount of memory
+        if not 0 <= (getattr(config, option) or 0) <= most:
+            raise UbrainError(f"{where}: {option}: expected at most {most}, got {getattr(config, option)}")
+    return config
 
 
 def voxel_table(folder: str | Path, subject: str) -> pd.DataFrame:
@@ -360,23 +366,38 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, token: s
     UbrainError
         If the folder is not a complete checkpoint, `private` but the repository is public, or the hub refuses.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     folder = Path(folder)
     with _damaged(folder):
         _check_shapes(folder, describe(folder))
+        files: dict[str, Any] = dict(_public_texts(folder))
+    for path in (folder / WEIGHTS, *sorted((folder / VOXELS).glob("*.csv"))):
+        files[path.relative_to(folder).as_posix()] = path
+    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         public = private and not api.repo_info(repo_id).private
         if not public:
-            done = api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Upload an encoder of ubrain",
-                                     allow_patterns=[CONFIG, WEIGHTS, CARD, f"{VOXELS}/*.csv"])  # fmt: skip
+            done = api.create_commit(repo_id, operations, commit_message="Upload an encoder of ubrain").commit_url
     except Exception as error:
         raise UbrainError(f"{repo_id}: the hub did not take the upload ({type(error).__name__}: {error})") from error
     if public:
         raise UbrainError(f"{repo_id} exists and is public, but a private upload was asked for; nothing was uploaded")
     return str(done)
+
+
+def _public_texts(folder: Path) -> dict[str, bytes]:
+    """Config and card without the place of the backbone's weights on this machine: their file name is enough."""
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in (CONFIG, CARD) if (folder / name).exists()}
+    place = str(describe(folder).facts["settings"].get("backbone", {}).get("weights", ""))
+    if "/" in place or "\\" in place:
+        short = re.split(r"[/\\]", place)[-1]
+        config = json.loads(texts[CONFIG])
+        config["facts"]["settings"]["backbone"]["weights"] = short
+        texts = {name: text.replace(place, short) for name, text in texts.items()} | {CONFIG: json.dumps(config, indent=1)}
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def _card(described: Mapping[str, Any], with_tables: Sequence[str]) -> str:

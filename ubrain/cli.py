@@ -349,6 +349,7 @@ def train(
                                                          "processes at least their number.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model, instead of the profile's.")] = None,
     weights: Annotated[str | None, typer.Option(help="hub, embedded, random or a .safetensors file.")] = None,
+    pretrained: Annotated[bool | None, typer.Option(help="Short for --weights hub (a download), or random.")] = None,
     levels: Annotated[str | None, typer.Option(help="Levels of the backbone from 0, separated by commas.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the backbone's images; default: its own.")] = None,
     grid: Annotated[int | None, typer.Option(help="Tokens per side, for a CNN.")] = None,
@@ -368,6 +369,10 @@ def train(
     from ubrain.paths import cache_root
     from ubrain.train import Source, fit
 
+    if pretrained is not None:
+        if weights is not None:
+            raise UbrainError("--pretrained and --weights both say which weights the backbone gets; give one of them")
+        weights = "hub" if pretrained else "random"
     chosen = load_profile(profile)
     options: dict[str, Any] = {"device": device, "precision": precision, "epochs": epochs,
                "batches_per_step": batches_per_step, "name": backbone, "weights": weights,
