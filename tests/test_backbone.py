@@ -501,7 +501,7 @@ def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_pat
 def test_pretrained_is_short_for_the_weights_of_the_hub(small_crowd, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from ubrain import backbone
+    from ubrain import backbone, train  # noqa: F401  train needs the real Features when it is imported
     from ubrain.cli import app
 
     asked = []
