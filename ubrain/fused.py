@@ -111,7 +111,7 @@ def _tiles(x: Tensor, tensors: list[Tensor], keep: Tensor | None, dtype: torch.d
     x, shares = x.to(dtype), len(per_voxel[0]) == 1
     if not len(x) or not per_voxel[0].shape[1]:
         return
-    n_images, n_voxels = tile_shape(x.device.type, len(x), per_voxel[0].shape[1], max(x.shape[1], per_voxel[3].shape[2]))
+    n_images, n_voxels = _tile_shape(x, tensors)
     for voxels in _slices(per_voxel[0].shape[1], n_voxels):
         some = [t[:, voxels].to(dtype) for t in per_voxel]
         if shares:
@@ -123,11 +123,12 @@ def _tiles(x: Tensor, tensors: list[Tensor], keep: Tensor | None, dtype: torch.d
             yield _Tile(images, voxels, mine, folded, bias, direct, hidden, shared, kept)
 
 
-def tile_shape(device: str, n_images: int, n_voxels: int, width: int) -> tuple[int, int]:
-    """Images and voxels of a tile; `width` is the larger of P and 4C, the most numbers of one image and voxel."""
-    kind = device if device in NUMBERS_PER_TILE else "cuda"
-    n_voxels = min(VOXELS_PER_TILE[kind], n_voxels)
-    return min(max(1, NUMBERS_PER_TILE[kind] // width // n_voxels), n_images), n_voxels
+def _tile_shape(x: Tensor, tensors: list[Tensor]) -> tuple[int, int]:
+    """Images and voxels of a tile."""
+    kind = x.device.type if x.device.type in NUMBERS_PER_TILE else "cuda"
+    pairs = NUMBERS_PER_TILE[kind] // max(x.shape[1], tensors[3].shape[2])
+    n_voxels = min(VOXELS_PER_TILE[kind], tensors[0].shape[1])
+    return min(max(1, pairs // n_voxels), len(x)), n_voxels
 
 
 def _slices(n: int, step: int) -> Iterator[slice]:

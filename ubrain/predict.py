@@ -31,7 +31,7 @@ from ubrain.config import EncoderConfig
 from ubrain.data.importers.arrays import ImageSource
 from ubrain.data.store import require_space
 from ubrain.errors import UbrainError
-from ubrain.fused import VoxelTerms, tile_shape
+from ubrain.fused import NUMBERS_PER_TILE, VOXELS_PER_TILE, VoxelTerms
 from ubrain.model import UniversalEncoder
 from ubrain.paths import write_text
 from ubrain.progress import log, track
@@ -123,7 +123,9 @@ class _Costs:
         if precision == "bf16":
             self.voxel = 2 * terms * n_levels + 4 * (terms + config.embedding_size)
         self.pair = 4 * (2 * n_levels + 1)
-        images, self.tile = tile_shape(device, batch, max(n_voxels, 1), max(p, hidden))
+        kind = device if device in VOXELS_PER_TILE else "cuda"
+        self.tile = VOXELS_PER_TILE[kind]
+        images = min(batch, max(1, NUMBERS_PER_TILE[kind] // max(p, hidden) // self.tile))  # in a tile
         self.tile_voxel = 4 * images * (2 * p + 5 * c + 2 * hidden)
 
 

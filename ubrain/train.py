@@ -99,8 +99,7 @@ def fit(
 
     Every epoch shows each training image of each subject once; a step has images of one subject and a random set of
     its voxels. The weights of the epoch with the best validation score are returned; the score is the 75th percentile,
-    over all voxels of all subjects, of the correlation on the val images. Same seed, device and number of threads:
-    same weights.
+    over all voxels of all subjects, of the correlation on the val images. Same seed and device: same weights.
 
     Parameters
     ----------
