@@ -16,7 +16,6 @@ from ubrain.data.importers.files import Folder, Volume, check_array, load_npy, o
 from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.recording import (
     DEFAULTS,
-    PART_BYTES,
     Block,
     ImageFiles,
     Options,
@@ -391,14 +390,7 @@ class _Grid:
         """A function that reads the voxels of a session."""
         index = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F")
 
-        def read() -> Iterator[Part]:
-            start = 0
-            for block in _open_session(path, self.shape).blocks(max(1, PART_BYTES // (4 * int(np.prod(self.shape))))):
-                flat = block.reshape(-1, block.shape[-1], order="F").T  # (trials, X·Y·Z)
-                yield Part(flat[:, index], start)
-                start += len(flat)
-
-        return read
+        return lambda: (Part(values, start) for start, values in _open_session(path, self.shape).trials(index))
 
 
 def _by_area(item: tuple[tuple[str, str], object]) -> tuple[int, str]:

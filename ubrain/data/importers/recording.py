@@ -12,11 +12,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ubrain.data.importers.files import natural, read_rgb, reading, rgb_shape
+from ubrain.data.importers.files import PART_BYTES, natural, read_rgb, reading, rgb_shape
 from ubrain.errors import UbrainError
 
 PLACE = ("hemisphere", "vertex", "i", "j", "k")  # columns of the table of voxels that say where a voxel is
-PART_BYTES = 64 << 20  # importers hand over responses in parts of about this size
 
 
 @dataclass(frozen=True)
