@@ -228,6 +228,14 @@ def test_images_belong_to_ids_to_the_last_digit(root: Path, out: Path) -> None:
         assert keys[crowd.rows(["god-n03767745_109"])[0]] == "imagenet:n03767745_109"
 
 
+def test_ids_that_are_off_by_the_last_bit_belong_to_the_nearest_image(root: Path, out: Path) -> None:
+    data = Original(1)
+    data.dataset[:, 2] = np.nextafter(data.dataset[:, 2], np.where(np.arange(len(data.dataset)) % 2, 0, np.inf))
+    data.write_h5(root / "Subject1.h5")
+    import_god(root, out, Options(dtype="float32", val_fraction=0.2, subjects=["1"]))
+    check_responses(out, "god-S1", data.shown[:8], zscored(data.voxels[:8, :9], data.run[:8]))
+
+
 def test_test_images_are_those_of_the_perception_test_with_35_repeats(root: Path, out: Path) -> None:
     text = import_god(root, out, EXACT)
     with Crowd(out) as crowd:

@@ -190,6 +190,8 @@ def _splits(source: ImageSource, listed: Path | None, test: float, val: float) -
         names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UbrainError(f"{listed} cannot be read as a list of test images: {error}") from error
+    if not names:
+        raise UbrainError(f"{listed}: no test images are listed")
     chosen = set(source.find(names, listed))
     return ["test" if i in chosen else split_by_content(val, 0) for i in range(len(source))]
 

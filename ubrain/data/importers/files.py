@@ -442,6 +442,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check_side(path, image)
+            if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+                raise UbrainError(f"image {path} has more than 8 bits a channel; save it with 8")
             return np.asarray(image.convert("RGB"))
     except UbrainError:
         raise

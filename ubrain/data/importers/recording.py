@@ -187,6 +187,12 @@ class Recording:
         columns = ["session", "run"] if self.normalise == "run" else ["session"]
         return self.trials.groupby(columns).ngroup().to_numpy(np.int64)
 
+    @property
+    def source(self) -> str:
+        """Its name and its files, for messages."""
+        files = list(dict.fromkeys(file.name for block in self.blocks for file in block.files))
+        return f"{self.name} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})" if files else self.name
+
     def place(self, row: int) -> str:
         """Where a voxel is, in words."""
         words = [str(self.voxels[c].iloc[row]) for c in PLACE if c in self.voxels]

@@ -99,7 +99,7 @@ class Stage:
         """Read the blocks that are not there yet; yields the bytes of each part after it has been written."""
         for i in self.left:
             block = self.recording.blocks[i]
-            where = f"{self.recording.name}, {block.name}"
+            where = f"{self.recording.name}, {block.name} ({', '.join(file.name for file in block.files)})"
             units = self.units[self.starts[i] : self.starts[i + 1]]
             ranges = _Ranges(units, self.n_voxels)
             filled = np.zeros(block.n_trials, dtype=np.int64)
@@ -154,9 +154,9 @@ class Stage:
                 self._list(constant & ~endless, f"the same number {unit[self.recording.normalise]}")]  # fmt: skip
         good: NDArray[np.bool_] = ~endless & ~constant
         if not good.any():
-            self.refuse(f"{self.recording.name}: no usable voxel is left: {'; '.join(filter(None, said))}")
+            self.refuse(f"{self.recording.source}: no usable voxel is left: {'; '.join(filter(None, said))}")
         if (coarse & good).sum() > 0.01 * good.sum():
-            self.refuse(f"{self.recording.name}: {(coarse & good).sum()} voxels vary so little around a large mean that "
+            self.refuse(f"{self.recording.source}: {(coarse & good).sum()} voxels vary so little around a large mean that "
                         f"{self.dtype} would round them off; use --dtype float32")  # fmt: skip
         return good, [line for line in said if line]
 
