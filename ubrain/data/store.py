@@ -104,6 +104,9 @@ class CrowdWriter:
         if "format" not in file.attrs:
             self._create_layout()
         images = file["images"]
+        columns = [images[name] for name in ("id", "content", "split", "shape", "row")] + list(images["pixels"].values())
+        if fixed := [d.name for d in columns if d.maxshape[0] is not None]:
+            raise UbrainError(f"{path}: {fixed[0]} cannot grow, so nothing can be appended; ubrain has not written it so")
         self._ids = list(images["id"].asstr()[:])
         self._id_set = set(self._ids)
         self._rows = {digest: row for row, digest in enumerate(images["content"].asstr()[:])}

@@ -258,14 +258,15 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 def subject_differences(before: tuple, after: tuple) -> set[str]:
     (voxels, shown, sessions, rows), (new_voxels, new_shown, new_sessions, new_rows) = before, after
     found = set()
-    where, new_where = places(voxels), places(new_voxels)
+    shared = [column for column in PLACE if column in voxels and column in new_voxels]
+    where, new_where = places(voxels, shared), places(new_voxels, shared)
     if where is not None and new_where is not None:
         at = {place: column for column, place in enumerate(where)}
         common = [column for column, place in enumerate(new_where) if place in at]
         found |= {"voxels"} if len(common) < len(new_where) else {"fewer voxels"} if len(common) < len(where) else set()
         columns = [at[new_where[column]] for column in common]
     elif len(voxels) == len(new_voxels):
-        found |= {"no places"} if (where is None) != (new_where is None) else set()
+        found |= {"no places"} if {*voxels} != {*new_voxels} else set()
         common = columns = list(range(len(voxels)))
     else:
         at = {rows[:, c].tobytes(): c for c in range(rows.shape[1])}
@@ -282,12 +283,10 @@ def subject_differences(before: tuple, after: tuple) -> set[str]:
     return found
 
 
-def places(voxels: Any) -> list[tuple] | None:
-    """Where each voxel is; None if that is not known."""
-    columns = [c for c in PLACE if c in voxels]
-    if set(columns) <= {"hemisphere"}:
-        return None
-    return list(voxels[columns].itertuples(index=False, name=None))
+def places(voxels: Any, columns: list[str]) -> list[tuple] | None:
+    """Where each voxel is; None if that does not tell voxels apart."""
+    found = list(voxels[columns].itertuples(index=False, name=None))
+    return found if len(set(found)) == len(found) else None
 
 
 def judge(damage: Damage, before: dict[str, Any], work: Path, act: Callable[[Path, Path], object]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.files import SUFFIXES, load_npy, natural, read_rgb
+from ubrain.data.importers.stage import NOTHING
 from ubrain.data.store import Split, split_by_content, write_crowd
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
@@ -203,7 +204,8 @@ def _usable_voxels(values: NDArray, subject: str, drop: bool) -> NDArray[np.bool
     for block in _blocks(values, slice(None)):
         finite &= np.isfinite(block).all(0)
         low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
-    constant = finite & (high <= low)
+    finite &= high - low < np.finfo(np.float32).max
+    constant = finite & (high - low <= NOTHING)
     for bad, what in ((~finite, "missing or infinite values"), (constant, "the same value in every row")):
         if bad.any() and not drop:
             first = ", ".join(map(str, np.flatnonzero(bad)[:5]))

@@ -416,7 +416,10 @@ def open_volume(path: Path) -> Volume:
         shape = tuple(int(n) for n in header.get_data_shape())
         if not shape or min(shape) < 1:
             raise ValueError(f"its header says {shape}")
-        return Volume(path, shape, header.get_data_dtype(), (slope or 1.0, inter or 0.0), int(header.get_data_offset()))
+        offset = int(header.get_data_offset())
+        if offset < (284 if surface else 348):  # size of the header
+            raise ValueError(f"its header says that the data begin at byte {offset}")
+        return Volume(path, shape, header.get_data_dtype(), (slope or 1.0, inter or 0.0), offset)
 
 
 def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
