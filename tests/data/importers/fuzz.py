@@ -181,9 +181,9 @@ def crowd_file(root: Path) -> None:
 def read_crowd(root: Path, out: Path) -> None:
     """Read all that is in a crowd file, and append to it."""
     contents(root / "crowd.h5")
-    shutil.copy(root / "crowd.h5", out)
-    with write_crowd(out, append=True) as writer:
+    with write_crowd(root / "crowd.h5", append=True) as writer:
         writer.add_image("new", np.zeros((4, 4, 3), np.uint8), "train")
+    shutil.copy(root / "crowd.h5", out)
 
 
 Dataset = tuple[Callable[[Path], object], Callable[[Path, Path], object]]  # how it is made, how it is imported

@@ -52,7 +52,7 @@ class Original:
 
     @property
     def metadata(self) -> dict[str, np.ndarray]:
-        """1 where a column belongs to a key, NaN elsewhere; places are numbers. ROI_V2 also has a 0 and a 2."""
+        """1 where a column belongs to a key, NaN elsewhere; places are numbers. Some zeros and a 2, too."""
         def only(columns: list[int], value: object = 1.0) -> np.ndarray:
             row = np.full(N_META + N_VOXELS, np.nan)
             row[columns] = value
@@ -65,7 +65,7 @@ class Original:
                  "voxel_x": only(voxels, np.linspace(-30, 30, N_VOXELS)), "voxel_y": only(voxels, -70.5),
                  "voxel_z": only(voxels, np.arange(N_VOXELS) * 3.0),
                  **{f"ROI_{name}": only(columns) for name, columns in members.items()}}  # fmt: skip
-        table["ROI_V2"][voxels[7]], table["ROI_V2"][voxels[8]] = 0, 2
+        table["ROI_V2"][voxels[7]], table["ROI_V2"][voxels[8]], table["VoxelData"][0] = 0, 2, 0
         return table
 
     def write_h5(self, path: Path, legacy: bool = False) -> None:
