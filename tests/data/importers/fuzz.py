@@ -20,6 +20,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,9 @@ def contents(path: Path) -> dict[str, Any]:
     return {"images": images, "subjects": subjects}
 
 
+undamaged = cache(contents)
+
+
 def differences(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     """What differs: other numbers or pictures (`values`, `images`), or only less of them."""
     found = set()
@@ -331,7 +335,7 @@ def run_case(name: str, number: int, folder: Path) -> dict[str, Any]:
     shutil.copytree(original, work / "data", copy_function=os.link)
     damage = spoil(work / "data", np.random.default_rng([number, len(name), *name.encode()]))
     memory = peak()
-    outcome, detail = judge(damage, contents(original.parent / "crowd.h5"), work, act)
+    outcome, detail = judge(damage, undamaged(original.parent / "crowd.h5"), work, act)
     if outcome != "wrong" and peak() - memory > MEMORY:
         outcome, detail = "wrong", f"took {(peak() - memory) >> 20} MB: {outcome}: {detail}"
     file = str(damage.file.relative_to(work / "data"))
