@@ -259,6 +259,16 @@ def test_what_cannot_be_read_later_is_an_error_that_names_the_file(tiny: Path, n
         crowd.image("image0") if "pixels" in name else crowd["A"].responses()
 
 
+@pytest.mark.parametrize("name", ["images/split", "images/pixels/8x8"])
+def test_a_file_that_cannot_grow_is_not_appended_to(recording: SimpleNamespace, tiny: Path, refused, name: str) -> None:
+    with h5py.File(tiny, "r+") as file:
+        values = file[name][:]
+        del file[name]
+        file[name] = values
+    with refused(tiny, f"{name} cannot grow, so nothing can be appended"):
+        append(recording, tiny)
+
+
 def test_a_text_with_a_zero_byte_is_refused(tmp_path: Path, refused) -> None:
     out = tmp_path / "zero.h5"
     with refused(out, "voxel column 'areas': a text has a zero byte"), write_crowd(out) as writer:

@@ -204,6 +204,7 @@ UNUSABLE = {
     "NaN in a session": ((slice(20, 40), 2, np.nan), "not a number, or infinite, in some trial"),
     "zero in a session": ((slice(20, 40), 2, 0), "the same number in all trials of a session"),
     "constant": ((slice(None), 2, 1.25), "the same number in all trials of a session"),
+    "next to nothing": ((slice(None), 2, np.linspace(0, 1e-41, N_TRIALS)), "the same number in all trials of a session"),
 }
 
 

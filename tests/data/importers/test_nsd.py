@@ -514,6 +514,12 @@ def scaled_header(nsd: Published, path: Path) -> None:
     path.write_bytes(gzip.compress(bytes(data)))
 
 
+def data_in_the_header(nsd: Published, path: Path) -> None:
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[108:112] = struct.pack("<f", 0)
+    path.write_bytes(gzip.compress(bytes(data) + bytes(352)))
+
+
 def float_nifti(nsd: Published, path: Path) -> None:
     nsd.write_nifti(str(path.relative_to(nsd.root)), np.zeros((*GRID, 750), np.float32))
 
@@ -524,6 +530,7 @@ def other_grid(nsd: Published, path: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "message"), [
     (scaled_header, "its header scales the numbers by 0.00333"),
+    (data_in_the_header, "cannot be read: its header says that the data begin at byte 0"),
     (float_nifti, "int16, got .* float32"),
     (other_grid, r"expected \(5, 4, 3, 750\) int16, got \(3, 4, 5, 750\)"),
 ])  # fmt: skip
