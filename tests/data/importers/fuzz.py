@@ -3,7 +3,7 @@
 Every case copies a small dataset in its published layout, damages one file (`damage.spoil`, the number of the case is the
 seed), imports it, and says what came of it:
 
-refused   an error that names a file or folder of the dataset; nothing is left behind
+refused   an error that names a file, a folder or an image of the dataset; nothing is left behind
 same      the crowd file has the same numbers and pictures as without the damage
 less      ... or some of them (a subject or some voxels are not there, areas have no names, ...)
 other     ... or other ones, where the damage was another plausible number
@@ -299,7 +299,7 @@ def judge(damage: Damage, before: dict[str, Any], work: Path, act: Callable[[Pat
     try:
         act(root, out)
     except UbrainError as error:
-        names = {str(work), *(p.stem.split(".")[0] for p in [damage.file, *root.rglob("*")])}
+        names = {str(work), *(p.stem.split(".")[0] for p in [damage.file, *root.rglob("*")]), *before["images"]}
         if not any(name in str(error) for name in names):
             return "wrong", f"the error names no file: {error}"
         left = [p.name for p in out.parent.iterdir() if p.name != f".{out.name}.import"]

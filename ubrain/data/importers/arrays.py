@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ubrain.data.importers.files import SUFFIXES, load_npy, natural, read_rgb
 from ubrain.data.importers.stage import NOTHING
-from ubrain.data.store import Split, split_by_content, write_crowd
+from ubrain.data.store import Split, check_name, split_by_content, write_crowd
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
 
@@ -180,6 +180,8 @@ def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
     table = _read_csv(path)
     if len(table) != n_voxels:
         raise UbrainError(f"{path}: expected one row for each of the {n_voxels} voxels, got {len(table)}")
+    for column in table:
+        check_name(str(column), f"{path}: voxel column")
     text = [c for c in ("hemisphere", "areas") if c in table]
     return table.fillna(dict.fromkeys(text, "")).astype(dict.fromkeys(text, str))
 

@@ -118,8 +118,8 @@ class Stage:
                 raise UbrainError(f"{where}: trial {trial} has {filled[trial]} responses, expected {self.n_voxels}")
             partial.replace(self._raw(i))
             temporary = self.folder / "ranges.partial"
-            with temporary.open("wb") as file:
-                np.save(file, ranges.array)
+            with temporary.open("wb") as stream:
+                np.save(stream, ranges.array)
             temporary.replace(self._ranges(i))
 
     def _stored(self, values: NDArray[np.float32], part: Part, where: str) -> NDArray:
