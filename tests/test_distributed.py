@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -71,11 +70,9 @@ def launch(size, work, *args):
     """Run `work(*args)` in so many processes: what each returned, the message of its error, or how it ended; and seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ubrain.cli", "ubrain.train", "ubrain.data.simulate", "pytest"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun has one
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
-    ranks = [context.Process(target=_rank, args=(r, size, port, pipes[r][1], work, args)) for r in range(size)]
+    ranks = [context.Process(target=_rank, args=(r, size, store.port, pipes[r][1], work, args)) for r in range(size)]
     for process, (_, sender) in zip(ranks, pipes, strict=True):
         process.start()
         sender.close()
@@ -95,7 +92,7 @@ def _rank(rank, size, port, pipe, work, args):
     torch.set_num_threads(1)
     distributed.PATIENCE = timedelta(minutes=3)  # so that none is left over for long if a test breaks off
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port)}  # fmt: skip
+                   "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
     try:
         pipe.send(work(*args))
     except UbrainError as error:

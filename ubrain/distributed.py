@@ -54,6 +54,7 @@ class Group:
         except (RuntimeError, ValueError) as error:
             raise UbrainError(f"process {self.rank} of {self.size} cannot join the others ({_reason(error)}); start all "
                               f"with torchrun or accelerate launch") from error  # fmt: skip
+        self.wait()  # whoever is refused later must not leave while others are still joining
 
     def close(self) -> None:
         """Leave the others, when there is nothing more to say."""

@@ -286,6 +286,25 @@ def test_text_named_png(recording: SimpleNamespace, refused, mode: str) -> None:
         import_arrays(recording.images, recording.responses, "B", out, append=mode == "append")
 
 
+def test_more_than_eight_bits_are_refused_and_not_cut_off(recording: SimpleNamespace, refused) -> None:
+    Image.fromarray(recording.pixels[5, ..., 0].astype(np.uint16) * 257).save(recording.images / "image5.png")
+    out = recording.folder / "out.h5"
+    with refused(out, r"image5\.png has more than 8 bits a channel"):
+        import_arrays(recording.images, recording.responses, "A", out)
+
+
+def test_formats_for_which_pillow_runs_programs_are_not_tried(recording: SimpleNamespace, refused, monkeypatch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("a program was run")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run)
+    text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    (recording.images / "image5.png").write_bytes(text)
+    out = recording.folder / "out.h5"
+    with refused(out, r"image5\.png cannot be read: cannot identify"):
+        import_arrays(recording.images, recording.responses, "A", out)
+
+
 def test_huge_image(recording: SimpleNamespace, refused) -> None:
     Image.new("1", (8193, 1)).save(recording.images / "image5.png")
     out = recording.folder / "out.h5"
@@ -361,6 +380,7 @@ def test_bad_csv(recording: SimpleNamespace, refused, text: str, message: str) -
         ("voxels", "../x\n" + "1\n" * 5, r"voxel column name '\.\./x'"),
         ("test_images", "image3\nimage99\n", r"table\.csv: no image 'image99'"),
         ("test_images", "²\n", r"table\.csv: no image '²'"),
+        ("test_images", "\n", r"table\.csv: no test images are listed"),
     ],
 )
 def test_bad_tables(recording: SimpleNamespace, refused, option: str, text: str, message: str) -> None:

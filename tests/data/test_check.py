@@ -1,10 +1,13 @@
 """The data doctor: quiet about healthy crowds, and each fault is found, once, at its place."""
 
+import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 from PIL import Image
 
 from ubrain.config import SimulationConfig
+from ubrain.data import check as doctor
 from ubrain.data import simulate
 from ubrain.data.check import TO_DO, Finding, check, exit_code, report, table
 from ubrain.data.crowd import Crowd
@@ -45,6 +49,48 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two subjects with enough images to tell where they look."""
     return simulated(tmp_path_factory.mktemp("larger"), "7T", 1, subjects=2, images=180, test=60, voxels=160)
+
+
+def seen_in(file: h5py.File) -> str:
+    """Digest of all that judgements of images rest on: the images, and who has seen which."""
+    images = file["images"]
+    texts = [images[part].asstr()[:].tolist() for part in ("id", "content", "key") if part in images]
+    digest = hashlib.blake2b(str([texts, list(file["subjects"])]).encode())
+    arrays = [images["split"], images["row"], *images["pixels"].values()]
+    for array in [*arrays, *(subject["trials/image"] for subject in file["subjects"].values())]:
+        digest.update(array[:].tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def images_are_judged_once() -> Iterator[None]:
+    """Most faults are elsewhere: crowds with the same images, seen by the same subjects, share what is found in them."""
+    known: dict[tuple, Any] = {}
+    make_gallery, judge_images, judge_orientation = doctor.make_gallery, doctor._images, doctor._orientation
+
+    def gallery(file: h5py.File, rows: np.ndarray) -> doctor.Gallery:
+        key = ("gallery", rows.tobytes(), seen_in(file))
+        if key not in known:
+            known[key] = make_gallery(file, rows)
+        return replace(known[key], file=file)
+
+    def images(crowd: Crowd, gallery: doctor.Gallery) -> list[Finding]:
+        key = ("images", gallery.rows.tobytes(), seen_in(crowd._file))
+        if key not in known:
+            known[key] = list(judge_images(crowd, gallery))
+        return known[key]
+
+    def orientation(crowd: Crowd, gallery: doctor.Gallery, rng: np.random.Generator) -> list[Finding]:
+        key = ("orientation", str(rng.bit_generator.state), gallery.rows.tobytes(), seen_in(crowd._file))
+        if key not in known:
+            known[key] = list(judge_orientation(crowd, gallery, rng)), rng.bit_generator.state
+        found, rng.bit_generator.state = known[key]
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, judge in (("make_gallery", gallery), ("_images", images), ("_orientation", orientation)):
+            patch.setattr(doctor, name, judge)
+        yield
 
 
 def broken(path: Path, tmp_path: Path, fault: Fault) -> list[Finding]:
@@ -90,7 +136,7 @@ def cropped(pixels: np.ndarray) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------- healthy crowds
 
 
-@pytest.mark.parametrize(("scanner", "seed"), [("7T", 2), ("3T", 0), ("3T", 1), ("4T", 0), ("4T", 1)])
+@pytest.mark.parametrize(("scanner", "seed"), [("7T", 2), ("3T", 0), ("4T", 0)])
 def test_healthy_crowds_raise_no_alarm(tmp_path: Path, scanner: str, seed: int) -> None:
     findings = check(simulated(tmp_path, scanner, seed, subjects=2))
     assert not alarms(findings), report(findings)
@@ -317,27 +363,32 @@ def set_images(file: h5py.File, rows: Iterable[int], change: Callable[[np.ndarra
     file["images/content"][...] = content
 
 
-def leak(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
+def leak(change: Callable[[np.ndarray], np.ndarray], number: int = 0) -> Fault:
     """A train image of S1 becomes a changed copy of a test image."""
 
     def fault(file: h5py.File) -> None:
         split = file["images/split"][:]
-        test = np.flatnonzero(split == 2)[5]
-        train = np.intersect1d(np.flatnonzero(split == 0), file["subjects/S1/trials/image"][:])[7]
+        test = np.flatnonzero(split == 2)[5 + number]
+        train = np.intersect1d(np.flatnonzero(split == 0), file["subjects/S1/trials/image"][:])[7 + number]
         copy = change(file["images/pixels/112x112"][file["images/row"][test]])
         set_images(file, [train], lambda _: copy)
 
     return fault
 
 
-@pytest.mark.parametrize("change", [compressed, cropped, lambda x: np.asarray(Image.fromarray(x).convert("L").convert("RGB")),
-                                    lambda x: compressed(cropped(x))],
-                         ids=["JPEG", "cropped", "grey", "cropped JPEG"])  # fmt: skip
-def test_a_test_image_among_the_train_images_is_found(healthy: Path, tmp_path: Path, change: Callable) -> None:
-    found = only(broken(healthy, tmp_path, leak(change)), "split-overlap", "error")
+def test_test_images_among_the_train_images_are_found(healthy: Path, tmp_path: Path) -> None:
+    changes = [compressed, cropped, lambda x: np.asarray(Image.fromarray(x).convert("L").convert("RGB")),
+               lambda x: compressed(cropped(x))]  # fmt: skip
+
+    def fault(file: h5py.File) -> None:
+        for number, change in enumerate(changes):
+            leak(change, number)(file)
+
+    found = only(broken(healthy, tmp_path, fault), "split-overlap", "error")
     with Crowd(healthy) as crowd:
-        assert crowd.image_ids[crowd.split_rows("test")[5]] in found.where
-    assert found.how_bad == pytest.approx(1 / 24)
+        for number in range(len(changes)):
+            assert crowd.image_ids[crowd.split_rows("test")[5 + number]] in found.where
+    assert found.how_bad == pytest.approx(len(changes) / 24)
 
 
 def test_an_equal_image_under_another_digest_is_found(healthy: Path, tmp_path: Path) -> None:
@@ -374,6 +425,12 @@ def test_changed_pixels_are_found(healthy: Path, tmp_path: Path) -> None:
     assert only(broken(healthy, tmp_path, fault), "altered-images", "error").where == "scene-000030"
 
 
+@pytest.fixture
+def no_copies_are_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes half of the time, and has its own tests."""
+    monkeypatch.setattr(doctor, "_overlap", lambda *_: iter(()))
+
+
 def own_images_of_test(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """A subject's test images become images of its own: changed copies, as if its importer had read the files wrongly."""
     images, group = file["images"], file[f"subjects/{subject}"]
@@ -392,6 +449,7 @@ def own_images_of_test(file: h5py.File, subject: str, change: Callable[[np.ndarr
     group["trials/image"][...] = [new.get(i, i) for i in group["trials/image"][:]]
 
 
+@pytest.mark.usefixtures("no_copies_are_sought")
 @pytest.mark.parametrize(("change", "code", "what"), [
     (lambda x: x.transpose(1, 0, 2), "orientation", "with rows and columns swapped"),
     (lambda x: x[:, ::-1], "orientation", "mirrored"),
@@ -413,6 +471,7 @@ def everything(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
     return lambda file: set_images(file, np.arange(len(file["images/id"])), change)
 
 
+@pytest.mark.usefixtures("no_copies_are_sought")
 @pytest.mark.parametrize(("change", "code", "evidence"), [
     (lambda x: x.transpose(1, 0, 2), "orientation", {"lighter at one side", "one hemisphere prefers contrast at the top"}),
     (lambda x: x[::-1], "orientation", {"darker at the top"}),
@@ -462,7 +521,6 @@ def test_too_few_held_out_images_are_found(healthy: Path, tmp_path: Path, split:
 
 def test_a_sample_is_enough_and_is_mentioned(larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With half of the trials and half of the voxels there is no false alarm, and wrong moments are still found."""
-    from ubrain.data import check as doctor
     from ubrain.data import sample
 
     with Crowd(larger) as crowd:

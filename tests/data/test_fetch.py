@@ -1,6 +1,8 @@
 """Download against a local server that stalls, cuts, corrupts, redirects and recovers; no network."""
 
 import hashlib
+import json
+import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -272,6 +274,52 @@ def test_a_file_that_changed_since_it_was_first_seen_is_refused(server, entry, o
     with pytest.raises(UbrainError, match=r"damaged.*delete its line in .*SHA256SUMS"):
         fetch(entry, out)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: text[:40], lambda text: text[10:], lambda text: "<html>\n", lambda text: text.replace("a", "g"),
+    lambda text: text + "\0" * 100, lambda text: f"sha1:{text}", lambda text: f"{text}\n{text}",
+], ids=["cut", "cut in front", "a web page", "no digest", "zeros", "another digest", "an empty line"])  # fmt: skip
+def test_a_damaged_register_is_refused_and_named(server, entry, out, damage):
+    fetch(entry, out)
+    register = out / "SHA256SUMS"
+    register.write_text(damage(register.read_text()))
+    with pytest.raises(UbrainError, match="SHA256SUMS"):
+        fetch(entry, out)
+    assert (out / "data.h5").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"\xff" * 80), lambda p: (p.unlink(), p.mkdir())])
+def test_a_register_that_cannot_be_read_is_refused(server, entry, out, damage):
+    fetch(entry, out)
+    damage(out / "SHA256SUMS")
+    with pytest.raises(UbrainError, match="SHA256SUMS cannot be read"):
+        fetch(entry, out)
+
+
+GOOD = {"name": "data.h5", "download_url": "https://example.org/data.h5", "computed_md5": "0" * 32, "size": 5}
+
+
+@pytest.mark.parametrize("text", [
+    "[", "{}x", "5", '"text"', '{"name": "x"}', "[5]", "[null]", "[[]]", '["name"]', "[" * 20000, "[{}]",
+    *(json.dumps([GOOD | change]) for change in ({"name": 5}, {"name": None}, {"download_url": 5}, {"download_url": ["x"]},
+                                                 {"size": "many"}, {"size": None}, {"size": math.inf}, {"computed_md5": 5})),
+])  # fmt: skip
+def test_a_damaged_list_of_figshare_is_refused(server, out, monkeypatch, text):
+    monkeypatch.setattr(fetching, "FIGSHARE", f"{server.url}/{{}}")
+    server.body = text.encode()
+    with pytest.raises(UbrainError, match="figshare's list of the files of article 7 is not what was expected"):
+        fetch(Entry("Title", figshare=7), out)
+
+
+@pytest.mark.parametrize("note", ['{"version": 5}', '{"version": "a\\nb"}', "[]", "[" * 20000, "\0"])
+def test_a_damaged_note_of_what_has_arrived_is_not_believed(server, entry, out, note):
+    out.mkdir()
+    (out / ".data.h5.part").write_bytes(b"x" * 100)
+    url = json.dumps(entry.files[0].url)
+    (out / ".data.h5.part.json").write_text(note.replace('{"', f'{{"url": {url}, "total": 300000, "', 1))
+    (path,) = fetch(entry, out)
+    assert path.read_bytes() == BODY
 
 
 def test_redirects_on_the_same_server_are_followed(server, entry, out):

@@ -21,6 +21,7 @@ from ubrain.data.crowd import Crowd
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.simulate import simulate_crowd
 from ubrain.data.store import write_crowd
+from ubrain.errors import UbrainError
 
 
 @pytest.fixture
@@ -191,6 +192,19 @@ def scanner_missing(file: h5py.File) -> None:
     del file["subjects/A"].attrs["scanner"]
 
 
+def absurd_size(file: h5py.File) -> None:
+    del file["images/id"]
+    file.create_dataset("images/id", (10**11,), h5py.string_dtype(), chunks=(4096,))
+
+
+def no_text(file: h5py.File) -> None:
+    file["images/id"][0] = b"\xff\xfe"
+
+
+def settings_cut(file: h5py.File) -> None:
+    file["subjects/A"].attrs["settings"] = '{"ubrain": "0.'
+
+
 DAMAGE = [
     (newer_version, "crowd file of version 2; this ubrain reads version 1"),
     (other_format, "not a crowd file"),
@@ -216,6 +230,9 @@ DAMAGE = [
     (soft_link, "'area' is a link out"),
     (virtual_dataset, "voxels/depth: data in another file"),
     (external_storage, "voxels/depth: data in another file"),
+    (absurd_size, r"images/id: \(100000000000,\) object are 800000000000 bytes, but there are 0"),
+    (no_text, "is damaged: .*codec can't decode"),
+    (settings_cut, "is damaged: Unterminated string"),
 ]
 
 
@@ -229,6 +246,35 @@ def test_damaged_file_is_refused(
         Crowd(tiny)
     with refused(tiny, message):
         append(recording, tiny)
+
+
+@pytest.mark.parametrize("name", ["images/pixels/8x8", "subjects/A/responses", "subjects/A/session_moments"])
+def test_what_cannot_be_read_later_is_an_error_that_names_the_file(tiny: Path, name: str) -> None:
+    with h5py.File(tiny, "r+") as file:
+        values = file[name][:]
+        del file[name]
+        made = file.create_dataset(name, data=values, chunks=values.shape, compression="gzip")
+        made.id.write_direct_chunk((0,) * values.ndim, b"not a chunk of gzip")
+    with Crowd(tiny) as crowd, pytest.raises(UbrainError, match=r"tiny\.h5 cannot be read"):
+        crowd.image("image0") if "pixels" in name else crowd["A"].responses()
+
+
+@pytest.mark.parametrize("name", ["images/split", "images/pixels/8x8"])
+def test_a_file_that_cannot_grow_is_not_appended_to(recording: SimpleNamespace, tiny: Path, refused, name: str) -> None:
+    with h5py.File(tiny, "r+") as file:
+        values = file[name][:]
+        del file[name]
+        file[name] = values
+    with refused(tiny, f"{name} cannot grow, so nothing can be appended"):
+        append(recording, tiny)
+
+
+def test_a_text_with_a_zero_byte_is_refused(tmp_path: Path, refused) -> None:
+    out = tmp_path / "zero.h5"
+    with refused(out, "voxel column 'areas': a text has a zero byte"), write_crowd(out) as writer:
+        rows = [writer.add_image(f"i{i}", np.full((2, 2, 3), i, np.uint8), "train") for i in range(3)]
+        trials = pd.DataFrame({"image": rows, "session": 0})
+        writer.add_subject("A", trials, pd.DataFrame({"areas": ["V1", "V\0"]}), [np.eye(3, 2)], "d", "3T")
 
 
 def test_damaged_file_on_the_command_line(tiny: Path, run_cli) -> None:

@@ -116,7 +116,7 @@ def check(crowd: str | Path | Crowd, seed: int = 0) -> list[Finding]:
         try:
             with Crowd(crowd) as opened:
                 return check(opened, seed)
-        except UbrainError as error:
+        except (UbrainError, OSError) as error:
             return [Finding("unreadable", "error", str(crowd), str(error), 1)]
     rng = np.random.default_rng(seed)
     gallery = make_gallery(crowd._file, _images_to_look_at(crowd, rng))

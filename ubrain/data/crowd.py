@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ubrain import scores
 from ubrain.data.preparation import Trials
-from ubrain.data.store import SPLITS, open_crowd
+from ubrain.data.store import SPLITS, open_crowd, reading
 from ubrain.errors import UbrainError
 
 
@@ -79,8 +79,9 @@ class Crowd:
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Pixels of an image, (height, width, 3) RGB."""
         row = int(self.rows(image_id)[0])
-        height, width = self._file["images/shape"][row]
-        return self._file[f"images/pixels/{height}x{width}"][self._file["images/row"][row]]
+        with reading(self.path):
+            height, width = self._file["images/shape"][row]
+            return self._file[f"images/pixels/{height}x{width}"][self._file["images/row"][row]]
 
     def split_rows(self, split: str) -> NDArray[np.int64]:
         """Rows of all images of a split."""
@@ -120,13 +121,15 @@ class Subject:
     @cached_property
     def trials(self) -> Trials:
         """The trials behind the responses."""
-        return Trials(self._group)
+        with reading(self.crowd.path):
+            return Trials(self._group)
 
     @cached_property
     def voxels(self) -> pd.DataFrame:
         """One row per voxel: hemisphere, areas, ncsnr, and vertex or i, j, k where known."""
         columns = self._group["voxels"]
-        table = {c: d.asstr()[:] if d.dtype.kind == "O" else d[:] for c, d in columns.items()}
+        with reading(self.crowd.path):
+            table = {c: d.asstr()[:] if d.dtype.kind == "O" else d[:] for c, d in columns.items()}
         return pd.DataFrame(table).rename_axis("voxel")
 
     def image_rows(self, split: str = "train") -> NDArray[np.int64]:
@@ -157,7 +160,8 @@ class Subject:
         if len(missing):
             raise UbrainError(f"subject {self.name!r} has not seen image {self.crowd.image_ids[missing[0]]!r}")
         chosen = voxels if isinstance(voxels, slice) else np.arange(self.n_voxels)[np.asarray(voxels)]
-        return self.trials.averaged(rows, chosen)
+        with reading(self.crowd.path):
+            return self.trials.averaged(rows, chosen)
 
     def noise_ceiling(self, split: str = "test") -> NDArray[np.float64]:
         """Highest r² that a model can reach for each voxel, given noise and repeats: (n_voxels,), NaN where unknown.

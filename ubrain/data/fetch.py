@@ -178,10 +178,17 @@ def _figshare_files(article: int, out: Path) -> tuple[File, ...]:
         if (out / listed.name).stat().st_size > 16 << 20:
             raise ValueError("it is longer than 16 MB")
         found = json.loads((out / listed.name).read_bytes())
-        return tuple(File(f["name"], f["download_url"], f"md5:{f['computed_md5']}" if f.get("computed_md5") else None,
-                          int(f["size"])) for f in found)  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
+        return tuple(File(_text(f["name"]), _text(f["download_url"]),
+                          f"md5:{_text(f['computed_md5'])}" if f.get("computed_md5") else None, int(f["size"]))
+                     for f in found)  # fmt: skip
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UbrainError(f"figshare's list of the files of article {article} is not what was expected: {error!r}") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is not a text")
+    return value
 
 
 def _fetch_file(file: File, out: Path) -> Path:
@@ -216,8 +223,14 @@ def check_file_name(name: str) -> str:
 
 def _checksums(out: Path) -> dict[str, str]:
     path = out / CHECKSUMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UbrainError(f"{path} cannot be read: {error}; delete it, and the files in {out} are taken as they are") from error
+    bad = [line for line in lines if not re.fullmatch(r"[0-9a-f]{64}  .+", line)]
+    if bad:
+        raise UbrainError(f"{path}: {bad[0][:80]!r} is not a checksum and a name; delete that line, or the file")
+    return {line[66:]: line[:64] for line in lines}
 
 
 def _write_checksums(out: Path, digests: Mapping[str, str]) -> None:
@@ -296,8 +309,9 @@ class Download:
     def _read_origin(self, url: str) -> dict[str, Any]:
         try:
             origin = json.loads(self._origin.read_text(encoding="utf-8"))
-            return origin if origin.get("url") == url else {}
-        except (OSError, ValueError, AttributeError):
+            known = origin.get("url") == url and isinstance(origin.get("version"), str)
+            return origin if known and origin["version"].isprintable() else {}
+        except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
     def _place(self, response: requests.Response, start: int) -> tuple[int, int | None]:

@@ -33,6 +33,7 @@ Schema, version 1 (strings are UTF-8; `n` images over all subjects; rows are num
 
 import hashlib
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -54,7 +55,21 @@ FORMAT, VERSION = "ubrain-crowd", 1
 SPLITS = ("train", "val", "test")
 PIXELS = "pixels:"  # key of an image by what its pixels were before it was shrunk
 MAX_SIDE = 8192  # pixels; a larger image is a mistake or an attack
+COMPRESSION = 1100  # at most, by gzip
 Split = str | Callable[[str], str]
+
+
+@contextmanager
+def reading(path: Path, expected: str = "") -> Iterator[None]:
+    """Turn whatever a library says about a damaged file into one clear error about `path`; for reading, nothing else."""
+    try:
+        yield
+    except UbrainError:
+        raise
+    except Exception as error:  # a damaged file can make the libraries raise anything
+        what = f"; expected {expected}" if expected else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UbrainError(f"{path} cannot be read: {reason}{what}. It may be truncated or damaged; get it again") from error
 
 
 def content_digest(pixels: NDArray[np.uint8]) -> str:
@@ -89,6 +104,9 @@ class CrowdWriter:
         if "format" not in file.attrs:
             self._create_layout()
         images = file["images"]
+        columns = [images[name] for name in ("id", "content", "split", "shape", "row")] + list(images["pixels"].values())
+        if fixed := [d.name for d in columns if d.maxshape[0] is not None]:
+            raise UbrainError(f"{path}: {fixed[0]} cannot grow, so nothing can be appended; ubrain has not written it so")
         self._ids = list(images["id"].asstr()[:])
         self._id_set = set(self._ids)
         self._rows = {digest: row for row, digest in enumerate(images["content"].asstr()[:])}
@@ -322,6 +340,8 @@ class CrowdWriter:
         for column in table.columns:
             values = table[column].to_numpy()
             text = not np.issubdtype(values.dtype, np.number)
+            if text and any("\0" in str(v) for v in values):
+                raise UbrainError(f"voxel column {column!r}: a text has a zero byte in it; the file it is from is damaged")
             data = [str(v) for v in values] if text else values.astype(np.float32 if values.dtype.kind == "f" else int)
             path = f"voxels/{check_name(str(column), 'voxel column')}"
             group.create_dataset(path, data=data, dtype=h5py.string_dtype() if text else None)
@@ -472,7 +492,7 @@ def _validate(file: h5py.File) -> None:
     if "images/key" in file:
         _dataset(file, "images/key", "O", 1, length=n)
     for name in ("id", "content"):
-        if len(set(file[f"images/{name}"][:])) != n:
+        if len(set(file[f"images/{name}"].asstr()[:])) != n:
             problem = "the same image is stored twice" if name == "content" else "two images have the same name"
             raise UbrainError(f"images/{name}: {problem}, so train and test may overlap; import the data again")
     if n and not set(np.unique(file["images/split"][:])) <= set(range(len(SPLITS))):
@@ -524,6 +544,8 @@ def _validate_subject(file: h5py.File, name: str, group: Any, n_images: int) -> 
         _dataset(file, f"{where}/voxels/{column}", kind, 1)
     for column in group["voxels"]:
         _dataset(file, f"{where}/voxels/{column}", "Ofiu", 1, length=n_voxels)
+    if not isinstance(json.loads(group.attrs.get("settings") or "{}"), dict):
+        raise UbrainError(f"{where}: attribute 'settings' is not what an import has written")
 
 
 def _dataset(file: h5py.File, name: str, kinds: str, ndim: int, length: int | None = None) -> h5py.Dataset:
@@ -533,6 +555,9 @@ def _dataset(file: h5py.File, name: str, kinds: str, ndim: int, length: int | No
     if found.dtype.kind not in kinds or found.ndim != ndim or (length is not None and len(found) != length):
         raise UbrainError(f"{name}: expected {ndim} dimension(s){f' and {length} rows' if length is not None else ''} "
                           f"of kind {kinds!r}, got {found.shape} {found.dtype}")  # fmt: skip
+    stored = found.id.get_storage_size() * (COMPRESSION if found.compression else 1)
+    if found.nbytes > stored:
+        raise UbrainError(f"{name}: {found.shape} {found.dtype} are {found.nbytes} bytes, but there are {stored}")
     return found
 
 

@@ -204,6 +204,7 @@ UNUSABLE = {
     "NaN in a session": ((slice(20, 40), 2, np.nan), "not a number, or infinite, in some trial"),
     "zero in a session": ((slice(20, 40), 2, 0), "the same number in all trials of a session"),
     "constant": ((slice(None), 2, 1.25), "the same number in all trials of a session"),
+    "next to nothing": ((slice(None), 2, np.linspace(0, 1e-41, N_TRIALS)), "the same number in all trials of a session"),
 }
 
 
@@ -653,3 +654,22 @@ def test_matlab_files_of_both_versions(tmp_path: Path) -> None:
         np.testing.assert_array_equal(content["x"], array)
     with pytest.raises(UbrainError, match="'text' is not an array of numbers"):
         read_mat(tmp_path / "v5.mat", ["text"])
+
+
+@pytest.mark.parametrize("link", [h5py.SoftLink("/nothing"), h5py.ExternalLink("other.h5", "x"), h5py.SoftLink("/x")])
+def test_links_in_matlab_files_are_not_followed(tmp_path: Path, link: h5py.SoftLink) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.ones((2, 3))
+    with h5py.File(tmp_path / "v73.mat", "w") as file:
+        file["x"] = link
+    with pytest.raises(UbrainError, match=r"v73\.mat: 'x' is a link; expected the data themselves"):
+        read_mat(tmp_path / "v73.mat", ["x"])
+
+
+def test_a_link_to_itself_is_no_trap(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").symlink_to("a.h5")
+    folder = Folder(tmp_path)
+    assert folder.find("a.h5") is None
+    (path,) = folder.search(r"a\.h5")
+    with pytest.raises(UbrainError, match=r"a\.h5 cannot be read|a\.h5 is not an HDF5 file"), files.open_hdf5(path):
+        pass

@@ -52,7 +52,7 @@ class Original:
 
     @property
     def metadata(self) -> dict[str, np.ndarray]:
-        """1 where a column belongs to a key, NaN elsewhere; places are numbers. ROI_V2 also has a 0 and a 2."""
+        """1 where a column belongs to a key, NaN elsewhere; places are numbers. Some zeros and a 2, too."""
         def only(columns: list[int], value: object = 1.0) -> np.ndarray:
             row = np.full(N_META + N_VOXELS, np.nan)
             row[columns] = value
@@ -65,7 +65,7 @@ class Original:
                  "voxel_x": only(voxels, np.linspace(-30, 30, N_VOXELS)), "voxel_y": only(voxels, -70.5),
                  "voxel_z": only(voxels, np.arange(N_VOXELS) * 3.0),
                  **{f"ROI_{name}": only(columns) for name, columns in members.items()}}  # fmt: skip
-        table["ROI_V2"][voxels[7]], table["ROI_V2"][voxels[8]] = 0, 2
+        table["ROI_V2"][voxels[7]], table["ROI_V2"][voxels[8]], table["VoxelData"][0] = 0, 2, 0
         return table
 
     def write_h5(self, path: Path, legacy: bool = False) -> None:
@@ -226,6 +226,14 @@ def test_images_belong_to_ids_to_the_last_digit(root: Path, out: Path) -> None:
         assert crowd["god-S1"].trials.repeats(crowd.rows(["god-n01518878_5958", "god-n01518878_5959"])).tolist() == [1, 1]
         keys = crowd._file["images/key"].asstr()[:]
         assert keys[crowd.rows(["god-n03767745_109"])[0]] == "imagenet:n03767745_109"
+
+
+def test_ids_that_are_off_by_the_last_bit_belong_to_the_nearest_image(root: Path, out: Path) -> None:
+    data = Original(1)
+    data.dataset[:, 2] = np.nextafter(data.dataset[:, 2], np.where(np.arange(len(data.dataset)) % 2, 0, np.inf))
+    data.write_h5(root / "Subject1.h5")
+    import_god(root, out, Options(dtype="float32", val_fraction=0.2, subjects=["1"]))
+    check_responses(out, "god-S1", data.shown[:8], zscored(data.voxels[:8, :9], data.run[:8]))
 
 
 def test_test_images_are_those_of_the_perception_test_with_35_repeats(root: Path, out: Path) -> None:

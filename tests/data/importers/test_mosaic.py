@@ -435,6 +435,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "negative ceiling": (replaced(CEILING, np.linspace(-5, 50, N)), "expected percent"),
     "links within HDF5": (external, "is a link; expected the data themselves"),
     "a link": (link_out, "is a link to"),
+    "nothing but artificial images": (lambda r: write(r, Subject(train=[], test=SYNTHETIC)), "has no trials of photographs"),
     "twice": (lambda r: write(r / "stimuli"), r"sub-01_NSD is in stimuli/sub-01_NSD\.hdf5 and in sub-01_NSD\.hdf5"),
     "no images": (lambda r: os.rename(r / "stimuli", r.parent / "gone"), "none of the 7 images, such as '000000262145.jpg'"),
     "an image cut": (lambda r: cut(r / "stimuli/val2017/000000262145.jpg"), "000000262145.jpg cannot be read"),

@@ -3,6 +3,7 @@
 import gzip
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -279,6 +280,18 @@ def test_minus_one_and_zero_are_no_labels(one_session: Published, out: Path) -> 
     assert by_place[1, 2, 0] == "nsdgeneral"
 
 
+def test_a_label_with_a_large_number_takes_no_more_memory(one_session: Published, out: Path) -> None:
+    labels = np.zeros(GRID)
+    labels[1, 1, 0], labels[2, 1, 0] = 10**6, 3
+    one_session.write_nifti("nsddata/ppdata/subj01/func1pt8mm/roi/HCP_MMP1.nii.gz", labels)
+    tracemalloc.start()
+    import_nsd(one_session.root, out, FLOAT32)
+    assert tracemalloc.get_traced_memory()[1] < 80 << 20
+    tracemalloc.stop()
+    with Crowd(out) as crowd:
+        assert {"HCP_MMP1:1000000", "HCP_MMP1:3"} <= set(",".join(crowd["nsd-subj01"].voxels["areas"]).split(","))
+
+
 def test_hemisphere_is_where_the_cortex_is_not_only_where_labels_are(one_session: Published, out: Path) -> None:
     import_nsd(one_session.root, out, FLOAT32)
     with Crowd(out) as crowd:
@@ -501,6 +514,12 @@ def scaled_header(nsd: Published, path: Path) -> None:
     path.write_bytes(gzip.compress(bytes(data)))
 
 
+def data_in_the_header(nsd: Published, path: Path) -> None:
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[108:112] = struct.pack("<f", 0)
+    path.write_bytes(gzip.compress(bytes(data) + bytes(352)))
+
+
 def float_nifti(nsd: Published, path: Path) -> None:
     nsd.write_nifti(str(path.relative_to(nsd.root)), np.zeros((*GRID, 750), np.float32))
 
@@ -511,6 +530,7 @@ def other_grid(nsd: Published, path: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "message"), [
     (scaled_header, "its header scales the numbers by 0.00333"),
+    (data_in_the_header, "cannot be read: its header says that the data begin at byte 0"),
     (float_nifti, "int16, got .* float32"),
     (other_grid, r"expected \(5, 4, 3, 750\) int16, got \(3, 4, 5, 750\)"),
 ])  # fmt: skip
@@ -540,6 +560,9 @@ def test_numbers_that_count_from_zero_are_refused(one_session: Published, out: P
     path.unlink()
     one_session.write_design(order=one_session.order - 1)
     with refused(out, "masterordering: expected numbers from 1 to 10000"):
+        import_nsd(one_session.root, out, FLOAT32)
+    one_session.write_design(order=one_session.order[:0])
+    with refused(out, r"'masterordering': expected whole numbers, got \(1, 0\)"):
         import_nsd(one_session.root, out, FLOAT32)
     one_session.write_design(images=one_session.images - one_session.images.min())
     with refused(out, "subjectim: expected|should be those of sharedix"):

@@ -8,7 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.files import SUFFIXES, load_npy, natural, read_rgb
-from ubrain.data.store import Split, split_by_content, write_crowd
+from ubrain.data.importers.stage import NOTHING
+from ubrain.data.store import Split, check_name, split_by_content, write_crowd
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
 
@@ -179,6 +180,8 @@ def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
     table = _read_csv(path)
     if len(table) != n_voxels:
         raise UbrainError(f"{path}: expected one row for each of the {n_voxels} voxels, got {len(table)}")
+    for column in table:
+        check_name(str(column), f"{path}: voxel column")
     text = [c for c in ("hemisphere", "areas") if c in table]
     return table.fillna(dict.fromkeys(text, "")).astype(dict.fromkeys(text, str))
 
@@ -190,6 +193,8 @@ def _splits(source: ImageSource, listed: Path | None, test: float, val: float) -
         names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UbrainError(f"{listed} cannot be read as a list of test images: {error}") from error
+    if not names:
+        raise UbrainError(f"{listed}: no test images are listed")
     chosen = set(source.find(names, listed))
     return ["test" if i in chosen else split_by_content(val, 0) for i in range(len(source))]
 
@@ -201,7 +206,8 @@ def _usable_voxels(values: NDArray, subject: str, drop: bool) -> NDArray[np.bool
     for block in _blocks(values, slice(None)):
         finite &= np.isfinite(block).all(0)
         low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
-    constant = finite & (high <= low)
+    finite &= high - low < np.finfo(np.float32).max
+    constant = finite & (high - low <= NOTHING)
     for bad, what in ((~finite, "missing or infinite values"), (constant, "the same value in every row")):
         if bad.any() and not drop:
             first = ", ".join(map(str, np.flatnonzero(bad)[:5]))

@@ -16,7 +16,6 @@ from ubrain.data.importers.files import Folder, Volume, check_array, load_npy, o
 from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.recording import (
     DEFAULTS,
-    PART_BYTES,
     Block,
     ImageFiles,
     Options,
@@ -231,8 +230,8 @@ class _Subject:
         """
         for s in lengths:
             if lengths[s] != self.presented.get(s, lengths[s]):
-                raise UbrainError(f"{self.name}, session {s}: betas of {lengths[s]} trials, but Stimuli_Presentation_Lists has "
-                                  f"{self.presented[s]}; are they of another session?")  # fmt: skip
+                raise UbrainError(f"{self.folder}: {self.name}, session {s}: betas of {lengths[s]} trials, but "
+                                  f"Stimuli_Presentation_Lists has {self.presented[s]}; are they of another session?")
         known, total = {**self.presented, **lengths}, len(self.shown)
         order = range(1, max(SESSIONS[self.name], *known) + 1)
         front, back = (list(takewhile(known.__contains__, sessions)) for sessions in (order, reversed(order)))
@@ -241,8 +240,8 @@ class _Subject:
         complete = len(front) == len(order)
         if (complete and begins[-1] != total) or (not complete and begins[-1] >= ends[-1]):
             sessions = ", ".join(map(str, sorted(known)))
-            raise UbrainError(f"{self.name}: sessions {sessions} have {sum(known.values())} trials, but the list of images has "
-                              f"{total} lines; is one of them of another subject?")  # fmt: skip
+            raise UbrainError(f"{self.folder}: {self.name}: sessions {sessions} have {sum(known.values())} trials, but the "
+                              f"list of images has {total} lines; is one of them of another subject?")  # fmt: skip
         starts = dict(zip(back, ends[1:], strict=True)) | dict(zip(front, begins, strict=False))
         return {s: starts[s] for s in lengths if s in starts}
 
@@ -391,14 +390,7 @@ class _Grid:
         """A function that reads the voxels of a session."""
         index = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F")
 
-        def read() -> Iterator[Part]:
-            start = 0
-            for block in _open_session(path, self.shape).blocks(max(1, PART_BYTES // (4 * int(np.prod(self.shape))))):
-                flat = block.reshape(-1, block.shape[-1], order="F").T  # (trials, X·Y·Z)
-                yield Part(flat[:, index], start)
-                start += len(flat)
-
-        return read
+        return lambda: (Part(values, start) for start, values in _open_session(path, self.shape).trials(index))
 
 
 def _by_area(item: tuple[tuple[str, str], object]) -> tuple[int, str]:

@@ -88,7 +88,7 @@ def _check_out(recordings: Sequence[Recording], out: Path, options: Options) -> 
 
 
 def _check_recording(recording: Recording) -> None:
-    trials, voxels, where = recording.trials, recording.voxels, recording.name
+    trials, voxels, where = recording.trials, recording.voxels, recording.source
     n = sum(block.n_trials for block in recording.blocks)
     if not len(trials) or not len(voxels):
         raise UbrainError(f"{where}: {len(trials)} trials and {len(voxels)} voxels; nothing to import")

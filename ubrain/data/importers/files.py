@@ -20,24 +20,13 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from ubrain.data.store import MAX_SIDE
+from ubrain.data.store import MAX_SIDE, reading
 from ubrain.errors import UbrainError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow knows others, and runs programs for some of them
+PART_BYTES = 64 << 20  # responses are read in parts of about this size
 MAX_BYTES = 1 << 29  # of an array that is read as a whole: tables, masks, label volumes; more is a mistake or an attack
-
-
-@contextmanager
-def reading(path: Path, expected: str = "") -> Iterator[None]:
-    """Turn whatever a library says about a damaged file into one clear error about `path`; for reading, nothing else."""
-    try:
-        yield
-    except UbrainError:
-        raise
-    except Exception as error:  # a damaged file can make the libraries raise anything
-        what = f"; expected {expected}" if expected else ""
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UbrainError(f"{path} cannot be read: {reason}{what}. It may be truncated or damaged; get it again") from error
 
 
 def natural(text: object) -> list[Any]:
@@ -110,8 +99,9 @@ class Folder:
         return path if path.exists() else None
 
     def _inside(self, path: Path) -> Path:
-        if not self.follow_links and not path.resolve().is_relative_to(self.path.resolve()):
-            raise UbrainError(f"{path} is a link to {path.resolve()}, out of {self.path}; if you have made that link "
+        target = Path(os.path.realpath(path))  # unlike `resolve`, no error where links go round in a circle
+        if not self.follow_links and not target.is_relative_to(os.path.realpath(self.path)):
+            raise UbrainError(f"{path} is a link to {target}, out of {self.path}; if you have made that link "
                               f"yourself, allow it with --follow-links")  # fmt: skip
         return path
 
@@ -131,14 +121,14 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def hdf5_array(
-    file: h5py.File, name: str, kinds: str, shape: Sequence[int | None], empty: bool = False
+    file: h5py.File, name: str, kinds: str, shape: Sequence[int | None] | None, empty: bool = False
 ) -> h5py.Dataset:
     """A dataset of an open file, after checking that it is there, in this file, and what is expected.
 
     Parameters
     ----------
     kinds : numpy's kinds of numbers, such as "iu", or a dtype such as "int16".
-    shape : expected shape; None for an axis of any length.
+    shape : expected shape; None for an axis of any length, or for any shape.
     empty : whether the length may be 0.
     """
     with reading(Path(file.filename)):
@@ -170,8 +160,9 @@ def hdf5_names(file: h5py.File, place: str = "") -> list[str]:
         return list(here) if isinstance(here, h5py.Group) else []
 
 
-def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None], empty: bool = False) -> Any:
+def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None] | None, empty: bool = False) -> Any:
     """Return `array` if its kind of numbers and its shape are as expected; an axis of length 0 only if it may be empty."""
+    shape = [None] * len(array.shape) if shape is None else shape
     kind_fits = array.dtype.kind in kinds if len(kinds) <= 4 else array.dtype == np.dtype(kinds)
     shape_fits = len(array.shape) == len(shape) and all(
         e in (None, n) and (n > 0 or empty) for e, n in zip(shape, array.shape, strict=True)
@@ -180,6 +171,15 @@ def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None],
         axes = ", ".join("n" if n is None else str(n) for n in shape)
         raise UbrainError(f"{where}: expected ({axes}) of kind {kinds!r}, got {tuple(array.shape)} {array.dtype}")
     return array
+
+
+def whole_numbers(array: NDArray, where: str) -> NDArray[np.int64]:
+    """As int64, after checking that they are whole numbers, and that there are some."""
+    with np.errstate(invalid="ignore"):
+        whole = array.astype(np.int64) if array.dtype.kind in "biuf" and array.size else None
+    if whole is None or not np.array_equal(whole, array) or whole.min() < -(2**53) or whole.max() > 2**53:
+        raise UbrainError(f"{where}: expected whole numbers, got {array.shape} {array.dtype}")
+    return whole
 
 
 # ----------------------------------------------------------------------------------------- numpy, MATLAB, tables
@@ -326,7 +326,8 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray]:
     with reading(path, "a MATLAB file"):
         if h5py.is_hdf5(path):
             with open_hdf5(path) as file:
-                found = {n: hdf5_array(file, n, "biuf", [None] * file[n].ndim) for n in names if n in file}
+                there = set(file)
+                found = {n: hdf5_array(file, n, "biuf", None) for n in names if n in there}
                 _check_sizes(path, {n: d.shape for n, d in found.items()})
                 return {n: d[:].T for n, d in found.items()}
         _check_sizes(path, {n: shape for n, shape, _ in scipy.io.whosmat(path) if n in names})
@@ -394,6 +395,13 @@ class Volume:
                 yield np.frombuffer(data, self.dtype).reshape(shape, order="F")
             stream.read(1 << 16)  # to the end, where a compressed file has its checksum
 
+    def trials(self, places: NDArray[np.int64]) -> Iterator[tuple[int, NDArray]]:
+        """The stored numbers at some places (the first axis runs fastest): first trial and (trials, places), part by part."""
+        size = int(np.prod(self.shape[:-1]))
+        step = max(1, PART_BYTES // (size * self.dtype.itemsize))
+        for number, block in enumerate(self.blocks(step)):
+            yield number * step, block.reshape(size, -1, order="F").T[:, places]
+
 
 def _stream(path: Path) -> Any:
     return gzip.open(path) if path.name.lower().endswith((".gz", ".mgz")) else path.open("rb")
@@ -408,7 +416,10 @@ def open_volume(path: Path) -> Volume:
         shape = tuple(int(n) for n in header.get_data_shape())
         if not shape or min(shape) < 1:
             raise ValueError(f"its header says {shape}")
-        return Volume(path, shape, header.get_data_dtype(), (slope or 1.0, inter or 0.0), int(header.get_data_offset()))
+        offset = int(header.get_data_offset())
+        if offset < (284 if surface else 348):  # size of the header
+            raise ValueError(f"its header says that the data begin at byte {offset}")
+        return Volume(path, shape, header.get_data_dtype(), (slope or 1.0, inter or 0.0), offset)
 
 
 def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
@@ -432,8 +443,10 @@ def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """A picture as (height, width, 3)."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _check_side(path, image)
+            if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+                raise UbrainError(f"image {path} has more than 8 bits a channel; save it with 8")
             return np.asarray(image.convert("RGB"))
     except UbrainError:
         raise
@@ -444,7 +457,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 def rgb_shape(path: Path) -> tuple[int, int]:
     """Height and width of a picture, from its header alone."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _check_side(path, image)
             return image.height, image.width
     except UbrainError:

@@ -149,6 +149,8 @@ def _trials(source: _Source, artificial: bool) -> pd.DataFrame:
     if dataset in NATURAL and not artificial:
         natural = table["key"].str.startswith(NATURAL[dataset])
         table = table[natural].assign(n_artificial=int((~natural).sum()))
+    if not len(table):
+        raise UbrainError(f"{source.path}: {source.subject} has no trials of photographs; --artificial keeps the others")
     return table.reset_index(drop=True)
 
 

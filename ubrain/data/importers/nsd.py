@@ -24,6 +24,7 @@ from ubrain.data.importers.files import (
     read_table,
     read_volume,
     reading,
+    whole_numbers,
 )
 from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, Options, Part, Recording, parse_numbers, select
 from ubrain.errors import UbrainError
@@ -186,16 +187,17 @@ class _Design:
         self._folder = folder
         path = folder.need("nsddata/experiments/nsd/nsd_expdesign.mat")
         content = read_mat(path, ["masterordering", "subjectim", "sharedix"])
-        for name in ("masterordering", "subjectim", "sharedix"):
+        names = ("masterordering", "subjectim", "sharedix")
+        for name in names:
             if name not in content:
                 raise UbrainError(f"{path}: {name!r} is missing")
-        order, images, shared = (content[n].astype(np.int64) for n in ("masterordering", "subjectim", "sharedix"))
+        order, images, shared = (whole_numbers(content[name], f"{path}: {name!r}") for name in names)
+        if images.ndim != 2 or len(images) != len(SESSIONS) or images.min() < 1 or images.max() > IMAGES:
+            raise UbrainError(f"{path}: subjectim: expected (8, images) of numbers from 1 to {IMAGES}, got {images.shape}")
         self.order, self.images = order.reshape(-1) - 1, images - 1
         shared = shared.reshape(-1) - 1
         if self.order.min() != 0 or self.order.max() >= self.images.shape[-1] or len(self.order) % TRIALS:
             raise UbrainError(f"{path}: masterordering: expected numbers from 1 to {images.shape[-1]}, in sessions of {TRIALS}")
-        if images.ndim != 2 or len(images) != len(SESSIONS) or images.min() < 1 or images.max() > IMAGES:
-            raise UbrainError(f"{path}: subjectim: expected (8, images) of numbers from 1 to {IMAGES}, got {images.shape}")
         self.shared = self.images[0, : len(shared)]
         if (self.images[:, : len(shared)] != self.shared).any() or set(shared) != set(self.shared):
             raise UbrainError(f"{path}: the first {len(shared)} images of all subjects should be those of sharedix")
@@ -314,14 +316,14 @@ class _Grid:
         """The responses of a session, in percent signal change."""
         raise NotImplementedError
 
-    def _names(self, label_file: str, highest: int) -> dict[int, str]:
-        """Names of the labels of a file, from its table if there is one."""
+    def _names(self, label_file: str, numbers: list[int]) -> dict[int, str]:
+        """Names of the labels that a file uses, from its table if there is one."""
         table = self.folder.find(*(f"nsddata/freesurfer/{s}/label/{label_file}.mgz.ctab" for s in (self.subject, "fsaverage")))
         names = dict(enumerate(LABELS.get(label_file, "").split(), start=1))
         if table is not None:
             rows = [line.split()[:2] for line in read_lines(table)]
             names |= {int(r[0]): r[1].replace(",", "-") for r in rows if len(r) == 2 and r[0].isdecimal()}
-        names |= {i: label_file if highest == 1 else str(i) for i in range(1, highest + 1) if i not in names}
+        names |= {i: label_file if numbers == [1] else str(i) for i in numbers if i not in names}
         plain = label_file.startswith(UNPREFIXED)
         return {i: name if plain or name == label_file else f"{label_file}:{name}" for i, name in names.items()}
 
@@ -329,7 +331,7 @@ class _Grid:
         """Add the names of a label file to the areas of each voxel; 0 and -1 mean: none of its areas."""
         values = np.rint(np.nan_to_num(values)).astype(np.int64)
         self.label_files.append(label_file)
-        names = self._names(label_file, int(values.max(initial=0)))
+        names = self._names(label_file, np.unique(values[values > 0]).tolist())
         for row in np.flatnonzero(values > 0):
             labels[row].append(names[int(values[row])])
 
@@ -398,11 +400,9 @@ class _Volume(_Grid):
         if path.suffix in (".hdf5", ".mat"):
             yield from _read_hdf5(path, self.shape[::-1], (self.k, self.j, self.i), 0)
             return
-        index, start = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F"), 0
-        for block in self._open_nifti(path).blocks(max(1, PART_BYTES // (2 * int(np.prod(self.shape))))):
-            flat = block.reshape(-1, block.shape[-1], order="F").T  # (trials, X·Y·Z)
-            yield Part(flat[:, index] / SCALE, start)
-            start += len(flat)
+        index = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F")
+        for start, values in self._open_nifti(path).trials(index):
+            yield Part(values / SCALE, start)
 
 
 class _Surface(_Grid):
@@ -476,15 +476,11 @@ class _Surface(_Grid):
             vertices = self.vertices[side]
             if not len(vertices):
                 continue
-            parts = _read_hdf5(path, (n,), (vertices,), first) if path.suffix == ".hdf5" else self._read_mgh(path, side, first)
-            yield from parts
+            if path.suffix == ".hdf5":
+                yield from _read_hdf5(path, (n,), (vertices,), first)
+            else:
+                yield from (Part(values, start, first) for start, values in self._open_mgh(path, n).trials(vertices))
             first += len(vertices)
-
-    def _read_mgh(self, path: Path, side: str, first: int) -> Iterator[Part]:
-        start, n = 0, self.n_vertices[side]
-        for block in self._open_mgh(path, n).blocks(max(1, PART_BYTES // (4 * n))):
-            yield Part(block[:, 0, 0].T[:, self.vertices[side]], start, first)
-            start += block.shape[-1]
 
 
 def _by_importance(label_file: str) -> tuple[int, str]:

@@ -12,11 +12,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ubrain.data.importers.files import natural, read_rgb, reading, rgb_shape
+from ubrain.data.importers.files import PART_BYTES, natural, read_rgb, reading, rgb_shape
 from ubrain.errors import UbrainError
 
 PLACE = ("hemisphere", "vertex", "i", "j", "k")  # columns of the table of voxels that say where a voxel is
-PART_BYTES = 64 << 20  # importers hand over responses in parts of about this size
 
 
 @dataclass(frozen=True)
@@ -187,6 +186,12 @@ class Recording:
             return np.zeros(len(self.trials), dtype=np.int64)
         columns = ["session", "run"] if self.normalise == "run" else ["session"]
         return self.trials.groupby(columns).ngroup().to_numpy(np.int64)
+
+    @property
+    def source(self) -> str:
+        """Its name and its files, for messages."""
+        files = list(dict.fromkeys(file.name for block in self.blocks for file in block.files))
+        return f"{self.name} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})" if files else self.name
 
     def place(self, row: int) -> str:
         """Where a voxel is, in words."""

@@ -20,6 +20,7 @@ from ubrain.progress import log, track
 
 VALUES = 4 << 20  # responses that are in memory at once while the crowd file is written
 COARSE = 64  # steps: a voxel whose range in a session has fewer is badly served by the type it is stored in
+NOTHING = 1e-30  # a response that varies by less does not vary; divided by its standard deviation it would be infinite
 LISTED = 12  # dropped voxels that are listed in the account
 
 
@@ -99,7 +100,7 @@ class Stage:
         """Read the blocks that are not there yet; yields the bytes of each part after it has been written."""
         for i in self.left:
             block = self.recording.blocks[i]
-            where = f"{self.recording.name}, {block.name}"
+            where = ", ".join([self.recording.name, *(file.name for file in block.files), block.name])
             units = self.units[self.starts[i] : self.starts[i + 1]]
             ranges = _Ranges(units, self.n_voxels)
             filled = np.zeros(block.n_trials, dtype=np.int64)
@@ -117,8 +118,8 @@ class Stage:
                 raise UbrainError(f"{where}: trial {trial} has {filled[trial]} responses, expected {self.n_voxels}")
             partial.replace(self._raw(i))
             temporary = self.folder / "ranges.partial"
-            with temporary.open("wb") as file:
-                np.save(file, ranges.array)
+            with temporary.open("wb") as stream:
+                np.save(stream, ranges.array)
             temporary.replace(self._ranges(i))
 
     def _stored(self, values: NDArray[np.float32], part: Part, where: str) -> NDArray:
@@ -147,16 +148,16 @@ class Stage:
             with np.errstate(invalid="ignore"):
                 largest, spread = np.maximum(np.abs(low), np.abs(high)), high - low
                 endless |= ~np.isfinite(spread)
-                constant |= spread <= 1e-6 * largest
+                constant |= spread <= np.maximum(1e-6 * largest, NOTHING)
                 coarse |= spread < COARSE * np.finfo(self.dtype).eps / 2 * largest
         unit = {"session": "in all trials of a session", "run": "in all trials of a run", "none": "in all trials"}
         said = [self._list(endless, "not a number, or infinite, in some trial"),
                 self._list(constant & ~endless, f"the same number {unit[self.recording.normalise]}")]  # fmt: skip
         good: NDArray[np.bool_] = ~endless & ~constant
         if not good.any():
-            self.refuse(f"{self.recording.name}: no usable voxel is left: {'; '.join(filter(None, said))}")
+            self.refuse(f"{self.recording.source}: no usable voxel is left: {'; '.join(filter(None, said))}")
         if (coarse & good).sum() > 0.01 * good.sum():
-            self.refuse(f"{self.recording.name}: {(coarse & good).sum()} voxels vary so little around a large mean that "
+            self.refuse(f"{self.recording.source}: {(coarse & good).sum()} voxels vary so little around a large mean that "
                         f"{self.dtype} would round them off; use --dtype float32")  # fmt: skip
         return good, [line for line in said if line]
 

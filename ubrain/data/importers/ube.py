@@ -25,6 +25,7 @@ from ubrain.data.importers.files import (
     open_npz,
     read_mat,
     reading,
+    whole_numbers,
 )
 from ubrain.data.importers.nsd import HEMISPHERES, IMAGES
 from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageArray, Options, Part, Recording, select
@@ -133,8 +134,8 @@ class _Design:
         content = read_mat(path, ["masterordering", "subjectim"])
         if len(content) < 2:
             raise UbrainError(f"{path}: expected masterordering and subjectim")
-        order = content["masterordering"].astype(np.int64).reshape(-1) - 1
-        self.images = content["subjectim"].astype(np.int64) - 1
+        order, self.images = (whole_numbers(content[n], f"{path}: {n!r}") - 1 for n in ("masterordering", "subjectim"))
+        order = order.reshape(-1)
         if self.images.ndim != 2 or self.images.min() < 0 or order.min() != 0 or order.max() >= self.images.shape[1]:
             raise UbrainError(f"{path}: expected masterordering and subjectim to count from 1")
         self._first = np.full(self.images.shape[1], len(order))

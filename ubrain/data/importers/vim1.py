@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import Folder, check_array, natural, read_mat
+from ubrain.data.importers.files import Folder, check_array, natural, read_mat, whole_numbers
 from ubrain.data.importers.recording import DEFAULTS, ImageArray, Options, Recording, array_block, select
 from ubrain.errors import UbrainError
 from ubrain.progress import log
@@ -120,8 +120,8 @@ def _recording(name: str, path: Path, shown: ImageArray, n_train: int) -> Record
 
 def _voxels(name: str, path: Path) -> pd.DataFrame:
     """i, j, k and areas of each voxel."""
-    index = _whole_numbers(path, f"voxIdx{name}")
-    codes = _whole_numbers(path, f"roi{name}")
+    index, codes = (whole_numbers(_need(path, f"{what}{name}"), f"{path}: {what}{name}").reshape(-1)
+                    for what in ("voxIdx", "roi"))  # fmt: skip
     if len(index) != len(codes):
         raise UbrainError(f"{path}: voxIdx{name} has {len(index)} voxels, roi{name} has {len(codes)}")
     if index.min() < 1 or index.max() > np.prod(VOLUME):
@@ -131,13 +131,6 @@ def _voxels(name: str, path: Path) -> pd.DataFrame:
         raise UbrainError(f"{path}: roi{name}: expected numbers from 0 to {len(AREAS) - 1}, got {codes.min()} to {codes.max()}")
     i, j, k = np.unravel_index(index - 1, VOLUME, order="F")  # as MATLAB numbers them
     return pd.DataFrame({"i": i, "j": j, "k": k, "areas": np.array(AREAS)[codes]})
-
-
-def _whole_numbers(path: Path, name: str) -> NDArray[np.int64]:
-    values = _need(path, name).reshape(-1)
-    if not len(values) or not np.array_equal(values, np.rint(values)) or np.abs(values).max() > 2**31:
-        raise UbrainError(f"{path}: {name!r}: expected whole numbers")
-    return values.astype(np.int64)
 
 
 def _responses(path: Path, name: str, n_images: int, n_voxels: int) -> NDArray[np.float32]:

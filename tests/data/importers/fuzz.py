@@ -1,0 +1,363 @@
+"""Imports of damaged datasets: `python fuzz.py FOLDER` reads lines "DATASET NUMBER" and answers each with a line of JSON.
+
+Every case copies a small dataset in its published layout, damages one file (`damage.spoil`, the number of the case is the
+seed), imports it, and says what came of it:
+
+refused   an error that names a file, a folder or an image of the dataset; nothing is left behind
+same      the crowd file has the same numbers and pictures as without the damage
+less      ... or some of them (a subject or some voxels are not there, areas have no names, ...)
+other     ... or other ones, where the damage was another plausible number
+wrong     anything else
+"""
+
+import json
+import logging
+import os
+import resource
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import test_algonauts
+import test_bold5000
+import test_god
+import test_mosaic
+import test_nsd
+import test_ube
+import test_vim1
+from damage import Damage, spoil
+from PIL import Image
+
+from ubrain.data.crowd import Crowd
+from ubrain.data.importers.algonauts import import_algonauts
+from ubrain.data.importers.arrays import import_arrays
+from ubrain.data.importers.bold5000 import import_bold5000
+from ubrain.data.importers.god import import_god
+from ubrain.data.importers.mosaic import import_mosaic
+from ubrain.data.importers.nsd import import_nsd
+from ubrain.data.importers.recording import Options
+from ubrain.data.importers.ube import import_ube
+from ubrain.data.importers.vim1 import import_vim1
+from ubrain.data.store import write_crowd
+from ubrain.errors import UbrainError
+
+EXACT = Options(dtype="float32", val_fraction=0.2)
+MEMORY = 1500 << 20  # bytes that a case may take: the files have a few MB
+SECONDS = 60  # of the processor
+PLACE = ["hemisphere", "vertex", "i", "j", "k", "x", "y", "z"]
+
+
+# ------------------------------------------------------------------------------------------------------- datasets
+
+
+def nsd_volume(root: Path, kind: str = "hdf5") -> None:
+    made = test_nsd.Published(root)
+    made.write_volume_labels()
+    made.write_table("prf-visualrois", "0 Unknown\n1 V1v\n2 V1d\n")
+    made.write_stim_info()
+    made.write_behaviour(1, [1])
+    made.write_volume(1, 1, kind)
+    made.write_nifti(f"{made.betas_folder(1, 'func1pt8mm')}/ncsnr.nii.gz", np.full(test_nsd.GRID, 0.7, np.float32))
+
+
+def nsd_surface(root: Path, space: str) -> None:
+    made = test_nsd.Published(root)
+    made.write_surface_labels(space)
+    made.write_surface(1, 1, space)
+
+
+def algonauts(root: Path) -> None:
+    root.mkdir()
+    made = test_algonauts.Packaged(root)
+    made.write(1, list(range(100, 124)), test=list(range(500, 506)))
+    made.write(2, [*range(200, 223), 503], test=list(range(600, 606)))
+    for folder in root.glob("subj*"):
+        (folder / "test_split/noise_ceiling").mkdir()
+        for side, vertices in test_algonauts.VERTICES.items():
+            np.save(folder / f"test_split/noise_ceiling/{side}_noise_ceiling.npy", np.linspace(0, 0.8, len(vertices)))
+
+
+def ube(root: Path) -> None:
+    made = test_ube.Authors(root)
+    made.write_design()
+    made.write_masks(1, 3, "roi_masks/subj01/roi_masks")
+
+
+def bold_volumes(root: Path) -> None:
+    test_bold5000.Published(root).write_release2("CSI4")
+
+
+def bold_areas(root: Path) -> None:
+    made = test_bold5000.Published(root)
+    made.write_names("CSI4")
+    made.write_lists("CSI4")
+    for name, values in made.areas("CSI4").items():
+        np.save(made.file(f"py/CSI4_GLMbetas-{test_bold5000.VERSION}_allses_{name}.npy"), values.astype(np.float32))
+
+
+def bold_release1(root: Path, kind: str) -> None:
+    test_bold5000.Published(root).write_release1("CSI4", kind)
+
+
+def god_original(root: Path, kind: str) -> None:
+    test_god.write_images(root / "images")
+    for subject in (1, 2):
+        original = test_god.Original(subject)
+        (original.write_h5 if kind == "h5" else original.write_mat)(root / f"Subject{subject}.{kind}")
+
+
+def god_fmriprep(root: Path) -> None:
+    test_god.write_images(root / "images")
+    for task in ("Training", "Test"):
+        test_god.FMRIPrep(1).write(root, 1, task)
+
+
+def god_npz(root: Path) -> None:
+    root.mkdir()
+    test_god.Npz(3).write(root / "sbj_3.npz")
+    test_god.write_image_arrays(root / "images_112.npz")
+
+
+def vim1(root: Path, responses: Callable, stimuli: Callable) -> None:
+    data = test_vim1.Published()
+    root.mkdir()
+    responses(root / "EstimatedResponses.mat", data.responses)
+    stimuli(root / "Stimuli.mat", data.stimuli)
+
+
+def mosaic(root: Path, merged: bool) -> None:
+    test_mosaic.write_pictures(root / "stimuli/train2017", test_mosaic.TRAIN)
+    test_mosaic.write_pictures(root / "stimuli/val2017", test_mosaic.TEST)
+    test_mosaic.write_labels(root / "mmp_1.0.npz")
+    subject = test_mosaic.Subject(test=test_mosaic.TEST)
+    with h5py.File(root / f"{subject.name}.hdf5", "w") as file:
+        if merged:
+            subject.write_chunks(file.create_group(subject.name))
+        else:
+            subject.write(file)
+
+
+def arrays(root: Path, csv: bool) -> None:
+    rng = np.random.default_rng(3)
+    root.mkdir()
+    pixels, values = rng.integers(0, 256, (12, 8, 8, 3), np.uint8), rng.normal(2, 3, (24, 5)).astype(np.float32)
+    if csv:
+        (root / "images").mkdir()
+        for i, image in enumerate(pixels):
+            Image.fromarray(image).save(root / f"images/image{i}.png")
+        np.savetxt(root / "responses.csv", values, delimiter=",")
+    else:
+        np.save(root / "images.npy", pixels)
+        np.save(root / "responses.npy", values)
+    names = [f"image{i}" if csv else str(i) for i in range(12)]
+    rows = "".join(f"{names[i % 12]},{i // 12},{i // 12}\n" for i in range(24))
+    (root / "trials.csv").write_text("image,session,repeat\n" + rows)
+    (root / "voxels.csv").write_text("hemisphere,i,j,k,areas,ncsnr\n" + "".join(f"L,{i},2,3,V1,0.5\n" for i in range(5)))
+    (root / "test.txt").write_text("".join(f"{name}\n" for name in names[:4]))
+
+
+def run_arrays(root: Path, out: Path, csv: bool) -> None:
+    images, responses = (root / "images", "responses.csv") if csv else (root / "images.npy", "responses.npy")
+    import_arrays(images, root / responses, "A", out, trials=root / "trials.csv", voxels=root / "voxels.csv",
+                  test_images=root / "test.txt", drop_bad_voxels=True)  # fmt: skip
+
+
+def crowd_file(root: Path) -> None:
+    arrays(root.with_name("source"), csv=False)
+    root.mkdir()
+    run_arrays(root.with_name("source"), root / "crowd.h5", csv=False)
+
+
+def read_crowd(root: Path, out: Path) -> None:
+    """Read all that is in a crowd file, and append to it."""
+    contents(root / "crowd.h5")
+    with write_crowd(root / "crowd.h5", append=True) as writer:
+        writer.add_image("new", np.zeros((4, 4, 3), np.uint8), "train")
+    shutil.copy(root / "crowd.h5", out)
+
+
+Dataset = tuple[Callable[[Path], object], Callable[[Path, Path], object]]  # how it is made, how it is imported
+DATASETS: dict[str, Dataset] = {
+    "nsd-hdf5": (nsd_volume, lambda r, o: import_nsd(r, o, EXACT)),
+    "nsd-nifti": (lambda r: nsd_volume(r, "nii.gz"), lambda r, o: import_nsd(r, o, EXACT)),
+    "nsd-fsaverage": (lambda r: nsd_surface(r, "fsaverage"), lambda r, o: import_nsd(r, o, EXACT, space="fsaverage")),
+    "nsd-native": (lambda r: nsd_surface(r, "nativesurface"), lambda r, o: import_nsd(r, o, EXACT, space="nativesurface")),
+    "algonauts": (algonauts, lambda r, o: import_algonauts(r, o, EXACT)),
+    "ube": (ube, lambda r, o: import_ube(r, o, EXACT)),
+    "bold5000-volumes": (bold_volumes, lambda r, o: import_bold5000(r, o, EXACT)),
+    "bold5000-areas": (bold_areas, lambda r, o: import_bold5000(r, o, EXACT, responses="areas")),
+    "bold5000-h5": (lambda r: bold_release1(r, "h5"), lambda r, o: import_bold5000(r, o, EXACT, responses="release1")),
+    "bold5000-mat": (lambda r: bold_release1(r, "mat"), lambda r, o: import_bold5000(r, o, EXACT, responses="release1")),
+    "god-h5": (lambda r: god_original(r, "h5"), lambda r, o: import_god(r, o, EXACT)),
+    "god-mat": (lambda r: god_original(r, "mat"), lambda r, o: import_god(r, o, EXACT)),
+    "god-fmriprep": (god_fmriprep, lambda r, o: import_god(r, o, EXACT)),
+    "god-npz": (god_npz, lambda r, o: import_god(r, o, EXACT)),
+    "vim1": (lambda r: vim1(r, test_vim1.write_v73, test_vim1.write_v5), lambda r, o: import_vim1(r, o, EXACT)),
+    "vim1-converted": (lambda r: vim1(r, test_vim1.write_v5, test_vim1.write_v73), lambda r, o: import_vim1(r, o, EXACT)),
+    "mosaic": (lambda r: mosaic(r, False),
+               lambda r, o: import_mosaic(r, o, EXACT, areas="V1,V2", labels=r / "mmp_1.0.npz")),
+    "mosaic-merged": (lambda r: mosaic(r, True),
+                      lambda r, o: import_mosaic(r, o, EXACT, areas="V1,V2", labels=r / "mmp_1.0.npz")),
+    "arrays": (lambda r: arrays(r, False), lambda r, o: run_arrays(r, o, False)),
+    "arrays-csv": (lambda r: arrays(r, True), lambda r, o: run_arrays(r, o, True)),
+    "crowd-file": (crowd_file, read_crowd),
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------ judgement
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """All that is in a crowd file, read as its users read it."""
+    with Crowd(path) as crowd:
+        images = {str(i): (crowd.content[row], int(crowd._split[row]), crowd.image(i).tobytes())
+                  for row, i in enumerate(crowd.image_ids)}  # fmt: skip
+        assert crowd.fingerprint
+        subjects = {}
+        for name in crowd.subjects:
+            subject = crowd[name]
+            for split in ("train", "val", "test"):
+                if len(subject.image_rows(split)):
+                    assert np.isfinite(subject.responses(split)).all(), f"{name}: responses that are not finite"
+                    assert len(subject.noise_ceiling(split)) == subject.n_voxels
+            rows = np.asarray(subject._group["responses"][:], np.float32)
+            shown = crowd.image_ids[subject.trials.image]
+            subjects[name] = (subject.voxels, [str(i) for i in shown], subject.trials.session, rows)
+    return {"images": images, "subjects": subjects}
+
+
+undamaged = cache(contents)
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """What differs: other numbers or pictures (`values`, `images`), or only less of them."""
+    found = set()
+    if before["images"].keys() != after["images"].keys():
+        found.add("fewer images")
+    for name, image in after["images"].items():
+        known = before["images"].get(name)
+        if known is None or (image[0], image[2]) != (known[0], known[2]):
+            found.add("images")
+        elif image[1] != known[1]:
+            found.add("splits")
+    if before["subjects"].keys() != after["subjects"].keys():
+        found.add("fewer subjects" if after["subjects"].keys() < before["subjects"].keys() else "subjects")
+    for name, subject in after["subjects"].items():
+        if name in before["subjects"]:
+            found |= subject_differences(before["subjects"][name], subject)
+    return found
+
+
+def subject_differences(before: tuple, after: tuple) -> set[str]:
+    (voxels, shown, sessions, rows), (new_voxels, new_shown, new_sessions, new_rows) = before, after
+    found = set()
+    shared = [column for column in PLACE if column in voxels and column in new_voxels]
+    where, new_where = places(voxels, shared), places(new_voxels, shared)
+    if where is not None and new_where is not None:
+        at = {place: column for column, place in enumerate(where)}
+        common = [column for column, place in enumerate(new_where) if place in at]
+        found |= {"voxels"} if len(common) < len(new_where) else {"fewer voxels"} if len(common) < len(where) else set()
+        columns = [at[new_where[column]] for column in common]
+    elif len(voxels) == len(new_voxels):
+        found |= {"no places"} if {*voxels} != {*new_voxels} else set()
+        common = columns = list(range(len(voxels)))
+    else:
+        at = {rows[:, c].tobytes(): c for c in range(rows.shape[1])}
+        columns = [at.get(new_rows[:, c].tobytes(), -1) for c in range(new_rows.shape[1])]
+        return {"fewer voxels"} if len(new_rows) == len(rows) and min(columns) >= 0 else {"values"}
+    known = {(image, rows[t, columns].tobytes()) for t, image in enumerate(shown)}
+    new = {(image, np.ascontiguousarray(new_rows[t, common]).tobytes()) for t, image in enumerate(new_shown)}
+    found |= {"values"} if not new <= known else {"fewer trials"} if new != known else set()
+    found |= {"sessions"} if len(new_shown) == len(shown) and (sessions != new_sessions).any() else set()
+    for column in ("areas", "ncsnr", "hemisphere"):
+        mine, theirs = voxels[column].to_numpy()[columns], new_voxels[column].to_numpy()[common]
+        equal = np.array_equal(mine, theirs) if column != "ncsnr" else np.allclose(mine, theirs, equal_nan=True)
+        found |= set() if equal else {column}
+    return found
+
+
+def places(voxels: Any, columns: list[str]) -> list[tuple] | None:
+    """Where each voxel is; None if that does not tell voxels apart."""
+    found = list(voxels[columns].itertuples(index=False, name=None))
+    return found if len(set(found)) == len(found) else None
+
+
+def judge(damage: Damage, before: dict[str, Any], work: Path, act: Callable[[Path, Path], object]) -> tuple[str, str]:
+    """What came of an import, in a word and in detail."""
+    root, out = work / "data", work / "out/crowd.h5"
+    try:
+        act(root, out)
+    except UbrainError as error:
+        names = {str(work), *(p.stem.split(".")[0] for p in [damage.file, *root.rglob("*")]), *before["images"]}
+        if not any(name in str(error) for name in names):
+            return "wrong", f"the error names no file: {error}"
+        left = [p.name for p in out.parent.iterdir() if p.name != f".{out.name}.import"]
+        left += [p.name for p in out.parent.rglob("*.partial") if not p.parent.parent.name.endswith(".import")]
+        return ("wrong", f"left behind: {left}") if left else ("refused", str(error))
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)
+        mine = [f"{Path(f.filename).name}:{f.lineno}" for f in place if "ubrain" in f.filename][-3:]
+        return "wrong", f"{type(error).__name__}: {error} ({' < '.join(reversed(mine))})"
+    try:
+        found = differences(before, contents(out))
+    except Exception as error:
+        return "wrong", f"the crowd file is not valid: {type(error).__name__}: {error}"
+    if not found & {"values", "images", "subjects", "voxels"}:
+        return ("less" if found else "same"), ", ".join(sorted(found))
+    return ("other" if damage.plausible else "wrong"), f"differ: {', '.join(sorted(found))}"
+
+
+# --------------------------------------------------------------------------------------------------------- cases
+
+
+def run_case(name: str, number: int, folder: Path) -> dict[str, Any]:
+    """One import of a dataset that is damaged in the way of this number."""
+    make, act = DATASETS[name]
+    original = folder / name / "data"
+    if not original.exists():
+        original.parent.mkdir(parents=True)
+        make(original)
+        act(original, original.parent / "crowd.h5")
+    work = folder / name / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "out").mkdir(parents=True)
+    shutil.copytree(original, work / "data", copy_function=os.link)
+    damage = spoil(work / "data", np.random.default_rng([number, len(name), *name.encode()]))
+    memory = peak()
+    outcome, detail = judge(damage, undamaged(original.parent / "crowd.h5"), work, act)
+    if outcome != "wrong" and peak() - memory > MEMORY:
+        outcome, detail = "wrong", f"took {(peak() - memory) >> 20} MB: {outcome}: {detail}"
+    file = str(damage.file.relative_to(work / "data"))
+    return {"dataset": name, "case": number, "file": file, "damage": damage.what, "plausible": damage.plausible,
+            "outcome": outcome, "detail": detail.replace(str(work), "")[:400]}  # fmt: skip
+
+
+def peak() -> int:
+    """Most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main(folder: str) -> None:
+    """Answer line by line, in a process that cannot have more than 8 GB, nor a minute of the processor for a case."""
+    warnings.simplefilter("ignore")
+    logging.disable()
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    for line in sys.stdin:
+        name, number = line.split()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, resource.RLIM_INFINITY))
+        print(json.dumps(run_case(name, int(number), Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
