@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +299,12 @@ def make_folder(out: Path) -> Path:
 
 def _defaults(source: Path) -> dict[str, Any]:
     """Name and default of every parameter; the parameters cell holds literals only."""
-    cells = [c for c in jupytext.read(source).cells if "parameters" in c.metadata.get("tags", [])]
+    return _literals(source, source.read_text(encoding="utf-8"))
+
+
+@lru_cache
+def _literals(source: Path, text: str) -> dict[str, Any]:
+    cells = [c for c in jupytext.reads(text, fmt="py").cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise UbrainError(f"{source}: expected one cell with the tag 'parameters', found {len(cells)}")
     found = {}

@@ -262,16 +262,19 @@ def _ending(running: dict[str, subprocess.Popen]) -> Iterator[None]:
 
 
 def _start(grid: Grid, out: Path, name: str, environment: Mapping[str, str]) -> subprocess.Popen:
-    """`ubrain run NOTEBOOK -p ... --out runs/NAME`, out of reach of the terminal's Ctrl-C, which the sweep passes on."""
+    """`ubrain run ... --out runs/NAME` in a session of its own: Ctrl-C reaches it through the sweep, not twice."""
     folder = out / "runs" / name
     runs.make_folder(folder)
     (folder / FAILED).unlink(missing_ok=True)
-    parameters = {**grid.fixed, **grid.runs()[name]}
-    words = [w for p, value in parameters.items() for w in ("-p", p, json.dumps(value, ensure_ascii=False))]
-    command = [sys.executable, "-m", "ubrain.cli", "run", grid.notebook, *words, "--out", str(folder.resolve())]
+    command = _command(grid.notebook, {**grid.fixed, **grid.runs()[name]}, folder.resolve())
     with open(folder / LOG, "wb") as output:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                                 env=dict(environment), start_new_session=True)  # fmt: skip
+
+
+def _command(notebook: str, parameters: Mapping[str, Any], folder: Path) -> list[str]:
+    words = [w for p, value in parameters.items() for w in ("-p", p, json.dumps(value, ensure_ascii=False))]
+    return [sys.executable, "-m", "ubrain.cli", "run", notebook, *words, "--out", str(folder)]
 
 
 def _error(grid: Grid, out: Path, name: str, code: int) -> str:
