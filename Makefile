@@ -44,8 +44,8 @@ notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py
 lab: $(STAMP)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-report: $(STAMP)  ## write the scoreboard of the committed run into the README
-	$(BIN)/ubrain report --write README.md
+report: $(STAMP)  ## write the scoreboard of the committed run into the README, draw its overview figure
+	$(BIN)/ubrain report --write README.md --figure
 
 nbdime: $(STAMP)  ## git diff and git merge of this clone read notebooks cell by cell
 	$(BIN)/nbdime config-git --enable

@@ -493,13 +493,19 @@ def report(
     seed: Seed = 0,
     write: Annotated[Path | None, typer.Option(help="README to write the scoreboard into, between its markers.")] = None,
     check: Annotated[Path | None, typer.Option(help="README to check: exit 1 if its scoreboard is stale.")] = None,
+    figure: Annotated[bool, typer.Option("--figure", help="Also draw the overview figure of the run.")] = False,
 ) -> None:
     """Print the scoreboard of a run: paper, authors' run, here."""
     from ubrain.lab import run_name
     from ubrain.paths import run_dir
     from ubrain.results import scoreboard, write_scoreboard
 
-    text = scoreboard(run_dir(run_name(crowd, profile, seed)))
+    run = run_name(crowd, profile, seed)
+    text = scoreboard(run_dir(run))
+    if figure:
+        from ubrain.runs import draw_overview
+
+        print(draw_overview(run), file=sys.stderr)
     for readme, only_check in ((write, False), (check, True)):
         if readme is not None:
             write_scoreboard(readme, text, only_check)

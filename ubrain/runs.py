@@ -16,21 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import yaml
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillException
 
-from ubrain import paths
+from ubrain import figures, paths
 from ubrain.config import load_profile
 from ubrain.data.crowd import Crowd
+from ubrain.data.simulate import scenes
 from ubrain.errors import UbrainError
-from ubrain.lab import run_name
+from ubrain.lab import FIGURE_RC, run_name
 from ubrain.progress import log
-from ubrain.results import same_numbers
+from ubrain.results import read_results, same_numbers
 
 KERNEL = "python3"
+OVERVIEW_SCENE = (0, 41)  # seed and number of the image on the overview figure: something to see
 UNFINISHED = "unfinished"  # in a folder of --out, what is running or has failed
 
 
@@ -212,6 +215,30 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> None:
             continue
         raise UbrainError(f"{source.stem}: parameter {name!r} is {value!r}, expected a {type(default).__name__} "
                           f"such as {default!r}")  # fmt: skip
+
+
+def draw_overview(run: str) -> Path:
+    """Draw the overview figure of a published run from its numbers; the same numbers give the same file.
+
+    Returns
+    -------
+    The figure, among the others of the run.
+
+    Raises
+    ------
+    UbrainError
+        If the run has no results.
+    """
+    documents = read_results(paths.run_dir(run))
+    image, _ = scenes.render(*OVERVIEW_SCENE)
+    with plt.rc_context(FIGURE_RC):
+        figure = figures.overview(documents, image)
+        figures.mark_simulated(figure, any(d["simulated"] for d in documents.values()))
+        path = paths.figure_dir(run) / "overview.png"
+        with paths.atomic(path) as partial:
+            figure.savefig(partial, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return path
 
 
 def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
