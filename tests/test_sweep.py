@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -357,27 +356,27 @@ def test_a_long_summary_is_cut(project, quick):
 # --- all of it, with papermill
 
 
-def test_a_sweep_of_a_notebook(project):
-    """Two finish, one fails and keeps its notebook; the exit code says so; then only the failed one is run."""
+def test_a_sweep_of_a_notebook(project, monkeypatch):
+    """Of two runs one fails and keeps its notebook; the exit code says so; started again, only that one runs."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(sweep.__file__).parents[1]))
     (project / "grid.yaml").write_text("{notebook: 98_ok, parameters: {seed: 3, n_images: [[25, 100]], rate: [1e-3, 2]}}")
-    command = [sys.executable, "-m", "ubrain.cli", "sweep", "grid.yaml", "--jobs", "2", "--out", "out"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
-    assert done.returncode == 1, done.stderr
-    assert "1 of 2 runs finished" in done.stdout
-    assert re.search(r"failed: out/runs/1-n_images_25_100-rate_2: AssertionError: broken on purpose", done.stderr)
-    runs = project / "out" / "runs"
-    finished = runs / "0-n_images_25_100-rate_0.001"
+    done = CliRunner().invoke(app, ["sweep", "grid.yaml", "--jobs", "2", "--out", "out"])
+    assert done.exit_code == 1, done.output
+    assert "1 of 2 runs finished" in done.output
+    assert "failed: out/runs/1-n_images_25_100-rate_2: AssertionError: broken on purpose" in done.output
+    finished, failed = (project / "out" / "runs" / name for name in ("0-n_images_25_100-rate_0.001", "1-n_images_25_100-rate_2"))
     assert sorted(p.name for p in finished.iterdir()) == ["98_ok.ipynb", "98_ok.json", "log.txt"]
     assert pd.read_csv(project / "out" / "table.csv")["value"].tolist() == [3.001]
-    (failed,) = (runs / "1-n_images_25_100-rate_2").rglob("98_ok.ipynb")
-    assert "broken on purpose" in failed.read_text()
+    (kept,) = failed.rglob("98_ok.ipynb")
+    assert "broken on purpose" in kept.read_text()
     before = (finished / "98_ok.json").stat().st_mtime_ns
     source = project / "notebooks" / "98_ok.py"
     source.write_text(source.read_text().replace("rate < 1", "rate < 3"))
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["sweep", "grid.yaml", "--out", "out"])
+    assert done.exit_code == 0, done.output
     assert sorted(pd.read_csv(project / "out" / "table.csv")["value"]) == [3.001, 5]
+    assert sorted(p.name for p in failed.iterdir()) == ["98_ok.ipynb", "98_ok.json", "log.txt"]
     assert (finished / "98_ok.json").stat().st_mtime_ns == before
 
 
