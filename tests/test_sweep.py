@@ -365,7 +365,7 @@ def test_a_sweep_of_a_notebook(project, monkeypatch):
     assert done.exit_code == 1, done.output
     assert "1 of 2 runs finished" in done.output
     assert "failed: out/runs/1-n_images_25_100-rate_2: AssertionError: broken on purpose" in done.output
-    finished, failed = (project / "out" / "runs" / name for name in ("0-n_images_25_100-rate_0.001", "1-n_images_25_100-rate_2"))
+    finished, failed = (project / "out" / "runs" / f"{i}-n_images_25_100-rate_{rate}" for i, rate in enumerate((0.001, 2)))
     assert sorted(p.name for p in finished.iterdir()) == ["98_ok.ipynb", "98_ok.json", "log.txt"]
     assert pd.read_csv(project / "out" / "table.csv")["value"].tolist() == [3.001]
     (kept,) = failed.rglob("98_ok.ipynb")

@@ -52,11 +52,12 @@ class Panel:
 PANELS = (
     Panel("Crowd or one subject", "01_crowd_gains", "median_r", f"(?P<line>{'|'.join(CONDITIONS)})",
           "median voxel correlation r"),
-    Panel("A newcomer's images", "03_transfer", "median_r", r"(?P<line>.+), (?P<x>\d+) images",
+    Panel("A newcomer's images", "03_transfer", "transfer_median_r", r"a new subject, (?P<line>.+), (?P<x>\d+) images",
           "median voxel correlation r", "images of the newcomer", log=True),
-    Panel("Which image was seen", "04_retrieval", "top1", r"(?P<line>.+), gallery of (?P<x>\d+)",
+    Panel("Which image was seen", "04_retrieval", r"top1 of (?P<x>\d+) images", "(?P<line>.+)",
           "top-1 retrieval (%)", "images in the gallery", share=True, log=True),
-    Panel("Clusters of embeddings", "05_clusters", "ari.*", "(?P<line>.*)", "agreement of clusters\nand truth (ARI)"),
+    Panel("Clusters of embeddings", "05_clusters", "ari with (?P<line>all types|category types|areas)", "k-means",
+          "agreement with the truth (ARI)"),
 )  # fmt: skip
 
 
