@@ -115,7 +115,7 @@ def sweep(
     try:
         with FileLock(out / ".lock", timeout=0):
             _claim(grid, out)
-            todo = [name for name in grid.runs() if not _results(grid, out, name).exists()]
+            todo = {name: point for name, point in grid.runs().items() if not _results(grid, out, name).exists()}
             log.info("%d of %d runs to do, %d at a time", len(todo), grid.n_runs, jobs)
             errors = _run_all(grid, out, todo, jobs, {**os.environ, **(environment or {}), **_threads(jobs)})
             table = collect(grid, out)
@@ -174,7 +174,7 @@ def _document(path: Path) -> dict[str, Any]:
     """The grid file as a mapping of `notebook` and `parameters`."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise UbrainError(f"{path}: expected a grid of less than {MOST_BYTES:,} bytes, got {path.stat().st_size:,}")
+            raise UbrainError(f"expected a grid of less than {MOST_BYTES:,} bytes, got {path.stat().st_size:,}")
         document = runs.read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UbrainError(f"{path}: cannot be read as a text file: {error}") from None
@@ -209,25 +209,27 @@ def _check(source: Path, grid: Grid, path: Path) -> None:
 
 def _claim(grid: Grid, out: Path) -> None:
     """Write the grid into its folder, or make sure that it is the one that is there."""
-    mine = json.loads(json.dumps(asdict(grid)))
+    mine = json.dumps(asdict(grid), indent=1, ensure_ascii=False) + "\n"
     if (out / GRID).exists():
-        theirs = json.loads((out / GRID).read_text(encoding="utf-8"))
-        if json.dumps(theirs) != json.dumps(mine):
+        if (out / GRID).read_text(encoding="utf-8") != mine:
             raise UbrainError(f"{out} is the folder of another grid ({out / GRID}); give another --out")
     elif any(p.name != ".lock" for p in out.iterdir()):
         raise UbrainError(f"{out} is not empty, and not the folder of a sweep; give another --out")
     else:
-        paths.write_text(out / GRID, json.dumps(mine, indent=1, ensure_ascii=False) + "\n")
+        paths.write_text(out / GRID, mine)
 
 
-def _run_all(grid: Grid, out: Path, todo: Sequence[str], jobs: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """Run the named runs, so many at a time; returns the failed ones with their error."""
+def _run_all(
+    grid: Grid, out: Path, todo: Mapping[str, Mapping[str, Any]], jobs: int, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Run the named runs with their swept parameters, so many at a time; returns the failed ones with their error."""
     waiting, running, errors = deque(todo), dict[str, subprocess.Popen](), dict[str, str]()
     with _ending(running):
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = waiting.popleft()
-                running[name] = _start(grid, out, name, environment)
+                command = _command(grid.notebook, {**grid.fixed, **todo[name]}, (out / "runs" / name).resolve())
+                running[name] = _start(command, out / "runs" / name, environment)
             time.sleep(0.1)
             for name in [n for n, process in running.items() if process.poll() is not None]:
                 code = running.pop(name).returncode
@@ -251,7 +253,7 @@ def _ending(running: dict[str, subprocess.Popen]) -> Iterator[None]:
         yield
     finally:
         if main:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         for process in running.values():
             process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
         for process in running.values():
@@ -261,12 +263,10 @@ def _ending(running: dict[str, subprocess.Popen]) -> Iterator[None]:
                 process.kill()
 
 
-def _start(grid: Grid, out: Path, name: str, environment: Mapping[str, str]) -> subprocess.Popen:
-    """`ubrain run ... --out runs/NAME` in a session of its own: Ctrl-C reaches it through the sweep, not twice."""
-    folder = out / "runs" / name
+def _start(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
+    """Start a run in its folder, in a session of its own: Ctrl-C reaches it through the sweep, not twice."""
     runs.make_folder(folder)
     (folder / FAILED).unlink(missing_ok=True)
-    command = _command(grid.notebook, {**grid.fixed, **grid.runs()[name]}, folder.resolve())
     with open(folder / LOG, "wb") as output:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                                 env=dict(environment), start_new_session=True)  # fmt: skip
