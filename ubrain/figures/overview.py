@@ -70,7 +70,7 @@ def overview(documents: Documents, image: NDArray[np.uint8], panels: Sequence[Pa
     image : (height, width, 3), for the drawing.
     """
     figure = plt.figure(figsize=(13, 7.2), layout="constrained")
-    rows = figure.subfigures(2, 1, height_ratios=(1.2, 1), hspace=0.03)
+    rows: Any = figure.subfigures(2, 1, height_ratios=(1.2, 1), hspace=0.03)
     draw_encoder(rows[0].add_subplot(), image)
     for ax, panel in zip(np.ravel(rows[1].subplots(1, len(panels))), panels, strict=True):
         draw_panel(ax, panel, documents)
