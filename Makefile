@@ -10,7 +10,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test smoke notebooks lab report clean
+.PHONY: help install reproduce test smoke notebooks lab report nbdime clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -44,8 +44,14 @@ notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py
 lab: $(STAMP)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-report: $(STAMP)  ## write the scoreboard of the committed run into the README
-	$(BIN)/ubrain report --write README.md
+report: $(STAMP)  ## write the scoreboard of the committed run into the README, draw its overview figure
+	$(BIN)/ubrain report --write README.md --figure
+
+nbdime: $(STAMP)  ## git diff and git merge of this clone read notebooks cell by cell
+	$(BIN)/nbdime config-git --enable
+	@bin="$$(cd '$(BIN)' && pwd)"; \
+	git config diff.jupyternotebook.command "'$$bin/git-nbdiffdriver' diff"; \
+	git config merge.jupyternotebook.driver "'$$bin/git-nbmergedriver' merge %O %A %B %L %P"
 
 clean:  ## remove the environment and everything that can be computed again
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache ubrain.egg-info

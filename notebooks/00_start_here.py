@@ -34,9 +34,11 @@ subjects = None
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 import ubrain
 from ubrain import figures
+from ubrain.data import check
 
 lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
 lab.crowd
@@ -72,6 +74,23 @@ lab.save(fig, "stimuli")
 responses = first.responses("test")
 print("(n_images, n_voxels) =", responses.shape)
 print("areas:", ", ".join(a for a in first.voxels["areas"].unique() if a) or "unknown")
+
+# %% [markdown]
+# ## Is anything wrong with the file?
+#
+# Between published files and a crowd file much can go wrong without an error: a test image that is also a training image,
+# under another name or resized; trials in another order than the responses, or shifted by one; a wrong scale; images
+# transposed or mirrored; one recording imported twice. The **doctor** looks for it, and says what to do. What to look for:
+# no error and no warning. A note says what these data cannot tell. Outside of notebooks it is `ubrain check FILE`, with exit
+# code 0 for nothing, 1 for warnings and 2 for errors.
+
+# %%
+findings = check.check(lab.crowd, seed)
+for level in check.LEVELS:
+    lab.record("findings of the doctor", sum(f.level == level for f in findings), level, unit="findings")
+print(check.report(findings).splitlines()[0])
+pd.options.display.max_colwidth = None
+check.table(findings)[["level", "where", "what", "to_do"]]
 
 # %% [markdown]
 # ## What the model is
@@ -132,8 +151,16 @@ lab.save(fig, "attention")
 # %% [markdown]
 # ## What comes next
 #
-# `01_crowd_gains` asks whether the crowd helps: ridge regression, a factorised readout, this encoder trained on one
-# subject, and this encoder trained on the crowd, on the same test images.
+# | notebook | what it asks |
+# |---|---|
+# | `01_crowd_gains` | Does the crowd help? Ridge, a factorised readout, this encoder on one subject and on the crowd. |
+# | `02_crowd_of_datasets` | Do subjects of other datasets and scanners help, and where do they not? |
+# | `03_transfer` | How many images does a new subject need, by the paper's way and by ours? |
+# | `04_retrieval` | Which image was seen? Real and predicted responses, hits, misses and controls. |
+# | `05_clusters` | Do voxels of all subjects fall into kinds, and are these the known areas? |
+# | `06_receptive_fields` | Where does a voxel look, and which levels does it read? |
+# | `07_ablations` | What happens without each part of the encoder, or with it smaller or larger? |
+# | `08_your_brain` | All of it with recordings of your own. |
 #
 # The numbers of this notebook, as they go into its JSON:
 

@@ -1,11 +1,14 @@
 """The files that install and start the project agree with pyproject.toml."""
 
+import copy
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -73,3 +76,24 @@ def test_package_data_holds_every_profile_and_the_paper():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["ubrain"]
     shipped = {p for pattern in patterns for p in package.glob(pattern)}
     assert {*package.glob("**/*.yaml"), *package.glob("**/*.toml")} <= shipped
+
+
+def test_notebooks_are_compared_without_what_differs_from_run_to_run(tmp_path):
+    """`nbdime_config.json` is read from the top folder, where git starts its diff driver."""
+    attributes = (ROOT / ".gitattributes").read_text(encoding="utf-8")
+    assert "*.ipynb diff=jupyternotebook merge=jupyternotebook" in attributes
+    output = nbformat.v4.new_output("execute_result", {"text/plain": "3"}, execution_count=1)
+    cell = nbformat.v4.new_code_cell("1 + 2", outputs=[output], execution_count=1, id="a")
+    first = nbformat.v4.new_notebook(cells=[cell])
+    second = copy.deepcopy(first)
+    second.metadata["papermill"] = second.cells[0].metadata["papermill"] = {"duration": 3}
+    second.cells[0].execution_count = second.cells[0].outputs[0].execution_count = 7
+    third = copy.deepcopy(second)
+    third.cells[0].source = "1 + 3"
+    files = [tmp_path / name for name in ("first.ipynb", "second.ipynb", "third.ipynb")]
+    for file, notebook in zip(files, (first, second, third), strict=True):
+        nbformat.write(notebook, file)
+    for other, differs in ((files[1], False), (files[2], True)):
+        command = [str(Path(sys.executable).with_name("nbdiff")), str(files[0]), str(other)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+        assert ("1 + 3" in done.stdout) == bool(done.stdout) == differs

@@ -12,6 +12,7 @@ from ubrain.results import END, START, Record
 
 ROOT = Path(__file__).parents[1]
 FACTS = {"simulated": True, "crowd": "simulated, seed 0", "profile": "smoke", "seed": 0}
+CLAIMS = results.paper_claims()["claim"]
 GAIN = "encoder, crowd − encoder, one subject"
 
 
@@ -108,13 +109,13 @@ def test_same_numbers(tmp_path, old, new, expected):
 
 def test_scoreboard_shows_middle_and_range(run):
     cells = row(results.scoreboard(run), "Median voxel r, encoder on the crowd")
-    assert cells[1:] == ["Fig. 4", "", "0.5289", "0.250 (0.100 … 0.400), 4 subjects"]
+    assert cells[1:] == ["Fig. 4", "", "0.5289", "0.250 (0.100 … 0.400), 4 subjects", ""]
 
 
 def test_scoreboard_leaves_blank_what_is_not_known(run):
     text = results.scoreboard(run)
-    assert row(text, "Median voxel r, encoder on one subject")[2:] == ["", "", ""]
-    assert row(text, "Gain in median r: crowd − ridge")[2:] == ["", "", ""]
+    assert row(text, "Median voxel r, encoder on one subject")[2:] == ["", "", "", ""]
+    assert row(text, "Gain in median r: crowd − ridge")[2:] == ["", "", "", ""]
 
 
 def test_scoreboard_counts_intervals_above_zero(run):
@@ -131,7 +132,7 @@ def test_scoreboard_shows_gallery_and_chance(run):
 
 def test_scoreboard_says_what_it_was_made_with(run):
     text = results.scoreboard(run)
-    assert text.splitlines()[0] == "| claim | figure | paper | authors' run | here: simulated-smoke |"
+    assert text.splitlines()[0] == "| claim | figure | paper | authors' run | here: simulated-smoke | notebook |"
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert "Here: simulated crowd, profile smoke, seed 0" in text
     write(run / "01_crowd_gains.json", Record("median_r", 0.5), simulated=False, crowd="nsd.h5")
@@ -141,6 +142,57 @@ def test_scoreboard_says_what_it_was_made_with(run):
 def test_scoreboard_of_other_notebooks_only_is_blank_here(tmp_path):
     write(tmp_path / "00_start_here.json", Record("median_r", 0.9, "encoder, crowd", "S1"))
     assert row(results.scoreboard(tmp_path), "Median voxel r, encoder on the crowd")[4] == ""
+
+
+def test_scoreboard_links_to_the_executed_notebook(run):
+    (run / "01_crowd_gains.ipynb").write_text("")
+    link = f"[01]({run.parent.name}/simulated-smoke/01_crowd_gains.ipynb)"
+    assert {row(results.scoreboard(run), c["text"])[5] for c in CLAIMS if c["notebook"] == "01_crowd_gains"} == {link}
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    """Claims of a paper about which everything is known."""
+    paper = {
+        "sources": {"paper": "book"}, "runs": {"seeds": [1, 2, 5], "recordings": "macaque-fast"},
+        "claim": [
+            {"text": t, "figure": "", "notebook": n, "name": t, "condition": "c", "paper": "", "run": ""}
+            for t, n in (("each", "03_x"), ("whole", "03_x"), ("images", "03_x"), ("lost", "04_y"))
+        ],
+    }  # fmt: skip
+    monkeypatch.setattr(results, "paper_claims", lambda: paper)
+
+
+def world(folder, by):
+    """A run of 03_x in which everything is `by` larger."""
+    write(folder / "03_x.json", Record("each", 0.1 + by, "c", "S1"), Record("each", 0.2 + by, "c", "S2"),
+          Record("each", 9, "c", "all"), Record("whole", 0.5 + by, "c", low=0.25 + by, high=0.75 + by, unit="share"),
+          Record("images", 25 + 100 * by, "c", unit="images"))  # fmt: skip
+
+
+def test_a_number_over_all_subjects_is_shown_with_its_interval(tmp_path, claims):
+    world(tmp_path / "fast", 0)
+    text = results.scoreboard(tmp_path / "fast")
+    assert row(text, "whole")[4] == "50.0 % (95 % interval 25.0 % … 75.0 %)"
+    assert row(text, "images")[4] == "25"
+    assert row(text, "each")[4] == "0.150 (0.100 … 0.200), 2 subjects"
+    assert results.unknown_claims(tmp_path / "fast") == ["lost"]
+
+
+def test_other_seeds_and_recordings_are_shown_beside(tmp_path, claims):
+    for name, by in (("fast", 0), ("fast-seed1", 0.1), ("fast-seed2", 0.04), ("fast-seed3", 0.9), ("macaque-fast", 0.7)):
+        world(tmp_path / name, by)
+    text = results.scoreboard(tmp_path / "fast")
+    assert text.splitlines()[0] == (
+        "| claim | figure | paper | authors' run | here: fast | 3 seeds | here: macaque-fast | notebook |"
+    )
+    each = ["0.150 (0.100 … 0.200), 2 subjects", "0.150 … 0.250", "0.850 (0.800 … 0.900), 2 subjects"]
+    assert row(text, "each")[4:] == [*each, ""]
+    assert row(text, "images")[4:7] == ["25", "25 … 35", "95"]
+    assert row(text, "lost")[4:] == ["", "", "", ""]
+    write(tmp_path / "fast-seed2" / "03_x.json", Record("each", float("nan"), "c", "S1"))
+    assert row(results.scoreboard(tmp_path / "fast"), "each")[5] == "0.150 … 0.250, 2 seeds"
+    assert "seeds" not in results.scoreboard(tmp_path / "macaque-fast").splitlines()[0]
 
 
 def test_scoreboard_needs_results(tmp_path):
@@ -177,3 +229,17 @@ def test_readme_shows_the_committed_run():
     if not list(run.glob("*.json")) or START not in readme.read_text(encoding="utf-8"):
         pytest.skip("no committed run, or no scoreboard in the README")
     results.write_scoreboard(readme, results.scoreboard(run), check=True)
+
+
+def test_claims_are_well_formed():
+    needed = {"text", "figure", "notebook", "name", "condition", "paper", "run"}
+    for claim in CLAIMS:
+        assert needed <= claim.keys() <= needed | {"also"}, claim
+        assert claim.get("also", "chance") in ("intervals", "chance")
+        assert "|" not in "".join(claim.values())
+    assert len({(c["notebook"], c["name"], c["condition"]) for c in CLAIMS}) == len(CLAIMS)
+    assert len({c["text"] for c in CLAIMS}) == len(CLAIMS)
+
+
+def test_every_claim_of_the_paper_has_a_number_in_the_committed_run():
+    assert results.unknown_claims(ROOT / "papermill_runs" / "simulated-fast") == []

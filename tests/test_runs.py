@@ -11,8 +11,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 from ubrain import runs
+from ubrain.cli import app
 from ubrain.errors import UbrainError
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +145,15 @@ def test_unknown_notebook_names_the_known_ones(project):
         ({"flag": "false"}, "parameter 'flag' is 'false', expected a bool"),
         ({"flag": 0}, "parameter 'flag' is 0, expected a bool"),
         ({"value": True}, "parameter 'value' is True, expected a float"),
-        ({"profile": 3}, "parameter 'profile' names the run; give it as --profile"),
+        ({"profile": 3}, "parameter 'profile' is 3, expected a str"),
+        ({"profile": "huge"}, "unknown profile 'huge': expected one of smoke, fast, paper"),
+        ({"seed": "3"}, "parameter 'seed' is '3', expected a int"),
+        ({"seed": -1}, "seed: expected 0 or a positive number, got -1"),
+        ({"seed": None}, "seed: expected 0 or a positive number, got None"),
+        ({"crowd": 3}, "parameter 'crowd' is 3, expected a str such as 'mine.h5'"),
+        ({"crowd": "nowhere.h5"}, "nowhere.h5"),
+        ({"subjects": {1: 2}}, "expected null, true, false, a number, a text, or a list or mapping of these"),
+        ({"subjects": [float("nan")]}, "expected null, true, false, a number"),
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_runs(project, monkeypatch, given, message):
@@ -166,17 +176,25 @@ def test_right_parameters_are_accepted(project):
     runs.check_parameters(source, {"crowd": None, "profile": "smoke"})
 
 
-@pytest.mark.parametrize("name", ["seed", "profile", "crowd"])
-def test_a_parameter_cannot_make_a_run_go_under_the_name_of_another(project, monkeypatch, name):
-    """`-p seed=3` must not overwrite the run of seed 0: refused, or published under the name that belongs to it."""
+def test_a_run_goes_under_the_name_of_its_parameters(project, monkeypatch, small_crowd):
+    """`-p seed 3` is `--seed 3`, and must not overwrite the run of seed 0."""
     monkeypatch.setattr(runs, "execute", lambda source, given, out: None)
     used = []
-    monkeypatch.setattr(runs, "_publish", lambda notebook, staging, run, force: used.append(run) or Path(run))
-    try:
-        runs.run_notebooks("98_ok", parameters={name: {"seed": 3, "profile": "smoke", "crowd": "a.h5"}[name]})
-    except UbrainError:
-        return
-    assert used == [{"seed": "simulated-fast-seed3", "profile": "simulated-smoke", "crowd": "a-fast"}[name]]
+    monkeypatch.setattr(runs, "_publish", lambda name, staging, target, figures, force: used.append(target.name) or target)
+    many = list(range(100))
+    for given in ({}, {"seed": 3}, {"profile": "smoke"}, {"crowd": str(small_crowd)}, {"value": 0.5}, {"value": -0.5},
+                  {"subjects": [*many, 1]}, {"subjects": [*many, 2]}):  # fmt: skip
+        runs.run_notebooks("98_ok", parameters=given)
+    assert used[:4] == ["simulated-fast", "simulated-fast-seed3", "simulated-smoke", "small-fast"]
+    assert len(set(used)) == len(used)
+    assert max(map(len, used)) < 100
+
+
+@pytest.mark.parametrize(("settings", "name"), [({"seed": 2}, "seed"), ({"profile": "smoke"}, "profile")])
+def test_a_setting_given_twice_has_to_be_the_same(project, monkeypatch, settings, name):
+    monkeypatch.setattr(runs, "execute", lambda *a: pytest.fail("it ran"))
+    with pytest.raises(UbrainError, match=f"{name} is given twice"):
+        runs.run_notebooks("98_ok", parameters={name: {"seed": 3, "profile": "paper"}[name]}, **settings)
 
 
 @pytest.mark.parametrize("cell", ["a, b = 1, 2", "a = int(3)", "import os", "a = x"])
@@ -199,7 +217,8 @@ def test_one_parameters_cell(tmp_path, count):
     ("pair", "expected"),
     [
         ("flag=false", False), ("n=[1,2]", [1, 2]), ("n=3", 3), ("x=0.5", 0.5), ("s=text", "text"), ("s='3'", "3"),
-        ("s=a=b", "a=b"), ("s=null", None), ("names=[S1, S2]", ["S1", "S2"]),
+        ("s=a=b", "a=b"), ("s=null", None), ("names=[S1, S2]", ["S1", "S2"]), ("x=1e-3", 1e-3), ("x=[-2E5]", [-2e5]),
+        ("s=1e", "1e"), ("s='1e-3'", "1e-3"),
     ],
 )  # fmt: skip
 def test_parameters_are_yaml(pair, expected):
@@ -208,10 +227,40 @@ def test_parameters_are_yaml(pair, expected):
     assert type(value) is type(expected)
 
 
-@pytest.mark.parametrize("pair", ["flag", "=3", "my flag=3", "n=[1,2", "n={", ""])
+@pytest.mark.parametrize("pair", ["flag", "=3", "my flag=3", "n=[1,2", "n={", "", "n=*a", "n=[&a 1, *a]",
+                                  "n={a: 1, a: 2}", "n={[1]: 2}", "n=!!python/name:os.system", "n=1\x00", "n=" + "[" * 5000])
 def test_malformed_parameters_are_refused(pair):
     with pytest.raises(UbrainError, match=f"parameter {re.escape(repr(pair))}"):
         runs.parse_parameters(["fine=1", pair])
+
+
+def test_a_parameter_given_twice_has_to_be_the_same():
+    assert runs.parse_parameters(["n=[1]", "n=[1]"]) == {"n": [1]}
+    with pytest.raises(UbrainError, match="'n' is given twice: 1 and True"):
+        runs.parse_parameters(["n=1", "n=true"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-p", "n", "[25, 100]", "-p", "seed", "3"], ["--parameter", "n", "[25, 100]", "-p", "seed=3"],
+        ["-p", "n=[25, 100]", "--parameter", "seed=3"], ["-p", "seed", "3", "--parameter=n=[25, 100]"],
+    ],
+)  # fmt: skip
+def test_parameters_on_the_command_line(monkeypatch, words):
+    seen = {}
+    monkeypatch.setattr(runs, "run_notebooks", lambda *a: seen.update(notebook=a[0], given=a[4], out=a[6]) or [])
+    for order in (["98_ok", *words], [*words, "98_ok"]):
+        done = CliRunner().invoke(app, ["run", *order, "--out", "here"])
+        assert done.exit_code == 0, done.output
+        assert seen == {"notebook": "98_ok", "given": {"n": [25, 100], "seed": 3}, "out": Path("here")}
+
+
+@pytest.mark.parametrize("words", [["-p", "seed"], ["-p"], ["-p", "a", "b", "-p", "seed"]])
+def test_a_parameter_without_a_value_is_refused(project, monkeypatch, words):
+    monkeypatch.setattr(runs, "run_notebooks", lambda *a: pytest.fail("it ran"))
+    done = CliRunner().invoke(app, ["run", "98_ok", *words])
+    assert done.exit_code != 0
 
 
 # --- running
@@ -278,14 +327,38 @@ def test_publishing(project):
     assert all(second[p] != first[p] for p in first)
     assert json.loads(json_file.read_text())["results"][0]["value"] == 2
 
-    staging = project / "cache" / "runs" / "simulated-smoke"
-    runs._publish("98_ok", staging, "simulated-smoke", force=False)
+    staging, figures = project / "cache" / "runs" / "simulated-smoke", project / "figures" / "simulated-smoke"
+    runs._publish("98_ok", staging, json_file.parent, figures, force=False)
     assert state() == second
-    runs._publish("98_ok", staging, "simulated-smoke", force=True)
+    runs._publish("98_ok", staging, json_file.parent, figures, force=True)
     assert all(state()[p][1] != second[p][1] for p in second)
     files[0].unlink()
-    runs._publish("98_ok", staging, "simulated-smoke", force=False)
+    runs._publish("98_ok", staging, json_file.parent, figures, force=False)
     assert state().keys() == first.keys()
+
+
+def test_out_takes_everything(project):
+    """The project's own folders stay empty, nothing but the results is left, and a failed notebook is kept."""
+    out = project / "mine" / "deep"
+    (json_file,) = runs.run_notebooks("98_ok", parameters={"seed": 3, "value": 2}, out=Path("mine/deep"))
+    assert not published(project)
+    files = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert files == {"98_ok.ipynb", "98_ok.json", "figures/98_ok__dot.png"}
+    assert json_file == out / "98_ok.json"
+    assert json.loads(json_file.read_text())["seed"] == 3
+    with pytest.raises(UbrainError, match="99_fail failed"):
+        runs.run_notebooks("99_fail", parameters={"seed": 3, "value": 2}, out=out)
+    assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} - files == {
+        "unfinished/simulated-fast-seed3-value_2/99_fail.ipynb"
+    }
+
+
+def test_out_has_to_be_a_folder(project, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda *a: pytest.fail("it ran"))
+    (project / "file").write_text("kept")
+    with pytest.raises(UbrainError, match="--out file/x: expected a folder"):
+        runs.run_notebooks("98_ok", out=Path("file/x"))
+    assert (project / "file").read_text() == "kept"
 
 
 def test_command_line_reports_errors_without_a_traceback(project):

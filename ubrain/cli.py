@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ubrain.errors import UbrainError
 
@@ -24,6 +25,20 @@ CrowdFile = Annotated[Path, typer.Argument(help="Crowd file (.h5).", show_defaul
 Out = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
 ProfileName = Annotated[str, typer.Option(help="smoke, fast or paper.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Parameters = Annotated[list[str] | None, typer.Option("--parameter", "-p", metavar="NAME VALUE", show_default=False,
+                       help='A parameter of the notebook, value in YAML: -p seed 3 -p n_images "[25, 100]".')]
+
+
+class _NameValue(TyperCommand):
+    """A command whose `-p name value` is also understood as `-p name=value`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        left, joined = list(args), []
+        while left:
+            joined.append(left.pop(0))
+            if joined[-1] in ("-p", "--parameter") and len(left) > 1 and "=" not in left[0]:
+                joined.append(f"{left.pop(0)}={left.pop(0)}")
+        return super().parse_args(ctx, joined)
 
 
 @app.command()
@@ -427,25 +442,53 @@ def predict(
         print(path)
 
 
-@app.command()
+@app.command(cls=_NameValue)
 def run(
     notebook: Annotated[str, typer.Argument(help="Name or pattern, for example '01*'.")] = "*",
     profile: ProfileName = "fast",
     crowd: Annotated[Path | None, typer.Option(help="Crowd file; default: the profile's simulated crowd.")] = None,
     seed: Seed = 0,
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value, value in YAML.")] = None,
+    parameter: Parameters = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for executed notebooks, numbers and figures; default: the "
+                                                  "project's papermill_runs/ and figures/.")] = None,
     force: Annotated[bool, typer.Option(help="Publish even if no number has changed.")] = False,
-) -> None:
+) -> None:  # fmt: skip
     """Run notebooks; publish them, their numbers and figures."""
     from ubrain import runs
 
-    if crowd is not None:
-        from ubrain.data.crowd import Crowd
-
-        Crowd(crowd).close()
     given = runs.parse_parameters(parameter or [])
-    for path in runs.run_notebooks(notebook, profile, str(crowd) if crowd else None, seed, given, force):
+    for path in runs.run_notebooks(notebook, profile, str(crowd) if crowd else None, seed, given, force, out):
         print(path)
+
+
+@app.command("sweep")
+def run_sweep(
+    grid: Annotated[Path, typer.Argument(help="Grid file (.yaml): notebook, and parameters of which lists are swept over.",
+                                         show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; default: papermill_runs/sweep-GRID.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each with its share of the threads.")] = 1,
+    max_runs: Annotated[int, typer.Option(min=1, help="Refuse a grid with more runs.")] = 1000,
+) -> None:  # fmt: skip
+    """Run a notebook with every combination of a grid. Again: runs what is missing. Exit code 1 if a run fails.
+
+    The grid is a file such as
+
+        notebook: 03_transfer
+        parameters: {profile: fast, seed: [0, 1, 2], n_images: [[25], [100]]}
+
+    where a list is swept over, anything else is fixed, and a value that is a list is a list in a list: six runs here.
+    """
+    from ubrain import sweep
+    from ubrain.paths import run_dir
+
+    checked = sweep.read_grid(grid, max_runs)
+    folder = out or run_dir(f"sweep-{grid.stem}")
+    table, errors = sweep.sweep(checked, folder, jobs)
+    print(sweep.show(sweep.summary(table, checked)))
+    print(f"{checked.n_runs - len(errors)} of {checked.n_runs} runs finished; all numbers: {folder / sweep.TABLE}")
+    for name, error in errors.items():
+        print(f"failed: {folder / 'runs' / name}: {error.splitlines()[-1]}", file=sys.stderr)
+    raise typer.Exit(1 if errors else 0)
 
 
 @app.command()
@@ -455,13 +498,19 @@ def report(
     seed: Seed = 0,
     write: Annotated[Path | None, typer.Option(help="README to write the scoreboard into, between its markers.")] = None,
     check: Annotated[Path | None, typer.Option(help="README to check: exit 1 if its scoreboard is stale.")] = None,
+    figure: Annotated[bool, typer.Option("--figure", help="Also draw the overview figure of the run.")] = False,
 ) -> None:
     """Print the scoreboard of a run: paper, authors' run, here."""
     from ubrain.lab import run_name
     from ubrain.paths import run_dir
     from ubrain.results import scoreboard, write_scoreboard
 
-    text = scoreboard(run_dir(run_name(crowd, profile, seed)))
+    run = run_name(crowd, profile, seed)
+    text = scoreboard(run_dir(run))
+    if figure:
+        from ubrain.runs import draw_overview
+
+        print(draw_overview(run), file=sys.stderr)
     for readme, only_check in ((write, False), (check, True)):
         if readme is not None:
             write_scoreboard(readme, text, only_check)

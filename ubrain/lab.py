@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -50,12 +51,13 @@ def simulated_crowd(profile: config.Profile, seed: int) -> Path:
     settings = json.dumps([[asdict(part) for part in profile.simulation], seed, code])
     key = hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
     path = paths.cache_root() / f"simulated-{profile.name}-seed{seed}-{key}.h5"
-    if not path.exists():
-        log.info("simulating the crowd of profile %s, seed %d", profile.name, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with paths.atomic(path) as partial:
-            for number, part in enumerate(profile.simulation):
-                simulate.simulate_crowd(partial, part, seed, append=number > 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # of several runs that want it, one makes it
+        if not path.exists():
+            log.info("simulating the crowd of profile %s, seed %d", profile.name, seed)
+            with paths.atomic(path) as partial:
+                for number, part in enumerate(profile.simulation):
+                    simulate.simulate_crowd(partial, part, seed, append=number > 0)
     return path
 
 
@@ -131,7 +133,9 @@ class Lab:
         ]  # fmt: skip
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"
-        return train.fit(source, subjects, encoder, training, seed, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # of several runs that want it, one trains it
+            return train.fit(source, subjects, encoder, training, seed, folder)
 
     def predict(self, encoder: UniversalEncoder, subject: str) -> NDArray[np.float32]:
         """Predicted responses of a subject to its test images, (n_images, n_voxels)."""

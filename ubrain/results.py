@@ -5,7 +5,7 @@ import math
 import platform
 import subprocess
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -15,6 +15,9 @@ from ubrain.errors import UbrainError
 from ubrain.paths import project_root, write_text
 
 VERSIONS = ("ubrain", "torch", "timm", "numpy", "scipy", "himalaya", "nilearn")
+COUNTED = ("images", "voxels", "subjects", "clusters", "seconds")  # units of numbers that are shown without decimals
+Claim = Mapping[str, str]
+Documents = Mapping[str, Mapping[str, Any]]  # notebook -> what `read_results` read
 START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
 
 
@@ -50,8 +53,17 @@ def write_results(path: Path, notebook: str, records: Sequence[Record], facts: d
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """All results of a run: notebook -> document."""
-    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
+    """All results of a run: notebook -> document.
+
+    Raises
+    ------
+    UbrainError
+        If there are none.
+    """
+    found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
+    if not found:
+        raise UbrainError(f"no results in {folder}; make them with `make reproduce`")
+    return found
 
 
 def same_numbers(old: dict[str, Any], new: dict[str, Any], tolerance: float = 1e-6) -> tuple[int, int]:
@@ -67,27 +79,43 @@ def same_numbers(old: dict[str, Any], new: dict[str, Any], tolerance: float = 1e
 def scoreboard(folder: Path) -> str:
     """Markdown table: claim, paper, authors' run, here. What is not known stays blank.
 
+    Runs of other seeds and on recordings, as `paper.toml` names them, are shown beside if they are in the folder beside.
+
     Raises
     ------
     UbrainError
         If the run has no results.
     """
+    documents, paper = read_results(folder), paper_claims()
+    others = [folder.with_name(f"{folder.name}-seed{seed}") for seed in paper["runs"]["seeds"]]
+    seeds = [documents, *(read_results(f) for f in others if any(f.glob("*.json")))]
+    real = folder.with_name(paper["runs"]["recordings"])
+    columns: dict[str, Callable[[Claim], str]] = {
+        "claim": lambda claim: claim["text"],
+        "figure": lambda claim: claim["figure"],
+        "paper": lambda claim: claim["paper"],
+        "authors' run": lambda claim: claim["run"],
+        f"here: {folder.name}": lambda claim: _here(claim, documents),
+    }
+    if len(seeds) > 1:
+        columns[f"{len(seeds)} seeds"] = lambda claim: _over_seeds(claim, seeds)
+    if any(real.glob("*.json")) and real != folder:
+        recordings = read_results(real)
+        columns[f"here: {real.name}"] = lambda claim: _here(claim, recordings)
+    columns["notebook"] = lambda claim: _link(claim, folder)
+    rows = [list(columns), ["---"] * len(columns), *([c(claim) for c in columns.values()] for claim in paper["claim"])]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", _note(documents, paper)])
+
+
+def paper_claims() -> dict[str, Any]:
+    """`paper.toml`: every claim of the paper, where it is checked here, and what is known of the authors' numbers."""
+    return tomllib.loads(resources.files("ubrain").joinpath("paper.toml").read_text(encoding="utf-8"))
+
+
+def unknown_claims(folder: Path) -> list[str]:
+    """Claims of the paper for which a run has no number."""
     documents = read_results(folder)
-    if not documents:
-        raise UbrainError(f"no results in {folder}; make them with `make reproduce`")
-    paper = tomllib.loads(resources.files("ubrain").joinpath("paper.toml").read_text(encoding="utf-8"))
-    lines = [
-        f"| claim | figure | paper | authors' run | here: {folder.name} |",
-        "|---|---|---|---|---|",
-        *(_claim_row(claim, documents, folder) for claim in paper["claim"]),
-    ]
-    first = next(iter(documents.values()))
-    sources = "; ".join(f"*{what}*: {text}" for what, text in paper["sources"].items())
-    note = (f"Here: {'simulated crowd' if first['simulated'] else first['crowd']}, profile {first['profile']}, seed "
-            f"{first['seed']}, median over subjects unless the row says otherwise, range over subjects in brackets. "
-            f"Numbers from different data cannot be compared: read along the claims, not along the columns. "
-            f"A blank is a number that we do not know. Sources: {sources}.")  # fmt: skip
-    return "\n".join([*lines, "", note])
+    return [claim["text"] for claim in paper_claims()["claim"] if not _here(claim, documents)]
 
 
 def write_scoreboard(readme: Path, text: str, check: bool = False) -> None:
@@ -126,28 +154,69 @@ def commit() -> str:
     return found.stdout.strip()
 
 
-def _claim_row(claim: dict[str, str], documents: dict[str, dict[str, Any]], folder: Path) -> str:
-    document = documents.get(claim["notebook"])
-    found = [r for r in document["results"] if (r["name"], r["condition"]) == (claim["name"], claim["condition"])
-             ] if document else []  # fmt: skip
-    subjects = [r["value"] for r in found if r["subject"] != "all" and r["value"] is not None]
-    here = ""
-    if subjects:
-        unit = found[0]["unit"]
-        low, middle, high = (_show(v, unit) for v in (min(subjects), _median(subjects), max(subjects)))
-        here = f"{middle} ({low} … {high}), {len(subjects)} subjects"
-        if claim["name"].startswith("gain"):
-            above = sum(r["low"] is not None and r["low"] > 0 for r in found if r["subject"] != "all")
-            here += f"; 95 % interval above 0 in {above} of {len(subjects)}"
-        if claim["name"].startswith("top"):
-            galleries = sorted({r["n"] for r in found if r["subject"] != "all"})
-            chance = " / ".join(_show(int(claim["name"][3:]) / n, unit) for n in galleries)
-            here += f"; gallery {' / '.join(map(str, galleries))}, chance {chance}"
-    return f"| {claim['text']} | {claim['figure']} | {claim['paper']} | {claim['run']} | {here} |"
+def _records(claim: Claim, documents: Documents) -> list[dict[str, Any]]:
+    """The numbers that a claim rests on: those of single subjects, or the one over all of them if there are no others."""
+    results = documents.get(claim["notebook"], {"results": []})["results"]
+    wanted = claim["name"], claim["condition"]
+    found = [r for r in results if (r["name"], r["condition"]) == wanted and r["value"] is not None]
+    return [r for r in found if r["subject"] != "all"] or found
+
+
+def _here(claim: Claim, documents: Documents) -> str:
+    """What a run has to say on a claim; "" if nothing."""
+    found = _records(claim, documents)
+    if not found:
+        return ""
+    unit, values = found[0]["unit"], [r["value"] for r in found]
+    if found[0]["subject"] == "all":
+        low, high = (found[0][end] for end in ("low", "high"))
+        text = _show(values[0], unit)
+        return text if low is None or high is None else f"{text} (95 % interval {_show(low, unit)} … {_show(high, unit)})"
+    text = f"{_show(_median(values), unit)} ({_show(min(values), unit)} … {_show(max(values), unit)}), {_count(found)}"
+    if claim.get("also") == "intervals":
+        above = sum(r["low"] is not None and r["low"] > 0 for r in found)
+        text += f"; 95 % interval above 0 in {above} of {len(found)}"
+    if claim.get("also") == "chance":
+        galleries = sorted({r["n"] for r in found})
+        chance = " / ".join(_show(int(claim["name"][3:]) / n, unit) for n in galleries)
+        text += f"; gallery {' / '.join(map(str, galleries))}, chance {chance}"
+    return text
+
+
+def _count(found: Sequence[dict[str, Any]]) -> str:
+    return f"{len(found)} subject{'s' if len(found) > 1 else ''}"
+
+
+def _over_seeds(claim: Claim, runs: Sequence[Documents]) -> str:
+    """Range over simulated worlds of the median over subjects."""
+    records = [found for documents in runs if (found := _records(claim, documents))]
+    middles = [_median([r["value"] for r in found]) for found in records]
+    if len(middles) < 2:
+        return ""
+    unit = records[0][0]["unit"]
+    text = f"{_show(min(middles), unit)} … {_show(max(middles), unit)}"
+    return text if len(middles) == len(runs) else f"{text}, {len(middles)} seeds"
+
+
+def _link(claim: Claim, folder: Path) -> str:
+    """The executed notebook, as a link from the top of the project."""
+    file = folder / f"{claim['notebook']}.ipynb"
+    return f"[{file.stem[:2]}]({folder.parent.name}/{folder.name}/{file.name})" if file.exists() else ""
+
+
+def _note(documents: Documents, paper: dict[str, Any]) -> str:
+    first = next(iter(documents.values()))
+    sources = "; ".join(f"*{what}*: {text}" for what, text in paper["sources"].items())
+    return (f"Here: {'simulated crowd' if first['simulated'] else first['crowd']}, profile {first['profile']}, seed "
+            f"{first['seed']}, median over subjects, range over subjects in brackets, unless the row says otherwise. "
+            f"Numbers from different data cannot be compared: read along the claims, not along the columns. "
+            f"A blank is a number that we do not know. Sources: {sources}.")  # fmt: skip
 
 
 def _show(value: float, unit: str) -> str:
-    return f"{100 * value:.1f} %" if unit == "share" else f"{value:.3f}"
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    return f"{value:.0f}" if unit in COUNTED else f"{value:.3f}"
 
 
 def _median(values: list[float]) -> float:

@@ -2,30 +2,39 @@
 
 import ast
 import fnmatch
+import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jupytext
+import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import yaml
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillException
 
-from ubrain import paths
+from ubrain import figures, paths
+from ubrain.config import load_profile
+from ubrain.data.crowd import Crowd
+from ubrain.data.simulate import scenes
 from ubrain.errors import UbrainError
-from ubrain.lab import run_name
+from ubrain.lab import FIGURE_RC, run_name
 from ubrain.progress import log
-from ubrain.results import same_numbers
+from ubrain.results import read_results, same_numbers
 
 KERNEL = "python3"
+OVERVIEW_SCENE = (0, 41)  # seed and number of the image on the overview figure: something to see
+UNFINISHED = "unfinished"  # in a folder of --out, what is running or has failed
 
 
 def find_notebooks(pattern: str = "*") -> list[Path]:
@@ -77,7 +86,7 @@ def rebuild_notebooks(check: bool = False) -> list[Path]:
 
 def run_notebooks(
     pattern: str = "*", profile: str = "fast", crowd: str | None = None, seed: int = 0,
-    parameters: Mapping[str, Any] | None = None, force: bool = False,
+    parameters: Mapping[str, Any] | None = None, force: bool = False, out: Path | None = None,
 ) -> list[Path]:  # fmt: skip
     """Execute notebooks and publish them, their numbers and figures under `papermill_runs/` and `figures/`.
 
@@ -86,8 +95,9 @@ def run_notebooks(
     Parameters
     ----------
     crowd : crowd file; None takes the simulated crowd of the profile.
-    parameters : more parameters, of notebooks that have them.
+    parameters : more parameters, of notebooks that have them; `profile`, `crowd` and `seed` may stand among them.
     force : publish even if no number has changed.
+    out : folder for the executed notebooks and numbers instead, with the figures in its `figures/`.
 
     Returns
     -------
@@ -96,25 +106,54 @@ def run_notebooks(
     Raises
     ------
     UbrainError
-        For an unknown or mistyped parameter, before anything runs; or if a cell fails.
+        For an unknown, mistyped or impossible setting, before anything runs; or if a cell fails.
     """
-    clash = sorted({"crowd", "profile", "seed"} & set(parameters or {}))
-    if clash:
-        raise UbrainError(f"parameter {clash[0]!r} names the run; give it as --{clash[0]}, not with -p")
-    given = {"crowd": str(Path(crowd).resolve()) if crowd else None, "profile": profile, "seed": seed, **(parameters or {})}
-    run = "-".join([run_name(crowd, profile, seed), *(_slug(k, v) for k, v in sorted((parameters or {}).items()))])
     sources = find_notebooks(pattern)
-    for source in sources:
-        check_parameters(source, given)
-    staging = paths.cache_root() / "runs" / run
+    given = check_settings(sources, profile, crowd, seed, parameters or {})
+    extra = [slug(k, v) for k, v in sorted(given.items()) if k not in ("crowd", "profile", "seed")]
+    run = "-".join([run_name(given["crowd"], given["profile"], given["seed"]), *extra])
+    if out is None:
+        staging, target, figure_dir = paths.cache_root() / "runs" / run, paths.run_dir(run), paths.figure_dir(run)
+    else:
+        out = make_folder(out)
+        staging, target, figure_dir = out / UNFINISHED / run, out, out / "figures"
     published = []
     for source in sources:
         started = time.monotonic()
         log.info("%s: running", source.stem)
         execute(source, given, staging)
         log.info("%s: %.0f s", source.stem, time.monotonic() - started)
-        published.append(_publish(source.stem, staging, run, force))
+        published.append(_publish(source.stem, staging, target, figure_dir, force))
+    if out is not None:
+        shutil.rmtree(staging)
+        if not any(staging.parent.iterdir()):
+            staging.parent.rmdir()
     return published
+
+
+def check_settings(
+    sources: Sequence[Path], profile: str, crowd: str | None, seed: int, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All parameters of a run, once every notebook is known to take them and profile, crowd and seed to exist.
+
+    Raises
+    ------
+    UbrainError
+        Naming the first that is wrong.
+    """
+    for name, value, default in (("profile", profile, "fast"), ("crowd", crowd, None), ("seed", seed, 0)):
+        if parameters.get(name, value) != value and value != default:
+            raise UbrainError(f"{name} is given twice: {value!r} and {parameters[name]!r}")
+    given = {"crowd": crowd, "profile": profile, "seed": seed, **parameters}
+    for source in sources:
+        check_parameters(source, given)
+    load_profile(given["profile"])
+    if given["seed"] is None or given["seed"] < 0:
+        raise UbrainError(f"seed: expected 0 or a positive number, got {given['seed']!r}")
+    if given["crowd"] is not None:
+        Crowd(given["crowd"]).close()
+        given["crowd"] = str(Path(given["crowd"]).resolve())
+    return given
 
 
 def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
@@ -156,44 +195,143 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> None:
     Raises
     ------
     UbrainError
-        If one is unknown, or of another type than its default (None stands for any type).
+        If one is unknown, or of another type than its default (None stands for any type that JSON knows).
     """
     known = _defaults(source)
     for name, value in given.items():
         if name not in known:
             raise UbrainError(f"{source.stem} has no parameter {name!r}; it has {', '.join(known)}")
         default = known[name]
+        if not _plain(value):
+            raise UbrainError(f"{source.stem}: parameter {name!r} is {value!r}, expected null, true, false, a number, a text, "
+                              f"or a list or mapping of these")  # fmt: skip
+        if name == "crowd" and not isinstance(value, str | None):
+            default = "mine.h5"
         if default is None or value is None or type(value) is type(default):
             continue
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        if isinstance(default, tuple) and isinstance(value, list):
             continue
         raise UbrainError(f"{source.stem}: parameter {name!r} is {value!r}, expected a {type(default).__name__} "
                           f"such as {default!r}")  # fmt: skip
 
 
+def draw_overview(run: str) -> Path:
+    """Draw the overview figure of a published run from its numbers; the same numbers give the same file.
+
+    Returns
+    -------
+    The figure, among the others of the run.
+
+    Raises
+    ------
+    UbrainError
+        If the run has no results.
+    """
+    documents = read_results(paths.run_dir(run))
+    image, _ = scenes.render(*OVERVIEW_SCENE)
+    with plt.rc_context(FIGURE_RC):
+        figure = figures.overview(documents, image)
+        figures.mark_simulated(figure, any(d["simulated"] for d in documents.values()))
+        path = paths.figure_dir(run) / "overview.png"
+        with paths.atomic(path) as partial:
+            figure.savefig(partial, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return path
+
+
 def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs from a command line; values are YAML, so `false` is not a string."""
-    found = {}
+    """`name=value` pairs from a command line; values are YAML, so `false` is not a string.
+
+    Raises
+    ------
+    UbrainError
+        If one is malformed, or its name comes twice with different values.
+    """
+    found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise UbrainError(f"parameter {pair!r}: expected name=value")
+            raise UbrainError(f"parameter {pair!r}: expected a name and a value")
         try:
-            found[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UbrainError(f"parameter {pair!r}: the value is not valid YAML: {error}") from None
+            value = read_yaml(text)
+        except UbrainError as error:
+            raise UbrainError(f"parameter {pair!r}: {error}") from None
+        if repr(found.get(name, value)) != repr(value):  # as text, since 1 == True
+            raise UbrainError(f"parameter {name!r} is given twice: {found[name]!r} and {value!r}")
+        found[name] = value
     return found
 
 
-def _slug(name: str, value: Any) -> str:
+class _Yaml(yaml.SafeLoader):
+    """YAML as people write it: `1e-3` is a number, a name comes once, and nothing is repeated by reference."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"references (*{self.peek_event().anchor}) are not supported")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [k for i, k in enumerate(keys) if k in keys[:i]]
+        if twice:
+            raise yaml.YAMLError(f"{twice[0]!r} comes twice")
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """A value that somebody typed.
+
+    Raises
+    ------
+    UbrainError
+        If it is not valid YAML.
+    """
+    try:
+        return yaml.load(text, _Yaml)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise UbrainError(f"the value is not valid YAML: {error or type(error).__name__}") from None
+
+
+def _plain(value: Any) -> bool:
+    """Whether JSON knows such a value."""
+    if isinstance(value, list):
+        return all(map(_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _plain(v) for k, v in value.items())
+    return value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def slug(name: str, value: Any) -> str:
     """A parameter as part of a folder's name, so that its run does not go under the name of another."""
-    text = re.sub(r"[^A-Za-z0-9.]+", "_", json.dumps(value)).strip("_")
-    return f"{name}_{text}"[:60]
+    exact = f"{name}={json.dumps(value)}"
+    text = f"{name}_{re.sub(r'[^A-Za-z0-9.-]+', '_', json.dumps(value)).strip('_')}"
+    return text if len(text) <= 60 else f"{text[:50]}_{hashlib.blake2b(exact.encode(), digest_size=4).hexdigest()}"
+
+
+def make_folder(out: Path) -> Path:
+    """The folder, made if it is not there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UbrainError(f"--out {out}: expected a folder that can be written: {error.strerror}") from None
+    return out.resolve()
 
 
 def _defaults(source: Path) -> dict[str, Any]:
     """Name and default of every parameter; the parameters cell holds literals only."""
-    cells = [c for c in jupytext.read(source).cells if "parameters" in c.metadata.get("tags", [])]
+    return _literals(source, source.read_text(encoding="utf-8"))
+
+
+@lru_cache
+def _literals(source: Path, text: str) -> dict[str, Any]:
+    cells = [c for c in jupytext.reads(text, fmt="py").cells if "parameters" in c.metadata.get("tags", [])]
     if len(cells) != 1:
         raise UbrainError(f"{source}: expected one cell with the tag 'parameters', found {len(cells)}")
     found = {}
@@ -227,8 +365,7 @@ def _sources(executed: Path) -> list[str]:
     return [cell.source for cell in nbformat.read(executed, as_version=4).cells]
 
 
-def _publish(name: str, staging: Path, run: str, force: bool) -> Path:
-    target, figure_dir = paths.run_dir(run), paths.figure_dir(run)
+def _publish(name: str, staging: Path, target: Path, figure_dir: Path, force: bool) -> Path:
     new = json.loads((staging / f"{name}.json").read_text(encoding="utf-8"))
     old_file = target / f"{name}.json"
     pictures = sorted((staging / "figures").glob(f"{name}__*"))

@@ -11,9 +11,10 @@ from ubrain.figures.crowd import (
     truth,
     voxel_quartiles,
 )  # fmt: skip
+from ubrain.figures.overview import overview
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
 
 __all__ = [
     "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images", "mark_simulated",
-    "measured_against_predicted", "retrieval", "text_only", "truth", "voxel_quartiles",
+    "measured_against_predicted", "overview", "retrieval", "text_only", "truth", "voxel_quartiles",
 ]  # fmt: skip
