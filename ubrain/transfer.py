@@ -8,10 +8,10 @@ Gradient (the paper)
 Matching (ours)
     The encoder says how every voxel j of the crowd would respond to the same images, f_j. Under y = a f_j + c + noise, with
     a > 0, c and the noise variance unknown and integrated out, the evidence of y is that of the residual,
-    (1 − r_j²)^(−(n − 2) / 2), with r_j the correlation of y with f_j, or 0 if negative. Voxels of the crowd are weighted by
-    evidence^τ, and the embedding is the mean of theirs. The temperature τ is chosen on held-out images: the new voxel is no
-    copy of any in the crowd, and at τ = 1 the weights are surer than they should be. Many images or little noise sharpen
-    the weights, noise flattens them; nobody fixes a number of neighbours.
+    (1 − r_j²)^(−(n − 2) / 2), with r_j the correlation of y with f_j, or 0 if negative; and the expected a is larger where
+    r_j is. The embedding is the mean of the crowd's, weighted by evidence^τ · r_j. The temperature τ is chosen on held-out
+    images: the new voxel is no copy of any in the crowd. Many images or little noise sharpen the weights, noise flattens
+    them; nobody fixes a number of neighbours.
 Ours
     The embedding that minimises
 
@@ -64,6 +64,7 @@ WIDE = 1 << 30  # bytes of tokens, above which they are kept in half precision
 HELD_OUT = 60  # images; more of them cost more than they tell
 SCALES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
 LEAST_NOISE, TINY = 0.05, 1e-6  # share of a voxel's variance; and for voxels without any
+LEAST_R, MOST_R = 1e-3, 0.9999  # a voxel that nothing correlates with gets the mean of all
 LOOK = 10  # steps between looks at the held-out images
 
 
@@ -193,11 +194,11 @@ def match(
     for some in _slices(len(crowd), CROWD_VOXELS):
         predicted = head.respond(crowd[some])
         for images, measured, posteriors in zip(parts, units, found, strict=True):
-            r = (measured.T @ _unit(predicted[images])).clamp(0, 0.9999)
+            r = (measured.T @ _unit(predicted[images])).clamp(LEAST_R, MOST_R)
             residual = 1 - r.square()
             evidence = -(len(images) - 2) / 2 * residual.log()
             for temperature, posterior in zip(temperatures, posteriors, strict=True):
-                posterior.add(temperature * evidence, residual, crowd[some])
+                posterior.add(temperature * evidence + r.log(), residual, crowd[some])
     return [[posterior.value() for posterior in posteriors] for posteriors in found]
 
 
