@@ -99,7 +99,7 @@ class TransferConfig:
     """How new voxels get embeddings, and how much of it the notebook about transfer tries."""
 
     folds: int = 5  # at most; held-out images that everything is chosen on
-    temperatures: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of matching
+    temperatures: tuple[float, ...] = (0.06, 0.25, 0.5, 1.0, 2.0, 4.0)  # of matching
     pulls: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of ours, toward the matched embedding
     steps: int = 2  # of ours, Gauss–Newton
     learning_rate: float = 1e-3  # of gradient alone, and the following

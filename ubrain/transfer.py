@@ -7,11 +7,13 @@ Gradient (the paper)
     Adam from a random start; the embeddings that are best on held-out images of the few are kept.
 Matching (ours)
     The encoder says how every voxel j of the crowd would respond to the same images, f_j. Under y = a f_j + c + noise, with
-    a > 0, c and the noise variance unknown and integrated out, the evidence of y is that of the residual,
-    (1 − r_j²)^(−(n − 2) / 2), with r_j the correlation of y with f_j, or 0 if negative; and the expected a is larger where
-    r_j is. The embedding is the mean of the crowd's, weighted by evidence^τ · r_j. The temperature τ is chosen on held-out
-    images: the new voxel is no copy of any in the crowd. Many images or little noise sharpen the weights, noise flattens
-    them; nobody fixes a number of neighbours.
+    a > 0, c and the noise variance unknown and integrated out, the evidence of y is
+
+        (1 − r_j²)^(−(n − 2) / 2) · P(a > 0),  P(a > 0) ≈ Φ(r_j √((n − 2) / (1 − r_j²))),
+
+    with r_j the correlation of y with f_j and Φ the normal distribution in place of Student's. The embedding is the mean of
+    the crowd's, weighted by evidence^τ. The temperature τ is chosen on held-out images: the new voxel is no copy of any in
+    the crowd. Many images or little noise sharpen the weights, noise flattens them; nobody fixes a number of neighbours.
 Ours
     The embedding that minimises
 
@@ -61,10 +63,10 @@ LEAST_IMAGES = 10
 PARTS = "transfer"  # folder of what a killed transfer leaves
 IMAGES, VOXELS, CROWD_VOXELS = 32, 512, 4096  # at a time
 WIDE = 1 << 30  # bytes of tokens, above which they are kept in half precision
-HELD_OUT = 60  # images; more of them cost more than they tell
+HELD_OUT = 150  # images; more of them cost more than they tell
 SCALES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
 LEAST_NOISE, TINY = 0.05, 1e-6  # share of a voxel's variance; and for voxels without any
-LEAST_R, MOST_R = 1e-3, 0.9999  # a voxel that nothing correlates with gets the mean of all
+MOST_R = 0.9999
 LOOK = 10  # steps between looks at the held-out images
 
 
@@ -194,11 +196,11 @@ def match(
     for some in _slices(len(crowd), CROWD_VOXELS):
         predicted = head.respond(crowd[some])
         for images, measured, posteriors in zip(parts, units, found, strict=True):
-            r = (measured.T @ _unit(predicted[images])).clamp(LEAST_R, MOST_R)
-            residual = 1 - r.square()
-            evidence = -(len(images) - 2) / 2 * residual.log()
+            r = (measured.T @ _unit(predicted[images])).clamp(-MOST_R, MOST_R)
+            residual, freedom = 1 - r.square(), len(images) - 2
+            evidence = torch.special.log_ndtr(r * (freedom / residual).sqrt()) - freedom / 2 * residual.log()
             for temperature, posterior in zip(temperatures, posteriors, strict=True):
-                posterior.add(temperature * evidence + r.log(), residual, crowd[some])
+                posterior.add(temperature * evidence, residual, crowd[some])
     return [[posterior.value() for posterior in posteriors] for posteriors in found]
 
 

@@ -308,7 +308,7 @@ VARIANTS: dict[str, tuple[int, tuple[config.SimulationConfig, ...]]] = {  # seed
 
 def robustness(
     profile: str = "fast", variants: Mapping[str, tuple[int, tuple[config.SimulationConfig, ...]]] = VARIANTS,
-    n_images: Sequence[int] = (25, 50, 100, 250), steps: int = 800,
+    n_images: Sequence[int] = (25, 100, 250), steps: int = 600,
 ) -> pd.DataFrame:  # fmt: skip
     """Transfer to the last subject of simulated crowds other than the one that it was developed on.
 
@@ -325,7 +325,8 @@ def robustness(
     rows = []
     for name, (seed, parts) in variants.items():
         lab = Lab("03_transfer", str(_simulated(parts, seed)), profile, seed)
-        lab.profile = replace(lab.profile, training=replace(lab.profile.training, epochs=1, min_steps=steps))
+        lab.profile = replace(lab.profile, training=replace(
+            lab.profile.training, epochs=1, min_steps=steps, voxels_per_step=128))
         new = lab.subjects[-1]
         types = truth.voxels(lab.crowd, new)["type"].to_numpy()
         for case, draw, _ in _cases(lab, lab.encoder(lab.subjects[:-1]), new, n_images):
