@@ -1,0 +1,111 @@
+"""Newcomers: who is new to whom, views with few images, and tables made from curves."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ubrain import transfer
+from ubrain.errors import UbrainError
+from ubrain.lab import RIDGE, Lab
+from ubrain.studies import newcomers
+from ubrain.studies.newcomers import GRADIENT, MATCHING, OURS
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "simulated-smoke"))
+    yield Lab("97_test", profile="smoke")
+    patch.undo()
+
+
+def table_of(curves, n_images=(10, 100), direction="a → b", all_images=100):
+    """Curves given as method -> one median r per number of images, for one newcomer and two draws."""
+    rows = [{"direction": direction, "subject": "S4", "method": method, "draw": draw, "n_images": n, "all_images": n == all_images,
+             "median_r": r, "top1": r, "gallery": 20, "seconds": 1.0, "chosen": ""}
+            for method, values in curves.items() for n, r in zip(n_images, values, strict=True) for draw in (0, 1)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_directions_follow_from_the_datasets(lab):
+    found = {d.name: (d.crowd, d.newcomers) for d in newcomers.directions(lab)}
+    assert found == {
+        "a new subject": (("S1", "S2"), ("S3",)),
+        "7T → 3T": (("S1", "S2", "S3"), ("S4",)),
+        "7T → 4T": (("S1", "S2", "S3"), ("S6",)),
+        "3T → 7T": (("S4", "S5"), ("S3",)),
+    }
+    overview = newcomers.overview(lab, newcomers.directions(lab)).set_index("direction")
+    assert overview.loc["7T → 3T", "images"] == str(len(transfer.images_of(lab.crowd, "S4")))
+
+
+def test_nobody_is_new_where_there_is_one_subject(small_crowd):
+    lab = Lab("97_test", str(small_crowd), profile="smoke", subjects=["S1"])
+    assert newcomers.directions(lab) == []
+    table = newcomers.curves(lab, [])
+    assert table.empty
+    needed, against = newcomers.images_needed(lab, table), newcomers.against_best(lab, table)
+    assert "nothing to compare" in newcomers.verdict(table, needed, against)
+    assert newcomers.time_table(table).empty
+    figure = newcomers.draw(lab, [], newcomers.summarise(table), "r")
+    assert "no newcomer" in figure.axes[0].texts[0].get_text()
+
+
+def test_a_view_has_only_its_images_and_voxels(lab):
+    subject = lab.crowd["S4"]
+    rows, voxels = transfer.images_of(lab.crowd, "S4", 30, 1), np.array([3, 1, 7])
+    view = newcomers.FewImages(subject, rows, voxels)
+    train, val = view.image_rows("train"), view.image_rows("val")
+    assert (len(train), len(val)) == (24, 6)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, val])), rows)
+    np.testing.assert_array_equal(view.image_rows("test"), subject.image_rows("test"))
+    np.testing.assert_array_equal(view.responses_to(rows), subject.responses_to(rows)[:, voxels])
+    assert len(view.voxels) == view.n_voxels == 3
+    assert view.scanner == "3T"
+
+
+def test_draws_are_nested_and_all_images_are_drawn_once(lab):
+    cases = list(newcomers._cases(lab, None, "S3", [12, 30, 10**6]))
+    assert [(len(case.rows), draw, is_all) for case, draw, is_all in cases] == [(12, 0, False), (30, 0, False)]
+    assert set(cases[0][0].rows) < set(cases[1][0].rows)
+    *_, (last, _, is_all) = newcomers._cases(lab, None, "S3", None)
+    assert is_all
+    assert len(last.rows) == len(transfer.images_of(lab.crowd, "S3"))
+    with pytest.raises(UbrainError, match="at least 10, got 3"):
+        list(newcomers._cases(lab, None, "S3", [3]))
+
+
+def test_every_method_predicts_and_is_recorded(lab):
+    direction = newcomers.directions(lab)[1]
+    lab.records.clear()
+    table = newcomers.curves(lab, [direction], [20])
+    assert table["method"].tolist() == [RIDGE, GRADIENT, MATCHING, OURS]
+    assert table["median_r"].between(-1, 1).all()
+    assert (table["gallery"] == 20).all()
+    recorded = {(r.name, r.condition): r.value for r in lab.records}
+    row = table[table["method"] == OURS].iloc[0]
+    assert recorded["transfer_median_r", f"7T → 3T, {OURS}, 20 images"] == row["median_r"]
+
+
+def test_images_needed_lie_on_the_line_between_two_numbers(lab):
+    table = table_of({GRADIENT: (0.2, 0.4), OURS: (0.38, 0.5), RIDGE: (0.1, 0.2)})
+    needed = newcomers.images_needed(lab, table).set_index("method")["90 % of gradient with all"]
+    assert needed[GRADIENT] == pytest.approx(10 * 10 ** ((0.36 - 0.2) / 0.2))
+    assert needed[OURS] == pytest.approx(10)
+    assert np.isnan(needed[RIDGE])
+
+
+def test_ours_is_compared_with_the_best_of_the_others(lab):
+    table = table_of({RIDGE: (0.3, 0.2), GRADIENT: (0.2, 0.4), MATCHING: (0.1, 0.1), OURS: (0.35, 0.3)})
+    against = newcomers.against_best(lab, table).set_index("n_images")
+    assert against["best of the others"].tolist() == [RIDGE, GRADIENT]
+    np.testing.assert_allclose(against["difference"], [0.05, -0.1])
+    text = newcomers.verdict(table, newcomers.images_needed(lab, table), against.reset_index())
+    assert f"{GRADIENT} is above {RIDGE}: 1 of 2; not a → b at 10" in text
+    assert "is not above it: 1 of 2; not a → b at 100" in text
+
+
+def test_a_failure_of_half_the_images_is_said(lab):
+    table = table_of({GRADIENT: (0.38, 0.4), OURS: (0.2, 0.4)})
+    text = newcomers.verdict(table, newcomers.images_needed(lab, table), newcomers.against_best(lab, table))
+    assert "at most half of the paper's images: 0 of 1; not a → b" in text
