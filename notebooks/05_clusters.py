@@ -129,8 +129,7 @@ lab.save(fig, "areas")
 # %%
 colours = figures.cluster_colours(named.labels, named.n_clusters)
 keys = dict(zip(named.titles, figures.palette(named.n_clusters), strict=True))
-fig, axes = plt.subplots(-(-len(lab.subjects) // 2), 4, figsize=(13, 3.4 * -(-len(lab.subjects) // 2)), squeeze=False)
-figures.flatmaps(axes, voxels, colours, clustering.outlines(voxels))
+fig = figures.flatmaps(voxels, colours, clustering.outlines(voxels))
 figures.colour_key(fig, keys)
 lab.save(fig, "cortex")
 
@@ -142,7 +141,7 @@ lab.save(fig, "cortex")
 
 # %%
 places = clusters.map_2d(everyone, lab.profile.clusters.map_sample, seed=lab.seed)
-fig, axes = plt.subplots(1, 3, figsize=(13, 5.6))
+fig, axes = plt.subplots(1, 3, figsize=(13, 6))
 figures.plane(axes[0], places, colours, keys, title="cluster")
 for ax, column in zip(axes[1:], ("area", "subject"), strict=True):
     figures.plane(ax, places, *figures.group_colours(voxels[column]), title=column)
@@ -154,8 +153,7 @@ lab.save(fig, "map")
 
 # %%
 smooth = figures.plane_colours(places)
-fig, axes = plt.subplots(-(-len(lab.subjects) // 2), 4, figsize=(13, 3.4 * -(-len(lab.subjects) // 2)), squeeze=False)
-figures.flatmaps(axes, voxels, smooth, clustering.outlines(voxels))
+fig = figures.flatmaps(voxels, smooth, clustering.outlines(voxels))
 lab.save(fig, "map_on_cortex")
 
 # %%
@@ -172,7 +170,7 @@ lab.save(fig, "map_colours")
 # several functions.
 
 # %%
-known = clustering.known_table(lab, named.labels, voxels, "k-means")
+known = clustering.known_table(lab, named.labels, voxels)
 known.round(3)
 
 # %%

@@ -27,7 +27,8 @@ from ubrain.figures.crowd import (
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
 
 __all__ = [
-    "CEILING", "CONDITIONS", "areas", "attention", "cluster_colours", "colour", "colour_key", "composition", "cortex", "count_choice", 
-    "finish", "flatmap", "flatmaps", "group_colours", "growth", "image_rows", "images", "mark_simulated", "measured_against_predicted", "palette",
-    "plane", "plane_colours", "retrieval", "text_only", "truth", "voxel_quartiles",
+    "CEILING", "CONDITIONS", "areas", "attention", "cluster_colours", "colour", "colour_key", "composition", "cortex",
+    "count_choice", "finish", "flatmap", "flatmaps", "group_colours", "growth", "image_rows", "images", "mark_simulated",
+    "measured_against_predicted", "palette", "plane", "plane_colours", "retrieval", "text_only", "truth",
+    "voxel_quartiles",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -92,7 +93,7 @@ def plane(ax: Axes, places: ArrayLike, colours: ArrayLike, keys: Mapping[str, tu
     xy = np.asarray(places)
     order = np.random.default_rng(0).permutation(len(xy))  # no group covers another
     ax.scatter(*xy[order].T, c=np.asarray(colours)[order], s=max(1.5, min(8, 20_000 / len(xy))), lw=0, rasterized=True)
-    ax.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[], aspect="equal")
+    ax.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
     if keys:
         dots = [Line2D([], [], marker="o", ls="", ms=6, color=colour, label=name) for name, colour in keys.items()]
         ax.legend(handles=dots, frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
@@ -127,32 +128,38 @@ def flatmap(ax: Axes, voxels: pd.DataFrame, colours: ArrayLike, hemisphere: str,
     face_colours[found] = np.asarray(colours)[mine][near[found]]
     ax.add_collection(PolyCollection(xy[faces], facecolors=face_colours, edgecolors="face", linewidths=0.1, rasterized=True))
     _outlines(ax, xy, faces, outlines[outlines["hemisphere"] == hemisphere])
-    shown = xy[faces[found]].reshape(-1, 2)
-    ax.set(xlim=(shown[:, 0].min() - 12, shown[:, 0].max() + 12), ylim=(shown[:, 1].min() - 12, shown[:, 1].max() + 12))
+    _frame(ax, pd.concat([voxels, outlines]), hemisphere)
     ax.set_aspect("equal")
     ax.set_axis_off()
     return ax
 
 
-def flatmaps(axes: NDArray, voxels: pd.DataFrame, colours: ArrayLike, outlines: Mapping[str, pd.DataFrame]) -> NDArray:
-    """A `flatmap` of both hemispheres of each subject.
+def flatmaps(voxels: pd.DataFrame, colours: ArrayLike, outlines: Mapping[str, pd.DataFrame]) -> Figure:
+    """A `flatmap` of both hemispheres of each subject, all of the same part of the cortex.
 
     Parameters
     ----------
-    axes : at least two for each subject.
     voxels : subject, hemisphere and vertex of each voxel.
     colours : (n_voxels, 3)
     outlines : subject -> voxels that say where areas are.
+
+    Returns
+    -------
+    A figure of its own, since the number of axes follows from that of the subjects.
     """
-    pairs = iter(np.ravel(axes).tolist())
+    columns = min(6, 2 * len(outlines))
+    n_rows = -(-2 * len(outlines) // columns)
+    figure, axes = plt.subplots(n_rows, columns, figsize=(2.2 * columns, 4.6 * n_rows), squeeze=False)
+    pairs = iter(axes.ravel().tolist())
     for subject, known in outlines.items():
         mine = (voxels["subject"] == subject).to_numpy()
         for hemisphere, side in HEMISPHERES.items():
             ax = flatmap(next(pairs), voxels[mine], np.asarray(colours)[mine], hemisphere, known)
+            _frame(ax, voxels, hemisphere)
             ax.set_title(f"{subject}, {side}", fontsize=10)
     for ax in pairs:
         ax.set_axis_off()
-    return axes
+    return figure
 
 
 def colour_key(figure: Figure, keys: Mapping[str, tuple]) -> Figure:
@@ -169,6 +176,15 @@ def _flat(hemisphere: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDAr
     mesh = surface.load_surf_mesh(files[f"flat_{side}"])
     depth = np.asarray(surface.load_surf_data(files[f"sulc_{side}"]))
     return mesh.coordinates[:, :2].astype(np.float64), mesh.faces, (depth > 0).astype(np.float64)
+
+
+def _frame(ax: Axes, voxels: pd.DataFrame, hemisphere: str) -> None:
+    """Show the part of the surface where these voxels are."""
+    here = voxels[(voxels["hemisphere"] == hemisphere) & (voxels["vertex"] >= 0)]
+    if len(here):
+        xy = _flat(hemisphere)[0][here["vertex"].to_numpy(dtype=int)]
+        (left, bottom), (right, top) = xy.min(0) - 2 * REACH, xy.max(0) + 2 * REACH
+        ax.set(xlim=(left, right), ylim=(bottom, top))
 
 
 def _nearest_voxel(xy: NDArray, vertices: NDArray, places: NDArray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -190,7 +206,8 @@ def _outlines(ax: Axes, xy: NDArray, faces: NDArray, known: pd.DataFrame) -> Non
             continue
         ax.tricontour(*xy.T, faces, votes, levels=[0.5], colors="black", linewidths=0.9)
         middle = np.median(xy[votes > 0.5], axis=0)
-        ax.text(*middle, area, fontsize=6.5, ha="center", va="center", path_effects=[withStroke(linewidth=1.8, foreground="white")])
+        halo = withStroke(linewidth=1.8, foreground="white")
+        ax.text(*middle, area, fontsize=6, ha="center", va="center", path_effects=[halo], clip_on=True)
 
 
 def image_rows(axes: NDArray, pixels: Sequence[Sequence[NDArray]], titles: Sequence[str]) -> NDArray:

@@ -90,8 +90,8 @@ def method_table(lab: Lab, methods: Mapping[str, Clustering], voxels: pd.DataFra
     return pd.DataFrame(rows).set_index("method")
 
 
-def known_table(lab: Lab, labels: NDArray, voxels: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """Agreement of clusters with the true types (simulated crowds) and with areas; recorded.
+def known_table(lab: Lab, labels: NDArray, voxels: pd.DataFrame, condition: str = "") -> pd.DataFrame:
+    """Agreement of clusters with the true types (simulated crowds) and with areas; recorded if a condition is given.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def known_table(lab: Lab, labels: NDArray, voxels: pd.DataFrame, condition: str)
         if groups.nunique() < 2:
             continue
         found = clusters.agreement(labels[which], groups)
-        for measure, value in found.items():
+        for measure, value in found.items() if condition else ():
             lab.record(f"{measure} with {known}".lower(), value, condition, n=int(which.sum()), unit=measure)
         rows.append({"known": known, "n_voxels": int(which.sum()), "groups": groups.nunique(), **found})
     return pd.DataFrame(rows, columns=["known", "n_voxels", "groups", "ARI", "homogeneity", "completeness"])
@@ -227,17 +227,30 @@ def evidence(
     return found.named(clusters.names(by_images[0], found.n_clusters, by_images[1])), on_images, in_areas
 
 
-def cluster_table(lab: Lab, named: Clustering, on_images: pd.DataFrame, in_areas: pd.DataFrame, voxels: pd.DataFrame) -> pd.DataFrame:
-    """One row per cluster: name, voxels, share of the smallest subject, areas, and the evidence of its name; recorded."""
+def cluster_table(
+    lab: Lab, named: Clustering, on_images: pd.DataFrame, in_areas: pd.DataFrame, voxels: pd.DataFrame
+) -> pd.DataFrame:
+    """What is known of each cluster; recorded.
+
+    Parameters
+    ----------
+    on_images, in_areas : from `evidence`.
+
+    Returns
+    -------
+    One row per cluster: name, voxels, subjects (how many have voxels in it), largest subject (its share of the voxels),
+    areas that at least a fifth of the voxels are in, more than by chance, and the evidence of a name given by images.
+    """
     areas = clusters.names(in_areas, named.n_clusters, LEAST_SHARE_OF_VOXELS, most=3)
     rows = []
     for c, name in enumerate(named.names):
         mine = voxels["subject"][named.labels == c].value_counts(normalize=True)
         shown = on_images[(on_images["cluster"] == c) & on_images["feature"].isin(name.split(" + "))]
         text = ", ".join(f"{r.feature} {r.share:.0%} of images, all {r.expected:.0%}, q {r.q:.1g}" for r in shown.itertuples())
-        lab.record("cluster_size", named.sizes[c], f"cluster {c + 1}: {name}", n=len(voxels), unit="voxels")
-        rows.append({"cluster": c + 1, "name": name, "voxels": named.sizes[c], "subjects": len(mine),
-                     "largest subject": mine.max(), "areas": areas[c].replace(clusters.UNNAMED, "none"), "evidence": text})  # fmt: skip
+        size, where = named.sizes[c], areas[c].replace(clusters.UNNAMED, "none")
+        lab.record("cluster_size", size, f"{named.method}: {named.titles[c]}", n=len(voxels), unit="voxels")
+        rows.append({"cluster": c + 1, "name": name, "voxels": size, "subjects": len(mine), "largest subject": mine.max(),
+                     "areas": where, "evidence": text})  # fmt: skip
     n_named = sum(name != clusters.UNNAMED for name in named.names)
     lab.record("named_clusters", n_named / max(named.n_clusters, 1), named.method, n=named.n_clusters, unit="share")
     return pd.DataFrame(rows).set_index("cluster")
@@ -266,7 +279,9 @@ def reliable(lab: Lab, encoder: UniversalEncoder, level: float = 0.05) -> NDArra
     return np.concatenate(parts)
 
 
-def filter_table(lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame, keep: NDArray[np.bool_], full: Clustering) -> pd.DataFrame:
+def filter_table(
+    lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame, keep: NDArray[np.bool_], full: Clustering
+) -> pd.DataFrame:
     """Agreement with what is known when weak voxels are left out: of the fit, of the score, of both, of none; recorded.
 
     Parameters
@@ -353,7 +368,8 @@ def verdict(lab: Lab, named: Clustering, seeds: pd.DataFrame, held_out: pd.DataF
         worst = held_out["ARI"].idxmin()
         lines.append(f"held-out subjects: ARI {held_out['ARI'].min():.2f} ({worst}) to {held_out['ARI'].max():.2f}")
     for method, row in methods.iterrows():
-        lines.append(f"{method}: {row['clusters']} clusters, {row['outliers']:.0%} outliers, ARI with k-means {row['ARI with k-means']:.2f}")
+        lines.append(f"{method}: {row['clusters']:.0f} clusters, {row['outliers']:.0%} outliers, "
+                     f"ARI with k-means {row['ARI with k-means']:.2f}")  # fmt: skip
     return "\n".join(lines)
 
 
