@@ -113,6 +113,16 @@ class TransferConfig:
     draws: int = 3  # of the images
     scratch_images: tuple[int, ...] = (100, 1000)  # and all there are: encoders trained on the newcomer only
     scratch_steps: int = 2000
+class ClusterConfig:
+    """How much work the clusters of voxel embeddings get."""
+
+    counts: tuple[int, ...] = (4, 6, 8, 10, 12, 16, 20, 25)  # numbers of clusters that are tried
+    runs: int = 10  # clusterings for each number
+    restarts: int = 4  # the best of so many starts is kept
+    components: int = 10  # principal components that the Gaussian mixture and HDBSCAN see
+    least: int = 100  # voxels in the smallest cluster of HDBSCAN
+    top: int = 20  # images that stand for a cluster
+    map_sample: int = 20_000  # voxels that t-SNE sees
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,7 @@ class Profile:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    clusters: ClusterConfig = field(default_factory=ClusterConfig)
     bootstrap: int = 1000  # resamples behind every interval
     permutations: int = 1000  # shuffles behind every p value
 

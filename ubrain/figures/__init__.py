@@ -1,5 +1,18 @@
 """One function per kind of figure: axes in, axes out; nothing is computed here, nothing is saved."""
 
+from ubrain.figures.clusters import (
+    cluster_colours,
+    colour_key,
+    composition,
+    count_choice,
+    flatmap,
+    flatmaps,
+    group_colours,
+    image_rows,
+    palette,
+    plane,
+    plane_colours,
+)
 from ubrain.figures.crowd import (
     areas,
     attention,
@@ -20,4 +33,8 @@ __all__ = [
     "measured_against_predicted", "overview", "retrieval", "text_only", "truth", "voxel_quartiles",
     "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images",
     "learning_curves", "mark_simulated", "measured_against_predicted", "retrieval", "text_only", "truth", "voxel_quartiles",
+    "CEILING", "CONDITIONS", "areas", "attention", "cluster_colours", "colour", "colour_key", "composition", "cortex",
+    "count_choice", "finish", "flatmap", "flatmaps", "group_colours", "growth", "image_rows", "images", "mark_simulated",
+    "measured_against_predicted", "palette", "plane", "plane_colours", "retrieval", "text_only", "truth",
+    "voxel_quartiles",
 ]  # fmt: skip

@@ -1,0 +1,226 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+
+# %% [markdown]
+# # Clusters of voxels across brains (Fig. 7)
+#
+# **Claim of the paper.** The embeddings of all subjects live in one space, so they can be clustered together. Clusters
+# that nobody asked for come out as functional groups (the paper names food, words, faces, sports, indoor and outdoor
+# scenes), shared by the subjects, at sensible places of the cortex.
+#
+# **What is added here.** More than two subjects, methods that cope with outliers, a rule for the number of clusters,
+# stability over seeds and over held-out subjects, names that need evidence, outlines of known areas, and, for a simulated
+# crowd, agreement with the truth. The encoder never sees areas, categories or places of voxels.
+
+# %% tags=["parameters"]
+crowd = None
+profile = "fast"
+seed = 0
+subjects = None
+
+# %%
+import matplotlib.pyplot as plt
+
+import ubrain
+from ubrain import clusters, figures
+from ubrain.studies import clustering
+
+lab = ubrain.Lab("05_clusters", crowd, profile, seed, subjects)
+encoder = lab.encoder(lab.subjects)
+embeddings, voxels = clustering.gather(lab, encoder)
+everyone = clustering.pooled(embeddings)
+print("(n_voxels, E) =", everyone.shape)
+
+# %% [markdown]
+# ## How many clusters?
+#
+# Every embedding is scaled to length 1: its length follows how strongly a voxel responds, its direction to what. K-means
+# then runs several times for each number of clusters, each time with another seed and another 80 % of the voxels.
+# **The rule**, set before looking: of the numbers whose stability is at least 0.9 × the best, take the one with the
+# highest silhouette. What to look for: a clear peak says that there is a natural number; a flat silhouette near 0 says
+# that the clusters touch each other, and that the number is a choice more than a finding.
+
+# %%
+table, count = clustering.choose_count(lab, embeddings)
+fig, ax = plt.subplots(figsize=(6.5, 3.8))
+figures.count_choice(ax, table, count)
+lab.save(fig, "number")
+
+# %% [markdown]
+# ## Three methods
+#
+# **K-means**, as in the paper, gives every voxel to a cluster. A **Gaussian mixture** allows long clusters and ones of
+# different size. **HDBSCAN** looks for dense groups, finds their number itself, and leaves the rest as outliers. All are
+# compared with k-means, with areas and, in a simulation, with the true types (ARI: 1 is identical, 0 is chance).
+
+# %%
+methods = clustering.fit_methods(lab, embeddings, count)
+by_method = clustering.method_table(lab, methods, voxels)
+by_method.round(3)
+
+# %% [markdown]
+# ## Is it stable?
+#
+# Over seeds: the same voxels, another start. Over subjects: the centres are fitted without a subject, whose voxels then
+# join the nearest centre; 1 means that the others alone would have given this subject the same clusters.
+
+# %%
+seeds = clustering.seed_table(lab, embeddings, voxels, count)
+seeds.round(3)
+
+# %%
+held_out = clustering.held_out_table(lab, embeddings, methods["k-means"])
+held_out.round(3) if len(held_out) else "one subject only: none can be held out"
+
+# %% [markdown]
+# ## What does each cluster respond to?
+#
+# The images with the highest **predicted** response of a cluster (mean over its voxels, each z-scored), among the test
+# images of all subjects. A cluster gets a name only from evidence: in a simulation, a category or place that is on at
+# least half of its top images, and more often than on all images (hypergeometric test, false discovery rate 5 %). The
+# images of recordings come without descriptions; there an area names a cluster if it has at least a fifth of its voxels.
+
+# %%
+rows = clustering.test_rows(lab)
+(responses,) = clustering.profiles(lab, encoder, [methods["k-means"].labels], rows)
+named, on_images, in_areas = clustering.evidence(lab, methods["k-means"], voxels, responses, rows)
+clustering.cluster_table(lab, named, on_images, in_areas, voxels).round(2)
+
+# %% [markdown]
+# What to look for: can you name the rows yourself, before reading the names?
+
+# %%
+best = clustering.top_images(responses, 8)
+pixels = [[lab.crowd.image(lab.crowd.image_ids[rows[i]]) for i in row] for row in best]
+fig, axes = plt.subplots(*best.shape, figsize=(11, 1.2 * len(best)), squeeze=False)
+figures.image_rows(axes, pixels, named.titles)
+lab.save(fig, "top_images")
+
+# %% [markdown]
+# ## Where are the voxels of each area?
+#
+# Each row sums to 100 %. What to look for: areas of one function in the same column, early areas together.
+
+# %%
+fig, ax = plt.subplots(figsize=(10, 5.5))
+by_area = clustering.composition(named, voxels, "area")
+figures.composition(ax, by_area, "area")
+lab.save(fig, "areas")
+
+# %% [markdown]
+# ## Clusters on the cortex
+#
+# The flattened surface (fsaverage5) of each subject, left and right hemisphere, with outlines of areas. Where a subject
+# has few voxels, the outlines come from the voxels of all subjects. Areas were not used to find the clusters.
+
+# %%
+colours = figures.cluster_colours(named.labels, named.n_clusters)
+keys = dict(zip(named.titles, figures.palette(named.n_clusters), strict=True))
+fig = figures.flatmaps(voxels, colours, clustering.outlines(voxels))
+figures.colour_key(fig, keys)
+lab.save(fig, "cortex")
+
+# %% [markdown]
+# ## A map of all embeddings
+#
+# t-SNE puts similar embeddings near each other; distances between groups, and the axes, mean nothing. What to look for: if subjects
+# mix everywhere, the space is shared; if clusters and areas are patches, function is what organises it.
+
+# %%
+places = clusters.map_2d(everyone, lab.profile.clusters.map_sample, seed=lab.seed)
+fig, axes = plt.subplots(1, 3, figsize=(13, 6))
+figures.plane(axes[0], places, colours, keys, title="cluster")
+for ax, column in zip(axes[1:], ("area", "subject"), strict=True):
+    figures.plane(ax, places, *figures.group_colours(voxels[column]), title=column)
+lab.save(fig, "map")
+
+# %% [markdown]
+# The same map with a colour for each place, and these colours on the cortex: neighbours on the cortex that share a colour
+# have similar embeddings, without any choice of clusters.
+
+# %%
+smooth = figures.plane_colours(places)
+fig = figures.flatmaps(voxels, smooth, clustering.outlines(voxels))
+lab.save(fig, "map_on_cortex")
+
+# %%
+fig, ax = plt.subplots(figsize=(4.5, 4.2))
+figures.plane(ax, places, smooth, title="colours of the map")
+lab.save(fig, "map_colours")
+
+# %% [markdown]
+# ## The truth
+#
+# A simulated voxel has a true functional type. *Homogeneity* is 1 if a cluster holds one type only, *completeness* if a type
+# lies in one cluster only; V1, V2 and V3 do nearly the same here, so that they are not told apart is to be expected.
+# Category types leaves out the early areas. For recordings, only areas are known: they are no truth, since an area may hold
+# several functions.
+
+# %%
+known = clustering.known_table(lab, named.labels, voxels)
+known.round(3)
+
+# %%
+fig, ax = plt.subplots(figsize=(10, 4.5))
+if (voxels["type"] != "").any():
+    figures.composition(ax, clustering.composition(named, voxels, "type"), "true type")
+else:
+    figures.text_only(ax, "real recordings: the true types are unknown")
+lab.save(fig, "types")
+
+# %% [markdown]
+# ## Do weak voxels matter?
+#
+# An option: fit on voxels only whose **val** responses are predicted above chance (p < 0.05 each). The test images and the
+# truth have no say in it.
+
+# %%
+keep = clustering.reliable(lab, encoder)
+print(f"{keep.sum()} of {len(keep)} voxels pass")
+clustering.filter_table(lab, embeddings, voxels, keep, methods["k-means"]).round(3)
+
+# %% [markdown]
+# ## Inside one cluster
+#
+# The largest cluster outside of the early areas, clustered again by the same rule. The images are those that a sub-cluster
+# is predicted to prefer **more than its whole cluster**. What to look for: what differs, now that the main preference is
+# taken away? If a simulation, compare the true receptive fields, too.
+
+# %%
+largest = clustering.largest_category_cluster(named, voxels)
+parts = clustering.split(lab, embeddings, named, largest)
+(inner,) = clustering.profiles(lab, encoder, [parts.labels], rows)
+parts, beyond, inside = clustering.split_evidence(lab, parts, inner, rows, voxels)
+print("inside cluster", named.titles[largest])
+inside.round(2)
+
+# %%
+best = clustering.top_images(beyond, 8)
+pixels = [[lab.crowd.image(lab.crowd.image_ids[rows[i]]) for i in row] for row in best]
+fig, axes = plt.subplots(*best.shape, figsize=(11, 1.3 * len(best)), squeeze=False)
+figures.image_rows(axes, pixels, parts.titles)
+lab.save(fig, "sub_clusters")
+
+# %% [markdown]
+# ## What came out
+#
+# The statement is made from the recorded numbers, whatever they are:
+
+# %%
+print(clustering.verdict(lab, named, seeds, held_out, by_method))
+
+# %%
+lab.finish().head(12)
