@@ -92,6 +92,14 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True)
+class FieldsConfig:
+    """How receptive fields are read off the attention."""
+
+    images: int = 200  # test images that the attention is averaged over
+    shuffles: int = 200  # of voxels, behind the range that layout alone explains
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
 
@@ -101,6 +109,7 @@ class Profile:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
     bootstrap: int = 1000  # resamples behind every interval
     permutations: int = 1000  # shuffles behind every p value
 

@@ -11,9 +11,18 @@ from ubrain.figures.crowd import (
     truth,
     voxel_quartiles,
 )  # fmt: skip
+from ubrain.figures.fields import (
+    attention_on_images,
+    field_agreement,
+    field_positions,
+    level_use,
+    receptive_fields,
+    unknown_fields,
+)
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
 
 __all__ = [
-    "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images", "mark_simulated",
-    "measured_against_predicted", "retrieval", "text_only", "truth", "voxel_quartiles",
+    "CEILING", "CONDITIONS", "areas", "attention", "attention_on_images", "colour", "cortex", "field_agreement",
+    "field_positions", "finish", "growth", "images", "level_use", "mark_simulated", "measured_against_predicted",
+    "receptive_fields", "retrieval", "text_only", "truth", "unknown_fields", "voxel_quartiles",
 ]  # fmt: skip
