@@ -16,9 +16,9 @@
 # %% [markdown]
 # # Where a voxel looks, and what it reads
 #
-# **Claim of the paper.** Nobody tells the encoder where in the visual field a voxel looks, or whether it belongs to early
-# or to high-level cortex; yet its embedding learns both: **spatial attention** finds the voxel's receptive field, and
-# **functional attention** reads early levels of the backbone for early areas, deep levels for the others.
+# **The question.** Nobody tells the encoder where in the visual field a voxel looks, or whether it belongs to early or to
+# high-level cortex. Does its embedding learn both? Does **spatial attention** find the voxel's receptive field, and does
+# **functional attention** read early levels of the backbone for early areas, deep levels for the others?
 #
 # A simulated crowd knows the true receptive fields. Recordings may bring pRF maps (columns `prf_x`, `prf_y`, `prf_size`, or
 # `prf_eccentricity`, `prf_angle`, of the voxel table); without them, the comparison says that it has nothing to compare.
@@ -51,7 +51,7 @@ print(f"{len(encoder.levels)} levels of {side} × {side} tokens, each {view / si
 # %% [markdown]
 # ## One voxel, one image
 #
-# One voxel of each area of the first subject: the one that is predicted best on the **val** images. What to look for: does
+# One voxel of some areas of the first subject: the one that is predicted best on the **val** images. What to look for: does
 # the attention stay where it is from image to image (a place), or does it follow what is shown (content)? The attention
 # is averaged over the levels, each weighted by how much the voxel uses it.
 
@@ -121,11 +121,13 @@ figures.field_positions(axes, dots, unit) if len(dots) else figures.unknown_fiel
 lab.save(fig, "positions")
 
 # %% [markdown]
-# How far off is the centre? For comparison, `of_the_middle`: the distance of the middle of the image from the known centre,
-# which is what a voxel without any place would get.
+# A correlation does not see a wrong scale, so: how far off is the centre, in degrees? For comparison, `of_the_middle`: how far
+# the middle of the image is from the known centre, which is what a voxel without any place would get. `nearer`: by how
+# much the estimate is better than the middle, voxel by voxel, with its interval. Sizes: median estimated and known.
 
 # %%
-study.distances(lab, table).round(2) if unit == "degrees" else "distances need field_of_view in degrees"
+away = study.distances(lab, table) if unit == "degrees" else None
+away.round(2) if away is not None else "distances need field_of_view in degrees"
 
 # %% [markdown]
 # ## On the cortex
@@ -165,7 +167,7 @@ gaps.round(3)
 # range of both controls.
 
 # %%
-print(study.verdict(lab, found, controls, gaps))
+print(study.verdict(lab, found, controls, away, gaps))
 
 # %%
 lab.finish().head(12)

@@ -18,18 +18,19 @@ CONTROLS = {"untrained embeddings": "#CC79A7", "shuffled voxels": "#BBBBBB"}
 
 
 def attention_on_images(pixels: Sequence[NDArray], weights: NDArray, voxels: Sequence[str], images: Sequence[str]) -> Figure:
-    """Spatial attention of some voxels (rows) on some images (columns).
+    """Spatial attention of some voxels (columns) on some images (rows).
 
     Parameters
     ----------
     weights : (n_voxels, n_images, P)
     voxels, images : their names.
     """
-    figure, axes = plt.subplots(*weights.shape[:2], figsize=(2 * weights.shape[1] + 1, 2.1 * weights.shape[0]), squeeze=False)
-    for row, name in enumerate(voxels):
-        for column, image in enumerate(images):
-            attention(axes[row, column], pixels[column], weights[row, column], image if row == 0 else "")
-        axes[row, 0].text(-0.06, 0.5, name, transform=axes[row, 0].transAxes, ha="right", va="center", fontsize=10)
+    n_voxels, n_images = weights.shape[:2]
+    figure, axes = plt.subplots(n_images, n_voxels, figsize=(1.9 * n_voxels + 0.6, 1.9 * n_images + 0.5), squeeze=False)
+    for row, image in enumerate(images):
+        for column, name in enumerate(voxels):
+            attention(axes[row, column], pixels[row], weights[column, row], name if row == 0 else "")
+        axes[row, 0].text(-0.06, 0.5, image, transform=axes[row, 0].transAxes, ha="right", va="center", rotation=90, fontsize=9)
     return figure
 
 
@@ -139,7 +140,9 @@ def level_use(axes: Sequence[Axes], table: pd.DataFrame) -> Sequence[Axes]:
         axes[1].errorbar(mine["depth"], np.arange(len(order)) + 0.12 * i, fmt="o", ms=5, color=tone, label=condition,
                          xerr=[mine["depth"] - mine["low"], mine["high"] - mine["depth"]])  # fmt: skip
     axes[1].set(xlabel="mean level read (1: first, most local)", xlim=(0.9, len(levels) + 0.1))
+    axes[1].set_xticks(range(1, len(levels) + 1))
     for ax in axes:
+        ax.set_axisbelow(True)
         ax.set_yticks(range(len(order)), order)
         ax.invert_yaxis()
         finish(ax, legend="above")

@@ -169,25 +169,27 @@ def layout_alone(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def distances(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
-    """Median distance between estimated and known centre per area, and that of the middle of the image; recorded.
+    """How far estimated centres are from the known ones, and by how much nearer than the middle of the image; recorded.
 
     Only the levels by use; places must be in degrees.
 
     Returns
     -------
-    One row per area: area, distance, low, high, of_the_middle, size, true_size (medians, degrees), n_voxels.
+    One row per area: area, distance (median), of_the_middle (that of the image's middle), nearer (median over voxels of the
+    paired difference) with low and high, size, known_size (medians), all in degrees, and n_voxels.
     """
     rows = []
     for (area, _), mine in _by_area(table[table["field"] == BY_USE].dropna(subset=["true_x", "true_y"])):
         away = np.hypot(mine["x"] - mine["true_x"], mine["y"] - mine["true_y"])
-        found = stats.bootstrap(_median, away, n_boot=lab.profile.bootstrap, seed=lab.seed)
-        if found.n >= LEAST:
-            middle = float(np.hypot(mine["true_x"], mine["true_y"]).median())
-            lab.record(f"field_distance in {area}", found.value, f"{CROWD}, {BY_USE}", interval=found, unit="degrees")
-            lab.record(f"field_distance in {area}", middle, "middle of the image", n=found.n, unit="degrees")
-            rows.append([area, found.value, found.low, found.high, middle, mine["sigma"].median(),
-                         mine["true_sigma"].median(), found.n])  # fmt: skip
-    names = ["area", "distance", "low", "high", "of_the_middle", "size", "true_size", "n_voxels"]
+        middle = np.hypot(mine["true_x"], mine["true_y"])
+        nearer = stats.bootstrap(_median, middle - away, n_boot=lab.profile.bootstrap, seed=lab.seed)
+        if nearer.n >= LEAST:
+            lab.record(f"field_distance in {area}", away.median(), f"{CROWD}, {BY_USE}", n=nearer.n, unit="degrees")
+            lab.record(f"field_distance in {area}", middle.median(), "middle of the image", n=nearer.n, unit="degrees")
+            lab.record(f"field_nearer in {area}", nearer.value, f"{CROWD}, {BY_USE}", interval=nearer, unit="degrees")
+            rows.append([area, away.median(), middle.median(), nearer.value, nearer.low, nearer.high, mine["sigma"].median(),
+                         mine["true_sigma"].median(), nearer.n])  # fmt: skip
+    names = ["area", "distance", "of_the_middle", "nearer", "low", "high", "size", "known_size", "n_voxels"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -234,12 +236,13 @@ def depth_gap(lab: Lab, readings: dict[str, Reading], condition: str = CROWD) ->
     return pd.DataFrame(rows, columns=["condition", "subject", "early", "higher", "gap", "low", "high", "n_voxels"])
 
 
-def examples(lab: Lab, encoder: UniversalEncoder, subject: str, most: int = 8) -> pd.DataFrame:
+def examples(lab: Lab, encoder: UniversalEncoder, subject: str, most: int = 6) -> pd.DataFrame:
     """The voxel of each area that is predicted best on the val images, so that no test image takes part in the choice.
 
     Returns
     -------
-    One row per area, at most `most`: area, voxel, val_r. Without areas: the best voxels of all.
+    One row per area: area, voxel, val_r; of more than `most` areas, so many evenly spread over their order in the file.
+    Without areas: the best voxels of all.
     """
     rows = lab.crowd[subject].image_rows("val")
     r = scores.correlation(train.predict(encoder, lab.source, subject, rows), lab.crowd[subject].responses("val"))
@@ -250,6 +253,7 @@ def examples(lab: Lab, encoder: UniversalEncoder, subject: str, most: int = 8) -
         frame["area"] = frame["area"].str.split(",")
         frame = frame.explode("area").query("area != ''").drop_duplicates("area").drop_duplicates("voxel")
         frame = frame.set_index("area").reindex(order).dropna().reset_index().astype({"voxel": int})
+        frame = frame.iloc[np.unique(np.linspace(0, len(frame) - 1, min(most, len(frame))).round().astype(int))]
     return frame.head(most).reset_index(drop=True)
 
 
@@ -288,13 +292,16 @@ def angles(table: pd.DataFrame, known: bool = False) -> tuple[NDArray[np.float64
     return np.rad2deg(np.arctan2(mine[y], mine[x].abs())).to_numpy(), mine[["hemisphere", "vertex"]]
 
 
-def verdict(lab: Lab, found: pd.DataFrame, controls: pd.DataFrame, gaps: pd.DataFrame) -> str:
+def verdict(
+    lab: Lab, found: pd.DataFrame, controls: pd.DataFrame, away: pd.DataFrame | None, gaps: pd.DataFrame
+) -> str:
     """What the numbers say, in words.
 
     Parameters
     ----------
     found : `agreement` of the trained encoder.
     controls : `layout_alone` and `agreement` of an untrained encoder, one after the other.
+    away : `distances`, where places are in degrees.
     gaps : `depth_gap` of both encoders, one after the other.
     """
     lines = []
@@ -312,6 +319,10 @@ def verdict(lab: Lab, found: pd.DataFrame, controls: pd.DataFrame, gaps: pd.Data
         lines.append(f"{what}: {shown}; interval above all controls in {above.sum()} of {len(rows)} areas"
                      f"{': ' + ', '.join(rows.index[above]) if above.any() else ''}")  # fmt: skip
         lab.record(f"field_areas_above_controls of {q}", above.mean(), f"{CROWD}, {BY_USE}", n=len(rows), unit="share")
+    if away is not None and len(away):
+        nearer = away["area"][away["low"] > 0]
+        lines.append(f"centres are nearer to the known ones than the middle of the image is in {len(nearer)} of {len(away)} "
+                     f"areas{': ' + ', '.join(nearer) if len(nearer) else ''}; at best by {away['nearer'].max():+.2f}°")  # fmt: skip
     return "\n".join([*lines, *_gap_lines(gaps)])
 
 
