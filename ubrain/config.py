@@ -100,6 +100,19 @@ class FieldsConfig:
 
 
 @dataclass(frozen=True)
+class AblationConfig:
+    """Which variants of the encoder are trained, and how long."""
+
+    n_subjects: int = 8  # the first so many
+    steps: int = 0  # of each training; 0: as the profile trains
+    seeds: int = 2
+    embedding_sizes: tuple[int, ...] = (16, 64, 128, 512)
+    levels: tuple[tuple[int, ...], ...] = ((0,), (4,), (0, 2, 4))  # which of the profile's levels are kept, from 0
+    voxels_per_step: tuple[int, ...] = (500, 20000)
+    adapter_rank: int = 0  # above 0: also train from images, without adapters and with adapters of this rank
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
 
@@ -110,6 +123,7 @@ class Profile:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     fields: FieldsConfig = field(default_factory=FieldsConfig)
+    ablations: AblationConfig = field(default_factory=AblationConfig)
     bootstrap: int = 1000  # resamples behind every interval
     permutations: int = 1000  # shuffles behind every p value
 

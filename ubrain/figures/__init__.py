@@ -1,5 +1,6 @@
 """One function per kind of figure: axes in, axes out; nothing is computed here, nothing is saved."""
 
+from ubrain.figures.ablations import ablations
 from ubrain.figures.crowd import (
     areas,
     attention,
@@ -22,7 +23,7 @@ from ubrain.figures.fields import (
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
 
 __all__ = [
-    "CEILING", "CONDITIONS", "areas", "attention", "attention_on_images", "colour", "cortex", "field_agreement",
+    "CEILING", "CONDITIONS", "ablations", "areas", "attention", "attention_on_images", "colour", "cortex", "field_agreement",
     "field_positions", "finish", "growth", "images", "level_use", "mark_simulated", "measured_against_predicted",
     "receptive_fields", "retrieval", "text_only", "truth", "unknown_fields", "voxel_quartiles",
 ]  # fmt: skip

@@ -320,9 +320,9 @@ def verdict(
                      f"{': ' + ', '.join(rows.index[above]) if above.any() else ''}")  # fmt: skip
         lab.record(f"field_areas_above_controls of {q}", above.mean(), f"{CROWD}, {BY_USE}", n=len(rows), unit="share")
     if away is not None and len(away):
-        nearer = away["area"][away["low"] > 0]
-        lines.append(f"centres are nearer to the known ones than the middle of the image is in {len(nearer)} of {len(away)} "
-                     f"areas{': ' + ', '.join(nearer) if len(nearer) else ''}; at best by {away['nearer'].max():+.2f}°")  # fmt: skip
+        nearer = list(away["area"][away["low"] > 0])
+        lines.append(f"centres are nearer to the known ones than the middle of the image is, in {len(nearer)} of "
+                     f"{len(away)} areas{': ' * bool(nearer)}{', '.join(nearer)}; at best by {away['nearer'].max():+.2f} degrees")  # fmt: skip
     return "\n".join([*lines, *_gap_lines(gaps)])
 
 
@@ -334,7 +334,8 @@ def _gap_lines(gaps: pd.DataFrame) -> list[str]:
         every, each = rows[rows["subject"] == "all"].iloc[0], rows[rows["subject"] != "all"]
         says = "deeper" if every["low"] > 0 else "less deep" if every["high"] < 0 else "neither deeper nor less deep"
         lines.append(f"levels, {condition}: higher areas read {says} than V1–V3: gap {every['gap']:+.2f} levels "
-                     f"[{every['low']:+.2f}, {every['high']:+.2f}]; above 0 in {(each['gap'] > 0).sum()} of {len(each)} subjects")  # fmt: skip
+                     f"[{every['low']:+.2f}, {every['high']:+.2f}]; above 0 in {(each['gap'] > 0).sum()} of "
+                     f"{len(each)} subjects")  # fmt: skip
     return lines
 
 
