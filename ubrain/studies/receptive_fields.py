@@ -322,7 +322,8 @@ def verdict(
     if away is not None and len(away):
         nearer = list(away["area"][away["low"] > 0])
         lines.append(f"centres are nearer to the known ones than the middle of the image is, in {len(nearer)} of "
-                     f"{len(away)} areas{': ' * bool(nearer)}{', '.join(nearer)}; at best by {away['nearer'].max():+.2f} degrees")  # fmt: skip
+                     f"{len(away)} areas{': ' * bool(nearer)}{', '.join(nearer)}; "
+                     f"at best by {away['nearer'].max():+.2f} degrees")  # fmt: skip
     return "\n".join([*lines, *_gap_lines(gaps)])
 
 
