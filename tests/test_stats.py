@@ -169,3 +169,20 @@ def test_value_is_the_median_of_the_voxel_correlations():
     a, m, _ = crowd_of_two()
     assert stats.bootstrap_median_r(a, m, n_boot=10).value == pytest.approx(np.median(scores.correlation(a, m)))
     assert str(stats.Interval(0.12345, -0.1, 0.2, 3)) == "0.123 [-0.100, 0.200]"
+
+
+def test_bootstrap_of_a_correlation_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    y = x + rng.normal(size=60)
+    found = stats.bootstrap(stats.pearson, np.append(x, np.nan), np.append(y, 1.0), n_boot=1000)
+    expected = bootstrap((x, y), lambda a, b: pearsonr(a, b)[0], paired=True, vectorized=False, n_resamples=500,
+                         method="percentile", random_state=1)  # fmt: skip
+    assert found.value == pytest.approx(pearsonr(x, y)[0])
+    np.testing.assert_allclose([found.low, found.high], expected.confidence_interval, atol=0.05)
+    assert found.n == 60
+
+
+def test_bootstrap_of_nothing_is_nan():
+    assert np.isnan(stats.bootstrap(stats.pearson, [np.nan], [1.0]).value)
+    assert np.isnan(stats.pearson(np.ones(5), np.arange(5.0)))

@@ -123,6 +123,24 @@ class ClusterConfig:
     least: int = 100  # voxels in the smallest cluster of HDBSCAN
     top: int = 20  # images that stand for a cluster
     map_sample: int = 20_000  # voxels that t-SNE sees
+class FieldsConfig:
+    """How receptive fields are read off the attention."""
+
+    images: int = 200  # test images that the attention is averaged over
+    shuffles: int = 200  # of voxels, behind the range that layout alone explains
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which variants of the encoder are trained, and how long."""
+
+    n_subjects: int = 8  # the first so many
+    steps: int = 0  # of each training; 0: as the profile trains
+    seeds: int = 2
+    embedding_sizes: tuple[int, ...] = (16, 64, 128, 512)
+    levels: tuple[tuple[int, ...], ...] = ((0,), (4,), (0, 2, 4))  # which of the profile's levels are kept, from 0
+    voxels_per_step: tuple[int, ...] = (500, 20000)
+    adapter_rank: int = 0  # above 0: also train from images, without adapters and with adapters of this rank
 
 
 @dataclass(frozen=True)
@@ -137,6 +155,8 @@ class Profile:
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
+    ablations: AblationConfig = field(default_factory=AblationConfig)
     bootstrap: int = 1000  # resamples behind every interval
     permutations: int = 1000  # shuffles behind every p value
 

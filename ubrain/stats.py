@@ -1,6 +1,7 @@
 """How sure are we: paired bootstrap over images and voxels, permutation tests, false discovery rate."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from ubrain import scores
 from ubrain.errors import UbrainError
 
 Array = NDArray[np.float64]
+NUMBERS = 1 << 22  # that a bootstrap draws at a time
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,42 @@ def bootstrap_mean(
     draws = np.random.default_rng(seed).integers(len(x), size=(n_boot, len(x)))
     low, high = np.percentile(x[draws].mean(1), [2.5, 97.5])
     return Interval(float(x.mean()), float(low), float(high), len(x))
+
+
+def bootstrap(
+    statistic: Callable[..., Array], *columns: ArrayLike, n_boot: int = 1000, seed: int = 0
+) -> Interval:
+    """Any statistic of paired columns, with a 95 % percentile interval over their rows (voxels, say).
+
+    Parameters
+    ----------
+    statistic : takes as many arrays (..., n_rows) as there are columns, gives (...).
+    columns : (n_rows,) each. Rows with a missing value in any of them are left out.
+
+    Returns
+    -------
+    Interval, with n the number of rows; all NaN if there are none.
+    """
+    full = np.stack([np.asarray(c, dtype=np.float64) for c in columns])
+    full = full[:, np.isfinite(full).all(0)]
+    n = full.shape[1]
+    if not n:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    rng, samples = np.random.default_rng(seed), list[Array]()
+    step = max(1, NUMBERS // n)
+    for start in range(0, n_boot, step):
+        draws = rng.integers(n, size=(min(step, n_boot - start), n))
+        samples.append(statistic(*(c[draws] for c in full)))
+    found = np.concatenate(samples)
+    low, high = np.percentile(found[np.isfinite(found)], [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
+    return Interval(float(statistic(*full)), float(low), float(high), n)
+
+
+def pearson(x: Array, y: Array) -> Array:
+    """Correlation along the last axis, (..., n) with (..., n) -> (...); NaN where one of them is constant."""
+    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    norm = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.divide((x * y).sum(-1), norm, out=np.full_like(norm, np.nan), where=norm > 1e-12)
 
 
 def permutation_p(predicted: ArrayLike, measured: ArrayLike, n_permutations: int = 1000, seed: int = 0) -> Array:

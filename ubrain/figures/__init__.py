@@ -13,6 +13,7 @@ from ubrain.figures.clusters import (
     plane,
     plane_colours,
 )
+from ubrain.figures.ablations import ablations
 from ubrain.figures.crowd import (
     areas,
     attention,
@@ -25,6 +26,14 @@ from ubrain.figures.crowd import (
     voxel_quartiles,
 )  # fmt: skip
 from ubrain.figures.overview import overview
+from ubrain.figures.fields import (
+    attention_on_images,
+    field_agreement,
+    field_positions,
+    level_use,
+    receptive_fields,
+    unknown_fields,
+)
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
 from ubrain.figures.transfer import learning_curves
 
@@ -37,4 +46,7 @@ __all__ = [
     "count_choice", "finish", "flatmap", "flatmaps", "group_colours", "growth", "image_rows", "images", "mark_simulated",
     "measured_against_predicted", "palette", "plane", "plane_colours", "retrieval", "text_only", "truth",
     "voxel_quartiles",
+    "CEILING", "CONDITIONS", "ablations", "areas", "attention", "attention_on_images", "colour", "cortex", "field_agreement",
+    "field_positions", "finish", "growth", "images", "level_use", "mark_simulated", "measured_against_predicted",
+    "receptive_fields", "retrieval", "text_only", "truth", "unknown_fields", "voxel_quartiles",
 ]  # fmt: skip

@@ -1,0 +1,173 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Where a voxel looks, and what it reads
+#
+# **The question.** Nobody tells the encoder where in the visual field a voxel looks, or whether it belongs to early or to
+# high-level cortex. Does its embedding learn both? Does **spatial attention** find the voxel's receptive field, and does
+# **functional attention** read early levels of the backbone for early areas, deep levels for the others?
+#
+# A simulated crowd knows the true receptive fields. Recordings may bring pRF maps (columns `prf_x`, `prf_y`, `prf_size`, or
+# `prf_eccentricity`, `prf_angle`, of the voxel table); without them, the comparison says that it has nothing to compare.
+#
+# The fields are read off the attention on test images; no measured response takes part. `field_of_view` is the side of the
+# images in degrees of visual angle; `None` takes that of the simulation, and image widths for recordings.
+
+# %% tags=["parameters"]
+crowd = None
+profile = "fast"
+seed = 0
+subjects = None
+field_of_view = None
+n_images = 4
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+
+import ubrain
+from ubrain import figures
+from ubrain.studies import receptive_fields as study
+
+lab = ubrain.Lab("06_receptive_fields", crowd, profile, seed, subjects)
+view, unit = study.field_of_view(lab, field_of_view)
+encoder = lab.encoder(lab.subjects)
+side = ubrain.fields.side_of(encoder.config.n_tokens)
+print(f"{len(encoder.levels)} levels of {side} × {side} tokens, each {view / side:.2f} {unit} wide")
+
+# %% [markdown]
+# ## One voxel, one image
+#
+# One voxel of some areas of the first subject: the one that is predicted best on the **val** images. What to look for: does
+# the attention stay where it is from image to image (a place), or does it follow what is shown (content)? The attention
+# is averaged over the levels, each weighted by how much the voxel uses it.
+
+# %%
+readings = study.read_all(lab, encoder)
+first = lab.subjects[0]
+chosen = study.examples(lab, encoder, first)
+names = [f"{a or 'voxel'}\n{v}" for a, v in zip(chosen["area"], chosen["voxel"], strict=True)]
+chosen.round(2)
+
+# %%
+rows = lab.crowd[first].image_rows("test")[:n_images]
+shown = lab.crowd.image_ids[rows]
+weights = study.on_images(lab, encoder, readings[first], first, chosen["voxel"].to_numpy(), rows)
+fig = figures.attention_on_images([lab.crowd.image(i) for i in shown], weights, names, [str(i) for i in shown])
+lab.save(fig, "attention")
+
+# %% [markdown]
+# ## Receptive fields
+#
+# The same voxels, attention averaged over images, level by level. Circle: the known receptive field, one standard
+# deviation (if the file knows it). Cross: the middle of the image. Attention is in tokens, whose side is printed above; a
+# receptive field smaller than a token cannot show its size. And a token of a deep level has itself seen much of the image.
+
+# %%
+maps = study.field_maps(readings[first], chosen["voxel"].to_numpy())
+known = study.known_fields(lab, first)
+circles = None if known is None else known.loc[chosen["voxel"]].to_numpy()
+fig = figures.receptive_fields(maps, names, study.field_names(readings[first]), view, unit, circles)
+lab.save(fig, "receptive_fields")
+
+# %% [markdown]
+# ## Are they the known ones?
+#
+# Correlation over all voxels of an area, of all subjects: centre (x, y) and size. Two controls, since voxels of the left
+# hemisphere see the right half of the visual field anyway: **shuffled voxels** keeps subject, area and hemisphere of each
+# voxel and shuffles the rest (95 % of shuffles lie in the bar), **untrained embeddings** has the trained shared weights and
+# new embeddings.
+
+# %%
+table = study.field_table(lab, readings, view)
+found = study.agreement(lab, table)
+blank = study.read_all(lab, study.untrained(lab, encoder))
+blank_table = study.field_table(lab, blank, view)
+blank_found = study.agreement(lab, blank_table[blank_table["field"] == study.BY_USE], study.UNTRAINED)
+controls = pd.concat([study.layout_alone(lab, table), blank_found])
+found[found["field"] == study.BY_USE].drop(columns=["condition", "field"]).round(3)
+
+# %% [markdown]
+# What to look for: dots far above the bars; early areas above the others, whose receptive fields are large; and which
+# level knows the place best. If the black dots (levels by use) are not above the bars, layout alone explains them.
+
+# %%
+fig, axes = plt.subplots(3, 1, figsize=(11, 10.5))
+figures.field_agreement(axes, found, controls) if len(found) else figures.unknown_fields(axes)
+lab.save(fig, "agreement")
+
+# %% [markdown]
+# Each voxel of the early areas as a dot. On the dashed line, the estimated place is the known one. Dots that follow a
+# flatter line than the dashed one are right in order but pulled to the middle.
+
+# %%
+dots = study.positions(table, found)
+n_areas = max(dots["area"].nunique(), 1)
+fig, axes = plt.subplots(2, n_areas, figsize=(3.2 * n_areas, 6), squeeze=False)
+figures.field_positions(axes, dots, unit) if len(dots) else figures.unknown_fields(axes)
+lab.save(fig, "positions")
+
+# %% [markdown]
+# A correlation does not see a wrong scale, so: how far off is the centre, in degrees? For comparison, `of_the_middle`: how far
+# the middle of the image is from the known centre, which is what a voxel without any place would get. `nearer`: by how
+# much the estimate is better than the middle, voxel by voxel, with its interval. Sizes: median estimated and known.
+
+# %%
+away = study.distances(lab, table) if unit == "degrees" else None
+away.round(2) if away is not None else "distances need field_of_view in degrees"
+
+# %% [markdown]
+# ## On the cortex
+#
+# Polar angle in V1–V3: red looks up, blue looks down. What to look for: below the calcarine (ventral) red, above it
+# (dorsal) blue, the most regular map that visual cortex has. First as estimated, then as known.
+
+# %%
+fig = figures.cortex(*study.angles(table), "polar angle, estimated (degrees; up is +90)", limit=90)
+lab.save(fig, "cortex_estimated")
+
+# %%
+fig = figures.cortex(*study.angles(table, known=True), "polar angle, known (degrees; up is +90)", limit=90)
+lab.save(fig, "cortex_known")
+
+# %% [markdown]
+# ## Do early areas read early levels?
+#
+# A voxel's predicted response is a sum over levels. A level's share is its covariance with the sum, over images, divided by
+# the variance of the sum. What to look for: early areas with more of the first levels than the others; and no such
+# difference in the control.
+
+# %%
+use = pd.concat([study.use_of_levels(lab, readings), study.use_of_levels(lab, blank, study.UNTRAINED)])
+fig, axes = plt.subplots(1, 2, figsize=(11, max(2.5, 0.3 * len(use) / 2 + 1.5)))
+figures.level_use(axes, use) if len(use) else [figures.text_only(ax, "this crowd file names no areas") for ax in axes]
+lab.save(fig, "levels")
+
+# %%
+gaps = pd.concat([study.depth_gap(lab, readings), study.depth_gap(lab, blank, study.UNTRAINED)])
+gaps.round(3)
+
+# %% [markdown]
+# ## What came out
+#
+# The statement is made from the recorded numbers, whatever they are. A correlation counts if its interval is above the
+# range of both controls.
+
+# %%
+print(study.verdict(lab, found, controls, away, gaps))
+
+# %%
+lab.finish().head(12)

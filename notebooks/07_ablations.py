@@ -1,0 +1,102 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What is each part of the encoder worth?
+#
+# **The question.** Which parts of the universal encoder does its prediction rest on? One thing is changed at a time:
+#
+# | group | what is changed |
+# |---|---|
+# | embedding size | the length of the vector that is all the encoder knows of a voxel |
+# | levels | only some depths of the backbone are read |
+# | attention | without spatial attention all tokens count alike; without position they are told apart by content only; without functional attention all voxels read the same channels |
+# | loss | the released code trains 1·MSE − 0.1·cos; others read the paper as 0.1·MSE − 0.9·cos |
+# | voxels per step | how many voxels are drawn for each batch of images |
+# | adapters | small trainable layers in the backbone, trained from images; only where the profile's backbone can have them |
+#
+# Reviewers of the paper asked for some of these. All variants see the same subjects, images and number of steps, with two or
+# more seeds each; what is compared are pairs of the same seed and subject.
+#
+# **What a small run cannot show.** Profile `fast` trains every variant briefly, on few subjects and a small backbone. A part
+# whose use is learnt late will look useless here. `n_steps` and `n_seeds` may be raised; `None` takes the profile's.
+
+# %% tags=["parameters"]
+crowd = None
+profile = "fast"
+seed = 0
+subjects = None
+n_steps = None
+n_seeds = None
+
+# %%
+import matplotlib.pyplot as plt
+
+import ubrain
+from ubrain import figures
+from ubrain.studies import ablations as study
+
+lab = ubrain.Lab("07_ablations", crowd, profile, seed, subjects)
+lab.summary().loc[study.subjects_of(lab)].round(3)
+
+# %% [markdown]
+# ## The variants
+#
+# The first row is the full encoder, with the sizes of the profile. Every other row differs from it in one thing.
+
+# %%
+variants = study.variants(lab, n_steps)
+study.settings_table(lab, variants)
+
+# %% [markdown]
+# ## Train them all
+#
+# Trainings are cached: what was trained before is loaded. Each keeps the weights that are best on the val images; the
+# scores below are of the test images.
+
+# %%
+scores = study.train_all(lab, variants, n_seeds)
+scores.groupby("variant", sort=False)[["median_r", "top1", "shared"]].agg({"median_r": ["mean", "std"], "top1": "mean", "shared": "first"}).round(3)
+
+# %% [markdown]
+# `shared`: how many numbers the subjects share. The standard deviation is over seeds and subjects, most of it between
+# subjects, which is why pairs are compared:
+
+# %%
+in_r = study.differences(lab, variants, scores, "median_r")
+in_top1 = study.differences(lab, variants, scores, "top1")
+study.summary(in_r, in_top1)
+
+# %% [markdown]
+# What to look for: intervals that do not touch the dashed line. Small grey dots are the pairs, a dot per seed and
+# subject; the interval is Student's, so it is wide where pairs are few. It covers seeds and subjects, not the choice of
+# the profile's sizes.
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(12, 0.36 * len(in_r) + 1.8), sharey=True)
+figures.ablations(axes[0], in_r, "median r")
+figures.ablations(axes[1], in_top1, "top-1 retrieval")
+lab.save(fig, "differences")
+
+# %% [markdown]
+# ## What came out
+#
+# The statement is made from the recorded numbers, whatever they are:
+
+# %%
+print(study.verdict(lab, in_r))
+
+# %%
+lab.finish().head(12)

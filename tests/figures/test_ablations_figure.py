@@ -1,0 +1,24 @@
+"""The figure of the ablations: a point per variant at its difference, a dot per pair."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from ubrain import figures
+
+
+def test_every_variant_is_drawn_at_its_difference():
+    mpl.use("Agg")
+    table = pd.DataFrame({
+        "variant": ["a", "b", "c"], "group": ["g", "g", "h"], "against": ["full", "full", "b"], "difference": [-0.1, 0.0, 0.2],
+        "low": [-0.2, -0.1, 0.1], "high": [0.0, 0.1, 0.3], "pairs": [np.array([-0.1, -0.12])] * 3,
+    })  # fmt: skip
+    _, ax = plt.subplots()
+    figures.ablations(ax, table, "median r")
+    means = next(line for line in ax.lines if len(line.get_xdata()) == 3)
+    assert list(means.get_xdata()) == [-0.1, 0.0, 0.2]
+    gaps = np.diff(means.get_ydata())
+    assert gaps[1] > gaps[0]  # groups stand apart
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c  (against: b)"]
+    plt.close("all")

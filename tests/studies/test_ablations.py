@@ -1,0 +1,116 @@
+"""Notebook 07: variants differ in one thing, levels are what a smaller backbone gives, differences are paired."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+
+from ubrain import train
+from ubrain.backbone import Features
+from ubrain.config import BackboneConfig
+from ubrain.errors import UbrainError
+from ubrain.lab import Lab
+from ubrain.studies import ablations as study
+
+CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (0, 1, 3), 64, 4, False, 0)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, small_crowd):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "small-smoke"))
+    patch.setattr("ubrain.lab.LEAST_IMAGES", {})
+    made = Lab("98_test", str(small_crowd), profile="smoke")
+    made.profile = replace(made.profile, backbone=CNN)
+    yield made
+    patch.undo()
+
+
+def test_each_variant_changes_one_thing(lab):
+    full, *others = study.variants(lab)
+    table = study.settings_table(lab, [full, *others])
+    changed = (table != table.loc[study.FULL]).sum(axis=1)
+    assert changed.drop(study.FULL).eq(1).all()
+    assert len({v.name for v in others}) == len(others)
+    assert {v.encoder.without for v in others} == {(), ("spatial",), ("position",), ("functional",)}
+    losses = {(v.training.mse_weight, v.training.cosine_weight) for v in others}
+    assert losses == {(1.0, 0.1), (0.1, 0.9)}
+
+
+def test_all_variants_train_for_the_same_number_of_steps(lab):
+    for v in study.variants(lab, steps=7):
+        plan = train._Plan(lab.crowd, lab.subjects, v.training, 0)
+        assert plan.epochs == -(-7 // plan.steps_per_epoch)
+
+
+def test_adapters_are_compared_with_training_from_images(lab):
+    profile = replace(lab.profile, ablations=replace(lab.profile.ablations, adapter_rank=3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "profile", profile)
+        *_, images, adapters = study.variants(lab)
+    assert (images.adapter_rank, images.against) == (0, study.FULL)
+    assert (adapters.adapter_rank, adapters.against) == (3, images.name)
+
+
+def test_some_levels_are_those_of_a_backbone_that_reads_only_these(lab, tmp_path):
+    some = study.SomeLevels(lab.features, (0, 2))
+    alone = Features(lab.crowd, replace(CNN, levels=(0, 3)), tmp_path)
+    rows = np.array([3, 0, 11])
+    np.testing.assert_array_equal(some.read(rows), alone.read(rows))
+    assert (some.widths, some.n_tokens) == (alone.widths, alone.n_tokens)
+    assert asdict(some.config) == asdict(alone.config)
+    assert some.folder != study.SomeLevels(lab.features, (0, 1)).folder  # it is part of the key of the run cache
+
+
+def test_levels_that_are_not_there_are_refused(lab):
+    with pytest.raises(UbrainError, match=r"levels \(1, 3\): expected some of 0 to 2"):
+        study.SomeLevels(lab.features, (1, 3))
+
+
+def test_variants_are_trained_and_scored_for_every_seed_and_subject(lab):
+    lab.records.clear()
+    chosen = [v for v in study.variants(lab, steps=2) if v.name in (study.FULL, "level 2 only", "without functional attention")]
+    table = study.train_all(lab, chosen, 2)
+    assert len(table) == 3 * 2 * len(study.subjects_of(lab))
+    assert np.isfinite(table["median_r"]).all()
+    sizes = table.groupby("variant")["shared"].first()
+    assert sizes["level 2 only"] < sizes[study.FULL]
+    assert len({(r.name, r.condition, r.subject) for r in lab.records}) == len(lab.records) == len(table)
+
+
+def scored(values):
+    """A table as `train_all` makes it: variant -> one score per pair of seed and subject."""
+    pairs = [(0, "S1"), (0, "S2"), (1, "S1"), (1, "S2")]
+    return pd.DataFrame([
+        {"variant": v, "seed": seed, "subject": s, "median_r": x}
+        for v, row in values.items() for (seed, s), x in zip(pairs, row, strict=True)
+    ])  # fmt: skip
+
+
+def test_differences_are_paired_by_seed_and_subject(lab):
+    lab.records.clear()
+    full, *others = study.variants(lab)
+    chosen = [full, replace(others[0], name="a"), replace(others[1], name="b", against="a")]
+    a, b = np.array([0.5, 0.2, 0.4, 0.1]), np.array([0.45, 0.18, 0.31, 0.1])
+    found = study.differences(lab, chosen, scored({study.FULL: a + 0.1, "a": a, "b": b})).set_index("variant")
+    assert found.loc["a", "difference"] == pytest.approx(-0.1)
+    interval = ttest_1samp(b - a, 0).confidence_interval(0.95)
+    assert found.loc["b", ["difference", "low", "high"]].tolist() == pytest.approx([(b - a).mean(), *interval])
+    assert {(r.name, r.condition) for r in lab.records} >= {("difference in median_r", "b − a"), ("median_r", study.FULL)}
+
+
+def test_the_verdict_sorts_variants_by_their_intervals(lab):
+    rows = [("x", -0.1, -0.2, -0.05), ("y", 0.0, -0.1, 0.1), ("z", 0.2, 0.1, 0.3)]
+    found = pd.DataFrame([{"variant": v, "difference": d, "low": lo, "high": hi, "n": 4} for v, d, lo, hi in rows])
+    worse, better, open_, adapters = study.verdict(lab, found).splitlines()[1:]
+    assert worse.endswith("x (-0.100)")
+    assert better.endswith("z (+0.200)")
+    assert open_ == "no difference shows: y"
+    assert "not run" in adapters
+
+
+def test_one_seed_is_too_few(lab):
+    with pytest.raises(UbrainError, match="need two or more"):
+        study.train_all(lab, study.variants(lab), 1)

@@ -1,0 +1,28 @@
+"""Figure of the ablations."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ubrain.figures.style import CEILING, colour, finish
+
+
+def ablations(ax: Axes, table: pd.DataFrame, score: str) -> Axes:
+    """Difference of each variant from what it is compared with: mean and interval, and a small dot per seed and subject.
+
+    Parameters
+    ----------
+    table : one row per variant: variant, group, against, difference, low, high, pairs; variants of a group together.
+    score : what differs, with its unit.
+    """
+    at = np.arange(len(table)) + 0.5 * (table["group"] != table["group"].shift()).cumsum().to_numpy()
+    for y, pairs in zip(at, table["pairs"], strict=True):
+        ax.plot(pairs, np.full(len(pairs), y), "o", ms=3, color="#999999", alpha=0.7, mew=0)
+    error = [table["difference"] - table["low"], table["high"] - table["difference"]]
+    ax.errorbar(table["difference"], at, xerr=error, fmt="o", ms=6, lw=2, color=colour("encoder, crowd"))
+    ax.axvline(0, color=CEILING, lw=1, ls="--")
+    ends = [f"  (against: {a})" if a != table["against"].iloc[0] else "" for a in table["against"]]
+    ax.set_yticks(at, [v + e for v, e in zip(table["variant"], ends, strict=True)])
+    ax.invert_yaxis()
+    ax.set(xlabel=f"difference in {score}, variant − {table['against'].iloc[0]}" if len(table) else score)
+    return finish(ax, legend="")
