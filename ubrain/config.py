@@ -92,6 +92,13 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True)
+class RetrievalConfig:
+    """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong assignments."""
+
+    draws: int = 20
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
 
@@ -101,6 +108,7 @@ class Profile:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     bootstrap: int = 1000  # resamples behind every interval
     permutations: int = 1000  # shuffles behind every p value
 

@@ -7,13 +7,22 @@ from ubrain.figures.crowd import (
     growth,
     images,
     measured_against_predicted,
-    retrieval,
     truth,
     voxel_quartiles,
 )  # fmt: skip
+from ubrain.figures.retrieval import (
+    controls,
+    flat_cortex,
+    hits_against,
+    hits_by_area,
+    responses_on_cortex,
+    retrieval,
+    retrieved,
+)
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
 
 __all__ = [
-    "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images", "mark_simulated",
-    "measured_against_predicted", "retrieval", "text_only", "truth", "voxel_quartiles",
+    "CEILING", "CONDITIONS", "areas", "attention", "colour", "controls", "cortex", "finish", "flat_cortex", "growth",
+    "hits_against", "hits_by_area", "images", "mark_simulated", "measured_against_predicted", "responses_on_cortex",
+    "retrieval", "retrieved", "text_only", "truth", "voxel_quartiles",
 ]  # fmt: skip
