@@ -10,6 +10,7 @@ from ubrain.figures.crowd import (
     truth,
     voxel_quartiles,
 )  # fmt: skip
+from ubrain.figures.datasets import area_gains, joined, subject_gains
 from ubrain.figures.retrieval import (
     controls,
     flat_cortex,
@@ -22,7 +23,7 @@ from ubrain.figures.retrieval import (
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
 
 __all__ = [
-    "CEILING", "CONDITIONS", "areas", "attention", "colour", "controls", "cortex", "finish", "flat_cortex", "growth",
-    "hits_against", "hits_by_area", "images", "mark_simulated", "measured_against_predicted", "responses_on_cortex",
-    "retrieval", "retrieved", "text_only", "truth", "voxel_quartiles",
+    "CEILING", "CONDITIONS", "area_gains", "areas", "attention", "colour", "controls", "cortex", "finish", "flat_cortex",
+    "growth", "hits_against", "hits_by_area", "images", "joined", "mark_simulated", "measured_against_predicted",
+    "responses_on_cortex", "retrieval", "retrieved", "subject_gains", "text_only", "truth", "voxel_quartiles",
 ]  # fmt: skip

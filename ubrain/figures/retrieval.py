@@ -16,6 +16,7 @@ from ubrain.figures.crowd import _spread
 from ubrain.figures.style import CEILING, colour, finish, text_only
 
 FOUND = "#009E73"  # frame of the image that was shown
+MARGIN = 12  # mm of flat cortex shown around the voxels
 
 
 def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
@@ -152,8 +153,9 @@ def responses_on_cortex(
         figure, ax = plt.subplots(figsize=(8, 2))
         text_only(ax, "this crowd file does not say where on fsaverage5 the voxels are")
         return figure
-    figure, axes = plt.subplots(len(pixels), 1 + len(maps), figsize=(3 + 4.6 * len(maps), 2.5 * len(pixels)), squeeze=False,
-                                width_ratios=[1, *[2.2] * len(maps)])  # fmt: skip
+    size = (2.4 + 4.6 * len(maps), 2.3 * len(pixels) + 0.6)
+    widths = [1, *[2.2] * len(maps)]
+    figure, axes = plt.subplots(len(pixels), len(widths), figsize=size, squeeze=False, width_ratios=widths)
     for ax, image, title in zip(axes[:, 0], pixels, titles, strict=True):
         ax.imshow(image)
         ax.set_title(title, fontsize=10)
@@ -179,29 +181,34 @@ def flat_cortex(ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float)
     """
     mesh = datasets.fetch_surf_fsaverage("fsaverage5")
     frame = pd.DataFrame({"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)})
-    edge = 0.0  # the hemispheres meet where the occipital poles are: the left one ends there, the right one begins
-    for side in ("left", "right"):
+    for side, sign in (("left", 1), ("right", -1)):  # the occipital poles lie towards the middle
         flat = surface.load_surf_mesh(mesh[f"flat_{side}"])
-        mine = frame[frame["side"] == side[0].upper()].groupby("vertex")["value"].mean()
-        full = np.full(len(flat.coordinates), np.nan)
-        inside = mine[(mine.index >= 0) & (mine.index < len(full))]
-        full[inside.index.to_numpy(dtype=int)] = inside.to_numpy()
+        full = _per_vertex(frame[frame["side"] == side[0].upper()], len(flat.coordinates))
         full = _spread(full, flat.faces, rings=2)
-        known = np.isfinite(full[flat.faces]).any(1)
-        if not known.any():
+        coloured = np.isfinite(full[flat.faces]).any(1)
+        if not coloured.any():
             continue
-        x, y = flat.coordinates[:, 0], flat.coordinates[:, 1]
-        near = np.isin(flat.faces, np.flatnonzero(x < 30 if side == "right" else x > -30)).all(1) | known
-        x = x - (x[flat.faces[near]].min() if side == "right" else x[flat.faces[near]].max()) + edge
-        edge = 8.0
-        sulc = surface.load_surf_data(mesh[f"sulc_{side}"])
-        ax.tripcolor(x, y, flat.faces[near], facecolors=-np.sign(sulc[flat.faces[near]].mean(1)), cmap="Greys_r", vmin=-6, vmax=2,
-                     rasterized=True)  # fmt: skip
-        colours = np.nanmean(full[flat.faces[known]], axis=1)
-        ax.tripcolor(x, y, flat.faces[known], facecolors=colours, cmap="RdBu_r", vmin=-limit, vmax=limit, rasterized=True)
+        x, y, _ = flat.coordinates.T
+        points, corners = flat.coordinates[:, :2], flat.coordinates[flat.faces[coloured], :2]
+        inside = ((points > corners.min((0, 1)) - MARGIN) & (points < corners.max((0, 1)) + MARGIN)).all(1)
+        near = flat.faces[inside[flat.faces].all(1)]
+        x = x - sign * ((sign * x[near]).max() + MARGIN / 4)
+        depth = surface.load_surf_data(mesh[f"sulc_{side}"])[near].mean(1)
+        ax.tripcolor(x, y, near, facecolors=-np.sign(depth), cmap="Greys_r", vmin=-6, vmax=2, rasterized=True)
+        ax.tripcolor(x, y, flat.faces[coloured], facecolors=np.nanmean(full[flat.faces[coloured]], axis=1), cmap="RdBu_r",
+                     vmin=-limit, vmax=limit, rasterized=True)  # fmt: skip
     ax.set_aspect("equal")
     ax.set_axis_off()
     return ax
+
+
+def _per_vertex(frame: pd.DataFrame, n: int) -> NDArray[np.float64]:
+    """Mean value of the voxels at each of n vertices; NaN where there is none, and what is beyond is left out."""
+    mean = frame.groupby("vertex")["value"].mean()
+    mean = mean[(mean.index >= 0) & (mean.index < n)]
+    full = np.full(n, np.nan)
+    full[mean.index.to_numpy(dtype=int)] = mean.to_numpy()
+    return full
 
 
 def _dots(ax: Axes, at: NDArray, rows: pd.DataFrame, k: int, tint: str, label: str = "_", face: str | None = None) -> None:

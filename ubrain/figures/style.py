@@ -10,6 +10,7 @@ CONDITIONS = {
     "factorised, one subject": "#56B4E9",
     "encoder, one subject": "#E69F00",
     "encoder, crowd": "#009E73",
+    "encoder, two datasets": "#0072B2",
 }
 CEILING = "#333333"
 

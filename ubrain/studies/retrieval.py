@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ubrain import scores, stats, train
 from ubrain.data.crowd import Subject
-from ubrain.lab import ALONE, CROWD, Lab, Predictions
+from ubrain.lab import CROWD, Lab, Predictions
 from ubrain.model import UniversalEncoder
 
 KS = (1, 5)
@@ -235,8 +235,9 @@ def verdict(
 ) -> str:  # fmt: skip
     """What these numbers say, in words."""
     mean = scored[scored["subject"] == "all"].set_index("condition")
-    lines = [f"{c}: top-1 {_percent(row, 1)}, top-5 {_percent(row, 5)} among {row['gallery']:.0f} images "
-             f"(chance {100 / row['gallery']:.1f} % and {500 / row['gallery']:.1f} %)" for c, row in mean.iterrows()]  # fmt: skip
+    lines = [f"{condition}: top-1 {_percent(row, 1)}, top-5 {_percent(row, 5)} among {row['gallery']:.0f} images; "
+             f"chance is {100 / row['gallery']:.1f} % and {500 / row['gallery']:.1f} %"
+             for condition, row in mean.iterrows()]  # fmt: skip
     each = gained[gained["subject"] != "all"]
     whole = gained[gained["subject"] == "all"].iloc[0]
     lines.append(f"crowd − alone, top-1: {100 * whole['top1']:+.1f} [{100 * whole['top1_low']:+.1f}, "
@@ -270,9 +271,12 @@ def _area_words(by_area: pd.DataFrame, mean: pd.DataFrame) -> list[str]:
     whole = by_area[by_area["voxels"] == ALL_VOXELS].set_index("area")
     equal = by_area[by_area["voxels"] != ALL_VOXELS].set_index("area")
     best, worst, per_voxel = whole["top1"].idxmax(), whole["top1"].idxmin(), equal["top1"].idxmax()
-    return [f"one area only: best {best} {_percent(whole.loc[best], 1)}, worst {worst} {_percent(whole.loc[worst], 1)}; with "
-            f"{equal['n_voxels'].iloc[0]:.0f} voxels each, best {per_voxel} {_percent(equal.loc[per_voxel], 1)}",
-            f"no area alone reaches all voxels together in top-1: {bool((whole['top1'] < mean.loc[CROWD, 'top1']).all())}"]  # fmt: skip
+    ahead = list(whole.index[whole["top1"] >= mean.loc[CROWD, "top1"]])
+    return [
+        f"one of {len(whole)} areas only: best {best} {_percent(whole.loc[best], 1)}, worst {worst} "
+        f"{_percent(whole.loc[worst], 1)}; areas that do as well as all voxels together: {', '.join(ahead) or 'none'}",
+        f"one area, {equal['n_voxels'].iloc[0]:.0f} voxels each: best {per_voxel} {_percent(equal.loc[per_voxel], 1)}",
+    ]
 
 
 def _control_words(controlled: pd.DataFrame) -> list[str]:
@@ -281,6 +285,9 @@ def _control_words(controlled: pd.DataFrame) -> list[str]:
     for control in (c for c in CONTROLS[1:] if c in mean.index):
         row = mean.loc[control]
         chance = 1 / row["gallery"]
+        if control == MEAN:
+            lines.append(f"{control}: top-1 {_percent(row, 1)}; it cannot find anything, since a tie counts as a miss")
+            continue
         where = "above" if row["top1_low"] > chance else "below" if row["top1_high"] < chance else "not apart from"
         lines.append(f"{control}: top-1 {_percent(row, 1)}, {where} chance ({100 * chance:.1f} %)")
     missing = [c for c in CONTROLS if c not in mean.index]
