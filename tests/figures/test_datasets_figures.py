@@ -30,7 +30,8 @@ def test_gains_stand_with_their_subject_and_interval():
 
 
 def test_an_area_that_one_dataset_lacks_moves_nobody():
-    table = pd.DataFrame({"dataset": ["3T", "3T", "4T"], "partner": "7T", "area": ["V1", "FFA", "FFA"], "gain": [0.1, 0.2, 0.3]})
+    table = pd.DataFrame({"dataset": ["3T", "3T", "4T"], "partner": "7T", "area": ["V1", "FFA", "FFA"],
+                          "gain": [0.1, 0.2, 0.3]})  # fmt: skip
     _, ax = plt.subplots()
     figures.area_gains(ax, table.assign(low=table["gain"], high=table["gain"]))
     assert [list(np.round(c[0].get_xdata())) for c in ax.containers] == [[0, 1], [1]]
@@ -38,7 +39,8 @@ def test_an_area_that_one_dataset_lacks_moves_nobody():
 
 
 def test_the_mean_of_each_dataset_is_drawn_over_its_subjects():
-    table = pd.DataFrame({"dataset": "3T", "n_main": [0, 6, 0, 6], "subject": ["S7", "S7", "S8", "S8"], "r": [0.1, 0.3, 0.3, 0.5]})
+    table = pd.DataFrame({"dataset": "3T", "n_main": [0, 6, 0, 6], "subject": ["S7", "S7", "S8", "S8"],
+                          "r": [0.1, 0.3, 0.3, 0.5]})  # fmt: skip
     _, ax = plt.subplots()
     figures.joined(ax, table, "r", "r", "7T")
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), [0.2, 0.4])

@@ -198,8 +198,8 @@ def test_the_mean_train_response_is_that_of_the_responses(lab):
 def test_the_verdict_says_when_a_claim_does_not_show(lab, perfect, noise, monkeypatch):
     monkeypatch.setattr(study, "_best_on_val", lambda lab, encoder, s: np.arange(lab.crowd[s].n_voxels))
     predictions = {ALONE: perfect, CROWD: noise}
-    parts = (study.table(lab, predictions), study.gains(lab, predictions, CROWD, ALONE),
-             study.gallery_curve(lab, predictions, [10]), study.voxel_curve(lab, None, noise, [10]), pd.DataFrame())  # fmt: skip
+    parts = [study.table(lab, predictions), study.gains(lab, predictions, CROWD, ALONE)]
+    parts += [study.gallery_curve(lab, predictions, [10]), study.voxel_curve(lab, None, noise, [10]), pd.DataFrame()]
     controls = pd.DataFrame([{"control": study.ANY_VOXEL, "subject": "all", "gallery": 30, "top1": 0.2, "top1_low": 0.1,
                               "top1_high": 0.3}])  # fmt: skip
     text = study.verdict(*parts, controls)

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from ubrain import figures, stats, train
 from ubrain.config import TrainingConfig
-from ubrain.lab import ALONE, CROWD, Lab
+from ubrain.lab import ALONE, CROWD, LEAST_IMAGES, Lab
 from ubrain.progress import log
 
 TOGETHER = list(figures.CONDITIONS)[4]
-LEAST_IMAGES = {"train": 20, "val": 2, "test": 5}
 Groups = dict[str, list[str]]  # dataset -> subjects, the largest dataset first
 Predicted = dict[str, dict[str, NDArray[np.float32]]]  # condition -> subject -> (n_images, n_voxels)
 GAIN_COLUMNS = ["dataset", "over", "subject", "gain", "low", "high", "top1_gain", "top1_low", "top1_high"]
