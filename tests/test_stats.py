@@ -186,3 +186,24 @@ def test_bootstrap_of_a_correlation_is_that_of_scipy():
 def test_bootstrap_of_nothing_is_nan():
     assert np.isnan(stats.bootstrap(stats.pearson, [np.nan], [1.0]).value)
     assert np.isnan(stats.pearson(np.ones(5), np.arange(5.0)))
+def test_the_mean_of_subjects_weighs_them_equally_and_leaves_out_missing_images():
+    values = {"S1": [1.0, 0.0, 1.0, 1.0], "S2": [0.0, np.nan]}
+    found = stats.bootstrap_mean_of_subjects(values, {"S1": [4, 5, 6, 7], "S2": [4, 9]}, n_boot=300)
+    assert found.value == pytest.approx((0.75 + 0.0) / 2)
+    assert found.n == 5
+    assert found.low <= found.value <= found.high
+
+
+def test_one_subject_gives_the_interval_of_its_images():
+    hits = (np.random.default_rng(0).random(80) < 0.3).astype(float)
+    one = stats.bootstrap_mean_of_subjects({"S1": hits}, {"S1": np.arange(80)}, n_boot=4000)
+    expected = stats.bootstrap_mean(hits, n_boot=4000)
+    assert one.value == expected.value
+    assert (one.low, one.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+def test_subjects_that_saw_the_same_images_are_drawn_together():
+    hits = (np.random.default_rng(0).random(60) < 0.5).astype(float)
+    same = stats.bootstrap_mean_of_subjects(dict.fromkeys("ab", hits), dict.fromkeys("ab", np.arange(60)))
+    apart = stats.bootstrap_mean_of_subjects(dict.fromkeys("ab", hits), {"a": np.arange(60), "b": np.arange(60, 120)})
+    assert (apart.high - apart.low) < 0.85 * (same.high - same.low)  # 1 / sqrt(2) of it

@@ -141,6 +141,10 @@ class AblationConfig:
     levels: tuple[tuple[int, ...], ...] = ((0,), (4,), (0, 2, 4))  # which of the profile's levels are kept, from 0
     voxels_per_step: tuple[int, ...] = (500, 20000)
     adapter_rank: int = 0  # above 0: also train from images, without adapters and with adapters of this rank
+class RetrievalConfig:
+    """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong assignments."""
+
+    draws: int = 20
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class Profile:
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     ablations: AblationConfig = field(default_factory=AblationConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     bootstrap: int = 1000  # resamples behind every interval
     permutations: int = 1000  # shuffles behind every p value
 

@@ -233,8 +233,14 @@ class Lab:
                              "high": interval.high, **row, "gallery": len(ranks), "chance_top1": 1 / len(ranks)})  # fmt: skip
         return pd.DataFrame(rows)
 
-    def gain_table(self, predictions: Predictions, of: str, over: Iterable[str]) -> pd.DataFrame:
+    def gain_table(
+        self, predictions: Predictions, of: str, over: Iterable[str], subjects: Sequence[str] | None = None
+    ) -> pd.DataFrame:
         """Gain in median r and in top-1 retrieval of one condition over others, paired, with 95 % intervals; recorded.
+
+        Parameters
+        ----------
+        subjects : whose gains; None takes those of this notebook.
 
         Returns
         -------
@@ -242,7 +248,7 @@ class Lab:
         """
         rows = []
         for other in over:
-            for s in self.subjects:
+            for s in self.subjects if subjects is None else subjects:
                 a, b, y = predictions[of][s], predictions[other][s], self.measured(s)
                 gain = stats.bootstrap_median_r(a, y, b, self.profile.bootstrap, self.seed)
                 hits = [scores.retrieval_ranks(p, y) < 1 for p in (a, b)]
@@ -333,10 +339,10 @@ class Lab:
                     n=len(median), unit="share")  # fmt: skip
         return "\n".join(lines)
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self, subjects: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per subject: dataset, scanner, voxels, images of each split, repeats of the test images, ceiling."""
         rows = []
-        for s in map(self.crowd.__getitem__, self.subjects):
+        for s in map(self.crowd.__getitem__, self.subjects if subjects is None else subjects):
             ceiling = s.noise_ceiling("test")
             rows.append({
                 "subject": s.name, "dataset": s.dataset, "scanner": s.scanner, "voxels": s.n_voxels,

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +119,35 @@ def pearson(x: Array, y: Array) -> Array:
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     norm = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     return np.divide((x * y).sum(-1), norm, out=np.full_like(norm, np.nan), where=norm > 1e-12)
+def bootstrap_mean_of_subjects(
+    values: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike], n_boot: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean over subjects of the mean of one number per image, with a 95 % percentile interval over images.
+
+    An image that several subjects saw is drawn, or not, for all of them together: subjects find the same images hard.
+    The subjects are not resampled.
+
+    Parameters
+    ----------
+    values : subject -> (n_images,); NaN is left out.
+    images : subject -> (n_images,), what tells images apart, such as rows of the crowd file.
+
+    Returns
+    -------
+    Interval, with n the number of different images.
+    """
+    x = {s: np.asarray(v, dtype=np.float64) for s, v in values.items()}
+    known, column = np.unique(np.concatenate([np.asarray(images[s]) for s in x]), return_inverse=True)
+    table, start = np.full((len(x), len(known)), np.nan), 0
+    for row, v in enumerate(x.values()):
+        table[row, column[start : start + len(v)]] = v
+        start += len(v)
+    weights = np.random.default_rng(seed).multinomial(len(known), np.full(len(known), 1 / len(known)), size=n_boot)
+    present, filled = np.isfinite(table).astype(np.float64), np.nan_to_num(table)
+    count = weights @ present.T
+    drawn = np.divide(weights @ filled.T, count, out=np.full_like(count, np.nan), where=count > 0)  # (n_boot, n_subjects)
+    low, high = np.nanpercentile(drawn.mean(1), [2.5, 97.5])
+    return Interval(float(np.mean(filled.sum(1) / present.sum(1))), float(low), float(high), len(known))
 
 
 def permutation_p(predicted: ArrayLike, measured: ArrayLike, n_permutations: int = 1000, seed: int = 0) -> Array:

@@ -21,7 +21,6 @@ from ubrain.figures.crowd import (
     growth,
     images,
     measured_against_predicted,
-    retrieval,
     truth,
     voxel_quartiles,
 )  # fmt: skip
@@ -33,6 +32,15 @@ from ubrain.figures.fields import (
     level_use,
     receptive_fields,
     unknown_fields,
+from ubrain.figures.datasets import area_gains, joined, subject_gains
+from ubrain.figures.retrieval import (
+    controls,
+    flat_cortex,
+    hits_against,
+    hits_by_area,
+    responses_on_cortex,
+    retrieval,
+    retrieved,
 )
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
 from ubrain.figures.transfer import learning_curves
@@ -49,4 +57,7 @@ __all__ = [
     "CEILING", "CONDITIONS", "ablations", "areas", "attention", "attention_on_images", "colour", "cortex", "field_agreement",
     "field_positions", "finish", "growth", "images", "level_use", "mark_simulated", "measured_against_predicted",
     "receptive_fields", "retrieval", "text_only", "truth", "unknown_fields", "voxel_quartiles",
+    "CEILING", "CONDITIONS", "area_gains", "areas", "attention", "colour", "controls", "cortex", "finish", "flat_cortex",
+    "growth", "hits_against", "hits_by_area", "images", "joined", "mark_simulated", "measured_against_predicted",
+    "responses_on_cortex", "retrieval", "retrieved", "subject_gains", "text_only", "truth", "voxel_quartiles",
 ]  # fmt: skip

@@ -43,28 +43,6 @@ def voxel_quartiles(
     return finish(ax, legend="above")
 
 
-def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
-    """Share of test images found among the k best, for each subject and condition, with chance and gallery size.
-
-    Parameters
-    ----------
-    table : one row per condition and subject: condition, subject, gallery, top1, top5.
-    """
-    subjects = list(dict.fromkeys(table["subject"]))
-    conditions = list(dict.fromkeys(table["condition"]))
-    width = 0.8 / len(conditions)
-    for i, condition in enumerate(conditions):
-        mine = table[table["condition"] == condition].set_index("subject").loc[subjects]
-        at = np.arange(len(subjects)) + (i - (len(conditions) - 1) / 2) * width
-        ax.bar(at, 100 * mine[f"top{k}"], width, color=colour(condition), label=condition)
-    galleries = [int(table[table["subject"] == s]["gallery"].iloc[0]) for s in subjects]
-    for i, gallery in enumerate(galleries):
-        ax.hlines(100 * min(k / gallery, 1), i - 0.45, i + 0.45, color=CEILING, lw=1.5, ls=":", label="_" if i else "chance")
-    ax.set_xticks(range(len(subjects)), [f"{s}\nof {n}" for s, n in zip(subjects, galleries, strict=True)])
-    ax.set(ylabel=f"top-{k} retrieval (%)", ylim=(0, 100))
-    return finish(ax, legend="above")
-
-
 def growth(ax: Axes, table: pd.DataFrame) -> Axes:
     """Median voxel correlation against the number of subjects trained on: a thin line per subject, a thick mean.
 

@@ -1,0 +1,192 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which image did the subject see? (Figs. 3 and 4b)
+#
+# **Claim of the paper.** The encoder predicts responses so well that a measured response tells which of many images was
+# shown: it is compared with the predicted responses of all images of a **gallery**, and the most similar one is named.
+#
+# Similarity is the correlation across voxels, after each voxel's prediction is centred over the gallery. A measured
+# response is a **query**; it is a hit (top-1) if its own image comes first, and a top-5 hit if it is among the first
+# five. All intervals are 95 % bootstrap intervals over images; they hold for these subjects and this training.
+
+# %% tags=["parameters"]
+crowd = None
+profile = "fast"
+seed = 0
+subjects = None
+n_examples = 4
+gallery_sizes = [10, 20, 50, 100, 200, 500, 1000]
+voxel_counts = [5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000]
+area_voxels = 10
+
+# %%
+import matplotlib.pyplot as plt
+
+import ubrain
+from ubrain import figures
+from ubrain.lab import ALONE, CROWD
+from ubrain.studies import retrieval as study
+
+lab = ubrain.Lab("04_retrieval", crowd, profile, seed, subjects)
+lab.summary().round(3)
+
+# %% [markdown]
+# The encoder of the crowd, and for comparison one trained on each subject alone (the same as in `01_crowd_gains`):
+
+# %%
+encoder = lab.encoder(lab.subjects)
+predictions = {ALONE: lab.alone(), CROWD: lab.predict_each(encoder)}
+subject = lab.crowd[lab.subjects[0]]
+measured, predicted = lab.measured(subject.name), predictions[CROWD][subject.name]
+images = subject.images("test")
+
+# %% [markdown]
+# ## Measured and predicted responses on the cortex
+#
+# Three test images of the first subject, chosen by how well their response is predicted, and named so: the best, the
+# one in the middle, and the worst of all (correlation across voxels). On the flattened fsaverage5 surface, cut to where
+# the voxels are; the left hemisphere is on the left.
+#
+# What to look for: the same patches of red and blue in both maps of the first row, less so in the second, hardly in
+# the third. Predictions have a colour scale of their own, because they vary less: they hold no noise.
+
+# %%
+graded = study.graded_images(predicted, measured)
+for row in graded.itertuples():
+    lab.record("pattern_r", row.r, f"{CROWD}, {row.grade} image", subject.name, n=measured.shape[1], unit="r")
+titles = [f"{g.grade} of {len(images)} images\n{images[g.row]}, r = {g.r:.2f}" for g in graded.itertuples()]
+maps = {"measured": measured[graded["row"]], "predicted": predicted[graded["row"]]}
+pixels = [lab.crowd.image(images[i]) for i in graded["row"]]
+fig = figures.responses_on_cortex(pixels, titles, maps, study.places(subject))
+lab.save(fig, "cortex")
+
+# %% [markdown]
+# ## Five images for a response: hits
+#
+# Queries of the first subject, drawn at random (with `seed`) among those that find their image first. Left: the image
+# that was shown. Then the five images whose predicted responses are most similar, with that similarity; the green frame
+# is the image shown. What to look for: are the runners-up like the image shown?
+
+# %%
+hits = study.examples(lab, predicted, subject.name, n_examples, hit=True)
+fig = figures.retrieved(
+    [lab.crowd.image(images[e.query]) for e in hits], [[lab.crowd.image(images[i]) for i in e.found] for e in hits],
+    [f"shown\nfound as number {e.rank + 1}" for e in hits], [e.found == e.query for e in hits],
+    [[f"r = {r:.2f}" for r in e.similarity] for e in hits])
+lab.save(fig, "hits")
+
+# %% [markdown]
+# ## ... and misses
+#
+# Drawn at random in the same way, among the queries that do not find their image first. What to look for: where a
+# response is taken for that of another image, is the other one similar? And how far down is the right one?
+
+# %%
+misses = study.examples(lab, predicted, subject.name, n_examples, hit=False)
+fig = figures.retrieved(
+    [lab.crowd.image(images[e.query]) for e in misses], [[lab.crowd.image(images[i]) for i in e.found] for e in misses],
+    [f"shown\nfound as number {e.rank + 1}" for e in misses], [e.found == e.query for e in misses],
+    [[f"r = {r:.2f}" for r in e.similarity] for e in misses])
+lab.save(fig, "misses")
+
+# %% [markdown]
+# ## How often?
+#
+# Among all test images. The row `all` is the mean of the subjects. What to look for: green above orange for each
+# subject, and both far above the dotted line, which is chance.
+
+# %%
+table = study.table(lab, predictions)
+gains = study.gains(lab, predictions, CROWD, ALONE)
+table.round(3)
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
+figures.retrieval(axes[0], table, 1)
+figures.retrieval(axes[1], table, 5).get_legend().remove()
+lab.save(fig, "retrieval")
+
+# %% [markdown]
+# ## Among how many?
+#
+# A larger gallery is harder for everyone, also for chance. Galleries are drawn at random from the test images, and the
+# hits averaged over the draws. Thin lines are subjects. What to look for: how fast the lines fall, compared with chance.
+
+# %%
+gallery = study.gallery_curve(lab, predictions, gallery_sizes)
+fig, axes = plt.subplots(1, 2, figsize=(12, 4))
+figures.hits_against(axes[0], gallery, "gallery", 1, "images in the gallery")
+figures.hits_against(axes[1], gallery, "gallery", 5, "images in the gallery")
+lab.save(fig, "gallery_size")
+
+# %% [markdown]
+# ## With how many voxels?
+#
+# Voxels drawn at random (averaged over draws), and those that are predicted best on the **val** images, so that the
+# test images have no part in choosing them. What to look for: do few good voxels do as well as many?
+
+# %%
+voxels = study.voxel_curve(lab, encoder, predictions[CROWD], voxel_counts)
+fig, axes = plt.subplots(1, 2, figsize=(12, 4))
+figures.hits_against(axes[0], voxels, "n_voxels", 1, "voxels")
+figures.hits_against(axes[1], voxels, "n_voxels", 5, "voxels")
+lab.save(fig, "voxels")
+
+# %% [markdown]
+# ## With one area
+#
+# Only the voxels of one area. Areas differ in size, so the open dots give each area the same number of voxels, drawn at
+# random. What to look for: an area that is good because it is large loses its lead in the open dots.
+
+# %%
+by_area = study.area_table(lab, predictions[CROWD], area_voxels)
+fig, ax = plt.subplots(figsize=(10, 4.2))
+figures.hits_by_area(ax, by_area, 1) if len(by_area) else figures.text_only(ax, "no area is named, or none has enough voxels")
+lab.save(fig, "areas")
+
+# %% [markdown]
+# ## Controls
+#
+# Predictions that lose, step by step, what a retrieval needs:
+#
+# | control | each measured voxel is given the prediction of |
+# |---|---|
+# | wrong voxels, same area | a random voxel of its own area, in the same subject |
+# | another subject, same area | a random voxel of its own area, in another subject, for the same images |
+# | wrong voxels, any area | a random voxel of the same subject |
+# | mean response | itself, but the mean of its train responses for every image |
+#
+# No voxel belongs to two subjects, so "another subject" goes by area: it keeps what an area has in common in all
+# subjects, and is no test of pure chance. What to look for: only the first column is high; wrong voxels of any area are at
+# chance; the mean response finds nothing at all, because a tie counts as a miss.
+
+# %%
+controls = study.control_table(lab, encoder, predictions[CROWD])
+fig, ax = plt.subplots(figsize=(9.5, 4))
+figures.controls(ax, controls, 1)
+lab.save(fig, "controls")
+
+# %% [markdown]
+# ## What came out
+#
+# The statements are made from the recorded numbers, whatever they are:
+
+# %%
+print(study.verdict(table, gains, gallery, voxels, by_area, controls))
+
+# %%
+lab.finish().head(12)
