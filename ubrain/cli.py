@@ -400,6 +400,30 @@ def train(
         print(f"encoder of {len(names)} subject(s): {out}")
 
 
+@app.command("transfer")
+def run_transfer(
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder, or owner/name on the hub.", show_default=False)],
+    crowd: Annotated[Path, typer.Option(help="Crowd file (.h5) of the new subjects.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write; rerun to resume.", show_default=False)],
+    subjects: Annotated[str | None, typer.Option(help="Names separated by commas; default: all of the crowd file.")] = None,
+    method: Annotated[str, typer.Option(help="ours (matching, then gradient), matching, or gradient (the paper's).")] = "ours",
+    images: Annotated[int | None, typer.Option(help="So many images of each subject, drawn; default: all.")] = None,
+    profile: Annotated[str, typer.Option(help="smoke, fast or paper: what is searched through, and how long.")] = "paper",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    seed: Seed = 0,
+) -> None:  # fmt: skip
+    """New subjects on a trained encoder: its shared weights stay as they are, only voxel embeddings are found."""
+    from ubrain.config import load_profile
+    from ubrain.data.crowd import Crowd
+    from ubrain.transfer import transfer
+
+    names = [name.strip() for name in subjects.split(",")] if subjects else None
+    with Crowd(crowd) as opened:
+        table = transfer(checkpoint, opened, out, names, method, images, load_profile(profile).transfer, seed, device)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    print(f"encoder of {len(table)} new subject(s): {out}")
+
+
 @app.command()
 def predict(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint folder, or owner/name on the hub.", show_default=False)],

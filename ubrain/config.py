@@ -24,6 +24,9 @@ class SimulationConfig:
     test_images: int | None = None  # images that every subject sees; None: the scanner's default
     voxels: int = 1000  # on average; subjects differ
     scanner: str = "7T"
+    snr: float = 1.0  # factor on every ncsnr, beside the scanner's
+    spread: float = 1.0  # factor on how much subjects differ in the shares of areas and functional types
+    lacking: str = ""  # a functional type that no voxel of these subjects has
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,27 @@ class BaselineConfig:
 
 
 @dataclass(frozen=True)
+class TransferConfig:
+    """How new voxels get embeddings, and how much of it the notebook about transfer tries."""
+
+    folds: int = 5  # at most; held-out images that everything is chosen on
+    temperatures: tuple[float, ...] = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)  # of matching
+    pulls: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of ours, toward the matched embedding
+    steps: int = 2  # of ours, Gauss–Newton
+    learning_rate: float = 1e-3  # of gradient alone, and the following
+    epochs: int = 50
+    min_steps: int = 300  # few images have few steps in an epoch
+    batch_images: int = 32
+    voxels_per_step: int = 5000
+    newcomers: int = 2  # in the notebook, of each direction, and the following
+    voxels: int = 5000  # of a newcomer, at most, drawn at random
+    n_images: tuple[int, ...] = (25, 50, 100, 200, 400, 1000, 3000)  # and all there are
+    draws: int = 3  # of the images
+    scratch_images: tuple[int, ...] = (100, 1000)  # and all there are: encoders trained on the newcomer only
+    scratch_steps: int = 2000
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
 
@@ -101,6 +125,7 @@ class Profile:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     bootstrap: int = 1000  # resamples behind every interval
     permutations: int = 1000  # shuffles behind every p value
 

@@ -29,7 +29,7 @@ from ubrain.model import UniversalEncoder
 from ubrain.progress import log
 from ubrain.results import Record, write_results
 
-RIDGE, FACTORISED, ALONE, CROWD = figures.CONDITIONS
+RIDGE, FACTORISED, ALONE, CROWD = list(figures.CONDITIONS)[:4]
 Predictions = Mapping[str, Mapping[str, NDArray[np.float32]]]  # condition -> subject -> (n_images, n_voxels)
 LEAST_IMAGES = {"train": 20, "val": 5, "test": 5}
 FIGURE_RC: Any = {"figure.dpi": 80, "savefig.dpi": 110, "font.size": 11, "svg.hashsalt": "ubrain",

@@ -1,1 +1,599 @@
-"""New voxels on a frozen encoder: matching, gradient, both."""
+"""New voxels on a frozen encoder: by gradient as in the paper, by matching with the crowd, or by both.
+
+The shared weights stay as they are, bit for bit; all that is found is an embedding e for each new voxel, from its
+responses y to n images.
+
+Gradient (the paper)
+    Adam from a random start; the embeddings that are best on held-out images of the few are kept.
+Matching (ours)
+    The encoder says how every voxel j of the crowd would respond to the same images, f_j. Under y = a f_j + c + noise, with
+    a > 0, c and the noise variance unknown and integrated out, the evidence of y is that of the residual,
+    (1 − r_j²)^(−(n − 2) / 2), with r_j the correlation of y with f_j, or 0 if negative. Voxels of the crowd are weighted by
+    evidence^τ, and the embedding is the mean of theirs. The temperature τ is chosen on held-out images: the new voxel is no
+    copy of any in the crowd, and at τ = 1 the weights are surer than they should be. Many images or little noise sharpen
+    the weights, noise flattens them; nobody fixes a number of neighbours.
+Ours
+    The embedding that minimises
+
+        Σ_i (y_i − f(e; x_i))² / σ² + pull · (e − m)ᵀ Σ⁻¹ (e − m)
+
+    with m the matched embedding, Σ the covariance of the crowd's embeddings and σ² what noise the matching left to the
+    voxel. The first sum grows with the images, the second does not: the prior fades. The pull is chosen on held-out images
+    for each newcomer; an infinite one is matching alone. Near m, f is almost linear in e, so a few Gauss–Newton steps,
+    solved exactly for each voxel, do what takes Adam hundreds, and need no learning rate. In this tangent space the crowd's
+    directions Σ are what a linear mixture of crowd voxels can reach; but whatever comes out is an embedding.
+
+Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only). The others are ours.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sklearn.model_selection import KFold
+from torch import Tensor, nn
+
+from ubrain import checkpoint
+from ubrain.backbone import Backbone, Features, choose_device
+from ubrain.config import TrainingConfig, TransferConfig
+from ubrain.data.crowd import Crowd
+from ubrain.errors import UbrainError
+from ubrain.fused import VoxelTerms
+from ubrain.model import UniversalEncoder
+from ubrain.paths import atomic, cache_root
+from ubrain.progress import log, track
+from ubrain.train import Source, correlate, loss_of
+
+METHODS = ("ours", "matching", "gradient")
+LEAST_IMAGES = 10
+PARTS = "transfer"  # folder of what a killed transfer leaves
+IMAGES, VOXELS, CROWD_VOXELS = 32, 512, 4096  # at a time
+WIDE = 1 << 30  # bytes of tokens, above which they are kept in half precision
+HELD_OUT = 60  # images; more of them cost more than they tell
+SCALES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
+LEAST_NOISE, TINY = 0.05, 1e-6  # share of a voxel's variance; and for voxels without any
+LOOK = 10  # steps between looks at the held-out images
+
+
+class Head:
+    """The shared weights, frozen, in front of some images whose tokens are projected once.
+
+    Parameters
+    ----------
+    rows : images, as rows of the source's crowd file.
+
+    Attributes
+    ----------
+    n_images : number of images.
+    """
+
+    def __init__(self, encoder: UniversalEncoder, source: Source, rows: NDArray[np.int64]) -> None:
+        _check_source(encoder, source)
+        self.device = encoder.position.device
+        self.n_images = len(rows)
+        c = encoder.config
+        self.start = c.embedding_scale / (2 * math.sqrt(c.embedding_size))  # standard deviation of a random start
+        dtype = torch.float16 if len(rows) * c.n_tokens * c.channels * len(c.widths) * 4 > WIDE else torch.float32
+        self._model = _without_input(encoder)
+        levels: list[Any] = list(encoder.levels)
+        self._tokens = [torch.empty(len(rows), c.n_tokens, c.channels, dtype=dtype, device=self.device) for _ in levels]
+        with torch.no_grad():
+            for some in _slices(len(rows), IMAGES):
+                tokens = source.tokens(rows[some], self.device)
+                for kept, level, t in zip(self._tokens, levels, tokens, strict=True):
+                    kept[some] = level.project(t).to(dtype)
+
+    def terms(self, embedding: Tensor) -> list[VoxelTerms]:
+        """What depends on the voxel only; see `UniversalEncoder.voxel_terms`."""
+        return self._model.voxel_terms(embedding)
+
+    def respond(self, embedding: Tensor, images: NDArray[np.int64] | None = None) -> Tensor:
+        """Predicted responses (n_images, n_voxels) of voxels given by embeddings (n_voxels, E); no gradient."""
+        with torch.no_grad():
+            terms = self.terms(embedding)
+            parts = [self._model.respond(t, terms) for t in self._batches(images)]
+            return torch.cat(parts)
+
+    def train_on(self, embedding: Tensor, images: NDArray[np.int64]) -> Tensor:
+        """As `respond` for a few images, with dropout and with a gradient."""
+        self._model.train()
+        try:
+            return self._model.respond(self._read(images), self.terms(embedding))
+        finally:
+            self._model.eval()
+
+    def linearise(self, embedding: Tensor, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Responses (n_images, n_voxels), and their slopes in each voxel's embedding, (n_voxels, n_images, E)."""
+        responses, slopes = [], []
+        for tokens in self._batches(images):
+            each = embedding.detach().expand(len(tokens[0]), -1, -1).clone().requires_grad_()
+            out = self._model.respond(tokens, self.terms(each))
+            slopes.append(torch.autograd.grad(out.sum(), each)[0].transpose(0, 1))
+            responses.append(out.detach())
+        return torch.cat(responses), torch.cat(slopes, 1)
+
+    def _batches(self, images: NDArray[np.int64] | None) -> Iterator[list[Tensor]]:
+        images = np.arange(self.n_images) if images is None else images
+        return (self._read(images[some]) for some in _slices(len(images), IMAGES))
+
+    def _read(self, images: NDArray[np.int64]) -> list[Tensor]:
+        at = torch.from_numpy(images).to(self.device)
+        return [t[at].float() for t in self._tokens]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What the crowd says about new voxels.
+
+    Attributes
+    ----------
+    mean : (n_voxels, E), posterior mean of the embedding.
+    noise : (n_voxels,), share of the variance of the responses that the matching voxels leave.
+    voxels : (n_voxels,), how many crowd voxels take part: exp of the entropy of their weights.
+    """
+
+    mean: Tensor
+    noise: Tensor
+    voxels: Tensor
+
+
+class _Posterior:
+    """Weighted sums over crowd voxels that come in blocks, whose log weights may be of any size."""
+
+    def __init__(self, n_voxels: int, size: int, device: torch.device) -> None:
+        self._top = torch.full((n_voxels, 1), -math.inf, device=device)
+        self._sums = torch.zeros(n_voxels, size + 3, device=device)  # of embedding, 1, residual share, log weight
+
+    def add(self, log_weight: Tensor, residual: Tensor, embedding: Tensor) -> None:
+        """Take in crowd voxels: log weights and residual shares (n_voxels, n), embeddings (n, E)."""
+        top = torch.maximum(self._top, log_weight.amax(1, keepdim=True))
+        weight = (log_weight - top).exp()
+        self._sums *= (self._top - top).exp()
+        extra = [weight.sum(1), (weight * residual).sum(1), (weight * log_weight).sum(1)]
+        self._sums += torch.cat([weight @ embedding, torch.stack(extra, 1)], 1)
+        self._top = top
+
+    def value(self) -> Matched:
+        *mean, total, residual, log_weight = self._sums.unbind(1)
+        entropy = self._top[:, 0] + total.log() - log_weight / total
+        return Matched(torch.stack(mean, 1) / total[:, None], residual / total, entropy.exp())
+
+
+def match(
+    head: Head, crowd: Tensor, responses: Tensor, parts: Sequence[NDArray[np.int64]], temperatures: Sequence[float]
+) -> list[list[Matched]]:
+    """Posterior over the crowd's voxels for new voxels; see the module's text.
+
+    Parameters
+    ----------
+    head : looks at the images.
+    crowd : (n_crowd_voxels, E), embeddings; they are read in blocks, each of which is predicted once.
+    responses : (n_images, n_voxels), of the new voxels.
+    parts : images to match on, each an array of indices; all of them in the same pass over the crowd.
+    temperatures : exponents of the evidence.
+
+    Returns
+    -------
+    One for each part and temperature.
+    """
+    found = [[_Posterior(responses.shape[1], crowd.shape[1], head.device) for _ in temperatures] for _ in parts]
+    units = [_unit(responses[part]) for part in parts]
+    for some in _slices(len(crowd), CROWD_VOXELS):
+        predicted = head.respond(crowd[some])
+        for images, measured, posteriors in zip(parts, units, found, strict=True):
+            r = (measured.T @ _unit(predicted[images])).clamp(0, 0.9999)
+            residual = 1 - r.square()
+            evidence = -(len(images) - 2) / 2 * residual.log()
+            for temperature, posterior in zip(temperatures, posteriors, strict=True):
+                posterior.add(temperature * evidence, residual, crowd[some])
+    return [[posterior.value() for posterior in posteriors] for posteriors in found]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Embeddings of new voxels, and what was chosen on held-out images.
+
+    Attributes
+    ----------
+    embeddings : (n_voxels, E)
+    chosen : in words.
+    validation : mean over voxels of the correlation on held-out images of the few, by which it was chosen.
+    """
+
+    embeddings: Tensor
+    chosen: str
+    validation: float
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """New voxels, the crowd that is to help them, and the frozen encoder looking at the images they have responded to.
+
+    Attributes
+    ----------
+    crowd : (n_crowd_voxels, E), embeddings.
+    responses : (n_images, n_voxels), rows as the images of the head.
+    """
+
+    head: Head
+    crowd: Tensor
+    responses: Tensor
+    config: TransferConfig
+    seed: int = 0
+
+    def folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Images to fit on and to hold out: so many folds that at least `HELD_OUT` images are held out, if there are."""
+        n = self.head.n_images
+        parts = KFold(self.config.folds, shuffle=True, random_state=self.seed).split(np.arange(n))
+        enough = -(-HELD_OUT * self.config.folds // n)
+        return list(islice(parts, min(max(enough, 1), self.config.folds)))
+
+
+def fit(
+    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64] | None = None, method: str = "ours",
+    config: TransferConfig | None = None, seed: int = 0, voxels: NDArray[np.int64] | None = None,
+) -> Fitted:  # fmt: skip
+    """Embeddings of a new subject's voxels; the encoder is not changed.
+
+    Parameters
+    ----------
+    encoder : its shared weights are frozen; the voxels of all its subjects are the crowd.
+    source : the new subject's crowd file, and where tokens come from.
+    rows : images, as rows of the crowd file; by default all train and val images of the subject.
+    method : "ours", "matching" or "gradient"; see the module's text.
+    voxels : indices of voxels; all by default.
+
+    Raises
+    ------
+    UbrainError
+        For an unknown method or subject, too few images, an encoder without a crowd, or another backbone.
+    """
+    rows = images_of(source.crowd, subject) if rows is None else rows
+    crowd = torch.cat([torch.empty(0, encoder.config.embedding_size), *[e.detach().cpu() for e in encoder.embeddings.values()]])
+    _check(method, subject, len(rows), len(crowd))
+    head = Head(encoder, source, rows)
+    responses = source.crowd[subject].responses_to(rows, slice(None) if voxels is None else voxels)
+    tensors = crowd.to(head.device), torch.from_numpy(responses).to(head.device)
+    newcomer = Newcomer(head, *tensors, config or TransferConfig(), seed)
+    return {"ours": ours, "matching": matching, "gradient": gradient}[method](newcomer)
+
+
+def images_of(crowd: Crowd, subject: str, n_images: int | None = None, seed: int = 0) -> NDArray[np.int64]:
+    """Rows of a subject's train and val images, or of so many of them, drawn at random; ascending."""
+    rows = np.concatenate([crowd[subject].image_rows("train"), crowd[subject].image_rows("val")])
+    if n_images is None:
+        return np.sort(rows)
+    if n_images > len(rows):
+        raise UbrainError(f"subject {subject!r} has {len(rows)} train and val images, {n_images} were asked for")
+    return np.sort(np.random.default_rng(seed).permutation(np.sort(rows))[:n_images])
+
+
+def _check(method: str, subject: str, n_images: int, n_crowd: int) -> None:
+    if method not in METHODS:
+        raise UbrainError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+    if n_images < LEAST_IMAGES:
+        raise UbrainError(f"subject {subject!r}: {n_images} train and val images with responses are too few for a "
+                          f"transfer; it needs at least {LEAST_IMAGES}")  # fmt: skip
+    if method != "gradient" and n_crowd < 2:
+        raise UbrainError(f"the encoder has no voxels to match with; give one with subjects, or use method 'gradient' instead "
+                          f"of {method!r}")  # fmt: skip
+
+
+def matching(newcomer: Newcomer) -> Fitted:
+    """The posterior mean of the crowd's embeddings, with its scale fitted to each voxel; see the module's text."""
+    prior = _Prior.of(newcomer)
+    embeddings = _scaled(newcomer, prior.matched.mean)
+    return Fitted(embeddings, prior.words, prior.validation)
+
+
+@dataclass(frozen=True)
+class _Prior:
+    """The matching at the temperature that is best on held-out images: from all images, and from each fold's."""
+
+    matched: Matched
+    of_fold: list[Matched]
+    words: str
+    validation: float
+
+    @classmethod
+    def of(cls, newcomer: Newcomer) -> "_Prior":
+        head, y, folds = newcomer.head, newcomer.responses, newcomer.folds()
+        everything = np.arange(head.n_images)
+        parts = [fitted for fitted, _ in folds]
+        *found, final = match(head, newcomer.crowd, y, [*parts, everything], newcomer.config.temperatures)
+        held_out = np.concatenate([held for _, held in folds])
+        r = []
+        for t in range(len(newcomer.config.temperatures)):
+            predicted = [head.respond(f[t].mean, held) for f, (_, held) in zip(found, folds, strict=True)]
+            r.append(_mean_r(torch.cat(predicted), y[held_out]))
+        best = int(np.argmax(r))
+        words = f"temperature {newcomer.config.temperatures[best]:g}, {float(final[best].voxels.median()):.0f} crowd voxels"
+        return cls(final[best], [f[best] for f in found], words, r[best])
+
+
+def _scaled(newcomer: Newcomer, embeddings: Tensor) -> Tensor:
+    """Each embedding times the factor, of a few, whose predictions have the least squared error."""
+    errors = [(newcomer.responses - newcomer.head.respond(scale * embeddings)).square().sum(0) for scale in SCALES]
+    best = torch.stack(errors).argmin(0)
+    return torch.tensor(SCALES, device=embeddings.device)[best, None] * embeddings
+
+
+def ours(newcomer: Newcomer) -> Fitted:
+    """Matching, then Gauss–Newton steps that are pulled toward it; see the module's text."""
+    prior = _Prior.of(newcomer)
+    pulls = [*newcomer.config.pulls, math.inf]
+    blocks = [_Block(newcomer, prior, voxels) for voxels in _slices(newcomer.responses.shape[1], VOXELS)]
+    r = torch.cat([block.held_out_r(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 1).mean(1)
+    best = int(r.argmax())
+    label = f"fitting {newcomer.responses.shape[1]} voxels"
+    embeddings = torch.cat([block.fit(pulls[best]) for block in track(blocks, len(blocks), label)])
+    return Fitted(embeddings, f"{prior.words}, pull {pulls[best]:g}", float(r[best]))
+
+
+class _Block:
+    """Some of a newcomer's voxels, fitted together; each has its own optimum."""
+
+    def __init__(self, newcomer: Newcomer, prior: _Prior, voxels: slice) -> None:
+        self.newcomer, self.prior, self.voxels = newcomer, prior, voxels
+        self.y = newcomer.responses[:, voxels]
+        covariance = torch.cov(newcomer.crowd.T)
+        floor = 1e-4 * covariance.diagonal().mean() * torch.eye(len(covariance), device=covariance.device)
+        self.root = torch.linalg.cholesky(covariance + floor)  # e = m + root z
+
+    def held_out_r(self, pulls: Sequence[float]) -> Tensor:
+        """Correlation on held-out images for each pull, (n_pulls, n_voxels)."""
+        predicted: list[list[Tensor]] = [[] for _ in pulls]
+        folds = self.newcomer.folds()
+        for matched, (images, held) in zip(self.prior.of_fold, folds, strict=True):
+            for out, z in zip(predicted, self.solve(matched, images, pulls), strict=True):
+                out.append(self.newcomer.head.respond(self.embedding(matched, z), held))
+        held_out = np.concatenate([held for _, held in folds])
+        return torch.stack([(_unit(torch.cat(p)) * _unit(self.y[held_out])).sum(0) for p in predicted])
+
+    def fit(self, pull: float) -> Tensor:
+        """Embeddings (n_voxels, E) from all images."""
+        images = np.arange(len(self.y))
+        (z,) = self.solve(self.prior.matched, images, [pull])
+        return self.embedding(self.prior.matched, z)
+
+    def embedding(self, matched: Matched, z: Tensor) -> Tensor:
+        """The embedding at z, (n_voxels, E): the mean of the matching, and z times the root of the crowd's covariance."""
+        return matched.mean[self.voxels] + z @ self.root.T
+
+    def solve(self, matched: Matched, images: NDArray[np.int64], pulls: Sequence[float]) -> list[Tensor]:
+        """z (n_voxels, E) for each pull, by Gauss–Newton from 0; the first step is shared by all pulls."""
+        y, zero = self.y[images], torch.zeros_like(matched.mean[self.voxels])
+        noise = y.var(0) * matched.noise[self.voxels].clamp_min(LEAST_NOISE) + TINY
+        first = self.normal_equations(matched, zero, images)
+        found = []
+        for pull in pulls:
+            z = zero
+            for step in range(self.newcomer.config.steps if pull < math.inf else 0):
+                gram, right = self.normal_equations(matched, z, images) if step else first
+                z = self.shorten(matched, images, z, _solve(gram, right, pull * noise), pull * noise)
+            found.append(z)
+        return found
+
+    def normal_equations(self, matched: Matched, z: Tensor, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """AᵀA and Aᵀ(y − f(z) + A z), with A the slope of the responses in z: (n_voxels, E, E), (n_voxels, E)."""
+        responses, slope = self.newcomer.head.linearise(self.embedding(matched, z), images)
+        slope = slope @ self.root  # (n_voxels, n_images, E)
+        target = (self.y[images] - responses).T + (slope @ z[:, :, None])[:, :, 0]
+        return slope.transpose(1, 2) @ slope, (slope.transpose(1, 2) @ target[:, :, None])[:, :, 0]
+
+    def shorten(self, matched: Matched, images: NDArray[np.int64], start: Tensor, end: Tensor, pull: Tensor) -> Tensor:
+        """The step of each voxel, halved until it lowers what is minimised; after three halvings none."""
+        def objective(z: Tensor) -> Tensor:
+            predicted = self.newcomer.head.respond(self.embedding(matched, z), images)
+            return (self.y[images] - predicted).square().sum(0) + pull * z.square().sum(1)
+
+        ways = [start + length * (end - start) for length in (1, 0.5, 0.25, 0)]
+        best = torch.stack([objective(z) for z in ways]).argmin(0)
+        return torch.stack(ways)[best, torch.arange(len(start))]
+
+
+def _solve(gram: Tensor, right: Tensor, pull: Tensor) -> Tensor:
+    """(gram + pull · 1)⁻¹ right, for each voxel."""
+    damped = gram + torch.diag_embed(pull[:, None].expand(-1, gram.shape[1]))
+    return torch.linalg.solve(damped, right)
+
+
+def gradient(newcomer: Newcomer) -> Fitted:
+    """The paper's transfer: Adam from a random start, the embeddings kept that are best on held-out images."""
+    fitted, held = newcomer.folds()[0]
+    blocks = list(_slices(newcomer.responses.shape[1], newcomer.config.voxels_per_step))
+    found = [_by_gradient(newcomer, voxels, fitted, held) for voxels in track(blocks, len(blocks), "transfer by gradient")]
+    r = _mean_r(torch.cat([newcomer.head.respond(e, held) for e, _ in found], 1), newcomer.responses[held])
+    steps = ", ".join(f"{step}" for _, step in found[:3]) + ", ..." * (len(found) > 3)
+    return Fitted(torch.cat([e for e, _ in found]), f"step {steps} of {_n_steps(newcomer.config, len(fitted))}", r)
+
+
+def _n_steps(config: TransferConfig, n_images: int) -> int:
+    return max(config.epochs * -(-n_images // config.batch_images), config.min_steps)
+
+
+def _by_gradient(
+    newcomer: Newcomer, voxels: slice, fitted: NDArray[np.int64], held: NDArray[np.int64]
+) -> tuple[Tensor, int]:
+    """Embeddings of the best step, and which it was."""
+    config, head, y = newcomer.config, newcomer.head, newcomer.responses[:, voxels]
+    torch.manual_seed(newcomer.seed)  # of the start and of dropout
+    rng = np.random.default_rng(newcomer.seed)
+    start = head.start * torch.randn(y.shape[1], newcomer.crowd.shape[1])
+    embedding = start.to(head.device).requires_grad_()
+    optimiser = torch.optim.Adam([embedding], lr=config.learning_rate, amsgrad=True)
+    best, best_r, best_step = embedding.detach().clone(), -math.inf, 0
+    n = _n_steps(config, len(fitted))
+    for step in range(1, n + 1):
+        batch = np.sort(rng.choice(fitted, min(config.batch_images, len(fitted)), replace=False))
+        loss = loss_of(head.train_on(embedding, batch), y[batch], TrainingConfig())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % LOOK == 0 or step == n:
+            r = _mean_r(head.respond(embedding.detach(), held), y[held])
+            if r > best_r:
+                best, best_r, best_step = embedding.detach().clone(), r, step
+    return best, best_step
+
+
+def _mean_r(predicted: Tensor, measured: Tensor) -> float:
+    """Mean over voxels of the correlation over images; 0 where one is constant."""
+    return float((_unit(predicted) * _unit(measured)).sum(0).mean())
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Columns centred and scaled to length 1 (a constant column becomes 0)."""
+    x = x - x.mean(0)
+    return x / x.norm(dim=0).clamp_min(1e-6)
+
+
+def _slices(n: int, step: int) -> Iterable[slice]:
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def _without_input(encoder: UniversalEncoder) -> UniversalEncoder:
+    """The shared weights of an encoder that takes projected tokens, without subjects."""
+    c = encoder.config
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten; it should cost nobody's seed
+        model = UniversalEncoder(replace(c, widths=(c.channels,) * len(c.widths)), {})
+    for level in model.levels:
+        level.norm_in = level.project_in = nn.Identity()
+    wanted = model.state_dict()
+    model.load_state_dict({name: t.detach().clone() for name, t in encoder.state_dict().items() if name in wanted})
+    return model.to(encoder.position.device).requires_grad_(False).eval()
+
+
+def _check_source(encoder: UniversalEncoder, source: Source) -> None:
+    want, got = (encoder.config.widths, encoder.config.n_tokens), (source.maker.widths, source.maker.n_tokens)
+    if want != got:
+        raise UbrainError(f"the encoder reads levels of widths {want[0]} with {want[1]} tokens, the backbone gives {got[0]} "
+                          f"with {got[1]}; take the backbone that the encoder was trained on")  # fmt: skip
+
+
+def transfer(
+    folder: str | Path, crowd: Crowd, out: str | Path, subjects: Sequence[str] | None = None, method: str = "ours",
+    n_images: int | None = None, config: TransferConfig | None = None, seed: int = 0, device: str = "auto",
+) -> pd.DataFrame:  # fmt: skip
+    """Give the subjects of a crowd file embeddings on a trained encoder, and write a checkpoint of them.
+
+    The checkpoint has the encoder's shared weights (and adapters), bit for bit, and the new subjects; the old ones were
+    needed for matching only. A call that was killed is continued by the same call: finished subjects are kept in `out`.
+
+    Parameters
+    ----------
+    folder : checkpoint folder, or `owner/name` on the Hugging Face hub.
+    out : checkpoint folder to write.
+    subjects : by default all of the crowd file.
+    n_images : so many train and val images of each subject, drawn at random; by default all.
+
+    Returns
+    -------
+    One row per subject: images, voxels, what was chosen, the mean r on held-out images, and the median r on test images
+    (NaN if there are none).
+
+    Raises
+    ------
+    UbrainError
+        If anything asked for is not there or does not fit, or `out` holds something else.
+    """
+    folder, out, config = checkpoint.fetch(folder), Path(out), config or TransferConfig()
+    if out.resolve() == folder.resolve():
+        raise UbrainError(f"{out} is the checkpoint that is transferred from; choose another folder")
+    names = list(crowd.subjects if subjects is None else subjects)
+    rows = {name: images_of(crowd, name, n_images, seed) for name in names}
+    settings = {"checkpoint": _digest(folder / checkpoint.WEIGHTS), "crowd": crowd.fingerprint, "method": method,
+                "images": n_images, "seed": seed, "config": json.loads(json.dumps(asdict(config)))}  # fmt: skip
+    _check_out(out, settings, names)
+    encoder, source = open_encoder(folder, crowd, device)
+    for name in names:
+        _check(method, name, len(rows[name]), sum(map(len, encoder.embeddings.values())))
+        known = checkpoint.describe(folder)
+        if name in known.subjects and known.facts["settings"].get("crowd") == crowd.fingerprint:
+            raise UbrainError(f"{folder} was trained on subject {name!r} of this crowd file; it needs no transfer, and "
+                              f"matching would find its own voxels")  # fmt: skip
+    parts = {name: _fit_or_resume(encoder, source, name, rows[name], settings, config, out) for name in names}
+    new = checkpoint.load(folder, source.adapters, subjects=[])
+    for name, fitted in parts.items():
+        new.add_subject(name, len(fitted.embeddings))
+        new.subject(name).data = fitted.embeddings.cpu()
+    table = _report(new.to(choose_device(device)), source, parts, rows)
+    _write(new, folder, crowd, table, settings, out)
+    return table
+
+
+def open_encoder(folder: str | Path, crowd: Crowd, device: str = "auto") -> tuple[UniversalEncoder, Source]:
+    """An encoder from a checkpoint folder, and the source that gives it tokens of a crowd file's images."""
+    bones, where = checkpoint.backbone_config(folder), choose_device(device)
+    if bones.adapter_rank:
+        backbone = Backbone(bones).to(where)
+        return checkpoint.load(folder, backbone.adapters).to(where), Source(crowd, backbone=backbone)
+    return checkpoint.load(folder).to(where), Source(crowd, Features(crowd, bones, cache_root() / "features", device))
+
+
+def _check_out(out: Path, settings: dict[str, Any], names: Sequence[str]) -> None:
+    if not (out / checkpoint.CONFIG).exists():
+        return
+    found = checkpoint.describe(out)
+    if found.facts.get("transfer") != settings or list(found.subjects) != list(names):
+        raise UbrainError(f"{out} holds another encoder, or a transfer with other settings; choose another folder")
+
+
+def _fit_or_resume(
+    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], settings: dict[str, Any],
+    config: TransferConfig, out: Path,
+) -> Fitted:  # fmt: skip
+    """The embeddings of a subject, from a call that was killed if it got so far."""
+    path = out / PARTS / f"{subject}.safetensors"
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            told = json.loads(file.metadata()["fitted"])
+            if told["settings"] == settings:
+                log.info("%s was finished before", subject)
+                return Fitted(file.get_tensor("embeddings"), told["chosen"], told["validation"])
+    log.info("transfer of %s: %d voxels, %d images, %s", subject, source.crowd[subject].n_voxels, len(rows), settings["method"])
+    fitted = fit(encoder, source, subject, rows, settings["method"], config, settings["seed"])
+    told = {"settings": settings, "chosen": fitted.chosen, "validation": fitted.validation}
+    with atomic(path) as partial:
+        save_file({"embeddings": fitted.embeddings.cpu().contiguous()}, partial, {"fitted": json.dumps(told)})
+    return fitted
+
+
+def _report(
+    encoder: UniversalEncoder, source: Source, parts: dict[str, Fitted], images: dict[str, NDArray[np.int64]]
+) -> pd.DataFrame:
+    rows = []
+    for name, fitted in parts.items():
+        test = source.crowd[name].image_rows("test")
+        r = np.nan_to_num(correlate(encoder, source, name, test)) if len(test) else np.array([np.nan])
+        rows.append({"subject": name, "images": len(images[name]), "voxels": len(fitted.embeddings), "chosen": fitted.chosen,
+                     "held_out_r": fitted.validation, "test_r": float(np.median(r))})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _write(
+    encoder: UniversalEncoder, folder: Path, crowd: Crowd, table: pd.DataFrame, settings: dict[str, Any], out: Path
+) -> None:
+    """The checkpoint of the new subjects; what a killed call left vanishes."""
+    tested = table.set_index("subject")["test_r"].dropna().to_dict()
+    training = checkpoint.describe(folder).facts["settings"] | {"crowd": crowd.fingerprint}
+    checkpoint.save(encoder, out, like=folder, transfer=settings, scores={"median test r": tested}, settings=training,
+                    **checkpoint.recorded(crowd, table["subject"]))  # fmt: skip
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -12,8 +12,9 @@ from ubrain.figures.crowd import (
     voxel_quartiles,
 )  # fmt: skip
 from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simulated, text_only
+from ubrain.figures.transfer import learning_curves
 
 __all__ = [
-    "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images", "mark_simulated",
-    "measured_against_predicted", "retrieval", "text_only", "truth", "voxel_quartiles",
+    "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images",
+    "learning_curves", "mark_simulated", "measured_against_predicted", "retrieval", "text_only", "truth", "voxel_quartiles",
 ]  # fmt: skip

@@ -10,13 +10,16 @@ CONDITIONS = {
     "factorised, one subject": "#56B4E9",
     "encoder, one subject": "#E69F00",
     "encoder, crowd": "#009E73",
+    "gradient (the paper)": "#D55E00",
+    "matching (ours)": "#CC79A7",
+    "matching, then gradient (ours)": "#0072B2",
 }
 CEILING = "#333333"
 
 
 def colour(condition: str) -> str:
     """Colour of a condition."""
-    return CONDITIONS.get(condition, "#CC79A7")
+    return CONDITIONS.get(condition, "#000000")
 
 
 def mark_simulated(figure: Figure, simulated: bool) -> Figure:

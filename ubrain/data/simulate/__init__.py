@@ -68,17 +68,17 @@ def simulate_crowd(out: str | Path, config: SimulationConfig, seed: int = 0, app
     responses = config.subjects * 1.15 * config.voxels * 4 * (trials + n_own + 2 * n_test)  # with scratch and truth
     needs = (n_test + config.subjects * n_own) * SIZE * SIZE * 3 + int(responses)
     with write_crowd(out, append=append, needs=needs) as writer:
-        simulation = _Simulation(writer, scanner, config.scanner, seed, n_test)
+        simulation = _Simulation(writer, scanner, config, seed, n_test)
         for _ in track(range(config.subjects), config.subjects, f"simulating {config.scanner} subjects"):
-            simulation.add_subject(n_own, config.voxels)
+            simulation.add_subject(n_own)
         simulation.write_scenes()
 
 
 class _Simulation:
     """What the subjects of one call share: the scanner, the test images, the reference scenes."""
 
-    def __init__(self, writer: CrowdWriter, scanner: Scanner, name: str, seed: int, n_test: int) -> None:
-        self.writer, self.scanner, self.name, self.seed = writer, scanner, name, seed
+    def __init__(self, writer: CrowdWriter, scanner: Scanner, config: SimulationConfig, seed: int, n_test: int) -> None:
+        self.writer, self.scanner, self.config, self.name, self.seed = writer, scanner, config, config.scanner, seed
         self.number = writer.n_subjects
         self.next_scene = writer.n_images
         pixels, self.reference = reference_scenes(seed)
@@ -99,11 +99,12 @@ class _Simulation:
         grey = pixels.mean(3, keepdims=True)
         return np.where(inside, grey, 127).repeat(3, axis=3).astype(np.uint8)
 
-    def add_subject(self, n_own: int, n_voxels: int) -> None:
+    def add_subject(self, n_own: int) -> None:
         """Simulate one subject and stream its images, trials and truth to the file."""
         rng = np.random.default_rng([self.seed, self.number, 0x5CA7])
-        size = round(n_voxels * rng.uniform(0.85, 1.15))
-        brain = make_brain(self.seed, self.number, size, self.scanner.units_per_voxel, self.scanner.snr)
+        size, snr = round(self.config.voxels * rng.uniform(0.85, 1.15)), self.scanner.snr * self.config.snr
+        brain = make_brain(self.seed, self.number, size, self.scanner.units_per_voxel, snr, self.config.spread,
+                           self.config.lacking)  # fmt: skip
         brain.calibrate(self.reference_maps, self.reference)
         self.number += 1
         name = f"S{self.number}"

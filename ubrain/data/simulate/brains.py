@@ -112,18 +112,22 @@ class Brain:
         return drive / (drive + 0.7)
 
 
-def make_brain(seed: int, number: int, n_voxels: int, units_per_voxel: int = 1, snr: float = 1.0) -> Brain:
+def make_brain(
+    seed: int, number: int, n_voxels: int, units_per_voxel: int = 1, snr: float = 1.0, spread: float = 1.0, lacking: str = ""
+) -> Brain:
     """Grow the brain of subject `number`: its own voxels, shares of areas, tuning and noise.
 
     Parameters
     ----------
     units_per_voxel : how many neighbouring tunings a voxel averages (more for large voxels).
     snr : factor on every ncsnr.
+    spread : factor on how much subjects differ in the shares of areas and types.
+    lacking : a functional type whose units take another type of their area.
     """
     rng = np.random.default_rng([seed, number, 0xB8A1])
-    voxels = _draw_voxels(rng, n_voxels)
+    voxels = _draw_voxels(rng, n_voxels, spread)
     units = voxels.loc[voxels.index.repeat(units_per_voxel)].rename_axis("voxel").reset_index()
-    units["type"] = _draw_types(rng, units.area)
+    units["type"] = _draw_types(rng, units.area, spread, lacking)
     _draw_fields(rng, units)
     brain = Brain(
         units, voxels, _early_tuning(rng, units), _semantic_tuning(rng, units),
@@ -189,9 +193,9 @@ def _pool(maps: NDArray) -> NDArray[np.float32]:
     return maps.reshape(len(maps), GRID, step, GRID, step).mean((2, 4), dtype=np.float32)
 
 
-def _draw_voxels(rng: np.random.Generator, n_voxels: int) -> pd.DataFrame:
+def _draw_voxels(rng: np.random.Generator, n_voxels: int, spread: float) -> pd.DataFrame:
     """Voxels of each area, at vertices of it: hemisphere, vertex, area, x, y (where the vertex has a map)."""
-    share = np.array([n for n, _ in AREAS.values()]) * rng.lognormal(0, 0.25, len(AREAS))
+    share = np.array([n for n, _ in AREAS.values()]) * rng.lognormal(0, 0.25 * spread, len(AREAS))
     counts = np.maximum(np.round(n_voxels * share / share.sum()).astype(int), 1)
     parts = []
     for area, count in zip(AREAS, counts, strict=True):
@@ -202,12 +206,13 @@ def _draw_voxels(rng: np.random.Generator, n_voxels: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _draw_types(rng: np.random.Generator, areas: pd.Series) -> NDArray[np.object_]:
+def _draw_types(rng: np.random.Generator, areas: pd.Series, spread: float, lacking: str) -> NDArray[np.object_]:
     """Functional type of each unit, from its area's shares, which differ between subjects."""
     types = np.empty(len(areas), dtype=object)
-    for area, (_, shares) in AREAS.items():
+    for area, (_, everybodys) in AREAS.items():
         here = (areas == area).to_numpy()
-        own = rng.dirichlet(12 * np.array(list(shares.values())))
+        shares = {name: share for name, share in everybodys.items() if name != lacking}
+        own = rng.dirichlet(12 / spread**2 * np.array(list(shares.values())))
         types[here] = rng.choice(list(shares), here.sum(), p=own)
     return types
 

@@ -1,0 +1,246 @@
+"""Transfer: matching finds a copy, evidence sharpens it, ours keeps up with its parts, shared weights are untouched."""
+
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ubrain import checkpoint, transfer
+from ubrain.backbone import Features
+from ubrain.config import BackboneConfig, EncoderConfig, TransferConfig
+from ubrain.data.crowd import Crowd
+from ubrain.errors import UbrainError
+from ubrain.model import UniversalEncoder
+from ubrain.paths import cache_root
+
+SIZES = EncoderConfig(widths=(6, 8), n_tokens=9, embedding_size=8, channels=8, embedding_scale=6.0)
+QUICK = TransferConfig(folds=3, temperatures=(0.03, 0.1, 0.3, 1.0), pulls=(0.3, 3.0, 30.0), steps=2, min_steps=60, epochs=1,
+                       learning_rate=0.03, batch_images=16)  # fmt: skip
+
+
+class Tokens:
+    """A source of random tokens for 300 images."""
+
+    def __init__(self, sizes=SIZES):
+        draw = torch.Generator().manual_seed(1)
+        self.levels = [torch.randn(300, sizes.n_tokens, width, generator=draw) for width in sizes.widths]
+        self.maker = SimpleNamespace(widths=sizes.widths, n_tokens=sizes.n_tokens)
+
+    def tokens(self, rows, device):
+        return [level[torch.from_numpy(rows)] for level in self.levels]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return UniversalEncoder(SIZES, {"S1": 40, "S2": 30}).eval()
+
+
+def responses(encoder, embeddings, rows, noise, seed=0):
+    """What voxels with these embeddings would measure: unit variance, and noise."""
+    head = transfer.Head(encoder, Tokens(), rows)
+    clean = head.respond(embeddings)
+    clean = (clean - clean.mean(0)) / clean.std(0)
+    return head, clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def crowd_of(encoder):
+    return torch.cat([e.detach() for e in encoder.embeddings.values()])
+
+
+def newcomer(encoder, embeddings, n, noise, config=QUICK):
+    head, y = responses(encoder, embeddings, np.arange(n), noise)
+    return transfer.Newcomer(head, crowd_of(encoder), y, config)
+
+
+def test_the_head_predicts_what_the_encoder_predicts(encoder):
+    rows = np.arange(40)
+    head = transfer.Head(encoder, Tokens(), rows)
+    with torch.no_grad():
+        expected = encoder(Tokens().tokens(rows, None), "S1")
+    torch.testing.assert_close(head.respond(encoder.subject("S1")), expected)
+
+
+def test_slopes_are_the_change_of_the_responses(encoder):
+    head = transfer.Head(encoder, Tokens(), np.arange(40))
+    e = encoder.subject("S1").detach()[:6]
+    base, slope = head.linearise(e, np.arange(40))
+    step = 1e-2 * torch.randn(e.shape, generator=torch.Generator().manual_seed(0))
+    change = (head.respond(e + step) - head.respond(e - step)) / 2
+    torch.testing.assert_close(base, head.respond(e))
+    torch.testing.assert_close(change, (slope @ step[:, :, None])[:, :, 0].T, rtol=1e-2, atol=1e-3)
+
+
+def test_matching_recovers_the_embedding_of_a_copy(encoder):
+    crowd = crowd_of(encoder)
+    head, y = responses(encoder, crowd[[3, 50]], np.arange(100), noise=0.1)
+    ((matched,),) = transfer.match(head, crowd, y, [np.arange(100)], [1.0])
+    torch.testing.assert_close(matched.mean, crowd[[3, 50]], rtol=0, atol=1e-3)
+    assert (matched.voxels < 1.01).all()
+
+
+def test_matching_in_blocks_is_matching_at_once(encoder, monkeypatch):
+    crowd, parts = crowd_of(encoder), [np.arange(0, 60, 2), np.arange(60)]
+    head, y = responses(encoder, crowd[:5], np.arange(60), noise=1.0)
+    whole = transfer.match(head, crowd, y, parts, [0.1, 1.0])
+    monkeypatch.setattr(transfer, "CROWD_VOXELS", 7)
+    for ours, theirs in zip(transfer.match(head, crowd, y, parts, [0.1, 1.0]), whole, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close((a.mean, a.noise, a.voxels), (b.mean, b.noise, b.voxels), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_those_of_the_formula(encoder):
+    crowd = crowd_of(encoder)
+    head, y = responses(encoder, crowd[:4], np.arange(30), noise=1.0)
+    ((matched,),) = transfer.match(head, crowd, y, [np.arange(30)], [0.25])
+    r = np.corrcoef(y.T.numpy(), head.respond(crowd).T.numpy())[:4, 4:].clip(0)
+    weight = (1 - r**2) ** (-0.25 * 28 / 2)
+    weight /= weight.sum(1, keepdims=True)
+    np.testing.assert_allclose(matched.mean, weight @ crowd.numpy(), atol=1e-4)
+    np.testing.assert_allclose(matched.voxels, np.exp(-(weight * np.log(weight)).sum(1)), rtol=1e-3)
+    np.testing.assert_allclose(matched.noise, (weight * (1 - r**2)).sum(1), rtol=1e-3)
+
+
+def test_the_posterior_sharpens_with_images_and_with_less_noise(encoder):
+    def taking_part(n, noise):
+        head, y = responses(encoder, crowd_of(encoder)[:20], np.arange(n), noise)
+        return float(transfer.match(head, crowd_of(encoder), y, [np.arange(n)], [1.0])[0][0].voxels.mean())
+
+    assert taking_part(20, 2.0) > 1.3 * taking_part(60, 2.0) > 1.3 * taking_part(200, 2.0)
+    assert taking_part(60, 4.0) > 1.3 * taking_part(60, 2.0) > 1.3 * taking_part(60, 1.0)
+
+
+def true_r(encoder, embeddings, found):
+    """Mean correlation with what the voxels would respond to other images, without noise."""
+    head = transfer.Head(encoder, Tokens(), np.arange(200, 300))
+    return transfer._mean_r(head.respond(found), head.respond(embeddings))
+
+
+@pytest.mark.parametrize("n", [20, 60, 200])
+def test_ours_keeps_up_with_the_best_of_its_parts(encoder, n):
+    torch.manual_seed(5)
+    new = 0.6 * crowd_of(encoder)[torch.randperm(70)[:12]] + 0.8 * torch.randn(12, 8) * crowd_of(encoder).std()
+    case = newcomer(encoder, new, n, noise=1.0)
+    methods = (transfer.ours, transfer.matching, transfer.gradient)
+    found = {method.__name__: true_r(encoder, new, method(case).embeddings) for method in methods}
+    assert found["ours"] > max(found["matching"], found["gradient"]) - 0.03, found
+
+
+def test_the_pull_goes_to_the_prior_or_lets_go(encoder):
+    case = newcomer(encoder, torch.randn(6, 8, generator=torch.Generator().manual_seed(3)), 60, noise=0.5)
+    prior = transfer._Prior.of(case)
+    block = transfer._Block(case, prior, slice(0, 6))
+    distance = [float((block.fit(pull) - prior.matched.mean).norm()) for pull in (np.inf, 1e6, 10, 0.1)]
+    assert distance[0] == 0
+    assert distance[1] < 1e-3 < distance[2] < distance[3]
+
+
+def test_the_same_seed_gives_the_same_embeddings(encoder):
+    case = newcomer(encoder, crowd_of(encoder)[:4], 40, noise=1.0)
+    for method in (transfer.ours, transfer.gradient):
+        assert torch.equal(method(case).embeddings, method(case).embeddings)
+    other = transfer.gradient(replace(case, seed=1)).embeddings
+    assert not torch.equal(transfer.gradient(case).embeddings, other)
+
+
+# From here on a real checkpoint and a crowd file ---------------------------------------------------------------------
+
+BONES = BackboneConfig("tf_efficientnet_lite0", "random", (1, 3), 64, grid=4, keep_cls=False, adapter_rank=0)
+
+
+@pytest.fixture(scope="module")
+def trained(small_crowd, tmp_path_factory):
+    """A checkpoint folder of an encoder of S1 of the small crowd, not trained."""
+    folder = tmp_path_factory.mktemp("trained") / "crowd"
+    with Crowd(small_crowd) as crowd:
+        features = Features(crowd, BONES, cache_root() / "features", "cpu")
+        torch.manual_seed(0)
+        sizes = EncoderConfig(features.widths, features.n_tokens, embedding_size=8, channels=8)
+        made = UniversalEncoder(sizes, {"S1": crowd["S1"].n_voxels})
+        made.subject("S1").data *= 30
+        checkpoint.save(made, folder, settings={"backbone": asdict(BONES), "crowd": "another"})
+    return folder
+
+
+def test_shared_weights_are_bit_identical_after_transfer(trained, crowd, tmp_path):
+    table = transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], config=QUICK)
+    before, after = load_file(trained / checkpoint.WEIGHTS), load_file(tmp_path / "new" / checkpoint.WEIGHTS)
+    assert set(after) == {n for n in before if not n.startswith("embeddings.")} | {"embeddings.S2"}
+    assert all(torch.equal(before[n], after[n]) for n in before if n in after)
+    assert table["subject"].tolist() == ["S2"]
+    assert table["voxels"].tolist() == [crowd["S2"].n_voxels]
+    assert checkpoint.backbone_config(tmp_path / "new") == BONES
+    assert checkpoint.describe(tmp_path / "new").recordings["S2"]["scanner"] == "7T"
+    assert not (tmp_path / "new" / transfer.PARTS).exists()
+
+
+def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
+    fitted = []
+
+    def fit(encoder, source, subject, *rest):
+        if fitted == ["S2"]:
+            raise KeyboardInterrupt
+        fitted.append(subject)
+        return original(encoder, source, subject, *rest)
+
+    original = transfer.fit
+    monkeypatch.setattr(transfer, "fit", fit)
+    call = (trained, crowd, tmp_path / "new", ["S2", "S1"], "matching", 12, QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        transfer.transfer(*call)
+    assert not (tmp_path / "new" / checkpoint.CONFIG).exists()
+    fitted.clear()
+    transfer.transfer(*call)
+    assert fitted == ["S1"]
+    whole = tmp_path / "whole"
+    monkeypatch.setattr(transfer, "fit", original)
+    transfer.transfer(trained, crowd, whole, *call[3:])
+    assert (whole / checkpoint.WEIGHTS).read_bytes() == (tmp_path / "new" / checkpoint.WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"subjects": ["S9"]}, "no subject 'S9'"),
+    ({"method": "magic"}, "unknown method 'magic': expected one of ours, matching, gradient"),
+    ({"n_images": 9}, "9 train and val images with responses are too few.*at least 10"),
+    ({"n_images": 4000}, "has 40 train and val images, 4000 were asked for"),
+])  # fmt: skip
+def test_what_cannot_be_transferred_is_refused(trained, crowd, tmp_path, change, message):
+    with pytest.raises(UbrainError, match=message):
+        transfer.transfer(trained, crowd, tmp_path / "new", **{"subjects": ["S2"], "config": QUICK, **change})
+    assert not (tmp_path / "new" / checkpoint.CONFIG).exists()
+
+
+def test_another_backbone_is_refused(encoder):
+    with pytest.raises(UbrainError, match=r"widths \(6, 8\) with 9 tokens, the backbone gives \(6, 4\) with 9"):
+        transfer.Head(encoder, Tokens(replace(SIZES, widths=(6, 4))), np.arange(3))
+
+
+def test_an_encoder_without_voxels_can_only_be_used_by_gradient(trained, crowd, tmp_path):
+    checkpoint.drop(trained, ["S1"], tmp_path / "shared")
+    with pytest.raises(UbrainError, match=r"no voxels to match with.*'gradient' instead of 'ours'"):
+        transfer.transfer(tmp_path / "shared", crowd, tmp_path / "new", ["S2"], config=QUICK)
+    transfer.transfer(tmp_path / "shared", crowd, tmp_path / "new", ["S2"], "gradient", config=replace(QUICK, min_steps=3))
+
+
+def test_another_transfer_in_the_folder_is_not_overwritten(trained, crowd, tmp_path):
+    for _ in range(2):
+        transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], "matching", config=QUICK)
+    with pytest.raises(UbrainError, match="another encoder, or a transfer with other settings"):
+        transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], "matching", config=QUICK, seed=1)
+    with pytest.raises(UbrainError, match="transferred from"):
+        transfer.transfer(trained, crowd, trained, ["S2"], config=QUICK)
+
+
+def test_the_command_transfers_and_its_result_predicts(trained, small_crowd, tmp_path, run_cli):
+    assert "--checkpoint" in run_cli("transfer", "--help").stdout
+    done = run_cli("transfer", "--checkpoint", trained, "--crowd", small_crowd, "--out", tmp_path / "new", "--subjects", "S2",
+                   "--images", 20, "--profile", "smoke", "--method", "matching", "--device", "cpu")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "S2" in done.stdout
+    np.save(tmp_path / "images.npy", np.zeros((2, 16, 16, 3), np.uint8))
+    done = run_cli("predict", "--checkpoint", tmp_path / "new", "--images", tmp_path / "images.npy", "--subject", "S2",
+                   "--out", tmp_path / "p.npz", "--device", "cpu")  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,403 @@
+"""Newcomers: subjects that the crowd's encoder was not trained on, given few images (notebook 03)."""
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ubrain import baselines, config, figures, scores, stats, train, transfer
+from ubrain.data import truth
+from ubrain.data.crowd import Crowd, Subject
+from ubrain.data.simulate import simulate_crowd
+from ubrain.errors import UbrainError
+from ubrain.lab import ALONE, RIDGE, Lab
+from ubrain.model import UniversalEncoder
+from ubrain.paths import atomic, cache_root
+
+GRADIENT, MATCHING, OURS = list(figures.CONDITIONS)[4:7]
+METHODS = {GRADIENT: "gradient", MATCHING: "matching", OURS: "ours"}
+ENOUGH = 0.9  # of what all images give, or of the ceiling
+LEAST_DRAWN = transfer.LEAST_IMAGES
+
+
+@dataclass(frozen=True)
+class Direction:
+    """From a crowd to subjects that it does not have."""
+
+    name: str
+    crowd: tuple[str, ...]
+    newcomers: tuple[str, ...]
+
+
+def directions(lab: Lab) -> list[Direction]:
+    """What this crowd file lets us try: a new subject of the same dataset, the other datasets, and back.
+
+    A crowd needs two subjects. The way back starts from the largest of the other datasets.
+    """
+    n, main = lab.profile.transfer.newcomers, lab.subjects
+    own = lab.crowd[main[0]].dataset
+    others = {d: s for d, s in lab.datasets.items() if d != own and not set(s) & set(main)}
+    last = tuple(main[-min(n, max(len(main) - 2, 0)) :]) if len(main) > 2 else ()
+    found = [Direction("a new subject", tuple(s for s in main if s not in last), last)] if last else []
+    if len(main) > 1:
+        found += [Direction(f"{_label(lab, main)} → {_label(lab, s)}", tuple(main), tuple(s[:n])) for s in others.values()]
+    largest = max(others.values(), key=len, default=[])
+    if len(largest) > 1:
+        found.append(Direction(f"{_label(lab, largest)} → {_label(lab, main)}", tuple(largest), tuple(main[-n:])))
+    return found
+
+
+def _label(lab: Lab, subjects: Sequence[str]) -> str:
+    """The scanner, where it tells the datasets apart, else the dataset."""
+    subject = lab.crowd[subjects[0]]
+    scanners = {lab.crowd[s[0]].scanner: d for d, s in lab.datasets.items()}
+    return subject.scanner if subject.scanner and len(scanners) == len(lab.datasets) else subject.dataset
+
+
+class FewImages:
+    """A subject as if it had seen only some of its train and val images, and had only some of its voxels.
+
+    Every fifth image, or at least five, is val; the test images stay. Whatever learns from a `Subject` learns from this.
+    """
+
+    def __init__(self, subject: Subject, rows: NDArray[np.int64], voxels: NDArray[np.int64]) -> None:
+        self._subject, self._voxels = subject, voxels
+        self.name, self.n_voxels = subject.name, len(voxels)
+        n_val = max(5, len(rows) // 5)
+        at = np.linspace(0, len(rows) - 1, n_val).round().astype(int)
+        self._rows = {"train": np.delete(rows, at), "val": rows[at], "test": subject.image_rows("test")}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subject, name)
+
+    @property
+    def voxels(self) -> pd.DataFrame:
+        """Voxel table of the chosen voxels."""
+        return self._subject.voxels.iloc[self._voxels].reset_index(drop=True)
+
+    def image_rows(self, split: str = "train") -> NDArray[np.int64]:
+        """As of `Subject`."""
+        return self._rows[split]
+
+    def responses_to(self, rows: NDArray[np.int64], voxels: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
+        """As of `Subject`."""
+        return self._subject.responses_to(rows, self._voxels[voxels])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A newcomer with some of its images."""
+
+    lab: Lab
+    encoder: UniversalEncoder
+    subject: str
+    rows: NDArray[np.int64]
+    voxels: NDArray[np.int64]
+    seed: int
+
+    @property
+    def view(self) -> Any:
+        """The subject, reduced to these images and voxels."""
+        return FewImages(self.lab.crowd[self.subject], self.rows, self.voxels)
+
+    def predict(self, method: str) -> tuple[NDArray[np.float32], str]:
+        """Predicted test responses (n_images, n_voxels) of the voxels, and what the method chose."""
+        if method == RIDGE:
+            fitted = baselines.ridge(self.view, self.lab.features, _light(self.lab.profile.baselines), self.seed)
+            return fitted.predicted, fitted.chosen
+        if method == ALONE:
+            return self._from_scratch(), ""
+        found = transfer.fit(self.encoder, self.lab.source, self.subject, self.rows, METHODS[method],
+                             self.lab.profile.transfer, self.seed, self.voxels)  # fmt: skip
+        head = transfer.Head(self.encoder, self.lab.source, self.lab.crowd[self.subject].image_rows("test"))
+        return head.respond(found.embeddings).cpu().numpy(), found.chosen
+
+    def _from_scratch(self) -> NDArray[np.float32]:
+        profile, few = self.lab.profile, _OneSubject(self.lab.crowd, self.view)
+        source: Any = replace(self.lab.source, crowd=few)
+        steps = profile.transfer.scratch_steps
+        training = replace(profile.training, epochs=1, min_steps=steps, voxels_per_step=len(self.voxels))
+        encoder = train.fit(source, [self.subject], profile.encoder, training, self.seed)
+        return train.predict(encoder, source, self.subject, self.view.image_rows("test"))
+
+
+class _OneSubject:
+    """A crowd of one view of a subject."""
+
+    def __init__(self, crowd: Crowd, view: FewImages) -> None:
+        self._crowd, self._view = crowd, view
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._crowd, name)
+
+    def __getitem__(self, name: str) -> FewImages:
+        return self._view
+
+
+def _light(settings: config.BaselineConfig) -> config.BaselineConfig:
+    """Ridge without the random search over levels, which takes longest and gains least with few images."""
+    return replace(settings, band_draws=0)
+
+
+def curves(
+    lab: Lab, directions: Iterable[Direction], n_images: Sequence[int] | None = None, methods: Sequence[str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Scores of every method, newcomer, number of images and draw of the images; medians are recorded.
+
+    The draws of a subject are nested: the first 25 images are among the first 50. All images are drawn once.
+
+    Parameters
+    ----------
+    n_images : numbers of images; None takes the profile's, and all. Numbers that a newcomer does not have are left out.
+    methods : conditions; None takes ridge, gradient, matching and ours, and for a few numbers of images from scratch.
+
+    Returns
+    -------
+    One row each: direction, subject, method, n_images, all_images, draw, median_r, top1, gallery, seconds, chosen.
+    """
+    rows: list[dict[str, Any]] = []
+    for direction in directions:
+        encoder = lab.encoder(list(direction.crowd))
+        for subject in direction.newcomers:
+            for case, draw, is_all in _cases(lab, encoder, subject, n_images):
+                for method in methods if methods is not None else _methods(lab, case, draw, is_all):
+                    rows.append({"direction": direction.name, "subject": subject, "method": method, "draw": draw,
+                                 "n_images": len(case.rows), "all_images": is_all, **_score(case, method)})  # fmt: skip
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    for (name, subject, method, n), group in table.groupby(["direction", "subject", "method", "n_images"], sort=False):
+        condition = f"{name}, {method}, {n} images"
+        lab.record("transfer_median_r", group["median_r"].mean(), condition, subject, n=len(group), unit="r")
+        lab.record("transfer_top1", group["top1"].mean(), condition, subject, n=len(group), unit="share")
+    return table
+
+
+COLUMNS = ["direction", "subject", "method", "draw", "n_images", "all_images", "median_r", "top1", "gallery", "seconds",
+           "chosen"]  # fmt: skip
+
+
+def _cases(
+    lab: Lab, encoder: UniversalEncoder, subject: str, n_images: Sequence[int] | None
+) -> Iterable[tuple[Case, int, bool]]:
+    everything = transfer.images_of(lab.crowd, subject)
+    settings = lab.profile.transfer
+    wanted = [*settings.n_images, len(everything)] if n_images is None else n_images
+    if too_few := [n for n in wanted if n < LEAST_DRAWN]:
+        raise UbrainError(f"n_images: expected numbers of at least {LEAST_DRAWN}, got {too_few[0]}")
+    rng = np.random.default_rng(lab.seed)
+    voxels = np.sort(rng.permutation(lab.crowd[subject].n_voxels)[: settings.voxels])
+    orders = [rng.permutation(everything) for _ in range(settings.draws)]
+    for n in sorted({n for n in wanted if n <= len(everything)}):
+        for draw, order in enumerate(orders[:1] if n == len(everything) else orders):
+            yield Case(lab, encoder, subject, np.sort(order[:n]), voxels, lab.seed + draw), draw, n == len(everything)
+
+
+def _methods(lab: Lab, case: Case, draw: int, is_all: bool) -> list[str]:
+    """Those of the profile; from scratch, which costs most, once and for some numbers of images."""
+    scratch = draw == 0 and (is_all or len(case.rows) in lab.profile.transfer.scratch_images)
+    return [RIDGE, *([ALONE] if scratch else []), *METHODS]
+
+
+def _score(case: Case, method: str) -> dict[str, Any]:
+    started = time.monotonic()
+    predicted, chosen = case.predict(method)
+    seconds = time.monotonic() - started
+    measured = case.view.responses_to(case.view.image_rows("test"))
+    r = np.nan_to_num(scores.correlation(predicted, measured))
+    ranks = scores.retrieval_ranks(predicted, measured)
+    return {"median_r": float(np.median(r)), "top1": scores.top_k(ranks, 1), "gallery": len(ranks), "seconds": seconds,
+            "chosen": chosen}  # fmt: skip
+
+
+def summarise(table: pd.DataFrame, value: str = "median_r", n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Mean over newcomers and draws with a 95 % interval over them.
+
+    Returns
+    -------
+    One row per direction, method and number of images: value, low, high, n (newcomers × draws).
+    """
+    rows = []
+    for (direction, method, n_images), group in table.groupby(["direction", "method", "n_images"], sort=False):
+        found = stats.bootstrap_mean(group[value], n_boot=n_boot, seed=seed)
+        rows.append({"direction": direction, "method": method, "n_images": n_images, "value": found.value, "low": found.low,
+                     "high": found.high, "n": found.n})  # fmt: skip
+    return pd.DataFrame(rows, columns=["direction", "method", "n_images", "value", "low", "high", "n"])
+
+
+def images_needed(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
+    """Images that a method needs for 90 % of what the paper's method reaches with all, and of the ceiling; recorded.
+
+    Between two numbers of images the curve is a straight line over the logarithm of the number.
+
+    Returns
+    -------
+    One row per direction and method: images for both, NaN where the curve does not get there. A curve that is there at its
+    first number of images counts as that number: it may need fewer.
+    """
+    mean = summarise(table)
+    ceilings = {s: _median(lab.ceiling_r(s)) for s in set(table["subject"])}
+    rows = []
+    for (direction, method), curve in mean.groupby(["direction", "method"], sort=False):
+        mine = table[table["direction"] == direction]
+        papers = mine[(mine["method"] == GRADIENT) & mine["all_images"]]["median_r"].mean()
+        ceiling = np.mean([ceilings[s] for s in set(mine["subject"])])
+        row = {"direction": direction, "method": method}
+        for what, target in (("90 % of gradient with all", papers), ("90 % of the ceiling", ceiling)):
+            row[what] = _reached(curve["n_images"], curve["value"], ENOUGH * target)
+            lab.record(f"images for {what}", row[what], f"{direction}, {method}", unit="images")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _median(values: NDArray) -> float:
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
+
+
+def _reached(n_images: Sequence[float], values: Sequence[float], target: float) -> float:
+    """The first number of images at which a curve reaches a target; NaN if it does not."""
+    n, y = np.log(np.asarray(n_images, dtype=float)), np.asarray(values, dtype=float)
+    order = np.argsort(n)
+    n, y = n[order], y[order]
+    above = np.flatnonzero(y >= target)
+    if not len(above):
+        return np.nan
+    i = above[0]
+    return float(np.exp(n[i] if i == 0 else np.interp(target, y[i - 1 : i + 1], n[i - 1 : i + 1])))
+
+
+def against_best(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
+    """Ours minus the best of ridge, gradient and matching, for each direction and number of images; recorded.
+
+    The best is the one that is best on average over newcomers and draws; the difference is paired.
+
+    Returns
+    -------
+    One row per direction and number of images: best, difference, low, high (95 % over newcomers and draws).
+    """
+    rows = []
+    for (direction, n_images), group in table.groupby(["direction", "n_images"], sort=False):
+        wide = group.pivot_table("median_r", ["subject", "draw"], "method", sort=False)
+        rivals = [m for m in (RIDGE, GRADIENT, MATCHING) if m in wide]
+        if OURS not in wide or not rivals:
+            continue
+        best = wide[rivals].mean().idxmax()
+        found = stats.bootstrap_mean(wide[OURS], wide[best], lab.profile.bootstrap, lab.seed)
+        lab.record("ours_minus_best", found.value, f"{direction}, {n_images} images, {best}", interval=found, unit="r")
+        rows.append({"direction": direction, "n_images": n_images, "best of the others": best, "difference": found.value,
+                     "low": found.low, "high": found.high})  # fmt: skip
+    return pd.DataFrame(rows, columns=["direction", "n_images", "best of the others", "difference", "low", "high"])
+
+
+SMALL = config.SimulationConfig(subjects=5, images=250, test_images=100, voxels=300, scanner="7T")
+LACKING = "place"
+VARIANTS: dict[str, tuple[int, tuple[config.SimulationConfig, ...]]] = {  # seed, and parts of the crowd file; last is new
+    "seed 11": (11, (SMALL,)),
+    "seed 12": (12, (SMALL,)),
+    "ncsnr halved": (11, (replace(SMALL, snr=0.5),)),
+    "other mixes of types": (11, (replace(SMALL, spread=3.0),)),
+    f"nobody in the crowd has type {LACKING}": (11, (replace(SMALL, subjects=4, lacking=LACKING), replace(SMALL, subjects=1))),
+}
+
+
+def robustness(
+    profile: str = "fast", variants: Mapping[str, tuple[int, tuple[config.SimulationConfig, ...]]] = VARIANTS,
+    n_images: Sequence[int] = (25, 50, 100, 250), steps: int = 800,
+) -> pd.DataFrame:  # fmt: skip
+    """Transfer to the last subject of simulated crowds other than the one that it was developed on.
+
+    Crowds and encoders are kept in the cache. The voxels of a type that nobody in the crowd has are also scored alone.
+
+    Parameters
+    ----------
+    steps : of the training of each crowd's encoder.
+
+    Returns
+    -------
+    One row per variant, voxels ("all", or the type), method, number of images and draw: median_r.
+    """
+    rows = []
+    for name, (seed, parts) in variants.items():
+        lab = Lab("03_transfer", str(_simulated(parts, seed)), profile, seed)
+        lab.profile = replace(lab.profile, training=replace(lab.profile.training, epochs=1, min_steps=steps))
+        new = lab.subjects[-1]
+        types = truth.voxels(lab.crowd, new)["type"].to_numpy()
+        for case, draw, _ in _cases(lab, lab.encoder(lab.subjects[:-1]), new, n_images):
+            groups = {"all": np.ones(len(case.voxels), dtype=bool)}
+            if parts[0].lacking:
+                groups[parts[0].lacking] = types[case.voxels] == parts[0].lacking
+            measured = case.view.responses_to(case.view.image_rows("test"))
+            for method in (RIDGE, *METHODS):
+                r = np.nan_to_num(scores.correlation(case.predict(method)[0], measured))
+                rows += [{"variant": name, "voxels": group, "method": method, "n_images": len(case.rows), "draw": draw,
+                          "median_r": float(np.median(r[mask]))} for group, mask in groups.items()]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _simulated(parts: Sequence[config.SimulationConfig], seed: int) -> Path:
+    settings = repr((seed, *map(asdict, parts)))
+    path = cache_root() / f"simulated-variant-{hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()}.h5"
+    if not path.exists():
+        with atomic(path) as partial:
+            for number, part in enumerate(parts):
+                simulate_crowd(partial, part, seed, append=number > 0)
+    return path
+
+
+def time_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean seconds per newcomer: a row per method, a column per number of images. They are not recorded: they vary."""
+    return table.pivot_table("seconds", "method", "n_images", sort=False).sort_index(axis=1)
+
+
+def draw(
+    lab: Lab, found: Sequence[Direction], mean: pd.DataFrame, label: str, ceiling: bool = False
+) -> Figure:
+    """Learning curves, a panel for each direction; `mean` as from `summarise`."""
+    figure, axes = plt.subplots(1, max(len(found), 1), figsize=(max(4 * len(found), 6), 4.6), sharey=True, squeeze=False)
+    if not found:
+        figures.text_only(axes[0, 0], "this crowd file has no newcomer: it has one dataset with fewer than three subjects")
+        return figure
+    for ax, direction in zip(axes[0], found, strict=True):
+        highest = np.mean([_median(lab.ceiling_r(s)) for s in direction.newcomers]) if ceiling else None
+        figures.learning_curves(ax, mean[mean["direction"] == direction.name], label, highest).set_title(direction.name)
+        ax.label_outer()
+    lines = {text: line for ax in axes[0] for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def overview(lab: Lab, found: Sequence[Direction]) -> pd.DataFrame:
+    """One row per direction: its crowd, its newcomers, and how many images each newcomer has."""
+    return pd.DataFrame([{
+        "direction": d.name, "crowd": ", ".join(d.crowd), "newcomers": ", ".join(d.newcomers),
+        "images": ", ".join(str(len(transfer.images_of(lab.crowd, s))) for s in d.newcomers),
+    } for d in found], columns=["direction", "crowd", "newcomers", "images"])  # fmt: skip
+
+
+def verdict(table: pd.DataFrame, needed: pd.DataFrame, against: pd.DataFrame) -> str:
+    """What the numbers say about transfer, in words, naming where a claim does not show."""
+    lines = []
+    mean = summarise(table).pivot_table("value", ["direction", "n_images"], "method", sort=False)
+    for other in (m for m in (ALONE, RIDGE) if m in mean and GRADIENT in mean):
+        both = mean[[GRADIENT, other]].dropna()
+        lines.append(_count(f"the paper: {GRADIENT} is above {other}", both[GRADIENT] > both[other]))
+    if len(against):
+        cases = against.set_index(["direction", "n_images"])
+        lines.append(_count("ours: the best of ridge, gradient and matching is not above it", cases["high"] >= 0))
+        lines.append(_count("ours: above it, interval and all", cases["low"] > 0))
+    wide = needed.pivot(index="direction", columns="method", values="90 % of gradient with all") if len(needed) else needed
+    if {GRADIENT, OURS} <= set(wide.columns):
+        half = wide[OURS] <= wide[GRADIENT] / 2
+        lines.append(_count("ours reaches 90 % of the paper's best with at most half of the paper's images", half))
+    return "\n".join(lines) or "nothing to compare: this crowd file has no newcomer"
+
+
+def _count(claim: str, holds: pd.Series) -> str:
+    fails = [" at ".join(f"{part}" for part in (i if isinstance(i, tuple) else (i,))) for i in holds.index[~holds]]
+    return f"{claim}: {holds.sum()} of {len(holds)}" + (f"; not {'; '.join(fails)}" if fails else "")
