@@ -41,13 +41,12 @@ reference = None
 
 # %%
 import matplotlib.pyplot as plt
-import numpy as np
 
 import ubrain
 from ubrain import clusters, figures
 from ubrain.data import check
-from ubrain.studies import clustering, own_brain
-from ubrain.studies.own_brain import NAME, OURS
+from ubrain.studies import own_brain
+from ubrain.studies.own_brain import NAME
 
 lab = ubrain.Lab("08_your_brain", crowd, profile, seed, subjects)
 lab.summary().round(3)

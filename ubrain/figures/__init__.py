@@ -8,6 +8,7 @@ from ubrain.figures.crowd import (
     images,
     measured_against_predicted,
     retrieval,
+    shares,
     truth,
     voxel_quartiles,
 )  # fmt: skip
@@ -16,5 +17,6 @@ from ubrain.figures.transfer import learning_curves
 
 __all__ = [
     "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images",
-    "learning_curves", "mark_simulated", "measured_against_predicted", "retrieval", "shares", "text_only", "truth", "voxel_quartiles",
+    "learning_curves", "mark_simulated", "measured_against_predicted", "retrieval", "shares", "text_only", "truth",
+    "voxel_quartiles",
 ]  # fmt: skip

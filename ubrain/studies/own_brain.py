@@ -125,7 +125,7 @@ def bring(lab: Lab, files: Recording) -> Lab:
             transpose=files.transpose, drop_bad_voxels=True,
         )  # fmt: skip
     mine = Lab(lab.notebook, str(out), lab.profile.name, lab.seed)
-    mine.records = lab.records
+    mine.records, mine.out = lab.records, lab.out
     return mine
 
 
@@ -196,12 +196,12 @@ def export(mine: Lab, values: Mapping[str, NDArray], reference: str | None = Non
     rows = np.stack([np.asarray(v, np.float32) for v in values.values()])
     content = maps.Responses(list(values), voxels, np.dtype(np.float32), facts, lambda: iter([rows]))
     suffix = ".nii.gz" if reference else ".func.gii" if "vertex" in voxels else ".npz"
-    place, reason = mine.out / "own_brain", "" if suffix != ".npz" else "the places of the voxels are not known"
+    place, grid = mine.out / "own_brain", Path(reference) if reference else None
     try:
-        write = maps.writer(place / f"maps{suffix}", voxels, subject.space, content.dtype, Path(reference) if reference else None)
+        write = maps.writer(place / f"maps{suffix}", voxels, subject.space, content.dtype, grid)
+        return write(content), "the places of the voxels are not known" if suffix == ".npz" else ""
     except UbrainError as error:
-        write, reason = maps.writer(place / "maps.npz", voxels, subject.space, content.dtype), str(error)
-    return write(content), reason
+        return maps.writer(place / "maps.npz", voxels, subject.space, content.dtype)(content), str(error)
 
 
 def verdict(lab: Lab, mine: Lab, table: pd.DataFrame) -> str:

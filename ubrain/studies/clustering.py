@@ -1,0 +1,361 @@
+"""Clusters of the voxel embeddings of all subjects: what `05_clusters` fits, tabulates and records."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from ubrain import clusters, scores, train
+from ubrain.clusters import Clustering
+from ubrain.data import truth
+from ubrain.data.simulate.brains import EARLY
+from ubrain.lab import Lab
+from ubrain.model import UniversalEncoder
+
+Embeddings = Mapping[str, NDArray[np.float32]]  # subject -> (n_voxels, E)
+ON_SURFACE = ("fsaverage5", "fsaverage6", "fsaverage")  # their first 10,242 vertices are those of fsaverage5
+N_VERTICES = 10_242
+DENSE = 3000  # voxels with a place: enough to draw the areas of a subject alone
+LEAST_SHARE_OF_IMAGES, LEAST_SHARE_OF_VOXELS = 0.5, 0.2  # for a feature, or an area, to name a cluster
+
+
+def gather(lab: Lab, encoder: UniversalEncoder) -> tuple[Embeddings, pd.DataFrame]:
+    """Embeddings of all subjects, and what is known of their voxels.
+
+    Returns
+    -------
+    subject -> (n_voxels, E); and one row per voxel, in that order: subject, hemisphere, area (the first of several, or
+    "none"), areas, vertex (of fsaverage5, -1 if it is not there), type (the true one, "" where unknown).
+    """
+    parts = []
+    for s in lab.subjects:
+        table = lab.crowd[s].voxels
+        here = lab.crowd[s].space in ON_SURFACE and "vertex" in table
+        vertex = table["vertex"].to_numpy() if here else np.full(len(table), -1)
+        type_ = truth.voxels(lab.crowd, s)["type"].to_numpy() if s in truth.subjects(lab.crowd) else ""
+        parts.append(pd.DataFrame({
+            "subject": s, "hemisphere": table.get("hemisphere", ""), "areas": table["areas"],
+            "area": table["areas"].str.split(",").str[0].replace("", "none"),
+            "vertex": np.where(vertex < N_VERTICES, vertex, -1), "type": type_,
+        }))  # fmt: skip
+    return {s: encoder.subject(s).detach().cpu().numpy() for s in lab.subjects}, pd.concat(parts, ignore_index=True)
+
+
+def pooled(embeddings: Embeddings) -> NDArray[np.float32]:
+    """Embeddings of all subjects, one after the other: (n_voxels, E)."""
+    return np.concatenate(list(embeddings.values()))
+
+
+def choose_count(lab: Lab, embeddings: Embeddings) -> tuple[pd.DataFrame, int]:
+    """Table of numbers of clusters and the chosen one, see `clusters.best_count`; recorded."""
+    size = lab.profile.clusters
+    table = clusters.count_table(pooled(embeddings), size.counts, size.runs, restarts=size.restarts, seed=lab.seed)
+    for row in table.itertuples():
+        lab.record("stability", row.stability, f"{row.n_clusters} clusters", n=size.runs, unit="ARI")
+        lab.record("silhouette", row.silhouette, f"{row.n_clusters} clusters", n=size.runs, unit="silhouette")
+    count = clusters.best_count(table)
+    lab.record("n_clusters", count, "k-means", n=len(pooled(embeddings)), unit="clusters")
+    return table, count
+
+
+def fit_methods(lab: Lab, embeddings: Embeddings, count: int) -> dict[str, Clustering]:
+    """The same voxels clustered by k-means, Gaussian mixture and HDBSCAN, which finds its own number."""
+    e, size = pooled(embeddings), lab.profile.clusters
+    found = [
+        clusters.kmeans(e, count, size.restarts, lab.seed),
+        clusters.mixture(e, count, size.components, size.restarts, lab.seed),
+        clusters.hdbscan(e, size.least, size.components, lab.seed),
+    ]
+    return {c.method: c for c in found}
+
+
+def method_table(lab: Lab, methods: Mapping[str, Clustering], voxels: pd.DataFrame) -> pd.DataFrame:
+    """Size and outliers of each method's clusters, agreement with k-means and with what is known of the voxels; recorded.
+
+    Returns
+    -------
+    One row per method: clusters, outliers (share), ARI with k-means, and the columns of `known_table`.
+    """
+    rows = []
+    for method, found in methods.items():
+        same = clusters.agreement(found.labels, methods["k-means"].labels)["ARI"]
+        outliers = float(np.mean(found.labels < 0))
+        lab.record("outliers", outliers, method, n=len(voxels), unit="share")
+        lab.record("ari_with_kmeans", same, method, n=len(voxels), unit="ARI")
+        known = known_table(lab, found.labels, voxels, method)
+        rows.append({"method": method, "clusters": found.n_clusters, "outliers": outliers, "ARI with k-means": same,
+                     **dict(zip("ARI with " + known["known"], known["ARI"], strict=True))})  # fmt: skip
+    return pd.DataFrame(rows).set_index("method")
+
+
+def known_table(lab: Lab, labels: NDArray, voxels: pd.DataFrame, condition: str) -> pd.DataFrame:
+    """Agreement of clusters with the true types (simulated crowds) and with areas; recorded.
+
+    Returns
+    -------
+    One row per thing known: known, n_voxels, groups, ARI, homogeneity, completeness. "category types" leaves out the
+    voxels of the early areas; "areas" those without an area.
+    """
+    named = voxels["area"] != "none"
+    parts = {
+        "all types": ("type", voxels["type"] != ""),
+        "category types": ("type", ~voxels["type"].isin(["", *EARLY])),
+        "areas": ("area", named),
+    }
+    rows = []
+    for known, (column, which) in parts.items():
+        groups = voxels[column][which]
+        if groups.nunique() < 2:
+            continue
+        found = clusters.agreement(labels[which], groups)
+        for measure, value in found.items():
+            lab.record(f"{measure} with {known}".lower(), value, condition, n=int(which.sum()), unit=measure)
+        rows.append({"known": known, "n_voxels": int(which.sum()), "groups": groups.nunique(), **found})
+    return pd.DataFrame(rows, columns=["known", "n_voxels", "groups", "ARI", "homogeneity", "completeness"])
+
+
+def seed_table(lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame, count: int, seeds: int = 5) -> pd.DataFrame:
+    """K-means of all voxels with several seeds: agreement with what is known, and of each run with the others; recorded.
+
+    Returns
+    -------
+    One row per seed: seed, "ARI with <other seeds, all types, category types, areas>".
+    """
+    size = lab.profile.clusters
+    fits = [clusters.kmeans(pooled(embeddings), count, size.restarts, lab.seed + i) for i in range(seeds)]
+    rows = []
+    for i, fit in enumerate(fits):
+        known = known_table(lab, fit.labels, voxels, f"k-means, seed {lab.seed + i}")
+        others = [clusters.agreement(fit.labels, other.labels)["ARI"] for j, other in enumerate(fits) if j != i]
+        rows.append({"seed": lab.seed + i, "ARI with other seeds": float(np.mean(others)),
+                     **dict(zip("ARI with " + known["known"], known["ARI"], strict=True))})  # fmt: skip
+    pairs = clusters.pair_agreement([fit.labels for fit in fits])
+    lab.record("ari_between_seeds", float(pairs.mean()), "k-means", n=len(pairs), unit="ARI")
+    return pd.DataFrame(rows).set_index("seed")
+
+
+def held_out_table(lab: Lab, embeddings: Embeddings, full: Clustering) -> pd.DataFrame:
+    """Each subject's voxels by centres fitted without it, against the clusters of everybody; recorded.
+
+    Returns
+    -------
+    One row per subject: ARI; empty for a single subject.
+    """
+    found = clusters.without_each_subject(embeddings, full, lab.profile.clusters.restarts, lab.seed)
+    for s, value in found.items():
+        lab.record("ari_held_out_subject", value, full.method, s, n=len(embeddings[s]), unit="ARI")
+    return pd.DataFrame({"ARI": found}).rename_axis("subject")
+
+
+def test_rows(lab: Lab) -> NDArray[np.int64]:
+    """Rows, in the crowd file, of the test images of any subject."""
+    return np.unique(np.concatenate([lab.crowd[s].image_rows("test") for s in lab.subjects]))
+
+
+def profiles(
+    lab: Lab, encoder: UniversalEncoder, labelings: Sequence[NDArray], rows: NDArray[np.int64]
+) -> list[NDArray[np.float64]]:
+    """Mean predicted response of each cluster to images, for several labelings of all voxels.
+
+    Parameters
+    ----------
+    labelings : each (n_voxels,), -1 for a voxel that does not count.
+    rows : of the images in the crowd file.
+
+    Returns
+    -------
+    For each labeling (n_clusters, n_images), z-scored over images within each voxel.
+    """
+    sums = [np.zeros((labels.max() + 1, len(rows))) for labels in labelings]
+    start = 0
+    for s in lab.subjects:
+        predicted = train.predict(encoder, lab.source, s, rows)
+        for total, labels in zip(sums, labelings, strict=True):
+            total += clusters.profile(predicted, labels[start : start + predicted.shape[1]], len(total))
+        start += predicted.shape[1]
+    sizes = [np.bincount(labels[labels >= 0], minlength=len(s)) for labels, s in zip(labelings, sums, strict=True)]
+    return [s / np.maximum(n, 1)[:, None] for s, n in zip(sums, sizes, strict=True)]
+
+
+def image_features(lab: Lab, rows: NDArray[np.int64]) -> pd.DataFrame:
+    """What is on the images, from the descriptions of the simulated scenes: (n_images, n_features) booleans.
+
+    No column for recordings: nobody has described their images.
+    """
+    if not lab.crowd.simulated:
+        return pd.DataFrame(index=rows)
+    known = truth.scenes(lab.crowd)
+    scenes = [known.get(image_id, {"place": "", "objects": []}) for image_id in lab.crowd.image_ids[rows]]
+    things = [{scene["place"], *(o["category"] for o in scene["objects"])} - {"none", ""} for scene in scenes]
+    features = sorted(set().union(*things))
+    return pd.DataFrame({f: [f in on_it for on_it in things] for f in features}, index=rows)
+
+
+def area_features(voxels: pd.DataFrame) -> pd.DataFrame:
+    """Which voxels are in which area: (n_voxels, n_areas) booleans; a voxel may be in several."""
+    return voxels["areas"].str.get_dummies(",").astype(bool)
+
+
+def top_images(profile: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """The images of the highest predicted response of each cluster, best first: (n_clusters, n)."""
+    return np.argsort(-profile, axis=1, kind="stable")[:, :n]
+
+
+def evidence(
+    lab: Lab, found: Clustering, voxels: pd.DataFrame, profile: NDArray[np.float64], rows: NDArray[np.int64]
+) -> tuple[Clustering, pd.DataFrame, pd.DataFrame]:
+    """Name clusters by what is frequent on their top images; where images are not described, by areas.
+
+    Parameters
+    ----------
+    profile : (n_clusters, n_images), from `profiles`.
+    rows : of the images.
+
+    Returns
+    -------
+    The clusters, named; the enrichment of features on their top images, and of areas among their voxels (see
+    `clusters.enrichment`).
+    """
+    features = image_features(lab, rows)
+    best = np.zeros(profile.shape, dtype=bool)
+    np.put_along_axis(best, top_images(profile, _n_top(lab, rows)), True, axis=1)
+    on_images = clusters.enrichment(best, features)
+    in_areas = clusters.enrichment(found.members, area_features(voxels))
+    by_images = (on_images, LEAST_SHARE_OF_IMAGES) if len(features.columns) else (in_areas, LEAST_SHARE_OF_VOXELS)
+    return found.named(clusters.names(by_images[0], found.n_clusters, by_images[1])), on_images, in_areas
+
+
+def cluster_table(lab: Lab, named: Clustering, on_images: pd.DataFrame, in_areas: pd.DataFrame, voxels: pd.DataFrame) -> pd.DataFrame:
+    """One row per cluster: name, voxels, share of the smallest subject, areas, and the evidence of its name; recorded."""
+    areas = clusters.names(in_areas, named.n_clusters, LEAST_SHARE_OF_VOXELS, most=3)
+    rows = []
+    for c, name in enumerate(named.names):
+        mine = voxels["subject"][named.labels == c].value_counts(normalize=True)
+        shown = on_images[(on_images["cluster"] == c) & on_images["feature"].isin(name.split(" + "))]
+        text = ", ".join(f"{r.feature} {r.share:.0%} of images, all {r.expected:.0%}, q {r.q:.1g}" for r in shown.itertuples())
+        lab.record("cluster_size", named.sizes[c], f"cluster {c + 1}: {name}", n=len(voxels), unit="voxels")
+        rows.append({"cluster": c + 1, "name": name, "voxels": named.sizes[c], "subjects": len(mine),
+                     "largest subject": mine.max(), "areas": areas[c].replace(clusters.UNNAMED, "none"), "evidence": text})  # fmt: skip
+    n_named = sum(name != clusters.UNNAMED for name in named.names)
+    lab.record("named_clusters", n_named / max(named.n_clusters, 1), named.method, n=named.n_clusters, unit="share")
+    return pd.DataFrame(rows).set_index("cluster")
+
+
+def composition(named: Clustering, voxels: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Of the voxels of each area, type or subject, the share in each cluster: (n_groups, n_clusters)."""
+    titles = np.array([*named.titles, "outliers"])[named.labels]
+    order = [t for t in [*named.titles, "outliers"] if t in set(titles)]
+    groups = voxels[column]
+    return pd.crosstab(groups, titles, normalize="index").reindex(index=list(dict.fromkeys(groups)), columns=order)
+
+
+def reliable(lab: Lab, encoder: UniversalEncoder, level: float = 0.05) -> NDArray[np.bool_]:
+    """Voxels whose val responses the encoder predicts above chance: (n_voxels,) of all subjects.
+
+    One-sided test of the correlation over the val images, p < `level` without correction: a filter, not a finding.
+    """
+    parts = []
+    for s in lab.subjects:
+        rows = lab.crowd[s].image_rows("val")
+        r = scores.correlation(train.predict(encoder, lab.source, s, rows), lab.crowd[s].responses("val"))
+        free = len(rows) - 2
+        p = student.sf(r * np.sqrt(free / np.maximum(1 - r**2, 1e-12)), free)
+        parts.append(np.nan_to_num(p, nan=1.0) < level)
+    return np.concatenate(parts)
+
+
+def filter_table(lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame, keep: NDArray[np.bool_], full: Clustering) -> pd.DataFrame:
+    """Agreement with what is known when weak voxels are left out: of the fit, of the score, of both, of none; recorded.
+
+    Parameters
+    ----------
+    keep : from `reliable`.
+
+    Returns
+    -------
+    One row per pair of choices: fitted on, scored on, n_voxels, and the columns of `known_table`.
+    """
+    e, everyone = pooled(embeddings), np.ones(len(keep), dtype=bool)
+    if keep.sum() <= full.n_clusters:
+        return pd.DataFrame()
+    strict = clusters.kmeans(e[keep], full.n_clusters, lab.profile.clusters.restarts, lab.seed)
+    lab.record("reliable_voxels", float(keep.mean()), "val correlation, p < 0.05", n=len(keep), unit="share")
+    rows = []
+    for fitted, labels in (("all voxels", full.labels), ("reliable voxels", clusters.assign(strict, e))):
+        for scored, which in (("all voxels", everyone), ("reliable voxels", keep)):
+            known = known_table(lab, labels[which], voxels[which], f"fitted on {fitted}, scored on {scored}")
+            rows.append({"fitted on": fitted, "scored on": scored, "voxels": int(which.sum()),
+                         **dict(zip("ARI with " + known["known"], known["ARI"], strict=True))})  # fmt: skip
+    return pd.DataFrame(rows).set_index(["fitted on", "scored on"])
+
+
+def largest_category_cluster(named: Clustering, voxels: pd.DataFrame) -> int:
+    """The largest cluster that lies mostly outside of the early visual areas, as far as areas are known."""
+    early = voxels["area"].isin(EARLY).to_numpy()
+    outside = [c for c in range(named.n_clusters) if early[named.labels == c].mean() < 0.5]
+    return outside[0] if outside else 0
+
+
+def split(lab: Lab, embeddings: Embeddings, named: Clustering, cluster: int) -> Clustering:
+    """One cluster clustered again: k-means with a number chosen by the same rule; labels are -1 outside of it."""
+    e, inside, size = pooled(embeddings), named.labels == cluster, lab.profile.clusters
+    counts = range(2, 7) if inside.sum() >= 60 else (2,)
+    table = clusters.count_table(e[inside], counts, size.runs, restarts=size.restarts, seed=lab.seed)
+    found = clusters.kmeans(e[inside], clusters.best_count(table), size.restarts, lab.seed)
+    labels = np.full(len(e), clusters.OUTLIER)
+    labels[inside] = found.labels
+    mine = table.set_index("n_clusters").loc[found.n_clusters]
+    lab.record("sub_clusters", found.n_clusters, named.titles[cluster], n=int(inside.sum()), unit="clusters")
+    lab.record("sub_cluster_stability", mine["stability"], named.titles[cluster], n=size.runs, unit="ARI")
+    return Clustering(f"k-means within {named.titles[cluster]}", found.centres, labels, found.names)
+
+
+def split_evidence(
+    lab: Lab, parts: Clustering, profile: NDArray[np.float64], rows: NDArray[np.int64], voxels: pd.DataFrame
+) -> tuple[Clustering, NDArray[np.float64], pd.DataFrame]:
+    """Name sub-clusters by the images that they prefer more than their whole cluster does.
+
+    Parameters
+    ----------
+    profile : (n_sub_clusters, n_images), from `profiles`.
+
+    Returns
+    -------
+    The sub-clusters, named; what each predicts beyond the mean of the whole cluster, (n_sub_clusters, n_images); and the
+    table of `cluster_table`, with the mean true receptive field of a simulated crowd added (x, y, sigma in degrees).
+    """
+    beyond = profile - parts.sizes @ profile / parts.sizes.sum()
+    named, on_images, in_areas = evidence(lab, parts, voxels, beyond, rows)
+    table = cluster_table(lab, named, on_images, in_areas, voxels)
+    if all(s in truth.subjects(lab.crowd) for s in lab.subjects):
+        fields = pd.concat([truth.voxels(lab.crowd, s)[["x", "y", "sigma"]] for s in lab.subjects], ignore_index=True)
+        means = fields.groupby(parts.labels).mean().drop(index=clusters.OUTLIER, errors="ignore").add_prefix("true ")
+        table[list(means)] = means.to_numpy()
+    return named, beyond, table
+
+
+def outlines(voxels: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Voxels from which the outlines of areas on each subject are drawn: its own if dense, those of everybody if not."""
+    known = voxels[(voxels["vertex"] >= 0) & (voxels["area"] != "none")]
+    own = {s: known[known["subject"] == s] for s in dict.fromkeys(voxels["subject"])}
+    return {s: mine if len(mine) >= DENSE else known for s, mine in own.items()}
+
+
+def verdict(lab: Lab, named: Clustering, seeds: pd.DataFrame, held_out: pd.DataFrame, methods: pd.DataFrame) -> str:
+    """What the recorded numbers say about the claims, in words."""
+    n_named = sum(name != clusters.UNNAMED for name in named.names)
+    lines = [f"{named.n_clusters} clusters, {n_named} named by evidence: {', '.join(named.titles)}"]
+    low, high = seeds.min(), seeds.max()
+    lines += [f"k-means, {column}: {low[column]:.2f} to {high[column]:.2f} over {len(seeds)} seeds" for column in seeds]
+    if len(held_out):
+        worst = held_out["ARI"].idxmin()
+        lines.append(f"held-out subjects: ARI {held_out['ARI'].min():.2f} ({worst}) to {held_out['ARI'].max():.2f}")
+    for method, row in methods.iterrows():
+        lines.append(f"{method}: {row['clusters']} clusters, {row['outliers']:.0%} outliers, ARI with k-means {row['ARI with k-means']:.2f}")
+    return "\n".join(lines)
+
+
+def _n_top(lab: Lab, rows: NDArray[np.int64]) -> int:
+    return min(lab.profile.clusters.top, len(rows) // 2)
