@@ -148,6 +148,19 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """How much work the clusters of voxel embeddings get."""
+
+    counts: tuple[int, ...] = (4, 6, 8, 10, 12, 16, 20, 25)  # numbers of clusters that are tried
+    runs: int = 10  # clusterings for each number
+    restarts: int = 4  # the best of so many starts is kept
+    components: int = 10  # principal components that the Gaussian mixture and HDBSCAN see
+    least: int = 100  # voxels in the smallest cluster of HDBSCAN
+    top: int = 20  # images that stand for a cluster
+    map_sample: int = 20_000  # voxels that t-SNE sees
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
 

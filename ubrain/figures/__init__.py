@@ -21,6 +21,8 @@ from ubrain.figures.crowd import (
     growth,
     images,
     measured_against_predicted,
+    retrieval,
+    shares,
     truth,
     voxel_quartiles,
 )  # fmt: skip
@@ -60,4 +62,6 @@ __all__ = [
     "CEILING", "CONDITIONS", "area_gains", "areas", "attention", "colour", "controls", "cortex", "finish", "flat_cortex",
     "growth", "hits_against", "hits_by_area", "images", "joined", "mark_simulated", "measured_against_predicted",
     "responses_on_cortex", "retrieval", "retrieved", "subject_gains", "text_only", "truth", "voxel_quartiles",
+    "learning_curves", "mark_simulated", "measured_against_predicted", "retrieval", "shares", "text_only", "truth",
+    "voxel_quartiles",
 ]  # fmt: skip

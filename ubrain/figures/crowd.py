@@ -79,6 +79,18 @@ def areas(ax: Axes, table: pd.DataFrame) -> Axes:
     return finish(ax, legend="above")
 
 
+def shares(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
+    """Shares of groups, side by side for each column of a table; one row per group, the first at the top."""
+    height = 0.8 / len(table.columns)
+    for i, (name, colour_) in enumerate(zip(table.columns, ("#999999", "#0072B2", "#D55E00"), strict=False)):
+        at = np.arange(len(table)) + (i - (len(table.columns) - 1) / 2) * height
+        ax.barh(at, 100 * table[name], height, color=colour_, label=name)
+    ax.set_yticks(range(len(table)), list(table.index))
+    ax.invert_yaxis()
+    ax.set(xlabel=f"{label} (%)")
+    return finish(ax, legend="above")
+
+
 def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) -> Figure:
     """A number per voxel on the inflated fsaverage5 surface: outer side, inner side and from below, left and right.
 

@@ -1,0 +1,157 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your brain
+#
+# Bring images and responses as plain arrays; leave with scores, the clusters that your voxels fall into, and a map. A
+# trained encoder of a crowd needs only new voxel embeddings for you, so few images are enough (`03_transfer` measures
+# how few).
+#
+# Without files of yours, a newcomer of the simulated world takes your place: another brain that saw other images, whose
+# files are written below as you would write your own.
+
+# %% tags=["parameters"]
+crowd = None
+profile = "fast"
+seed = 0
+subjects = None
+images = None
+responses = None
+trials = None
+voxels = None
+test_images = None
+transpose = False
+test_fraction = 0.2
+scanner = ""
+space = ""
+reference = None
+
+# %%
+import matplotlib.pyplot as plt
+
+import ubrain
+from ubrain import clusters, figures
+from ubrain.data import check
+from ubrain.studies import own_brain
+from ubrain.studies.own_brain import NAME
+
+lab = ubrain.Lab("08_your_brain", crowd, profile, seed, subjects)
+lab.summary().round(3)
+
+# %% [markdown]
+# ## Your files
+#
+# `images`: a folder of images, or an array (n_images, height, width, 3). `responses`: one row per image, or per trial with
+# `trials` (columns image, session). `voxels`: one row per voxel, any of hemisphere, vertex, i, j, k, areas, ncsnr. Test
+# images are listed, or a share `test_fraction` is drawn by content. Only images and responses are needed.
+
+# %%
+files = own_brain.recording(
+    lab, images, responses, trials=trials, voxels=voxels, test_images=test_images, transpose=transpose,
+    test_fraction=test_fraction, scanner=scanner, space=space)
+own_brain.file_table(files)
+
+# %%
+mine = own_brain.bring(lab, files)
+mine.summary().round(3)
+
+# %% [markdown]
+# ## The doctor
+#
+# Before any model: is something wrong with the data? What to look for: errors must be mended, warnings understood. The same
+# on a command line: `ubrain check crowd.h5`.
+
+# %%
+check.table(check.check(mine.crowd))
+
+# %%
+shown = mine.crowd[NAME].images("train")[:8]
+fig, axes = plt.subplots(1, len(shown), figsize=(12, 2.2))
+figures.images(axes, [mine.crowd.image(i) for i in shown], [str(i)[-12:] for i in shown])
+lab.save(fig, "images")
+
+# %% [markdown]
+# ## Join the crowd
+#
+# The shared weights stay frozen. *Gradient* is the paper's way: new embeddings from a random start. *Matching*, and *matching,
+# then gradient*, are ours: they start from the embeddings of those voxels of the crowd that would respond alike.
+
+# %%
+encoder, chosen = own_brain.join(lab, mine, lab.subjects)
+chosen.round(3)
+
+# %% [markdown]
+# ## Scores
+#
+# On your test images, which had no part in any choice. What to look for: which method comes closest to the noise ceiling (the
+# dashed line; unknown if no image was repeated).
+
+# %%
+predictions = own_brain.predictions(mine, encoder)
+table = mine.score_table(predictions)
+table.round(3)
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 4.2))
+figures.voxel_quartiles(ax, mine.voxel_r(predictions), {NAME: mine.ceiling_r(NAME)})
+lab.save(fig, "voxel_correlation")
+
+# %%
+by_area = mine.area_table(predictions)
+fig, ax = plt.subplots(figsize=(9, 4))
+figures.areas(ax, by_area) if len(by_area) else figures.text_only(ax, "these recordings name no areas")
+lab.save(fig, "areas")
+
+# %% [markdown]
+# ## Which clusters do your voxels fall into?
+#
+# The crowd's voxels, clustered by their embeddings and named by evidence as in `05_clusters`; each of your voxels joins the
+# nearest centre. What to look for: shares like the crowd's, since brains are alike; a cluster that you lack may lie outside of
+# what you measured.
+
+# %%
+crowd_clusters = own_brain.crowd_clusters(lab, encoder)
+labels = clusters.assign(crowd_clusters, encoder.subject("ours").detach().cpu().numpy())
+shares = own_brain.cluster_table(lab, crowd_clusters, labels)
+fig, ax = plt.subplots(figsize=(8, 4.4))
+figures.shares(ax, shares, "share of voxels")
+lab.save(fig, "clusters")
+
+# %% [markdown]
+# ## Take a map with you
+#
+# For a surface one GIFTI file per hemisphere, for a volume a NIfTI file on the grid of `reference`; without places, an archive.
+# The files lie in `own_brain/` beside this notebook's figures, with the crowd file.
+
+# %%
+voxel_maps = own_brain.voxel_maps(mine, predictions, labels)
+written, reason = own_brain.export(mine, voxel_maps, reference)
+print(", ".join(path.name for path in written), reason)
+
+# %%
+r = voxel_maps["r"]
+placed = mine.crowd[NAME].voxels if mine.crowd[NAME].space == "fsaverage5" else []
+fig = figures.cortex(r, placed, "r with the measured test responses", limit=0.8)
+lab.save(fig, "cortex")
+
+# %% [markdown]
+# ## What came out
+
+# %%
+print(own_brain.verdict(lab, mine, table))
+
+# %%
+lab.finish().head(12)

@@ -1,0 +1,126 @@
+"""Recordings brought by a reader, on the smallest simulated crowd."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ubrain import Lab, UbrainError, clusters, scores
+from ubrain.data.crowd import Crowd
+from ubrain.studies import own_brain
+from ubrain.studies.own_brain import METHODS, NAME, OURS
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out")))
+        yield Lab("98_test", profile="smoke")
+
+
+@pytest.fixture(scope="module")
+def files(lab):
+    return own_brain.recording(lab)
+
+
+@pytest.fixture(scope="module")
+def mine(lab, files):
+    return own_brain.bring(lab, files)
+
+
+@pytest.fixture(scope="module")
+def joined(lab, mine):
+    return own_brain.join(lab, mine, lab.subjects)
+
+
+def test_the_simulated_newcomer_is_nobody_of_the_crowd(lab, files):
+    responses = np.load(files.responses)
+    images = np.load(files.images)
+    assert responses.shape[1] not in (0, 1)
+    known = {lab.crowd.image(i).tobytes() for i in lab.crowd.image_ids}
+    assert not known & {image.tobytes() for image in images}
+
+
+def test_what_is_imported_is_what_was_simulated(lab, files, mine):
+    with Crowd(Path(files.images).with_name("simulated.h5")) as simulated:
+        before, after = simulated[simulated.subjects[0]], mine.crowd[NAME]
+        np.testing.assert_allclose(after.responses("test"), before.responses("test"), atol=1e-5)
+        assert list(after.voxels["areas"]) == list(before.voxels["areas"])
+        assert after.space == "fsaverage5"
+    assert not mine.crowd.simulated
+
+
+def test_files_are_listed_with_what_they_hold(files):
+    table = own_brain.file_table(files)
+    assert list(table.index) == ["images", "responses", "trials", "voxels", "test_images"]
+    n_trials = len(np.load(files.responses))
+    assert table.loc["trials", "holds"] == f"{n_trials} rows of image,session"
+    assert str(np.load(files.responses).shape) in table.loc["responses", "holds"]
+
+
+def test_your_own_files_take_the_newcomers_place(lab, tmp_path):
+    files = own_brain.recording(lab, str(tmp_path / "a.npy"), str(tmp_path / "r.npy"), transpose=True, trials=None, scanner="")
+    assert (files.images, files.responses) == (tmp_path / "a.npy", tmp_path / "r.npy")
+    assert files.transpose
+    assert files.trials is None
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"images": "a.npy"}, "images and responses belong together"),
+    ({"sessions": 3}, "unknown option 'sessions'"),
+])  # fmt: skip
+def test_incomplete_recordings_are_refused(lab, given, message):
+    with pytest.raises(UbrainError, match=message):
+        own_brain.recording(lab, **given)
+
+
+def test_each_method_gives_the_newcomer_embeddings_and_leaves_the_crowds_encoder_alone(lab, mine, joined):
+    encoder, table = joined
+    assert list(table.index) == list(METHODS)
+    for method in METHODS.values():
+        assert encoder.subject(method).shape == (mine.crowd[NAME].n_voxels, encoder.config.embedding_size)
+    crowd = lab.encoder(lab.subjects)
+    assert set(crowd.embeddings) == set(lab.subjects)
+    for name, parameter in crowd.state_dict().items():
+        np.testing.assert_array_equal(parameter.numpy(), encoder.state_dict()[name].numpy())
+
+
+def test_scores_are_those_of_the_predictions_and_share_the_notebooks_records(lab, mine, joined):
+    lab.records.clear()
+    found = own_brain.predictions(mine, joined[0])
+    table = mine.score_table(found).set_index("condition")
+    r = scores.correlation(found[OURS][NAME], mine.measured(NAME))
+    assert table.loc[OURS, "median_r"] == pytest.approx(np.nanmedian(r))
+    assert ("median_r", OURS, NAME) in {(x.name, x.condition, x.subject) for x in lab.records}
+    assert f"median r, {OURS}: {table.loc[OURS, 'median_r']:.3f}" in own_brain.verdict(lab, mine, table.reset_index())
+
+
+def test_shares_of_clusters_add_up(lab, joined):
+    encoder = joined[0]
+    e = np.concatenate([encoder.subject(s).detach().numpy() for s in lab.subjects])
+    found = clusters.kmeans(e, 3)
+    labels = clusters.assign(found, encoder.subject("ours").detach().numpy())
+    table = own_brain.cluster_table(lab, found, labels)
+    assert table.sum().to_list() == pytest.approx([1, 1])
+    assert table[own_brain.NAME].iloc[0] == np.mean(labels == 0)
+
+
+def test_a_map_holds_each_voxels_number_at_its_vertex(mine):
+    voxels = mine.crowd[NAME].voxels
+    values = np.arange(len(voxels), dtype=np.float32)
+    written, reason = own_brain.export(mine, {"number": values})
+    assert [p.name for p in written] == ["maps.lh.func.gii", "maps.rh.func.gii"]
+    assert not reason
+    left = nib.load(written[0]).darrays[0]
+    here = (voxels["hemisphere"] == "L").to_numpy()
+    np.testing.assert_array_equal(left.data[voxels["vertex"][here]], values[here])
+    assert left.meta["Name"] == "number"
+
+
+def test_without_places_there_is_an_archive_and_a_reason(mine, monkeypatch):
+    subject = mine.crowd[NAME]
+    monkeypatch.setitem(subject.__dict__, "voxels", subject.voxels.drop(columns="vertex"))
+    written, reason = own_brain.export(mine, {"number": np.zeros(subject.n_voxels)})
+    assert [p.name for p in written] == ["maps.npz"]
+    assert "places" in reason
