@@ -113,6 +113,16 @@ class TransferConfig:
     draws: int = 3  # of the images
     scratch_images: tuple[int, ...] = (100, 1000)  # and all there are: encoders trained on the newcomer only
     scratch_steps: int = 2000
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong assignments."""
+
+    draws: int = 20
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """How much work the clusters of voxel embeddings get."""
 
@@ -123,6 +133,9 @@ class ClusterConfig:
     least: int = 100  # voxels in the smallest cluster of HDBSCAN
     top: int = 20  # images that stand for a cluster
     map_sample: int = 20_000  # voxels that t-SNE sees
+
+
+@dataclass(frozen=True)
 class FieldsConfig:
     """How receptive fields are read off the attention."""
 
@@ -141,23 +154,6 @@ class AblationConfig:
     levels: tuple[tuple[int, ...], ...] = ((0,), (4,), (0, 2, 4))  # which of the profile's levels are kept, from 0
     voxels_per_step: tuple[int, ...] = (500, 20000)
     adapter_rank: int = 0  # above 0: also train from images, without adapters and with adapters of this rank
-class RetrievalConfig:
-    """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong assignments."""
-
-    draws: int = 20
-
-
-@dataclass(frozen=True)
-class ClusterConfig:
-    """How much work the clusters of voxel embeddings get."""
-
-    counts: tuple[int, ...] = (4, 6, 8, 10, 12, 16, 20, 25)  # numbers of clusters that are tried
-    runs: int = 10  # clusterings for each number
-    restarts: int = 4  # the best of so many starts is kept
-    components: int = 10  # principal components that the Gaussian mixture and HDBSCAN see
-    least: int = 100  # voxels in the smallest cluster of HDBSCAN
-    top: int = 20  # images that stand for a cluster
-    map_sample: int = 20_000  # voxels that t-SNE sees
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """How sure are we: paired bootstrap over images and voxels, permutation tests, false discovery rate."""
 
 import warnings
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +118,8 @@ def pearson(x: Array, y: Array) -> Array:
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     norm = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     return np.divide((x * y).sum(-1), norm, out=np.full_like(norm, np.nan), where=norm > 1e-12)
+
+
 def bootstrap_mean_of_subjects(
     values: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike], n_boot: int = 1000, seed: int = 0
 ) -> Interval:

@@ -1,5 +1,6 @@
 """One function per kind of figure: axes in, axes out; nothing is computed here, nothing is saved."""
 
+from ubrain.figures.ablations import ablations
 from ubrain.figures.clusters import (
     cluster_colours,
     colour_key,
@@ -13,7 +14,6 @@ from ubrain.figures.clusters import (
     plane,
     plane_colours,
 )
-from ubrain.figures.ablations import ablations
 from ubrain.figures.crowd import (
     areas,
     attention,
@@ -21,12 +21,11 @@ from ubrain.figures.crowd import (
     growth,
     images,
     measured_against_predicted,
-    retrieval,
     shares,
     truth,
     voxel_quartiles,
-)  # fmt: skip
-from ubrain.figures.overview import overview
+)
+from ubrain.figures.datasets import area_gains, joined, subject_gains
 from ubrain.figures.fields import (
     attention_on_images,
     field_agreement,
@@ -34,7 +33,8 @@ from ubrain.figures.fields import (
     level_use,
     receptive_fields,
     unknown_fields,
-from ubrain.figures.datasets import area_gains, joined, subject_gains
+)
+from ubrain.figures.overview import overview
 from ubrain.figures.retrieval import (
     controls,
     flat_cortex,
@@ -48,20 +48,10 @@ from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simul
 from ubrain.figures.transfer import learning_curves
 
 __all__ = [
-    "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images", "mark_simulated",
-    "measured_against_predicted", "overview", "retrieval", "text_only", "truth", "voxel_quartiles",
-    "CEILING", "CONDITIONS", "areas", "attention", "colour", "cortex", "finish", "growth", "images",
-    "learning_curves", "mark_simulated", "measured_against_predicted", "retrieval", "text_only", "truth", "voxel_quartiles",
-    "CEILING", "CONDITIONS", "areas", "attention", "cluster_colours", "colour", "colour_key", "composition", "cortex",
-    "count_choice", "finish", "flatmap", "flatmaps", "group_colours", "growth", "image_rows", "images", "mark_simulated",
-    "measured_against_predicted", "palette", "plane", "plane_colours", "retrieval", "text_only", "truth",
-    "voxel_quartiles",
-    "CEILING", "CONDITIONS", "ablations", "areas", "attention", "attention_on_images", "colour", "cortex", "field_agreement",
-    "field_positions", "finish", "growth", "images", "level_use", "mark_simulated", "measured_against_predicted",
-    "receptive_fields", "retrieval", "text_only", "truth", "unknown_fields", "voxel_quartiles",
-    "CEILING", "CONDITIONS", "area_gains", "areas", "attention", "colour", "controls", "cortex", "finish", "flat_cortex",
-    "growth", "hits_against", "hits_by_area", "images", "joined", "mark_simulated", "measured_against_predicted",
-    "responses_on_cortex", "retrieval", "retrieved", "subject_gains", "text_only", "truth", "voxel_quartiles",
-    "learning_curves", "mark_simulated", "measured_against_predicted", "retrieval", "shares", "text_only", "truth",
-    "voxel_quartiles",
+    "CEILING", "CONDITIONS", "ablations", "area_gains", "areas", "attention", "attention_on_images", "cluster_colours",
+    "colour", "colour_key", "composition", "controls", "cortex", "count_choice", "field_agreement", "field_positions",
+    "finish", "flat_cortex", "flatmap", "flatmaps", "group_colours", "growth", "hits_against", "hits_by_area", "image_rows",
+    "images", "joined", "learning_curves", "level_use", "mark_simulated", "measured_against_predicted", "overview",
+    "palette", "plane", "plane_colours", "receptive_fields", "responses_on_cortex", "retrieval", "retrieved", "shares",
+    "subject_gains", "text_only", "truth", "unknown_fields", "voxel_quartiles",
 ]  # fmt: skip

@@ -92,8 +92,6 @@ def method_table(lab: Lab, methods: Mapping[str, Clustering], voxels: pd.DataFra
 
 def known_table(lab: Lab, labels: NDArray, voxels: pd.DataFrame, condition: str = "") -> pd.DataFrame:
     """Agreement of clusters with the true types (simulated crowds) and with areas; recorded if a condition is given.
-def known_table(lab: Lab, labels: NDArray, voxels: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """Agreement of clusters with the true types (simulated crowds) and with areas; recorded.
 
     Returns
     -------
@@ -113,7 +111,6 @@ def known_table(lab: Lab, labels: NDArray, voxels: pd.DataFrame, condition: str)
             continue
         found = clusters.agreement(labels[which], groups)
         for measure, value in found.items() if condition else ():
-        for measure, value in found.items():
             lab.record(f"{measure} with {known}".lower(), value, condition, n=int(which.sum()), unit=measure)
         rows.append({"known": known, "n_voxels": int(which.sum()), "groups": groups.nunique(), **found})
     return pd.DataFrame(rows, columns=["known", "n_voxels", "groups", "ARI", "homogeneity", "completeness"])
@@ -244,8 +241,6 @@ def cluster_table(
     One row per cluster: name, voxels, subjects (how many have voxels in it), largest subject (its share of the voxels),
     areas that at least a fifth of the voxels are in, more than by chance, and the evidence of a name given by images.
     """
-def cluster_table(lab: Lab, named: Clustering, on_images: pd.DataFrame, in_areas: pd.DataFrame, voxels: pd.DataFrame) -> pd.DataFrame:
-    """One row per cluster: name, voxels, share of the smallest subject, areas, and the evidence of its name; recorded."""
     areas = clusters.names(in_areas, named.n_clusters, LEAST_SHARE_OF_VOXELS, most=3)
     rows = []
     for c, name in enumerate(named.names):
@@ -256,9 +251,6 @@ def cluster_table(lab: Lab, named: Clustering, on_images: pd.DataFrame, in_areas
         lab.record("cluster_size", size, f"{named.method}: {named.titles[c]}", n=len(voxels), unit="voxels")
         rows.append({"cluster": c + 1, "name": name, "voxels": size, "subjects": len(mine), "largest subject": mine.max(),
                      "areas": where, "evidence": text})  # fmt: skip
-        lab.record("cluster_size", named.sizes[c], f"cluster {c + 1}: {name}", n=len(voxels), unit="voxels")
-        rows.append({"cluster": c + 1, "name": name, "voxels": named.sizes[c], "subjects": len(mine),
-                     "largest subject": mine.max(), "areas": areas[c].replace(clusters.UNNAMED, "none"), "evidence": text})  # fmt: skip
     n_named = sum(name != clusters.UNNAMED for name in named.names)
     lab.record("named_clusters", n_named / max(named.n_clusters, 1), named.method, n=named.n_clusters, unit="share")
     return pd.DataFrame(rows).set_index("cluster")
@@ -290,7 +282,6 @@ def reliable(lab: Lab, encoder: UniversalEncoder, level: float = 0.05) -> NDArra
 def filter_table(
     lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame, keep: NDArray[np.bool_], full: Clustering
 ) -> pd.DataFrame:
-def filter_table(lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame, keep: NDArray[np.bool_], full: Clustering) -> pd.DataFrame:
     """Agreement with what is known when weak voxels are left out: of the fit, of the score, of both, of none; recorded.
 
     Parameters
@@ -379,7 +370,6 @@ def verdict(lab: Lab, named: Clustering, seeds: pd.DataFrame, held_out: pd.DataF
     for method, row in methods.iterrows():
         lines.append(f"{method}: {row['clusters']:.0f} clusters, {row['outliers']:.0%} outliers, "
                      f"ARI with k-means {row['ARI with k-means']:.2f}")  # fmt: skip
-        lines.append(f"{method}: {row['clusters']} clusters, {row['outliers']:.0%} outliers, ARI with k-means {row['ARI with k-means']:.2f}")
     return "\n".join(lines)
 
 
