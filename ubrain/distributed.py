@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from ubrain.errors import UbrainError
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # one process may write the checkpoint while the others wait
+TRAININGS = count()  # of this process, one after another
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # gradients travel where they are, scores by the CPU
 
 
@@ -50,7 +52,10 @@ class Group:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         try:
-            dist.init_process_group(BACKENDS[self.device.type], timeout=PATIENCE)
+            store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+            mine = dist.PrefixStore(f"training {next(TRAININGS)}", store)  # torchrun keeps what an earlier training has left
+            dist.init_process_group(BACKENDS[self.device.type], store=mine, rank=self.rank, world_size=self.size,
+                                    timeout=PATIENCE)  # fmt: skip
         except (RuntimeError, ValueError) as error:
             raise UbrainError(f"process {self.rank} of {self.size} cannot join the others ({_reason(error)}); start all "
                               f"with torchrun or accelerate launch") from error  # fmt: skip

@@ -196,6 +196,15 @@ def test_other_forms_give_the_same(root: Path, out: Path, run: Callable[..., str
     check(out, subject)
 
 
+def test_repeats_have_the_numbers_that_the_file_gives(root: Path, out: Path, run: Callable[..., str]) -> None:
+    subject = Subject()
+    subject.trials = [("000000262145.jpg", "test", k) for k in (2, 0, 1)] + [(image, "train", 0) for image in TRAIN]
+    write(root, subject)
+    run(root)
+    with h5py.File(out) as file:
+        assert file["subjects/mosaic-sub-01_NSD/trials/repeat"][:3].tolist() == [2, 0, 1]
+
+
 def test_repeats_are_sorted_as_numbers(root: Path, out: Path, run: Callable[..., str]) -> None:
     subject = Subject()
     subject.trials = [("000000262145.jpg", "test", k) for k in range(12)] + [(image, "train", 0) for image in TRAIN]
