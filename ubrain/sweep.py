@@ -256,11 +256,13 @@ def _ending(running: dict[str, subprocess.Popen]) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         for process in running.values():
             process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
+        until = time.monotonic() + PATIENCE
         for process in running.values():
             try:
-                process.wait(PATIENCE)
+                process.wait(max(0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 def _start(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:

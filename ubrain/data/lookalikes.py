@@ -1,7 +1,7 @@
 """Which images of a crowd file are one picture: resized, compressed, cropped, mirrored, turned, or with swapped channels."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import h5py
@@ -60,21 +60,29 @@ class Gallery:
 
     Attributes
     ----------
+    pixels : gives the image of a row of the crowd file, (height, width, 3).
     rows : (n_images,), rows in the crowd file, ascending.
     thumbnails : (n_images, SIDE, SIDE, 3) uint8
     altered : (n_images,), whether the pixels are not those whose digest is in the file.
     contrast : (n_images,), standard deviation over pixels and channels, in steps of 0..255.
     """
 
-    file: h5py.File
+    pixels: Callable[[int], NDArray[np.uint8]]
     rows: Rows
     thumbnails: Thumbnails
     altered: NDArray[np.bool_]
     contrast: NDArray[np.float64]
+    _kept: dict[bytes, tuple[NDArray, NDArray]] = field(default_factory=dict)
 
-    def pixels(self, row: int) -> NDArray[np.uint8]:
-        """The image of a row of the crowd file, (height, width, 3)."""
-        return _pixels(self.file, row)
+    def outlines(self, places: Rows) -> tuple[NDArray, NDArray]:
+        """What images share, (SIDE, SIDE, 3), and their outlines less that; kept until other images are asked for."""
+        key = places.tobytes()
+        if key not in self._kept:
+            self._kept.clear()
+            mean = self.thumbnails[places[:: max(1, len(places) // 5000)]].mean(0)
+            blocks = [_outlines(self.thumbnails[places[s : s + BLOCK]] - mean) for s in range(0, len(places), BLOCK)]
+            self._kept[key] = mean, np.concatenate(blocks)
+        return self._kept[key]
 
     def places(self, rows: Rows) -> Rows:
         """Where in this gallery the given rows of the crowd file are; rows that are not here are left out."""
@@ -86,13 +94,13 @@ def make_gallery(file: h5py.File, rows: Rows) -> Gallery:
     rows = np.unique(rows)
     thumbnails = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
     altered, contrast = np.zeros(len(rows), bool), np.zeros(len(rows))
-    known = file["images/content"].asstr()[:]
+    known, read = file["images/content"].asstr()[:], _reader(file)
     for place in track(np.lexsort((file["images/row"][:][rows], *file["images/shape"][:][rows].T)), len(rows), "images"):
-        pixels = _pixels(file, rows[place])
+        pixels = read(rows[place])
         thumbnails[place] = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
         altered[place] = content_digest(pixels) != known[rows[place]]
         contrast[place] = pixels.std()
-    return Gallery(file, rows, thumbnails, altered, contrast)
+    return Gallery(read, rows, thumbnails, altered, contrast)
 
 
 def find_lookalikes(
@@ -120,8 +128,7 @@ def find_lookalikes(
     if not len(images) or not len(others):
         return
     change = VARIANTS[variant]
-    mean = gallery.thumbnails[others[:: max(1, len(others) // 5000)]].mean(0)
-    pairs = _candidates(gallery.thumbnails, images, others, change, mean)
+    pairs = _candidates(gallery, images, others, change)
     for i, j in sorted(pairs, key=lambda pair: -pairs[pair])[:most]:
         a, b = gallery.rows[i], gallery.rows[j]
         if crops:
@@ -135,10 +142,11 @@ def find_lookalikes(
 
 
 def _candidates(
-    thumbnails: Thumbnails, images: Rows, others: Rows, change: Callable[[NDArray], NDArray], mean: NDArray
+    gallery: Gallery, images: Rows, others: Rows, change: Callable[[NDArray], NDArray]
 ) -> dict[tuple[int, int], float]:
     """Pairs (image, other) of places that are worth a closer look, with the correlation of their outlines."""
-    against = np.concatenate([_outlines(thumbnails[others[s : s + BLOCK]] - mean) for s in range(0, len(others), BLOCK)])
+    thumbnails = gallery.thumbnails
+    mean, against = gallery.outlines(others)
     pairs: dict[tuple[int, int], float] = {}
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]
@@ -279,6 +287,7 @@ def _colourfulness(image: NDArray) -> float:
     return float(image.std(2).mean())
 
 
-def _pixels(file: h5py.File, row: int) -> NDArray[np.uint8]:
-    height, width = file["images/shape"][row]
-    return file[f"images/pixels/{height}x{width}"][file["images/row"][row]]
+def _reader(file: h5py.File) -> Callable[[int], NDArray[np.uint8]]:
+    """A function from a row of the crowd file to its image; what it looks up is looked up once."""
+    shapes, places, pixels = file["images/shape"][:], file["images/row"][:], dict(file["images/pixels"].items())
+    return lambda row: pixels["{}x{}".format(*shapes[row])][places[row]]
