@@ -356,38 +356,35 @@ class _Block:
         self.root = torch.linalg.cholesky(covariance + floor)  # e = m + root z
 
     def held_out_r(self, pulls: Sequence[float]) -> Tensor:
-        """Correlation on held-out images for each pull, (n_pulls, n_voxels)."""
+        """Correlation on held-out images for each pull, (n_pulls, n_voxels), after the first step, which they share."""
         predicted: list[list[Tensor]] = [[] for _ in pulls]
         folds = self.newcomer.folds()
         for matched, (images, held) in zip(self.prior.of_fold, folds, strict=True):
-            for out, z in zip(predicted, self.solve(matched, images, pulls), strict=True):
+            zero, noise = self.start(matched, images)
+            gram, right = self.normal_equations(matched, zero, images)
+            for out, pull in zip(predicted, pulls, strict=True):
+                z = _solve(gram, right, pull * noise) if pull < math.inf else zero
                 out.append(self.newcomer.head.respond(self.embedding(matched, z), held))
         held_out = np.concatenate([held for _, held in folds])
         return torch.stack([(_unit(torch.cat(p)) * _unit(self.y[held_out])).sum(0) for p in predicted])
 
     def fit(self, pull: float) -> Tensor:
         """Embeddings (n_voxels, E) from all images."""
-        images = np.arange(len(self.y))
-        (z,) = self.solve(self.prior.matched, images, [pull])
-        return self.embedding(self.prior.matched, z)
+        matched, images = self.prior.matched, np.arange(len(self.y))
+        z, noise = self.start(matched, images)
+        for _ in range(self.newcomer.config.steps if pull < math.inf else 0):
+            gram, right = self.normal_equations(matched, z, images)
+            z = self.shorten(matched, images, z, _solve(gram, right, pull * noise), pull * noise)
+        return self.embedding(matched, z)
+
+    def start(self, matched: Matched, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """z = 0 (n_voxels, E), and the variance of each voxel's noise (n_voxels,)."""
+        noise = self.y[images].var(0) * matched.noise[self.voxels].clamp_min(LEAST_NOISE) + TINY
+        return torch.zeros_like(matched.mean[self.voxels]), noise
 
     def embedding(self, matched: Matched, z: Tensor) -> Tensor:
         """The embedding at z, (n_voxels, E): the mean of the matching, and z times the root of the crowd's covariance."""
         return matched.mean[self.voxels] + z @ self.root.T
-
-    def solve(self, matched: Matched, images: NDArray[np.int64], pulls: Sequence[float]) -> list[Tensor]:
-        """z (n_voxels, E) for each pull, by Gauss–Newton from 0; the first step is shared by all pulls."""
-        y, zero = self.y[images], torch.zeros_like(matched.mean[self.voxels])
-        noise = y.var(0) * matched.noise[self.voxels].clamp_min(LEAST_NOISE) + TINY
-        first = self.normal_equations(matched, zero, images)
-        found = []
-        for pull in pulls:
-            z = zero
-            for step in range(self.newcomer.config.steps if pull < math.inf else 0):
-                gram, right = self.normal_equations(matched, z, images) if step else first
-                z = self.shorten(matched, images, z, _solve(gram, right, pull * noise), pull * noise)
-            found.append(z)
-        return found
 
     def normal_equations(self, matched: Matched, z: Tensor, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """AᵀA and Aᵀ(y − f(z) + A z), with A the slope of the responses in z: (n_voxels, E, E), (n_voxels, E)."""
