@@ -139,6 +139,8 @@ def flatmap(ax: Axes, voxels: pd.DataFrame, colours: ArrayLike, hemisphere: str,
 def flatmaps(voxels: pd.DataFrame, colours: ArrayLike, outlines: Mapping[str, pd.DataFrame]) -> Figure:
     """A `flatmap` of both hemispheres of each subject, all of the same part of the cortex.
 
+    A few voxels may be out of sight: those that the cut of the flat surface has put far from the others.
+
     Parameters
     ----------
     voxels : subject, hemisphere and vertex of each voxel.
@@ -181,11 +183,11 @@ def _flat(hemisphere: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDAr
 
 
 def _frame(ax: Axes, voxels: pd.DataFrame, hemisphere: str) -> None:
-    """Show the part of the surface where these voxels are."""
+    """Show the part of the surface where nearly all of these voxels are: a cut may put a few far from the others."""
     here = voxels[(voxels["hemisphere"] == hemisphere) & (voxels["vertex"] >= 0)]
     if len(here):
         xy = _flat(hemisphere)[0][here["vertex"].to_numpy(dtype=int)]
-        (left, bottom), (right, top) = xy.min(0) - 2 * REACH, xy.max(0) + 2 * REACH
+        (left, bottom), (right, top) = np.percentile(xy, 4, axis=0) - 3 * REACH, np.percentile(xy, 96, axis=0) + 3 * REACH
         ax.set(xlim=(left, right), ylim=(bottom, top))
 
 
