@@ -33,11 +33,13 @@ subjects = None
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 
 import ubrain
 from ubrain import clusters, figures
 from ubrain.studies import clustering
 
+pd.options.display.max_colwidth = 120
 lab = ubrain.Lab("05_clusters", crowd, profile, seed, subjects)
 encoder = lab.encoder(lab.subjects)
 embeddings, voxels = clustering.gather(lab, encoder)
@@ -92,6 +94,8 @@ held_out.round(3) if len(held_out) else "one subject only: none can be held out"
 # images of all subjects. A cluster gets a name only from evidence: in a simulation, a category or place that is on at
 # least half of its top images, and more often than on all images (hypergeometric test, false discovery rate 5 %). The
 # images of recordings come without descriptions; there an area names a cluster if it has at least a fifth of its voxels.
+# A name says what is on the preferred images, not why: a cluster of early voxels may be named after things that have much
+# contrast. So the areas stand beside it.
 
 # %%
 rows = clustering.test_rows(lab)
@@ -124,7 +128,8 @@ lab.save(fig, "areas")
 # ## Clusters on the cortex
 #
 # The flattened surface (fsaverage5) of each subject, left and right hemisphere, with outlines of areas. Where a subject
-# has few voxels, the outlines come from the voxels of all subjects. Areas were not used to find the clusters.
+# has few voxels, the outlines come from the voxels of all subjects. Areas were not used to find the clusters. A few voxels are
+# out of sight, since the surface has to be cut somewhere to be flattened.
 
 # %%
 colours = figures.cluster_colours(named.labels, named.n_clusters)
@@ -197,7 +202,7 @@ clustering.filter_table(lab, embeddings, voxels, keep, methods["k-means"]).round
 #
 # The largest cluster outside of the early areas, clustered again by the same rule. The images are those that a sub-cluster
 # is predicted to prefer **more than its whole cluster**. What to look for: what differs, now that the main preference is
-# taken away? If a simulation, compare the true receptive fields, too.
+# taken away? In a simulation, compare the true receptive fields, too.
 
 # %%
 largest = clustering.largest_category_cluster(named, voxels)

@@ -99,7 +99,7 @@ def unit(embeddings: ArrayLike) -> Array:
     return e / length
 
 
-def kmeans(embeddings: ArrayLike, n_clusters: int, restarts: int = 4, seed: int = 0) -> Clustering:
+def kmeans(embeddings: ArrayLike, n_clusters: int, restarts: int = 10, seed: int = 0) -> Clustering:
     """K-means, as in the paper; by mini-batches for more than 50,000 voxels.
 
     Parameters
@@ -116,7 +116,7 @@ def kmeans(embeddings: ArrayLike, n_clusters: int, restarts: int = 4, seed: int 
     return _clustering("k-means", e, full.labels_, full.cluster_centers_)
 
 
-def mixture(embeddings: ArrayLike, n_clusters: int, components: int = 10, restarts: int = 4, seed: int = 0) -> Clustering:
+def mixture(embeddings: ArrayLike, n_clusters: int, components: int = 10, restarts: int = 10, seed: int = 0) -> Clustering:
     """Gaussian mixture with full covariances on the first principal components, fitted on at most 20,000 voxels.
 
     Shapes as in `kmeans`. Clusters may be long, flat and of different size, which k-means does not allow.
@@ -177,7 +177,7 @@ def assign(clustering: Clustering, embeddings: ArrayLike) -> Labels:
 
 
 def count_table(
-    embeddings: ArrayLike, counts: Sequence[int], runs: int = 5, share: float = 0.8, restarts: int = 4, seed: int = 0
+    embeddings: ArrayLike, counts: Sequence[int], runs: int = 5, share: float = 0.8, restarts: int = 10, seed: int = 0
 ) -> pd.DataFrame:
     """How well k-means does with different numbers of clusters.
 
@@ -222,7 +222,7 @@ def pair_agreement(labels: Sequence[Labels]) -> NDArray[np.float64]:
 
 
 def without_each_subject(
-    embeddings: Mapping[str, ArrayLike], full: Clustering, restarts: int = 4, seed: int = 0
+    embeddings: Mapping[str, ArrayLike], full: Clustering, restarts: int = 10, seed: int = 0
 ) -> dict[str, float]:
     """Do the clusters of the others hold for a subject: centres are fitted without it, its voxels join the nearest.
 

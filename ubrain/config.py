@@ -128,7 +128,7 @@ class ClusterConfig:
 
     counts: tuple[int, ...] = (4, 6, 8, 10, 12, 16, 20, 25)  # numbers of clusters that are tried
     runs: int = 10  # clusterings for each number
-    restarts: int = 4  # the best of so many starts is kept
+    restarts: int = 10  # the best of so many starts is kept
     components: int = 10  # principal components that the Gaussian mixture and HDBSCAN see
     least: int = 100  # voxels in the smallest cluster of HDBSCAN
     top: int = 20  # images that stand for a cluster

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from matplotlib.tri import Triangulation
 from nilearn import datasets, surface
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
@@ -90,9 +91,9 @@ def plane(ax: Axes, places: ArrayLike, colours: ArrayLike, keys: Mapping[str, tu
     colours : (n_voxels, 3)
     keys : what a colour means; drawn as a legend below.
     """
-    xy = np.asarray(places)
-    order = np.random.default_rng(0).permutation(len(xy))  # no group covers another
-    ax.scatter(*xy[order].T, c=np.asarray(colours)[order], s=max(1.5, min(8, 20_000 / len(xy))), lw=0, rasterized=True)
+    order = np.random.default_rng(0).permutation(len(np.asarray(places)))  # no group covers another
+    x, y = np.asarray(places)[order].T
+    ax.scatter(x, y, c=np.asarray(colours)[order], s=max(1.5, min(8, 20_000 / len(x))), lw=0, rasterized=True)
     ax.set(title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
     if keys:
         dots = [Line2D([], [], marker="o", ls="", ms=6, color=colour, label=name) for name, colour in keys.items()]
@@ -126,7 +127,8 @@ def flatmap(ax: Axes, voxels: pd.DataFrame, colours: ArrayLike, hemisphere: str,
         return text_only(ax, "this crowd file does not say where\non fsaverage5 these voxels are")
     near, found = _nearest_voxel(xy, voxels["vertex"].to_numpy()[mine], xy[faces].mean(1))
     face_colours[found] = np.asarray(colours)[mine][near[found]]
-    ax.add_collection(PolyCollection(xy[faces], facecolors=face_colours, edgecolors="face", linewidths=0.1, rasterized=True))
+    look = {"facecolors": face_colours, "edgecolors": "face", "linewidths": 0.1, "rasterized": True}
+    ax.add_collection(PolyCollection(list(xy[faces]), **look))
     _outlines(ax, xy, faces, outlines[outlines["hemisphere"] == hemisphere])
     _frame(ax, pd.concat([voxels, outlines]), hemisphere)
     ax.set_aspect("equal")
@@ -136,6 +138,8 @@ def flatmap(ax: Axes, voxels: pd.DataFrame, colours: ArrayLike, hemisphere: str,
 
 def flatmaps(voxels: pd.DataFrame, colours: ArrayLike, outlines: Mapping[str, pd.DataFrame]) -> Figure:
     """A `flatmap` of both hemispheres of each subject, all of the same part of the cortex.
+
+    A few voxels may be out of sight: those that the cut of the flat surface has put far from the others.
 
     Parameters
     ----------
@@ -179,11 +183,11 @@ def _flat(hemisphere: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDAr
 
 
 def _frame(ax: Axes, voxels: pd.DataFrame, hemisphere: str) -> None:
-    """Show the part of the surface where these voxels are."""
+    """Show the part of the surface where nearly all of these voxels are: a cut may put a few far from the others."""
     here = voxels[(voxels["hemisphere"] == hemisphere) & (voxels["vertex"] >= 0)]
     if len(here):
         xy = _flat(hemisphere)[0][here["vertex"].to_numpy(dtype=int)]
-        (left, bottom), (right, top) = xy.min(0) - 2 * REACH, xy.max(0) + 2 * REACH
+        (left, bottom), (right, top) = np.percentile(xy, 4, axis=0) - 3 * REACH, np.percentile(xy, 96, axis=0) + 3 * REACH
         ax.set(xlim=(left, right), ylim=(bottom, top))
 
 
@@ -200,14 +204,15 @@ def _outlines(ax: Axes, xy: NDArray, faces: NDArray, known: pd.DataFrame) -> Non
     vertices, areas = known["vertex"].to_numpy(dtype=int), known["area"].to_numpy()
     distance, near = cKDTree(xy[vertices]).query(xy, k=min(5, len(vertices)))
     near, far = near.reshape(len(xy), -1), distance.reshape(len(xy), -1) > REACH
+    triangles = Triangulation(xy[:, 0], xy[:, 1], faces)
     for area in dict.fromkeys(areas):
         votes = np.where(far, 0.0, areas[near] == area).sum(1) / np.maximum((~far).sum(1), 1)
         if (votes > 0.5).sum() < 3:
             continue
-        ax.tricontour(*xy.T, faces, votes, levels=[0.5], colors="black", linewidths=0.9)
-        middle = np.median(xy[votes > 0.5], axis=0)
+        ax.tricontour(triangles, votes, levels=[0.5], colors="black", linewidths=0.9)
+        x, y = np.median(xy[votes > 0.5], axis=0)
         halo = withStroke(linewidth=1.8, foreground="white")
-        ax.text(*middle, area, fontsize=6, ha="center", va="center", path_effects=[halo], clip_on=True)
+        ax.text(x, y, area, fontsize=6, ha="center", va="center", path_effects=[halo], clip_on=True)
 
 
 def image_rows(axes: NDArray, pixels: Sequence[Sequence[NDArray]], titles: Sequence[str]) -> NDArray:
