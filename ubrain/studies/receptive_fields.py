@@ -216,7 +216,7 @@ def distances(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def use_of_levels(lab: Lab, readings: dict[str, Reading], condition: str = CROWD) -> pd.DataFrame:
-    """Mean use of each level and mean depth per area, over the voxels of all subjects; recorded.
+    """Mean use of each level and mean depth per area, over the voxels of all subjects; recorded, and the depth per subject.
 
     Returns
     -------
@@ -224,6 +224,8 @@ def use_of_levels(lab: Lab, readings: dict[str, Reading], condition: str = CROWD
     each level ("level 1", ...), as in `ubrain.fields.level_weights`.
     """
     rows = []
+    for s, reading in readings.items():
+        lab.record("depth", fields.depth(reading.share).mean(), condition, s, n=reading.share.shape[1], unit="level")
     for area, mine in _depths(lab, readings).groupby("area", sort=False):
         if len(mine) >= LEAST:
             found = stats.bootstrap(_mean, mine["depth"], n_boot=lab.profile.bootstrap, seed=lab.seed)
