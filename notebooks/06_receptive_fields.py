@@ -110,6 +110,14 @@ figures.field_agreement(axes, found, controls) if len(found) else figures.unknow
 lab.save(fig, "agreement")
 
 # %% [markdown]
+# Receptive fields grow with eccentricity. An attention that only spreads more the further out a voxel looks has a size that
+# correlates with the known one, without knowing it. What is left of the correlation of sizes at equal eccentricity:
+
+# %%
+sizes = study.size_beyond_eccentricity(lab, table)
+sizes.round(3)
+
+# %% [markdown]
 # Each voxel of the early areas as a dot. On the dashed line, the estimated place is the known one. Dots that follow a
 # flatter line than the dashed one are right in order but pulled to the middle.
 
@@ -167,7 +175,7 @@ gaps.round(3)
 # range of both controls.
 
 # %%
-print(study.verdict(lab, found, controls, away, gaps))
+print(study.verdict(lab, found, controls, sizes, away, gaps))
 
 # %%
 lab.finish().head(12)

@@ -14,8 +14,10 @@ def test_every_variant_is_drawn_at_its_difference():
         "variant": ["a", "b", "c"], "group": ["g", "g", "h"], "against": ["full", "full", "b"], "difference": [-0.1, 0.0, 0.2],
         "low": [-0.2, -0.1, 0.1], "high": [0.0, 0.1, 0.3], "pairs": [np.array([-0.1, -0.12])] * 3,
     })  # fmt: skip
-    _, ax = plt.subplots()
+    _, (ax, other) = plt.subplots(1, 2, sharey=True)
     figures.ablations(ax, table, "median r")
+    figures.ablations(other, table, "top-1")
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first variant is on top
     means = next(line for line in ax.lines if len(line.get_xdata()) == 3)
     assert list(means.get_xdata()) == [-0.1, 0.0, 0.2]
     gaps = np.diff(means.get_ydata())

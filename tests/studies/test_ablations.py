@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import ttest_1samp
 
 from ubrain import train
@@ -78,6 +79,21 @@ def test_variants_are_trained_and_scored_for_every_seed_and_subject(lab):
     sizes = table.groupby("variant")["shared"].first()
     assert sizes["level 2 only"] < sizes[study.FULL]
     assert len({(r.name, r.condition, r.subject) for r in lab.records}) == len(lab.records) == len(table)
+
+
+def test_adapters_are_trained_from_images_and_kept_with_the_encoder(lab, monkeypatch):
+    vit = BackboneConfig("vit_tiny_patch16_224", "random", (1,), 32, None, True, 0)
+    ablations = replace(lab.profile.ablations, adapter_rank=2)
+    monkeypatch.setattr(lab, "profile", replace(lab.profile, backbone=vit, ablations=ablations))
+    *_, images, adapters = study.variants(lab, steps=2)
+    first = study.train_all(lab, [images, adapters], 2)
+    monkeypatch.setattr(lab, "records", [])
+    again = study.train_all(lab, [images, adapters], 2)  # from the run cache
+    pd.testing.assert_frame_equal(first, again)
+    moved = study._source(lab, adapters, lab.seed)
+    lab.encoder(study.subjects_of(lab), adapters.encoder, adapters.training, lab.seed, moved)
+    start = study._source(lab, adapters, lab.seed).adapters.state_dict()
+    assert any(not torch.equal(t, start[n]) for n, t in moved.adapters.state_dict().items())
 
 
 def scored(values):

@@ -75,6 +75,22 @@ def test_shuffles_stay_within_their_groups():
     assert len(np.unique(shuffled, axis=0)) == 12
 
 
+def test_a_size_that_only_follows_eccentricity_is_no_size(lab, readings):
+    table = study.field_table(lab, readings, VIEW)
+    eccentricity = np.hypot(table["true_x"], table["true_y"])
+    noise = np.random.default_rng(0).normal(size=len(table))
+    table["true_sigma"], table["sigma"] = 0.3 + 0.2 * eccentricity + 0.01 * noise, eccentricity
+    follows = study.size_beyond_eccentricity(lab, table).set_index("area")
+    table["sigma"] = eccentricity + noise
+    knows = study.size_beyond_eccentricity(lab, table).set_index("area")
+    assert follows.empty  # nothing is left of it
+    assert knows["r"].to_numpy() == pytest.approx(1)
+    x, y, z = np.random.default_rng(1).normal(size=(3, 30))
+    fit = np.c_[np.ones(30), z]
+    rest = [v - fit @ np.linalg.lstsq(fit, v)[0] for v in (x, y)]
+    assert study._partial(x, y, z) == pytest.approx(pearsonr(*rest)[0])
+
+
 def test_distances_compare_with_the_middle_of_the_image(lab, readings):
     table = study.field_table(lab, readings, VIEW)
     table["x"], table["y"] = table["true_x"] + 0.3, table["true_y"] - 0.4
@@ -145,11 +161,12 @@ def test_a_recording_without_prf_maps_has_no_known_fields(lab, monkeypatch):
 def test_the_verdict_says_what_is_above_the_controls(lab, readings):
     table = study.field_table(lab, readings, VIEW)
     found, controls = study.agreement(lab, table), study.layout_alone(lab, table)
-    text = study.verdict(lab, found, controls, study.distances(lab, table), study.depth_gap(lab, readings))
+    sizes = study.size_beyond_eccentricity(lab, table)
+    text = study.verdict(lab, found, controls, sizes, study.distances(lab, table), study.depth_gap(lab, readings))
     r = found.set_index(["area", "field", "quantity"])["r"]["V1", study.BY_USE, "y"]
     assert f"vertical position: V1 {r:.2f}" in text
     assert "higher areas read deeper than V1–V3: gap +0.70 levels" in text
-    nothing = study.verdict(lab, found.iloc[:0], controls.iloc[:0], None, pd.DataFrame())
+    nothing = study.verdict(lab, found.iloc[:0], controls.iloc[:0], sizes.iloc[:0], None, pd.DataFrame())
     assert "knows no receptive fields" in nothing
     assert "not enough voxels" in nothing
 

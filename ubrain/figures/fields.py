@@ -144,7 +144,7 @@ def level_use(axes: Sequence[Axes], table: pd.DataFrame) -> Sequence[Axes]:
     for ax in axes:
         ax.set_axisbelow(True)
         ax.set_yticks(range(len(order)), order)
-        ax.invert_yaxis()
+        ax.set_ylim(len(order) - 0.4, -0.6)
         finish(ax, legend="above")
     return axes
 

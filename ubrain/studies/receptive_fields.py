@@ -168,6 +168,28 @@ def layout_alone(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["condition", "area", "field", "quantity", "r", "low", "high", "n_voxels"])
 
 
+def size_beyond_eccentricity(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
+    """Partial correlation of estimated with known size at equal known eccentricity, per area, levels by use; recorded.
+
+    Receptive fields grow with eccentricity. So an attention that only spreads more the further out a voxel looks has a
+    size that correlates with the known one, without knowing it.
+
+    Returns
+    -------
+    One row per area: area, r, low, high, n_voxels; no rows if no size is known.
+    """
+    rows = []
+    for (area, _), mine in _by_area(table[table["field"] == BY_USE]):
+        eccentricity = np.hypot(mine["true_x"], mine["true_y"])
+        found = stats.bootstrap(_partial, mine["sigma"], mine["true_sigma"], eccentricity,
+                                n_boot=lab.profile.bootstrap, seed=lab.seed)  # fmt: skip
+        if found.n >= LEAST and np.isfinite(found.value):
+            rows.append([area, found.value, found.low, found.high, found.n])
+            lab.record(f"field_r of sigma at equal eccentricity in {area}", found.value, f"{CROWD}, {BY_USE}",
+                       interval=found, unit="r")  # fmt: skip
+    return pd.DataFrame(rows, columns=["area", "r", "low", "high", "n_voxels"])
+
+
 def distances(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
     """How far estimated centres are from the known ones, and by how much nearer than the middle of the image; recorded.
 
@@ -194,7 +216,7 @@ def distances(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def use_of_levels(lab: Lab, readings: dict[str, Reading], condition: str = CROWD) -> pd.DataFrame:
-    """Mean use of each level and mean depth per area, over the voxels of all subjects; recorded.
+    """Mean use of each level and mean depth per area, over the voxels of all subjects; recorded, and the depth per subject.
 
     Returns
     -------
@@ -202,6 +224,8 @@ def use_of_levels(lab: Lab, readings: dict[str, Reading], condition: str = CROWD
     each level ("level 1", ...), as in `ubrain.fields.level_weights`.
     """
     rows = []
+    for s, reading in readings.items():
+        lab.record("depth", fields.depth(reading.share).mean(), condition, s, n=reading.share.shape[1], unit="level")
     for area, mine in _depths(lab, readings).groupby("area", sort=False):
         if len(mine) >= LEAST:
             found = stats.bootstrap(_mean, mine["depth"], n_boot=lab.profile.bootstrap, seed=lab.seed)
@@ -293,7 +317,7 @@ def angles(table: pd.DataFrame, known: bool = False) -> tuple[NDArray[np.float64
 
 
 def verdict(
-    lab: Lab, found: pd.DataFrame, controls: pd.DataFrame, away: pd.DataFrame | None, gaps: pd.DataFrame
+    lab: Lab, found: pd.DataFrame, controls: pd.DataFrame, sizes: pd.DataFrame, away: pd.DataFrame | None, gaps: pd.DataFrame
 ) -> str:
     """What the numbers say, in words.
 
@@ -301,6 +325,7 @@ def verdict(
     ----------
     found : `agreement` of the trained encoder.
     controls : `layout_alone` and `agreement` of an untrained encoder, one after the other.
+    sizes : `size_beyond_eccentricity`.
     away : `distances`, where places are in degrees.
     gaps : `depth_gap` of both encoders, one after the other.
     """
@@ -319,6 +344,9 @@ def verdict(
         lines.append(f"{what}: {shown}; interval above all controls in {above.sum()} of {len(rows)} areas"
                      f"{': ' + ', '.join(rows.index[above]) if above.any() else ''}")  # fmt: skip
         lab.record(f"field_areas_above_controls of {q}", above.mean(), f"{CROWD}, {BY_USE}", n=len(rows), unit="share")
+    if len(sizes):
+        lines.append(f"size at equal eccentricity: interval above 0 in {(sizes['low'] > 0).sum()} of {len(sizes)} areas: "
+                     f"{', '.join(sizes['area'][sizes['low'] > 0]) or 'none'}")  # fmt: skip
     if away is not None and len(away):
         nearer = list(away["area"][away["low"] > 0])
         lines.append(f"centres are nearer to the known ones than the middle of the image is, in {len(nearer)} of "
@@ -393,6 +421,13 @@ def _mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _median(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.median(x, -1)
+
+
+def _partial(x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlation of x and y along the last axis with the linear part of z taken from both."""
+    xy, xz, yz = stats.pearson(x, y), stats.pearson(x, z), stats.pearson(y, z)
+    rest = np.sqrt((1 - xz**2) * (1 - yz**2))
+    return np.divide(xy - xz * yz, rest, out=np.full_like(rest, np.nan), where=rest > 1e-9)
 
 
 def _gap(depth: NDArray[np.float64], early: NDArray[np.float64]) -> NDArray[np.float64]:
