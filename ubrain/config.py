@@ -95,7 +95,7 @@ class BaselineConfig:
 class RetrievalConfig:
     """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong assignments."""
 
-    draws: int = 20
+    draws: int = 10
 
 
 @dataclass(frozen=True)
