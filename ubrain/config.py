@@ -119,7 +119,7 @@ class TransferConfig:
 class RetrievalConfig:
     """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong assignments."""
 
-    draws: int = 20
+    draws: int = 10
 
 
 @dataclass(frozen=True)

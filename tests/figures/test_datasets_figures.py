@@ -17,8 +17,8 @@ def no_window():
 
 
 def test_gains_stand_with_their_subject_and_interval():
-    table = pd.DataFrame({"of": "two", "over": ["crowd", "crowd", "alone", "alone"], "subject": ["S7", "S8", "S7", "S8"],
-                          "gain": [0.1, 0.2, 0.3, 0.4]})  # fmt: skip
+    table = pd.DataFrame({"dataset": "3T", "of": "two", "over": ["crowd", "crowd", "alone", "alone"],
+                          "subject": ["S7", "S8", "S7", "S8"], "gain": [0.1, 0.2, 0.3, 0.4]})  # fmt: skip
     _, ax = plt.subplots()
     figures.subject_gains(ax, table.assign(low=table["gain"] - 0.05, high=table["gain"] + 0.1), ["first", "second"])
     first, second = (c[0] for c in ax.containers)
@@ -26,7 +26,7 @@ def test_gains_stand_with_their_subject_and_interval():
     assert list(np.round(first.get_xdata())) == [0, 1]
     np.testing.assert_allclose(ax.containers[0][2][0].get_segments()[0][:, 1], [0.05, 0.2])
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["first", "second"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["S7", "S8"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["S7\n3T", "S8\n3T"]
 
 
 def test_an_area_that_one_dataset_lacks_moves_nobody():

@@ -16,7 +16,7 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str]) -> Axes:
 
     Parameters
     ----------
-    table : one row per comparison and subject: of, over, subject, gain, low, high.
+    table : one row per comparison and subject: dataset, of, over, subject, gain, low, high.
     labels : what to call the comparisons, in the order of the table.
     """
     subjects = list(dict.fromkeys(table["subject"]))
@@ -26,7 +26,8 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str]) -> Axes:
         at = np.array([subjects.index(s) for s in mine["subject"]]) + offset
         _intervals(ax, at, mine, tint, label)
     ax.axhline(0, color=CEILING, lw=1)
-    ax.set_xticks(range(len(subjects)), subjects)
+    home = table.set_index("subject")["dataset"].to_dict()
+    ax.set_xticks(range(len(subjects)), [f"{s}\n{home[s]}" for s in subjects])
     ax.set(ylabel="gain in median\nvoxel correlation r", xlim=(-0.6, len(subjects) - 0.4))
     return finish(ax, legend="above")
 

@@ -124,11 +124,11 @@ def retrieved(queries: Sequence[NDArray], found: Sequence[Sequence[NDArray]], ti
         text_only(ax, "no such query in this crowd")
         return figure
     n = len(found[0])
-    figure, axes = plt.subplots(len(queries), n + 1, figsize=(1.75 * (n + 1), 2.1 * len(queries)), squeeze=False)
+    figure, axes = plt.subplots(len(queries), n + 1, figsize=(1.3 * (n + 1), 1.7 * len(queries)), squeeze=False)
     for row, shown, title, images, right, texts in zip(axes, queries, titles, found, correct, labels, strict=True):
         for ax, pixels, text in zip(row, (shown, *images), (title, *texts), strict=True):
             ax.imshow(pixels)
-            ax.set_title(text, fontsize=9)
+            ax.set_title(text, fontsize=8)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
         for ax, hit in zip(row[1:], right, strict=True):
@@ -153,8 +153,8 @@ def responses_on_cortex(
         figure, ax = plt.subplots(figsize=(8, 2))
         text_only(ax, "this crowd file does not say where on fsaverage5 the voxels are")
         return figure
-    size = (2.4 + 4.6 * len(maps), 2.3 * len(pixels) + 0.6)
-    widths = [1, *[2.2] * len(maps)]
+    size = (2.2 + 3.4 * len(maps), 3.1 * len(pixels) + 0.5)
+    widths = [1, *[1.6] * len(maps)]
     figure, axes = plt.subplots(len(pixels), len(widths), figsize=size, squeeze=False, width_ratios=widths)
     for ax, image, title in zip(axes[:, 0], pixels, titles, strict=True):
         ax.imshow(image)
