@@ -86,10 +86,10 @@ def test_pairs_are_up_to_date(monkeypatch):
 
 
 @each_notebook
-def test_parameters_are_the_four(source):
+def test_the_first_four_parameters_are_the_same_everywhere(source):
     (cell,) = [c for c in code_cells(source) if "parameters" in c.metadata.get("tags", [])]
     names = [t.id for s in ast.parse(cell.source).body for t in s.targets]
-    assert sorted(names) == ["crowd", "profile", "seed", "subjects"]
+    assert names[:4] == ["crowd", "profile", "seed", "subjects"]
 
 
 @each_notebook

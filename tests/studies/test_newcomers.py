@@ -22,8 +22,6 @@ def lab(tmp_path_factory):
 def table_of(curves, n_images=(10, 100), direction="a → b", all_images=100):
     """Curves given as method -> one median r per number of images, for one newcomer and two draws."""
     rows = [{"direction": direction, "subject": "S4", "method": method, "draw": draw, "n_images": n,
-             "all_images": n == all_images,
-             "median_r": r, "top1": r, "gallery": 20, "seconds": 1.0, "chosen": ""}
              "all_images": n == all_images, "median_r": r, "top1": r, "gallery": 20, "seconds": 1.0, "chosen": ""}
             for method, values in curves.items() for n, r in zip(n_images, values, strict=True) for draw in (0, 1)]  # fmt: skip
     return pd.DataFrame(rows)

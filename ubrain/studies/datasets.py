@@ -12,7 +12,7 @@ from ubrain.config import TrainingConfig
 from ubrain.lab import ALONE, CROWD, LEAST_IMAGES, Lab
 from ubrain.progress import log
 
-TOGETHER = list(figures.CONDITIONS)[4]
+TOGETHER = list(figures.CONDITIONS)[7]
 Groups = dict[str, list[str]]  # dataset -> subjects, the largest dataset first
 Predicted = dict[str, dict[str, NDArray[np.float32]]]  # condition -> subject -> (n_images, n_voxels)
 GAIN_COLUMNS = ["dataset", "over", "subject", "gain", "low", "high", "top1_gain", "top1_low", "top1_high"]
