@@ -84,7 +84,7 @@ table = lab.score_table(predictions)
 table.round(3)
 
 # %% [markdown]
-# Subjects of the other datasets: median and quartiles over voxels. What to look for: is blue (two datasets) above green
+# Subjects of the other datasets: median and quartiles over voxels. What to look for: is purple (two datasets) above green
 # (own dataset) and orange (alone), and how far below the dashed ceiling, where it is known?
 
 # %%

@@ -13,7 +13,7 @@ CONDITIONS = {
     "gradient (the paper)": "#D55E00",
     "matching (ours)": "#CC79A7",
     "matching, then gradient (ours)": "#0072B2",
-    "encoder, two datasets": "#0072B2",
+    "encoder, two datasets": "#882255",
 }
 CEILING = "#333333"
 
