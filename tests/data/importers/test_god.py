@@ -65,7 +65,7 @@ class Original:
                  "voxel_x": only(voxels, np.linspace(-30, 30, N_VOXELS)), "voxel_y": only(voxels, -70.5),
                  "voxel_z": only(voxels, np.arange(N_VOXELS) * 3.0),
                  **{f"ROI_{name}": only(columns) for name, columns in members.items()}}  # fmt: skip
-        table["ROI_V2"][voxels[7]], table["ROI_V2"][voxels[8]], table["VoxelData"][0] = 0, 2, 0
+        table["ROI_V2"][voxels[7]], table["ROI_V2"][voxels[8]], table["VoxelData"][2] = 0, 2, 0
         return table
 
     def write_h5(self, path: Path, legacy: bool = False) -> None:
