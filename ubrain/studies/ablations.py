@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -208,7 +209,7 @@ def verdict(lab: Lab, found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _scored(lab: Lab, variant: Variant, seed: int) -> Iterator[dict[str, object]]:
+def _scored(lab: Lab, variant: Variant, seed: int) -> Iterator[dict[str, Any]]:
     source = _source(lab, variant, seed)
     encoder = lab.encoder(subjects_of(lab), variant.encoder, variant.training, seed, source)
     shared = sum(p.numel() for p in encoder.shared_parameters())
