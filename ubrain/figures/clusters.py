@@ -127,8 +127,8 @@ def flatmap(ax: Axes, voxels: pd.DataFrame, colours: ArrayLike, hemisphere: str,
         return text_only(ax, "this crowd file does not say where\non fsaverage5 these voxels are")
     near, found = _nearest_voxel(xy, voxels["vertex"].to_numpy()[mine], xy[faces].mean(1))
     face_colours[found] = np.asarray(colours)[mine][near[found]]
-    look = {"facecolors": face_colours, "edgecolors": "face", "linewidths": 0.1, "rasterized": True}
-    ax.add_collection(PolyCollection(list(xy[faces]), **look))
+    patches = PolyCollection(list(xy[faces]), facecolors=face_colours, edgecolors="face", linewidths=0.1, rasterized=True)
+    ax.add_collection(patches)
     _outlines(ax, xy, faces, outlines[outlines["hemisphere"] == hemisphere])
     _frame(ax, pd.concat([voxels, outlines]), hemisphere)
     ax.set_aspect("equal")
