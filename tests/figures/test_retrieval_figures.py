@@ -73,6 +73,7 @@ def test_hemispheres_lie_side_by_side():
     figures.flat_cortex(ax, [1.0, 1.0], pd.DataFrame({"hemisphere": ["L", "R"], "vertex": [5, 5]}), 5.0)
     left, right = (c.get_datalim(ax.transData) for c in (ax.collections[1], ax.collections[3]))
     assert left.x1 < 0 < right.x0
+    assert np.diff(ax.get_xlim()) < 120  # mm: cut to where the voxels are
 
 
 def test_kinds_of_responses_have_their_own_scale():

@@ -134,9 +134,9 @@ def test_images_that_not_all_subjects_saw_are_left_out(lab, found, trained, monk
     monkeypatch.setattr(lab.crowd["S4"], "image_rows", lambda split: whole["S4"][3:])
     monkeypatch.setattr(Lab, "measured", lambda self, s: self.crowd[s].responses_to(self.crowd[s].image_rows("test")))
     cut = {"S4": fitted[THREE][CROWD]["S4"][3:], "S5": fitted[THREE][CROWD]["S5"]}
-    measured, a, b, areas = study._stacked(lab, ["S4", "S5"], cut, cut)
-    first = lab.crowd["S4"].n_voxels
-    np.testing.assert_array_equal(a[:, first:], fitted[THREE][CROWD]["S5"][3:])
+    measured, a, b, areas = study._stacked(lab, ["S5", "S4"], cut, cut)
+    first = lab.crowd["S5"].n_voxels
+    np.testing.assert_array_equal(a[:, :first], fitted[THREE][CROWD]["S5"][3:])
     assert measured.shape == a.shape == b.shape == (17, len(areas))
 
 

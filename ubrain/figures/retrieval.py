@@ -181,6 +181,7 @@ def flat_cortex(ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float)
     """
     mesh = datasets.fetch_surf_fsaverage("fsaverage5")
     frame = pd.DataFrame({"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)})
+    shown = []  # points of the triangles drawn: left to itself, the plot would make room for the whole cortex
     for side, sign in (("left", 1), ("right", -1)):  # the occipital poles lie towards the middle
         flat = surface.load_surf_mesh(mesh[f"flat_{side}"])
         full = _per_vertex(frame[frame["side"] == side[0].upper()], len(flat.coordinates))
@@ -193,10 +194,14 @@ def flat_cortex(ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float)
         inside = ((points > corners.min((0, 1)) - MARGIN) & (points < corners.max((0, 1)) + MARGIN)).all(1)
         near = flat.faces[inside[flat.faces].all(1)]
         x = x - sign * ((sign * x[near]).max() + MARGIN / 4)
+        shown += [np.column_stack([x, y])[near].reshape(-1, 2)]
         depth = surface.load_surf_data(mesh[f"sulc_{side}"])[near].mean(1)
         ax.tripcolor(x, y, near, facecolors=-np.sign(depth), cmap="Greys_r", vmin=-6, vmax=2, rasterized=True)
         ax.tripcolor(x, y, flat.faces[coloured], facecolors=np.nanmean(full[flat.faces[coloured]], axis=1), cmap="RdBu_r",
                      vmin=-limit, vmax=limit, rasterized=True)  # fmt: skip
+    if shown:
+        low, high = np.concatenate(shown).min(0), np.concatenate(shown).max(0)
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     ax.set_aspect("equal")
     ax.set_axis_off()
     return ax
