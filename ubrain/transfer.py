@@ -21,9 +21,10 @@ Ours
 
     with m the matched embedding, Σ the covariance of the crowd's embeddings and σ² what noise the matching left to the
     voxel. The first sum grows with the images, the second does not: the prior fades. The pull is chosen on held-out images
-    for each newcomer, the strongest that is within a standard error of the best; an infinite one is matching alone. Near m, f is almost linear in e, so a few Gauss–Newton steps,
-    solved exactly for each voxel, do what takes Adam hundreds, and need no learning rate. In this tangent space the crowd's
-    directions Σ are what a linear mixture of crowd voxels can reach; but whatever comes out is an embedding.
+    for each newcomer, the strongest that is within a standard error of the best; an infinite one is matching alone. Near m,
+    f is almost linear in e, so a few Gauss–Newton steps, solved exactly for each voxel, do what takes Adam hundreds, and
+    need no learning rate. In this tangent space the crowd's directions Σ are what a linear mixture of crowd voxels can
+    reach; but whatever comes out is an embedding.
 
 Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only). The others are ours.
 """

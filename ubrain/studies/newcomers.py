@@ -366,7 +366,8 @@ def draw(
         return figure
     for ax, direction in zip(axes[0], found, strict=True):
         highest = np.mean([_median(lab.ceiling_r(s)) for s in direction.newcomers]) if ceiling else None
-        figures.learning_curves(ax, mean[mean["direction"] == direction.name], label, highest).set_title(direction.name)
+        figures.learning_curves(ax, mean[mean["direction"] == direction.name], label, highest)
+        ax.set_title(direction.name + " (ceiling unknown)" * (highest is not None and np.isnan(highest)))
         ax.label_outer()
     lines = {text: line for ax in axes[0] for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
