@@ -139,6 +139,15 @@ def test_the_pull_goes_to_the_prior_or_lets_go(encoder):
     assert distance[1] < 1e-3 < distance[2] < distance[3]
 
 
+def test_a_weaker_pull_must_be_clearly_better():
+    rng = torch.Generator().manual_seed(0)
+    base, noise = torch.rand(50, generator=rng), torch.randn(3, 50, generator=rng)
+    noise -= noise.mean(1, keepdim=True)
+    gain = torch.tensor([[0.0], [0.01], [0.0]])
+    assert transfer._strongest(base + gain + 0.2 * noise) == 2
+    assert transfer._strongest(base + gain + 0.01 * noise) == 1
+
+
 def test_the_same_seed_gives_the_same_embeddings(encoder):
     case = newcomer(encoder, crowd_of(encoder)[:4], 40, noise=1.0)
     for method in (transfer.ours, transfer.gradient):

@@ -21,9 +21,10 @@ Ours
 
     with m the matched embedding, Σ the covariance of the crowd's embeddings and σ² what noise the matching left to the
     voxel. The first sum grows with the images, the second does not: the prior fades. The pull is chosen on held-out images
-    for each newcomer; an infinite one is matching alone. Near m, f is almost linear in e, so a few Gauss–Newton steps,
-    solved exactly for each voxel, do what takes Adam hundreds, and need no learning rate. In this tangent space the crowd's
-    directions Σ are what a linear mixture of crowd voxels can reach; but whatever comes out is an embedding.
+    for each newcomer, the strongest that is within a standard error of the best; an infinite one is matching alone. Near m,
+    f is almost linear in e, so a few Gauss–Newton steps, solved exactly for each voxel, do what takes Adam hundreds, and
+    need no learning rate. In this tangent space the crowd's directions Σ are what a linear mixture of crowd voxels can
+    reach; but whatever comes out is an embedding.
 
 Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only). The others are ours.
 """
@@ -338,11 +339,18 @@ def ours(newcomer: Newcomer) -> Fitted:
     prior = _Prior.of(newcomer)
     pulls = [*newcomer.config.pulls, math.inf]
     blocks = [_Block(newcomer, prior, voxels) for voxels in _slices(newcomer.responses.shape[1], VOXELS)]
-    r = torch.cat([block.held_out_r(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 1).mean(1)
-    best = int(r.argmax())
+    r = torch.cat([block.held_out_r(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 1)
+    best = _strongest(r)
     label = f"fitting {newcomer.responses.shape[1]} voxels"
     embeddings = torch.cat([block.fit(pulls[best]) for block in track(blocks, len(blocks), label)])
-    return Fitted(embeddings, f"{prior.words}, pull {pulls[best]:g}", float(r[best]))
+    return Fitted(embeddings, f"{prior.words}, pull {pulls[best]:g}", float(r[best].mean()))
+
+
+def _strongest(r: Tensor) -> int:
+    """The last row of (n_pulls, n_voxels) whose mean is within one standard error, paired over voxels, of the highest."""
+    behind = r[r.mean(1).argmax()] - r
+    error = behind.std(1, correction=0) / math.sqrt(r.shape[1])
+    return int(torch.nonzero(behind.mean(1) <= error)[-1])
 
 
 class _Block:

@@ -121,8 +121,9 @@ class Case:
         return head.respond(found.embeddings).cpu().numpy(), found.chosen
 
     def _from_scratch(self) -> NDArray[np.float32]:
-        profile, few = self.lab.profile, _OneSubject(self.lab.crowd, self.view)
-        source: Any = replace(self.lab.source, crowd=few)
+        profile = self.lab.profile
+        few: Any = _OneSubject(self.lab.crowd, self.view)
+        source = replace(self.lab.source, crowd=few)
         steps = profile.transfer.scratch_steps
         training = replace(profile.training, epochs=1, min_steps=steps, voxels_per_step=len(self.voxels))
         encoder = train.fit(source, [self.subject], profile.encoder, training, self.seed)
@@ -247,9 +248,9 @@ def images_needed(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
     for (direction, method), curve in mean.groupby(["direction", "method"], sort=False):
         mine = table[table["direction"] == direction]
         papers = mine[(mine["method"] == GRADIENT) & mine["all_images"]]["median_r"].mean()
-        ceiling = np.mean([ceilings[s] for s in set(mine["subject"])])
+        ceiling = float(np.mean([ceilings[s] for s in set(mine["subject"])]))
         row = {"direction": direction, "method": method}
-        for what, target in (("90 % of gradient with all", papers), ("90 % of the ceiling", ceiling)):
+        for what, target in (("90 % of gradient with all", float(papers)), ("90 % of the ceiling", ceiling)):
             row[what] = _reached(curve["n_images"], curve["value"], ENOUGH * target)
             lab.record(f"images for {what}", row[what], f"{direction}, {method}", unit="images")
         rows.append(row)
@@ -365,8 +366,9 @@ def draw(
         figures.text_only(axes[0, 0], "this crowd file has no newcomer: it has one dataset with fewer than three subjects")
         return figure
     for ax, direction in zip(axes[0], found, strict=True):
-        highest = np.mean([_median(lab.ceiling_r(s)) for s in direction.newcomers]) if ceiling else None
-        figures.learning_curves(ax, mean[mean["direction"] == direction.name], label, highest).set_title(direction.name)
+        highest = float(np.mean([_median(lab.ceiling_r(s)) for s in direction.newcomers])) if ceiling else None
+        figures.learning_curves(ax, mean[mean["direction"] == direction.name], label, highest)
+        ax.set_title(direction.name + " (ceiling unknown)" * (highest is not None and np.isnan(highest)))
         ax.label_outer()
     lines = {text: line for ax in axes[0] for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
