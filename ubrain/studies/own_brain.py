@@ -60,7 +60,7 @@ def recording(lab: Lab, images: str | None = None, responses: str | None = None,
     if images is None or responses is None:
         return simulated_files(lab)
     given = {k: v for k, v in options.items() if v not in (None, "")}
-    places = {k: Path(given.pop(k)) for k in ("trials", "voxels", "test_images") if k in given}
+    places: dict[str, Any] = {k: Path(given.pop(k)) for k in ("trials", "voxels", "test_images") if k in given}
     return Recording(Path(images), Path(responses), **places, **given)
 
 
@@ -83,7 +83,7 @@ def simulated_files(lab: Lab) -> Recording:
         group = file["subjects"][only.name]
         np.save(folder / "responses.npy", group["responses"][:])
         pd.DataFrame({c: group["trials"][c][:] for c in ("image", "session")}).to_csv(folder / "trials.csv", index=False)
-    files = {name: folder / f"{name}.csv" for name in ("trials", "voxels")}
+    files: dict[str, Any] = {name: folder / f"{name}.csv" for name in ("trials", "voxels")}
     return Recording(folder / "images.npy", folder / "responses.npy", **files, test_images=folder / "test_images.txt",
                      scanner=only.scanner, space=only.space)  # fmt: skip
 
