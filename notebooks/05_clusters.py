@@ -34,6 +34,7 @@ subjects = None
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import display
 
 import ubrain
 from ubrain import clusters, figures
@@ -81,11 +82,8 @@ by_method.round(3)
 
 # %%
 seeds = clustering.seed_table(lab, embeddings, voxels, count)
-seeds.round(3)
-
-# %%
 held_out = clustering.held_out_table(lab, embeddings, methods["k-means"])
-held_out.round(3) if len(held_out) else "one subject only: none can be held out"
+display(seeds.round(3), held_out.round(3) if len(held_out) else "one subject only: none can be held out")
 
 # %% [markdown]
 # ## What does each cluster respond to?

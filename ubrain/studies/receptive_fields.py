@@ -426,7 +426,7 @@ def _median(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def _partial(x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:
     """Correlation of x and y along the last axis with the linear part of z taken from both."""
     xy, xz, yz = stats.pearson(x, y), stats.pearson(x, z), stats.pearson(y, z)
-    rest = np.sqrt((1 - xz**2) * (1 - yz**2))
+    rest = np.sqrt(np.maximum((1 - xz**2) * (1 - yz**2), 0))  # rounding may leave it just below 0
     return np.divide(xy - xz * yz, rest, out=np.full_like(rest, np.nan), where=rest > 1e-9)
 
 
