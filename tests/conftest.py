@@ -16,6 +16,7 @@ from ubrain.config import SimulationConfig
 from ubrain.data.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
+from ubrain.lab import Lab
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,6 +50,14 @@ def crowd(small_crowd: Path) -> Iterator[Crowd]:
     """`small_crowd`, opened."""
     with Crowd(small_crowd) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A workbench on the smoke profile, with a folder of its own for what it writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "simulated-smoke"))
+        yield Lab("98_test", profile="smoke")
 
 
 def save_images(folder: Path, pixels: np.ndarray, name: str = "image{}.png") -> Path:

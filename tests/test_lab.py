@@ -12,14 +12,6 @@ from ubrain.lab import ALONE, CROWD, RIDGE, Lab, run_name
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "simulated-smoke"))
-    yield Lab("98_test", profile="smoke")
-    patch.undo()
-
-
-@pytest.fixture(scope="module")
 def predictions(lab):
     """Stand-ins for models: the truth (crowd), the truth with noise (alone), and noise (ridge)."""
     rng = np.random.default_rng(0)

@@ -15,14 +15,6 @@ from ubrain.studies import datasets as study
 SEVEN, THREE, FOUR = "simulated-7T", "simulated-3T", "simulated-4T"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "simulated-smoke"))
-    yield Lab("98_test", profile="smoke")
-    patch.undo()
-
-
 @pytest.fixture(autouse=True)
 def nothing_recorded(lab):
     lab.records.clear()

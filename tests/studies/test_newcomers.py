@@ -11,14 +11,6 @@ from ubrain.studies import newcomers
 from ubrain.studies.newcomers import GRADIENT, MATCHING, OURS
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "simulated-smoke"))
-    yield Lab("97_test", profile="smoke")
-    patch.undo()
-
-
 def table_of(curves, n_images=(10, 100), direction="a → b", all_images=100):
     """Curves given as method -> one median r per number of images, for one newcomer and two draws."""
     rows = [{"direction": direction, "subject": "S4", "method": method, "draw": draw, "n_images": n,

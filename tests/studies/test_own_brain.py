@@ -6,17 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ubrain import Lab, UbrainError, clusters, scores
+from ubrain import UbrainError, clusters, scores
 from ubrain.data.crowd import Crowd
 from ubrain.studies import own_brain
 from ubrain.studies.own_brain import METHODS, NAME, OURS
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out")))
-        yield Lab("98_test", profile="smoke")
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,9 @@ from scipy.stats import pearsonr
 from ubrain.data import truth
 from ubrain.errors import UbrainError
 from ubrain.fields import Reading
-from ubrain.lab import Lab
 from ubrain.studies import receptive_fields as study
 
 SIDE, VIEW = 8, 8.4
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "simulated-smoke"))
-    yield Lab("98_test", profile="smoke")
-    patch.undo()
 
 
 @pytest.fixture

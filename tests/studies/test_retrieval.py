@@ -13,14 +13,6 @@ from ubrain.lab import ALONE, CROWD, Lab
 from ubrain.studies import retrieval as study
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "simulated-smoke"))
-    yield Lab("98_test", profile="smoke")
-    patch.undo()
-
-
 @pytest.fixture(autouse=True)
 def nothing_recorded(lab):
     lab.records.clear()
