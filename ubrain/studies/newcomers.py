@@ -368,7 +368,8 @@ def draw(
     for ax, direction in zip(axes[0], found, strict=True):
         highest = float(np.mean([_median(lab.ceiling_r(s)) for s in direction.newcomers])) if ceiling else None
         figures.learning_curves(ax, mean[mean["direction"] == direction.name], label, highest)
-        ax.set_title(direction.name + " (ceiling unknown)" * (highest is not None and np.isnan(highest)))
+        unknown = highest is not None and np.isnan(highest)
+        ax.set_title(f"{direction.name} (ceiling unknown)" if unknown else direction.name)
         ax.label_outer()
     lines = {text: line for ax in axes[0] for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
