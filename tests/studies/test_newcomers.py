@@ -101,3 +101,11 @@ def test_a_failure_of_half_the_images_is_said(lab):
     table = table_of({GRADIENT: (0.38, 0.4), OURS: (0.2, 0.4)})
     text = newcomers.verdict(table, newcomers.images_needed(lab, table), newcomers.against_best(lab, table))
     assert "at most half of the paper's images: 0 of 1; not a → b" in text
+
+
+def test_a_panel_says_that_the_ceiling_is_unknown(lab):
+    table = table_of({GRADIENT: [0.1, 0.2]}, direction="7T → 4T")
+    mean = newcomers.summarise(table, "median_r", n_boot=10, seed=0)
+    of_averages = [s for s in lab.crowd.subjects if lab.crowd[s].scanner == "4T"]
+    figure = newcomers.draw(lab, [newcomers.Direction("7T → 4T", ("S1",), (of_averages[0],))], mean, "r", ceiling=True)
+    assert figure.axes[0].get_title() == "7T → 4T (ceiling unknown)"
