@@ -75,7 +75,7 @@ mine.summary().round(3)
 # on a command line: `ubrain check crowd.h5`.
 
 # %%
-check.table(check.check(mine.crowd))
+print(check.report(check.check(mine.crowd)))
 
 # %%
 shown = mine.crowd[NAME].images("train")[:8]
