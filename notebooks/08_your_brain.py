@@ -80,7 +80,7 @@ print(check.report(check.check(mine.crowd)))
 # %%
 shown = mine.crowd[NAME].images("train")[:8]
 fig, axes = plt.subplots(1, len(shown), figsize=(12, 2.2))
-figures.images(axes, [mine.crowd.image(i) for i in shown], [str(i)[-12:] for i in shown])
+figures.images(axes, [mine.crowd.image(i) for i in shown], [str(i) for i in shown])
 lab.save(fig, "images")
 
 # %% [markdown]
@@ -105,7 +105,7 @@ table = mine.score_table(predictions)
 table.round(3)
 
 # %%
-fig, ax = plt.subplots(figsize=(7, 4.2))
+fig, ax = plt.subplots(figsize=(10, 4.2))
 figures.voxel_quartiles(ax, mine.voxel_r(predictions), {NAME: mine.ceiling_r(NAME)})
 lab.save(fig, "voxel_correlation")
 
