@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import io
 import json
 import os
 import time
@@ -26,6 +27,7 @@ from ubrain.data import preparation, simulate, truth
 from ubrain.data.crowd import Crowd
 from ubrain.data.simulate import brains, cortex, scenes
 from ubrain.errors import UbrainError
+from ubrain.figures.png import compressed
 from ubrain.model import UniversalEncoder
 from ubrain.progress import log
 from ubrain.results import Record, write_results
@@ -364,8 +366,10 @@ class Lab:
         """Save a figure, marked as simulated if it is, where the run collects its figures."""
         figures.mark_simulated(figure, self.crowd.simulated)
         path = self.out / "figures" / f"{self.notebook}__{name}.png"
+        png = io.BytesIO()
+        figure.savefig(png, format="png", metadata={"Software": None})
         with paths.atomic(path) as partial:
-            figure.savefig(partial, format="png", metadata={"Software": None})
+            partial.write_bytes(compressed(png.getvalue()))
 
     def finish(self) -> pd.DataFrame:
         """Write the recorded numbers; the last cell of a notebook.

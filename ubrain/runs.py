@@ -1,6 +1,7 @@
 """Notebooks as runs: rebuilt from their .py, executed by papermill with checked parameters, published when done."""
 
 import ast
+import base64
 import fnmatch
 import hashlib
 import json
@@ -28,6 +29,7 @@ from ubrain.config import load_profile
 from ubrain.data.crowd import Crowd
 from ubrain.data.simulate import scenes
 from ubrain.errors import UbrainError
+from ubrain.figures.png import compressed
 from ubrain.lab import FIGURE_RC, run_name
 from ubrain.progress import log
 from ubrain.results import read_results, same_numbers
@@ -355,6 +357,9 @@ def _strip(executed: Path, parameters: Mapping[str, Any]) -> None:
             cell.metadata.pop(noise, None)
         if crowd and "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = cell.source.replace(json.dumps(crowd), json.dumps(Path(crowd).name))
+        for output in cell.get("outputs", []):
+            if png := output.get("data", {}).get("image/png"):
+                output["data"]["image/png"] = base64.b64encode(compressed(base64.b64decode(png))).decode()
     text = nbformat.writes(notebook).rstrip("\n") + "\n"
     for place, short in ((sys.prefix, ".venv"), (str(paths.project_root()), ".")):  # warnings name files
         text = text.replace(place, short)
