@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ubrain.cli import app
 from ubrain.config import SimulationConfig
 from ubrain.data import check as doctor
-from ubrain.data import simulate
+from ubrain.data import lookalikes, simulate
 from ubrain.data.check import TO_DO, Finding, check, exit_code, report, table
 from ubrain.data.crowd import Crowd
 from ubrain.data.lookalikes import VARIANTS
@@ -74,7 +74,7 @@ def images_are_judged_once() -> Iterator[None]:
         key = ("gallery", rows.tobytes(), seen_in(file))
         if key not in known:
             known[key] = make_gallery(file, rows)
-        return replace(known[key], file=file)
+        return replace(known[key], pixels=lookalikes._reader(file))
 
     def images(crowd: Crowd, gallery: doctor.Gallery) -> list[Finding]:
         key = ("images", gallery.rows.tobytes(), seen_in(crowd._file))
