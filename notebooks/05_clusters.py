@@ -53,7 +53,7 @@ print("(n_voxels, E) =", everyone.shape)
 # Every embedding is scaled to length 1: its length follows how strongly a voxel responds, its direction to what. K-means
 # then runs several times for each number of clusters, each time with another seed and another 80 % of the voxels.
 # **The rule**, set before looking: of the numbers whose stability is at least 0.9 × the best, take the one with the
-# highest silhouette. What to look for: a clear peak says that there is a natural number; a flat silhouette near 0 says
+# highest silhouette. (After a first run the number of k-means restarts was raised; the rule stayed.) What to look for: a clear peak says that there is a natural number; a flat silhouette near 0 says
 # that the clusters touch each other, and that the number is a choice more than a finding.
 
 # %%

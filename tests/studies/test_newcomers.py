@@ -1,10 +1,15 @@
 """Newcomers: who is new to whom, views with few images, and tables made from curves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from ubrain import transfer
+from ubrain.config import SimulationConfig
+from ubrain.data import truth
+from ubrain.data.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.lab import RIDGE, Lab
 from ubrain.studies import newcomers
@@ -109,3 +114,29 @@ def test_a_panel_says_that_the_ceiling_is_unknown(lab):
     of_averages = [s for s in lab.crowd.subjects if lab.crowd[s].scanner == "4T"]
     figure = newcomers.draw(lab, [newcomers.Direction("7T → 4T", ("S1",), (of_averages[0],))], mean, "r", ceiling=True)
     assert figure.axes[0].get_title() == "7T → 4T (ceiling unknown)"
+
+
+def test_other_crowds_score_voxels_of_a_type_that_the_crowd_lacks(lab, monkeypatch, tmp_path):
+    monkeypatch.setenv("UBRAIN_CACHE", str(tmp_path))
+    part = SimulationConfig(subjects=1, images=90, test_images=20, voxels=120)
+    crowds = {"lacks": (3, (replace(part, subjects=2, lacking="place"), part))}
+    records = len(lab.records)
+    table = newcomers.robustness(lab, crowds, n_images=(20,), steps=5)
+    assert set(table["voxels"]) == {"all", "place"}
+    assert set(table["method"]) == {RIDGE, GRADIENT, MATCHING, OURS}
+    (path,) = tmp_path.glob("simulated-variant-*.h5")
+    with Crowd(path) as crowd:
+        has_place = ["place" in set(truth.voxels(crowd, s)["type"]) for s in crowd.subjects]
+    assert has_place == [False, False, True]
+    mean = newcomers.robustness_table(table)
+    assert len(lab.records) - records == mean.size
+    del lab.records[records:]
+
+
+def test_other_crowds_are_summed_up_in_words():
+    rows = [("a", 10, OURS, 0.30), ("a", 10, GRADIENT, 0.20), ("a", 10, RIDGE, 0.28),
+            ("a", 90, OURS, 0.30), ("a", 90, GRADIENT, 0.33), ("a", 90, RIDGE, 0.28)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["crowd", "n_images", "method", "median_r"]).assign(voxels="all")
+    below, above = newcomers.robustness_verdict(table).splitlines()
+    assert "1 of 2; not a at all at 90" in below
+    assert "1 of 2" in above

@@ -308,10 +308,10 @@ VARIANTS: dict[str, tuple[int, tuple[config.SimulationConfig, ...]]] = {  # seed
 
 
 def robustness(
-    profile: str = "fast", variants: Mapping[str, tuple[int, tuple[config.SimulationConfig, ...]]] = VARIANTS,
+    lab: Lab, variants: Mapping[str, tuple[int, tuple[config.SimulationConfig, ...]]] = VARIANTS,
     n_images: Sequence[int] = (25, 100, 250), steps: int = 600,
 ) -> pd.DataFrame:  # fmt: skip
-    """Transfer to the last subject of simulated crowds other than the one that it was developed on.
+    """Transfer to the last subject of simulated crowds other than the one that it was developed on; medians are recorded.
 
     Crowds and encoders are kept in the cache. The voxels of a type that nobody in the crowd has are also scored alone.
 
@@ -325,21 +325,38 @@ def robustness(
     """
     rows = []
     for name, (seed, parts) in variants.items():
-        lab = Lab("03_transfer", str(_simulated(parts, seed)), profile, seed)
-        lab.profile = replace(lab.profile, training=replace(
-            lab.profile.training, epochs=1, min_steps=steps, voxels_per_step=128))
-        new = lab.subjects[-1]
-        types = truth.voxels(lab.crowd, new)["type"].to_numpy()
-        for case, draw, _ in _cases(lab, lab.encoder(lab.subjects[:-1]), new, n_images):
+        other = Lab(lab.notebook, str(_simulated(parts, seed)), lab.profile.name, seed)
+        other.profile = replace(other.profile, training=replace(
+            other.profile.training, epochs=1, min_steps=steps, voxels_per_step=128))
+        new = other.subjects[-1]
+        types = truth.voxels(other.crowd, new)["type"].to_numpy()
+        for case, draw, _ in _cases(other, other.encoder(other.subjects[:-1]), new, n_images):
             groups = {"all": np.ones(len(case.voxels), dtype=bool)}
             if parts[0].lacking:
                 groups[parts[0].lacking] = types[case.voxels] == parts[0].lacking
             measured = case.view.responses_to(case.view.image_rows("test"))
             for method in (RIDGE, *METHODS):
                 r = np.nan_to_num(scores.correlation(case.predict(method)[0], measured))
-                rows += [{"variant": name, "voxels": group, "method": method, "n_images": len(case.rows), "draw": draw,
+                rows += [{"crowd": name, "voxels": group, "method": method, "n_images": len(case.rows), "draw": draw,
                           "median_r": float(np.median(r[mask]))} for group, mask in groups.items()]  # fmt: skip
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    for (name, group, method, n), found in table.groupby(["crowd", "voxels", "method", "n_images"], sort=False):
+        condition = f"{name}, {group} voxels, {method}, {n} images"
+        lab.record("other_crowds_median_r", found["median_r"].mean(), condition, n=len(found), unit="r")
+    return table
+
+
+def robustness_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over draws: a row per crowd, voxels and number of images, a column per method."""
+    return table.pivot_table("median_r", ["crowd", "voxels", "n_images"], "method", sort=False)
+
+
+def robustness_verdict(table: pd.DataFrame, margin: float = 0.01) -> str:
+    """Where ours is more than `margin` below the best of the others, and where above the paper's method."""
+    mean = robustness_table(table)
+    return "\n".join((
+        _count(f"ours is at most {margin} below the best of the others", mean[OURS] >= mean.drop(columns=OURS).max(1) - margin),
+        _count(f"ours is above {GRADIENT}", mean[OURS] > mean[GRADIENT])))  # fmt: skip
 
 
 def _simulated(parts: Sequence[config.SimulationConfig], seed: int) -> Path:

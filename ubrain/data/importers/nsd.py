@@ -1,6 +1,7 @@
 """Natural Scenes Dataset (Allen et al. 2022): 8 subjects at 7T, from its folders nsddata, nsddata_betas, nsddata_stimuli."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,7 +279,7 @@ class _Images:
 
 
 @dataclass
-class _Grid:
+class _Grid(ABC):
     """Where responses are measured in one subject. Subclasses say what a file holds and read it."""
 
     folder: Folder
@@ -305,16 +306,17 @@ class _Grid:
         """Folder of the betas, within the dataset."""
         return f"nsddata_betas/ppdata/{self.subject}/{self.space}/{self.betas}"
 
+    @abstractmethod
     def _voxels(self) -> pd.DataFrame:
-        raise NotImplementedError
+        """The voxel table."""
 
+    @abstractmethod
     def check(self, files: tuple[Path, ...]) -> None:
         """Look at the headers of a session's files."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, files: tuple[Path, ...]) -> Iterator[Part]:
         """The responses of a session, in percent signal change."""
-        raise NotImplementedError
 
     def _names(self, label_file: str, numbers: list[int]) -> dict[int, str]:
         """Names of the labels that a file uses, from its table if there is one."""
