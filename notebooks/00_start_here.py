@@ -48,7 +48,8 @@ lab.crowd
 #
 # A subject saw images for training (train and val) and others for the test. The **noise ceiling** is the highest correlation
 # that any model can reach: a response is noisy, and averaging a few repeats removes only part of the noise. It is
-# computed from the repeats; where a file holds averages only, it is unknown.
+# computed from the repeats; where a file holds averages only, it is unknown. Of several datasets in the file, these are the
+# subjects of the largest; the others come in `02_crowd_of_datasets`.
 
 # %%
 table = lab.summary()
@@ -114,8 +115,10 @@ print(f"{len(features.widths)} levels of {features.n_tokens} tokens, widths {fea
 # %% [markdown]
 # ## One prediction
 #
-# The test images were never shown to the encoder. What to look for: a cloud that rises to the right. The voxel is the
-# one of the first subject that is predicted best on the **val** images, so the test images had no part in choosing it.
+# The test images were never shown to the encoder. What to look for: a cloud that rises to the right; two clouds, if the
+# voxel answers to something that an image either shows or not. The voxel is the one of the first subject that is
+# predicted best on the **val** images, so the test images had no part in choosing it, but it is no typical voxel: for that
+# there is the median.
 
 # %%
 rows = first.image_rows("val")
@@ -159,7 +162,7 @@ lab.save(fig, "attention")
 # | `04_retrieval` | Which image was seen? Real and predicted responses, hits, misses and controls. |
 # | `05_clusters` | Do voxels of all subjects fall into kinds, and are these the known areas? |
 # | `06_receptive_fields` | Where does a voxel look, and which levels does it read? |
-# | `07_ablations` | What happens without each part of the encoder, or with it smaller or larger? |
+# | `07_ablations` | What happens without each part of the encoder, or with a smaller embedding? |
 # | `08_your_brain` | All of it with recordings of your own. |
 #
 # The numbers of this notebook, as they go into its JSON:

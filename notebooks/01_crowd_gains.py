@@ -114,7 +114,7 @@ lab.save(fig, "retrieval")
 # ## How large must the crowd be?
 #
 # Each subject, trained in a crowd of one, half of the subjects, and all. What to look for: lines that still rise at the
-# right end say that more subjects would help more.
+# right end suggest that more subjects would help more.
 
 # %%
 growth = lab.growth()
@@ -125,10 +125,14 @@ lab.save(fig, "growth")
 # %% [markdown]
 # ## Which areas gain?
 #
-# Median over all voxels of an area, of all subjects together.
+# Median over all voxels of an area, of all subjects together, without intervals; dots may hide each other. What to look
+# for: areas where the green dot is not above the grey one. There, a linear readout does as well as the crowd.
 
 # %%
 by_area = lab.area_table(predictions)
+wide = by_area.pivot(index="area", columns="condition", values="median_r")
+for other in (RIDGE, ALONE) if len(wide) else ():
+    print(f"{CROWD} is not above {other} in:", ", ".join(wide.index[wide[CROWD] <= wide[other]]) or "no area")
 fig, ax = plt.subplots(figsize=(9, 4))
 figures.areas(ax, by_area) if len(by_area) else figures.text_only(ax, "this crowd file names no areas")
 lab.save(fig, "areas")

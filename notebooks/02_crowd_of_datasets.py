@@ -77,7 +77,12 @@ others_only = study.pooled(fitted, others, (ALONE, CROWD, study.TOGETHER))
 # ## Scores
 #
 # Median voxel correlation with a 95 % bootstrap interval over images and voxels, and retrieval among the subject's own
-# test images (`gallery`; `chance_top1` goes with it).
+# test images (`gallery`; `chance_top1` goes with it). `median_r2` is 1 − (squared error) / (variance), not the square of r:
+# it also punishes a wrong scale. A prediction that varies as much as the responses do, but correlates little with them, as
+# for the 3T subjects, has a squared error above their variance, and an R² far below 0.
+#
+# `encoder, two datasets` and `encoder, crowd + <dataset>` are one network, once scored on the subjects of the smaller
+# dataset, once on those of the main one.
 
 # %%
 table = lab.score_table(predictions)
@@ -97,7 +102,8 @@ lab.save(fig, "voxel_correlation")
 # ## Who gains?
 #
 # Paired: each resample of images and voxels scores both encoders. An interval above 0 is a gain, below 0 a loss; one that
-# holds 0 is neither. They cover the choice of images and voxels, not the seed of a training.
+# holds 0 is neither. They cover the choice of images and voxels, not the seed of a training. The median of a resample is
+# not the median of all, so an interval need not be centred on its dot.
 
 # %%
 gains = study.gains(lab, fitted, found)
@@ -113,12 +119,14 @@ lab.save(fig, "gains")
 # %% [markdown]
 # ## Does the main dataset lose?
 #
-# The subjects of the main dataset, trained with another dataset, against their own crowd. What to look for: dots near 0.
+# The subjects of the main dataset, trained with another dataset, against their own crowd, in median r and in top-1
+# retrieval. What to look for: intervals that hold 0; those below it are the price of the company.
 
 # %%
-fig, ax = plt.subplots(figsize=(9, 4))
-theirs = gains[gains["dataset"] == main]
-figures.subject_gains(ax, theirs, [f"with {d}" for d in others]) if others else figures.text_only(ax, nothing)
+fig, axes = plt.subplots(1, 2, figsize=(13, 4))
+theirs, labels = gains[gains["dataset"] == main], [f"with {d}" for d in others]
+figures.subject_gains(axes[0], theirs, labels) if others else figures.text_only(axes[0], nothing)
+figures.subject_gains(axes[1], theirs, labels, top1=True) if others else figures.text_only(axes[1], nothing)
 lab.save(fig, "main_dataset")
 
 # %% [markdown]
@@ -139,7 +147,8 @@ lab.save(fig, "joined")
 # ## Which areas gain, and which do not?
 #
 # Two datasets against the own dataset, the voxels of an area of all subjects of a dataset together, on the test images
-# that all of them saw; 95 % intervals. What to look for: areas whose interval holds 0, or lies below it.
+# that all of them saw; 95 % intervals, of which about one in 20 misses the truth by chance. What to look for: areas whose
+# interval holds 0, or lies below it. The table has the eight lowest.
 
 # %%
 by_area = study.area_gains(lab, fitted, found)

@@ -106,7 +106,7 @@ lab.save(fig, "misses")
 # %% [markdown]
 # ## How often?
 #
-# Among all test images. The row `all` is the mean of the subjects. What to look for: green above orange for each
+# Among all test images. The row `all` is the mean of the subjects (the README's scoreboard gives their median). What to look for: green above orange for each
 # subject, and both far above the dotted line, which is chance.
 
 # %%
@@ -171,8 +171,9 @@ lab.save(fig, "areas")
 # | mean response | itself, but the mean of its train responses for every image |
 #
 # No voxel belongs to two subjects, so "another subject" goes by area: it keeps what an area has in common in all
-# subjects, and is no test of pure chance. What to look for: only the first column is high; wrong voxels of any area are at
-# chance; the mean response finds nothing at all, because a tie counts as a miss.
+# subjects, and is no test of pure chance. What to look for: a drop from the first column to those of the same area, which
+# stay above chance as far as voxels of an area prefer the same; wrong voxels of any area near chance; the mean response
+# finds nothing at all, because a tie counts as a miss.
 
 # %%
 controls = study.control_table(lab, encoder, predictions[CROWD])

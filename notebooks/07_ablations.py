@@ -24,14 +24,15 @@
 # | levels | only some depths of the backbone are read |
 # | attention | without spatial attention all tokens count alike; without position they are told apart by content only; without functional attention all voxels read the same channels |
 # | loss | the released code trains 1·MSE − 0.1·cos; others read the paper as 0.1·MSE − 0.9·cos |
-# | voxels per step | how many voxels are drawn for each batch of images |
+# | voxels per step | how many voxels are drawn for each batch of images; at the same number of steps fewer voxels are also less training |
 # | adapters | small trainable layers in the backbone, trained from images; only where the profile's backbone can have them |
 #
 # Reviewers of the paper asked for some of these. All variants see the same subjects, images and number of steps, with two or
 # more seeds each; what is compared are pairs of the same seed and subject.
 #
 # **What a small run cannot show.** Profile `fast` trains every variant briefly, on few subjects and a small backbone. A part
-# whose use is learnt late will look useless here. `n_steps` and `n_seeds` may be raised; `None` takes the profile's.
+# whose use is learnt late will look useless here, and the full encoder does not reach the scores that it has in 01. The
+# differences are those of brief trainings. `n_steps` and `n_seeds` may be raised; `None` takes the profile's.
 
 # %% tags=["parameters"]
 crowd = None
@@ -71,7 +72,8 @@ scores = study.train_all(lab, variants, n_seeds)
 scores.groupby("variant", sort=False)[["median_r", "top1", "shared"]].agg({"median_r": ["mean", "std"], "top1": "mean", "shared": "first"}).round(3)
 
 # %% [markdown]
-# `shared`: how many numbers the subjects share. The standard deviation is over seeds and subjects, most of it between
+# `shared`: how many numbers the subjects share, used or not: without spatial attention, say, its weights are there but
+# idle. The standard deviation is over seeds and subjects, most of it between
 # subjects, which is why pairs are compared:
 
 # %%
@@ -81,8 +83,8 @@ study.summary(in_r, in_top1)
 
 # %% [markdown]
 # What to look for: intervals that do not touch the dashed line. Small grey dots are the pairs, a dot per seed and
-# subject; the interval is Student's, so it is wide where pairs are few. It covers seeds and subjects, not the choice of
-# the profile's sizes.
+# subject; the interval is Student's, so it is wide where pairs are few, and it treats them as independent, which pairs of
+# one subject are not quite. It covers seeds and subjects, not the choice of the profile's sizes.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(12, 0.36 * len(in_r) + 1.8), sharey=True)
@@ -96,7 +98,7 @@ lab.save(fig, "differences")
 # The statement is made from the recorded numbers, whatever they are:
 
 # %%
-print(study.verdict(lab, in_r))
+print(study.verdict(lab, in_r, in_top1))
 
 # %%
 lab.finish().head(12)

@@ -175,7 +175,8 @@ def _here(claim: Claim, documents: Documents) -> str:
     text = f"{_show(_median(values), unit)} ({_show(min(values), unit)} … {_show(max(values), unit)}), {_count(found)}"
     if claim.get("also") == "intervals":
         above = sum(r["low"] is not None and r["low"] > 0 for r in found)
-        text += f"; 95 % interval above 0 in {above} of {len(found)}"
+        below = sum(r["high"] is not None and r["high"] < 0 for r in found)
+        text += f"; 95 % interval above 0 in {above} of {len(found)}" + f", below in {below}" * bool(below)
     if claim.get("also") == "chance":
         galleries = sorted({r["n"] for r in found})
         chance = " / ".join(_show(int(claim["name"][3:]) / n, unit) for n in galleries)

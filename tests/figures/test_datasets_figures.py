@@ -27,6 +27,11 @@ def test_gains_stand_with_their_subject_and_interval():
     np.testing.assert_allclose(ax.containers[0][2][0].get_segments()[0][:, 1], [0.05, 0.2])
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["first", "second"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["S7\n3T", "S8\n3T"]
+    top1 = table.assign(top1_gain=-table["gain"], top1_low=-1, top1_high=1)
+    _, ax = plt.subplots()
+    figures.subject_gains(ax, top1, ["first", "second"], top1=True)
+    assert list(ax.containers[0][0].get_ydata()) == [-0.1, -0.2]
+    assert "top-1" in ax.get_ylabel()
 
 
 def test_an_area_that_one_dataset_lacks_moves_nobody():

@@ -41,7 +41,7 @@ def test_each_variant_changes_one_thing(lab):
 
 
 def test_all_variants_train_for_the_same_number_of_steps(lab):
-    for v in study.variants(lab, steps=7):
+    for v in study.variants(lab, n_steps=7):
         plan = train._Plan(lab.crowd, lab.subjects, v.training, 0)
         assert plan.epochs == -(-7 // plan.steps_per_epoch)
 
@@ -72,7 +72,7 @@ def test_levels_that_are_not_there_are_refused(lab):
 
 def test_variants_are_trained_and_scored_for_every_seed_and_subject(lab):
     lab.records.clear()
-    chosen = [v for v in study.variants(lab, steps=2) if v.name in (study.FULL, "level 2 only", "without functional attention")]
+    chosen = [v for v in study.variants(lab, n_steps=2) if v.name in (study.FULL, "level 2 only", "without functional attention")]
     table = study.train_all(lab, chosen, 2)
     assert len(table) == 3 * 2 * len(study.subjects_of(lab))
     assert np.isfinite(table["median_r"]).all()
@@ -85,7 +85,7 @@ def test_adapters_are_trained_from_images_and_kept_with_the_encoder(lab, monkeyp
     vit = BackboneConfig("vit_tiny_patch16_224", "random", (1,), 32, None, True, 0)
     ablations = replace(lab.profile.ablations, adapter_rank=2)
     monkeypatch.setattr(lab, "profile", replace(lab.profile, backbone=vit, ablations=ablations))
-    *_, images, adapters = study.variants(lab, steps=2)
+    *_, images, adapters = study.variants(lab, n_steps=2)
     first = study.train_all(lab, [images, adapters], 2)
     monkeypatch.setattr(lab, "records", [])
     again = study.train_all(lab, [images, adapters], 2)  # from the run cache
@@ -119,11 +119,15 @@ def test_differences_are_paired_by_seed_and_subject(lab):
 
 def test_the_verdict_sorts_variants_by_their_intervals(lab):
     rows = [("x", -0.1, -0.2, -0.05), ("y", 0.0, -0.1, 0.1), ("z", 0.2, 0.1, 0.3)]
-    found = pd.DataFrame([{"variant": v, "difference": d, "low": lo, "high": hi, "n": 4} for v, d, lo, hi in rows])
-    worse, better, open_, adapters = study.verdict(lab, found).splitlines()[1:]
+    found = pd.DataFrame(rows, columns=["variant", "difference", "low", "high"]).assign(n=4, group="a")
+    worse, better, open_, adapters = study.verdict(lab, found, found).splitlines()[1:]
     assert worse.endswith("x (-0.100)")
     assert better.endswith("z (+0.200)")
-    assert open_ == "no difference shows: y"
+    assert open_ == "undecided in median r (the interval holds 0): y"
+    in_top1 = found.assign(difference=0.3, low=0.1)
+    worse, _, open_, _ = study.verdict(lab, found.assign(group=study.VOXELS), in_top1).splitlines()[1:]
+    assert open_.endswith("y, but better in top-1 (+0.300)")
+    assert worse.endswith("x (-0.100 and less training)")
     assert "not run" in adapters
 
 

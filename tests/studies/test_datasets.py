@@ -134,21 +134,22 @@ def test_images_that_not_all_subjects_saw_are_left_out(lab, found, trained, monk
 
 def test_the_verdict_names_who_loses_and_where(lab, found):
     gains = pd.DataFrame([
-        {"dataset": d, "of": of, "over": over, "subject": s, "gain": g, "low": g - 0.02, "high": g + 0.02, "top1_gain": 0.0}
+        {"dataset": d, "of": of, "over": over, "subject": s, "gain": g, "low": g - 0.02, "high": g + 0.02, "top1_gain": -g,
+         "top1_low": -g - 0.2, "top1_high": -g + 0.05}
         for d, of, over in [(THREE, study.TOGETHER, CROWD), (THREE, study.TOGETHER, ALONE), (THREE, CROWD, ALONE)]
         for s, g in (("S4", 0.1), ("S5", -0.1))
     ] + [{"dataset": SEVEN, "of": f"{CROWD} + {THREE}", "over": CROWD, "subject": "S1", "gain": 0.0, "low": -0.1, "high": 0.1,
-          "top1_gain": 0.0}])  # fmt: skip
+          "top1_gain": -0.1, "top1_low": -0.2, "top1_high": -0.05}])  # fmt: skip
     areas = pd.DataFrame([{"dataset": THREE, "partner": SEVEN, "area": a, "gain": g, "low": g - 0.1, "high": g + 0.1}
                           for a, g in (("V1", 0.2), ("V2", 0), ("FFA", -0.3))])  # fmt: skip
     growth = pd.DataFrame({"dataset": THREE, "n_main": [0, 3], "median_r": [0.2, 0.3]})
     planned = pd.DataFrame({"dataset": THREE, "condition": [CROWD, study.TOGETHER], "steps": [100, 100]})
     two = {SEVEN: found[SEVEN], THREE: found[THREE]}
     text = study.verdict(planned, gains, areas, growth, two)
-    assert "gain in S4; loss in S5" in text
+    assert "by the 95 % intervals gain in S4, loss in S5; top-1 +0.0 points (-10.0 … +10.0), loss in S4, neither in S5" in text
     assert "gain in 1 of 3, loss in FFA, neither in V2" in text
     assert "steps do not explain a gain" in text
-    assert "neither in S1" in text
+    assert "neither in S1; top-1 -10.0 points (-10.0 … -10.0), loss in S1" in text
     longer = study.verdict(planned.assign(steps=[100, 150]), gains, areas, growth, two)
     assert "a gain may in part be one of longer training" in longer
 

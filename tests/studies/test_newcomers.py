@@ -42,7 +42,7 @@ def test_nobody_is_new_where_there_is_one_subject(small_crowd):
     table = newcomers.curves(lab, [])
     assert table.empty
     needed, against = newcomers.images_needed(lab, table), newcomers.against_best(lab, table)
-    assert "nothing to compare" in newcomers.verdict(table, needed, against)
+    assert "nothing to compare" in newcomers.verdict(table, needed, against, against)
     assert newcomers.time_table(table).empty
     figure = newcomers.draw(lab, [], newcomers.summarise(table), "r")
     assert "no newcomer" in figure.axes[0].texts[0].get_text()
@@ -97,14 +97,17 @@ def test_ours_is_compared_with_the_best_of_the_others(lab):
     against = newcomers.against_best(lab, table).set_index("n_images")
     assert against["best of the others"].tolist() == [RIDGE, GRADIENT]
     np.testing.assert_allclose(against["difference"], [0.05, -0.1])
-    text = newcomers.verdict(table, newcomers.images_needed(lab, table), against.reset_index())
-    assert f"{GRADIENT} is above {RIDGE}: 1 of 2; not a → b at 10" in text
-    assert "is not above it: 1 of 2; not a → b at 100" in text
+    in_top1 = newcomers.against_best(lab, table.assign(top1=[*table["top1"][:-2], 0.9, 0.9]), "top1")
+    text = newcomers.verdict(table, newcomers.images_needed(lab, table), against.reset_index(), in_top1)
+    assert f"{GRADIENT} is above {RIDGE} in median r: 1 of 2; not a → b at 10" in text
+    assert "in median r, by the 95 % intervals: below in 1 of 2: a → b at 100 (-0.100); above in 1, neither in 0" in text
+    assert "in top-1, by the 95 % intervals: below in 0 of 2; above in 2" in text
 
 
 def test_a_failure_of_half_the_images_is_said(lab):
     table = table_of({GRADIENT: (0.38, 0.4), OURS: (0.2, 0.4)})
-    text = newcomers.verdict(table, newcomers.images_needed(lab, table), newcomers.against_best(lab, table))
+    against = newcomers.against_best(lab, table)
+    text = newcomers.verdict(table, newcomers.images_needed(lab, table), against, against)
     assert "at most half of the paper's images: 0 of 1; not a → b" in text
 
 

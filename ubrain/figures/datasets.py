@@ -11,14 +11,18 @@ from ubrain.figures.style import CEILING, finish
 TINTS = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#009E73", "#E69F00")  # of datasets, in the order of the table
 
 
-def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str]) -> Axes:
-    """Gain in median r of each subject with its interval; one colour per comparison, subjects side by side.
+def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bool = False) -> Axes:
+    """Gain of each subject with its interval; one colour per comparison, subjects side by side.
 
     Parameters
     ----------
-    table : one row per comparison and subject: dataset, of, over, subject, gain, low, high.
+    table : one row per comparison and subject: dataset, of, over, subject, gain, low, high (of median r), top1_gain,
+        top1_low, top1_high.
     labels : what to call the comparisons, in the order of the table.
+    top1 : draw the gain in top-1 retrieval, not in median r.
     """
+    if top1:
+        table = table.assign(gain=table["top1_gain"], low=table["top1_low"], high=table["top1_high"])
     subjects = list(dict.fromkeys(table["subject"]))
     compared = list(dict.fromkeys(zip(table["of"], table["over"], strict=True)))
     for label, (of, over), offset, tint in zip(labels, compared, _offsets(len(compared)), TINTS, strict=False):
@@ -28,7 +32,8 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str]) -> Axes:
     ax.axhline(0, color=CEILING, lw=1)
     home = table.set_index("subject")["dataset"].to_dict()
     ax.set_xticks(range(len(subjects)), [f"{s}\n{home[s]}" for s in subjects])
-    ax.set(ylabel="gain in median\nvoxel correlation r", xlim=(-0.6, len(subjects) - 0.4))
+    ylabel = "gain in top-1 retrieval\n(share of the gallery)" if top1 else "gain in median\nvoxel correlation r"
+    ax.set(ylabel=ylabel, xlim=(-0.6, len(subjects) - 0.4))
     return finish(ax, legend="above")
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from numpy.typing import NDArray
 
-from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, text_only
+from ubrain.figures.style import CEILING, CONDITIONS, colour, dashes, finish, text_only
 
 Documents = Mapping[str, Mapping[str, Any]]  # notebook -> its results, as `ubrain.results.read_results` returns them
 SHARED, OWN, INK = "#0072B2", "#D55E00", "#333333"
@@ -37,6 +37,7 @@ class Panel:
         group `x` (a number), the panel is a curve over it; else each `line` is a place on the axis.
         A group `line` names the curve or the place; without it, that is the condition.
     share : the numbers are shown in percent.
+    zero : the axis of the values starts at 0.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Panel:
     xlabel: str = ""
     share: bool = False
     log: bool = False
+    zero: bool = False
 
 
 PANELS = (
@@ -56,8 +58,8 @@ PANELS = (
           "median voxel correlation r", "images of the newcomer", log=True),
     Panel("Which image was seen", "04_retrieval", r"top1 of (?P<x>\d+) images", "(?P<line>.+)",
           "top-1 retrieval (%)", "images in the gallery", share=True, log=True),
-    Panel("Clusters of embeddings", "05_clusters", "ari with (?P<line>all types|category types|areas)", "k-means",
-          "agreement with the truth (ARI)"),
+    Panel("Clusters of embeddings", "05_clusters", "ari with (?P<line>all types|category types)", "k-means",
+          "agreement with the truth (ARI)", zero=True),
 )  # fmt: skip
 
 
@@ -108,14 +110,14 @@ def _dots(ax: Axes, panel: Panel, found: Mapping[str, Sequence[float]]) -> None:
         ax.plot(np.full(len(values), i), values, "o", ms=4, alpha=0.35, mew=0, color=colour(line))
         ax.plot([i - 0.3, i + 0.3], [np.median(values)] * 2, "-", lw=3, color=colour(line))
     ax.set_xticks(range(len(found)), [line.replace(" ", "\n") for line in found], fontsize=8)
-    ax.set(ylabel=panel.ylabel, xlim=(-0.6, len(found) - 0.4))
+    ax.set(ylabel=panel.ylabel, xlim=(-0.6, len(found) - 0.4), **({"ylim": (0, None)} if panel.zero else {}))
     finish(ax, legend="")
 
 
 def _curves(ax: Axes, panel: Panel, found: Mapping[tuple[str, float | None], Sequence[float]]) -> None:
     for line in dict.fromkeys(line for line, _ in found):
         points = sorted((x, float(np.median(values))) for (name, x), values in found.items() if name == line and x is not None)
-        ax.plot(*zip(*points, strict=True), "o-", ms=4, lw=2, color=colour(line), label=line)
+        ax.plot(*zip(*points, strict=True), marker="o", ms=4, lw=2, color=colour(line), label=line, **dashes(line))
     if panel.log:
         ticks = sorted({x for _, x in found if x is not None})
         ax.set_xscale("log")

@@ -1,5 +1,7 @@
 """What all figures share: colours of conditions, the look of axes, the mark of a simulation."""
 
+from typing import Any
+
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,12 +17,18 @@ CONDITIONS = {
     "matching, then gradient (ours)": "#0072B2",
     "encoder, two datasets": "#882255",
 }
+ON_TOP = "matching (ours)"  # often the same numbers as with gradient: dashed, above the others
 CEILING = "#333333"
 
 
 def colour(condition: str) -> str:
     """Colour of a condition."""
     return CONDITIONS.get(condition, "#000000")
+
+
+def dashes(condition: str) -> dict[str, Any]:
+    """How the line of a condition is drawn."""
+    return {"ls": "--", "zorder": 3, "markerfacecolor": "white"} if condition == ON_TOP else {"ls": "-"}
 
 
 def mark_simulated(figure: Figure, simulated: bool) -> Figure:

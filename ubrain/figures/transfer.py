@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ubrain.figures.style import CEILING, colour, finish
+from ubrain.figures.style import CEILING, colour, dashes, finish
 
 
 def learning_curves(ax: Axes, table: pd.DataFrame, label: str, ceiling: float | None = None) -> Axes:
@@ -17,7 +17,7 @@ def learning_curves(ax: Axes, table: pd.DataFrame, label: str, ceiling: float | 
     """
     for method in dict.fromkeys(table["method"]):
         mine = table[table["method"] == method].sort_values("n_images")
-        ax.plot(mine["n_images"], mine["value"], "o-", ms=4, lw=2, color=colour(method), label=method)
+        ax.plot(mine["n_images"], mine["value"], marker="o", ms=4, lw=2, color=colour(method), label=method, **dashes(method))
         ax.fill_between(mine["n_images"], mine["low"], mine["high"], color=colour(method), alpha=0.15, lw=0)
     if ceiling is not None and ceiling == ceiling:
         ax.axhline(ceiling, color=CEILING, lw=1.5, ls="--", label="noise ceiling (median)")

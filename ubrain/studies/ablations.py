@@ -16,8 +16,10 @@ from ubrain.errors import UbrainError
 from ubrain.lab import Lab
 from ubrain.progress import track
 from ubrain.stats import Interval
+from ubrain.studies.datasets import steps
 
 FULL, IMAGES = "full encoder", "trained from images"
+VOXELS = "voxels per step"
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,16 @@ class SomeLevels(Features):
         self._every.close()
 
 
-def variants(lab: Lab, steps: int | None = None) -> list[Variant]:
+def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
     """The full encoder and what is taken from it or changed in it, one thing at a time.
 
     Parameters
     ----------
-    steps : of every training; None takes those of the profile.
+    n_steps : of every training; None takes those of the profile.
     """
     config, encoder, training = lab.profile.ablations, lab.profile.encoder, lab.profile.training
-    if steps := config.steps if steps is None else steps:
-        training = replace(training, epochs=1, min_steps=steps)
+    if n := config.steps if n_steps is None else n_steps:
+        training = replace(training, epochs=1, min_steps=n)
     base = Variant(FULL, "", encoder, training)
     found = [base]
     for size in config.embedding_sizes:
@@ -95,7 +97,7 @@ def variants(lab: Lab, steps: int | None = None) -> list[Variant]:
     found.append(replace(base, name="0.1 MSE − 0.9 cos", group="loss", training=other))
     for n in config.voxels_per_step:
         drawn = replace(training, voxels_per_step=n)
-        found.append(replace(base, name=f"{n} voxels per step", group="voxels per step", training=drawn))
+        found.append(replace(base, name=f"{n} voxels per step", group=VOXELS, training=drawn))
     if config.adapter_rank:
         images = replace(base, name=IMAGES, group="adapters", adapter_rank=0)
         found += [images, replace(images, name=f"adapters of rank {config.adapter_rank}", adapter_rank=config.adapter_rank,
@@ -104,13 +106,13 @@ def variants(lab: Lab, steps: int | None = None) -> list[Variant]:
 
 
 def settings_table(lab: Lab, chosen: list[Variant]) -> pd.DataFrame:
-    """What distinguishes the variants: embedding size, levels, parts left out, loss, voxels per step, source of tokens."""
+    """What distinguishes the variants: embedding size, levels, parts left out, loss, voxels per step, steps, tokens."""
     n_levels = len(lab.profile.backbone.levels)
     rows = [{
         "variant": v.name, "embedding size": v.encoder.embedding_size,
         "levels": " ".join(str(i + 1) for i in v.levels or range(n_levels)), "without": ", ".join(v.encoder.without) or "–",
         "loss": f"{v.training.mse_weight:g} MSE − {v.training.cosine_weight:g} cos",
-        "voxels per step": v.training.voxels_per_step,
+        "voxels per step": v.training.voxels_per_step, "steps": steps(lab, subjects_of(lab), v.training),
         "tokens": "cached" if v.adapter_rank is None else f"images, adapters of rank {v.adapter_rank}",
     } for v in chosen]  # fmt: skip
     return pd.DataFrame(rows).set_index("variant")
@@ -190,8 +192,13 @@ def summary(r: pd.DataFrame, top1: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, axis=1)
 
 
-def verdict(lab: Lab, found: pd.DataFrame) -> str:
-    """Which parts matter in these trainings, in words made from the intervals."""
+def verdict(lab: Lab, found: pd.DataFrame, in_top1: pd.DataFrame) -> str:
+    """Which parts matter in these trainings, in words made from the intervals.
+
+    Parameters
+    ----------
+    found, in_top1 : of `differences`, for median r and for top-1.
+    """
     worse, better = found[found["high"] < 0], found[found["low"] > 0]
     open_ = found[(found["low"] <= 0) & (found["high"] >= 0)]
     n, adapters = int(found["n"].iloc[0]), lab.profile.ablations.adapter_rank
@@ -199,14 +206,23 @@ def verdict(lab: Lab, found: pd.DataFrame) -> str:
              f"would not hold 0, here about {len(found) / 20:.1f}"]  # fmt: skip
     for what, rows in (("worse", worse), ("better", better)):
         ordered = rows.sort_values("difference", key=np.abs, ascending=False)
-        shown = [f"{v} ({d:+.3f})" for v, d in zip(ordered["variant"], ordered["difference"], strict=True)]
+        less = " and less training" if what == "worse" else ""
+        shown = [f"{v} ({d:+.3f}{less if group == VOXELS else ''})" for v, group, d in
+                 ordered[["variant", "group", "difference"]].itertuples(index=False)]  # fmt: skip
         lines.append(f"{what} in median r than what it is compared with: {'; '.join(shown) or 'none'}")
-    lines.append(f"no difference shows: {'; '.join(open_['variant']) or 'none'}")
+    top1 = in_top1.set_index("variant")
+    undecided = [_undecided(v, top1.loc[v]) for v in open_["variant"]]
+    lines.append(f"undecided in median r (the interval holds 0): {'; '.join(undecided) or 'none'}")
     if not adapters:
         lines.append("adapters: not run; they need a vision transformer trained from images (profile paper)")
     for name, rows in (("worse", worse), ("better", better), ("open", open_)):
         lab.record("ablation_outcome", len(rows) / len(found), name, n=len(found), unit="share")
     return "\n".join(lines)
+
+
+def _undecided(variant: str, top1: pd.Series) -> str:
+    says = "better" if top1["low"] > 0 else "worse" if top1["high"] < 0 else ""
+    return f"{variant}, but {says} in top-1 ({top1['difference']:+.3f})" if says else variant
 
 
 def _scored(lab: Lab, variant: Variant, seed: int) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from ubrain.progress import log
 TOGETHER = list(figures.CONDITIONS)[7]
 Groups = dict[str, list[str]]  # dataset -> subjects, the largest dataset first
 Predicted = dict[str, dict[str, NDArray[np.float32]]]  # condition -> subject -> (n_images, n_voxels)
-GAIN_COLUMNS = ["dataset", "over", "subject", "gain", "low", "high", "top1_gain", "top1_low", "top1_high"]
+GAIN_COLUMNS = ["dataset", "subject", "of", "over", "gain", "low", "high", "top1_gain", "top1_low", "top1_high"]
 
 
 def groups(lab: Lab, subjects: Sequence[str] | None = None) -> Groups:
@@ -115,7 +115,7 @@ def gains(lab: Lab, fitted: Mapping[str, Predicted], found: Groups) -> pd.DataFr
 
     Returns
     -------
-    One row per comparison and subject: dataset, of, over, subject, gain, low, high, top1_gain, top1_low, top1_high.
+    One row per comparison and subject: dataset, subject, of, over, gain, low, high, top1_gain, top1_low, top1_high.
     """
     main, others = main_and_others(found)
     compared = [(d, of, over) for d in others for of, over in ((TOGETHER, CROWD), (TOGETHER, ALONE), (CROWD, ALONE))]
@@ -123,7 +123,7 @@ def gains(lab: Lab, fitted: Mapping[str, Predicted], found: Groups) -> pd.DataFr
     tables = []
     for dataset, of, over in compared:
         table = lab.gain_table(fitted[dataset], of, (over,), found[dataset])
-        tables.append(table.assign(dataset=dataset, of=of))
+        tables.append(table.assign(dataset=dataset, of=of)[GAIN_COLUMNS])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=GAIN_COLUMNS)
 
 
@@ -202,12 +202,17 @@ def verdict(
 
 def _gain_words(gained: pd.DataFrame, of: str, over: str) -> str:
     rows = gained[(gained["of"] == of) & (gained["over"] == over)]
-    above, below = list(rows["subject"][rows["low"] > 0]), list(rows["subject"][rows["high"] < 0])
+    r, top1 = rows["gain"], 100 * rows["top1_gain"]
+    return (f"median r {r.median():+.3f} ({r.min():+.3f} … {r.max():+.3f}), by the 95 % intervals "
+            f"{_by_interval(rows, 'low', 'high')}; top-1 {top1.median():+.1f} points ({top1.min():+.1f} … {top1.max():+.1f}), "
+            f"{_by_interval(rows, 'top1_low', 'top1_high')}")  # fmt: skip
+
+
+def _by_interval(rows: pd.DataFrame, low: str, high: str) -> str:
+    above, below = list(rows["subject"][rows[low] > 0]), list(rows["subject"][rows[high] < 0])
     unclear = [s for s in rows["subject"] if s not in above + below]
     kinds = (("gain", above), ("loss", below), ("neither", unclear))
-    parts = [f"{word} in {', '.join(names)}" for word, names in kinds if names]
-    return (f"median r {rows['gain'].median():+.3f} ({rows['gain'].min():+.3f} … {rows['gain'].max():+.3f}), top-1 "
-            f"{100 * rows['top1_gain'].median():+.1f} points; by the 95 % intervals of r: {'; '.join(parts)}")  # fmt: skip
+    return ", ".join(f"{word} in {' '.join(names)}" for word, names in kinds if names)
 
 
 def _area_words(by_area: pd.DataFrame, dataset: str, partner: str) -> str:

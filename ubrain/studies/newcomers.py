@@ -273,10 +273,14 @@ def _reached(n_images: Sequence[float], values: Sequence[float], target: float) 
     return float(np.exp(n[i] if i == 0 else np.interp(target, y[i - 1 : i + 1], n[i - 1 : i + 1])))
 
 
-def against_best(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
+def against_best(lab: Lab, table: pd.DataFrame, score: str = "median_r") -> pd.DataFrame:
     """Ours minus the best of ridge, gradient and matching, for each direction and number of images; recorded.
 
     The best is the one that is best on average over newcomers and draws; the difference is paired.
+
+    Parameters
+    ----------
+    score : median_r or top1.
 
     Returns
     -------
@@ -284,13 +288,14 @@ def against_best(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (direction, n_images), group in table.groupby(["direction", "n_images"], sort=False):
-        wide = group.pivot_table("median_r", ["subject", "draw"], "method", sort=False)
+        wide = group.pivot_table(score, ["subject", "draw"], "method", sort=False)
         rivals = [m for m in (RIDGE, GRADIENT, MATCHING) if m in wide]
         if OURS not in wide or not rivals:
             continue
         best = wide[rivals].mean().idxmax()
         found = stats.bootstrap_mean(wide[OURS], wide[best], lab.profile.bootstrap, lab.seed)
-        lab.record("ours_minus_best", found.value, f"{direction}, {n_images} images, {best}", interval=found, unit="r")
+        name, unit = ("ours_minus_best", "r") if score == "median_r" else (f"ours_minus_best in {score}", "share")
+        lab.record(name, found.value, f"{direction}, {n_images} images, {best}", interval=found, unit=unit)
         rows.append({"direction": direction, "n_images": n_images, "best of the others": best, "difference": found.value,
                      "low": found.low, "high": found.high})  # fmt: skip
     return pd.DataFrame(rows, columns=["direction", "n_images", "best of the others", "difference", "low", "high"])
@@ -393,6 +398,21 @@ def draw(
     return figure
 
 
+def settings_table(lab: Lab) -> pd.DataFrame:
+    """How much was given to each method, which decides the comparison. One row per method."""
+    t = lab.profile.transfer
+    steps = f"Adam, learning rate {t.learning_rate:g}, {t.epochs} epochs, at least {t.min_steps} steps"
+    rows = {
+        "all": f"at most {t.voxels} voxels of a newcomer, all its test images, {t.draws} draws of the images (one of all)",
+        RIDGE: "its search over weights of the levels, as in 01, is left out",
+        ALONE: f"{t.scratch_steps} steps, on these voxels; in 01 at least {lab.profile.training.min_steps}, on all",
+        GRADIENT: f"{steps} (released code: 0.001, 50 epochs); the best on held-out images is kept",
+        MATCHING: f"{len(t.temperatures)} temperatures are tried on held-out images",
+        OURS: f"matching, then {t.steps} Gauss–Newton steps with one of {len(t.pulls)} pulls, chosen on held-out images",
+    }
+    return pd.DataFrame({"setting": rows})
+
+
 def overview(lab: Lab, found: Sequence[Direction]) -> pd.DataFrame:
     """One row per direction: its crowd, its newcomers, and how many images each newcomer has."""
     return pd.DataFrame([{
@@ -401,22 +421,39 @@ def overview(lab: Lab, found: Sequence[Direction]) -> pd.DataFrame:
     } for d in found], columns=["direction", "crowd", "newcomers", "images"])  # fmt: skip
 
 
-def verdict(table: pd.DataFrame, needed: pd.DataFrame, against: pd.DataFrame) -> str:
-    """What the numbers say about transfer, in words, naming where a claim does not show."""
+def verdict(
+    table: pd.DataFrame, needed: pd.DataFrame, against: pd.DataFrame, in_top1: pd.DataFrame
+) -> str:
+    """What the numbers say about transfer, in words, naming where a claim does not show.
+
+    Parameters
+    ----------
+    table : of `curves`.
+    needed : of `images_needed`.
+    against, in_top1 : of `against_best`, for median r and for top-1.
+    """
     lines = []
     mean = summarise(table).pivot_table("value", ["direction", "n_images"], "method", sort=False)
-    for other in (m for m in (ALONE, RIDGE) if m in mean and GRADIENT in mean):
-        both = mean[[GRADIENT, other]].dropna()
-        lines.append(_count(f"the paper: {GRADIENT} is above {other}", both[GRADIENT] > both[other]))
-    if len(against):
-        cases = against.set_index(["direction", "n_images"])
-        lines.append(_count("ours: the best of ridge, gradient and matching is not above it", cases["high"] >= 0))
-        lines.append(_count("ours: above it, interval and all", cases["low"] > 0))
+    for mine, other in ((GRADIENT, ALONE), (GRADIENT, RIDGE), (OURS, ALONE)):
+        if {mine, other} <= set(mean):
+            both = mean[[mine, other]].dropna()
+            paper = "the paper: " if mine == GRADIENT else ""
+            lines.append(_count(f"{paper}{mine} is above {other} in median r", both[mine] > both[other]))
+    lines += [_against_words(rows, score) for score, rows in (("median r", against), ("top-1", in_top1)) if len(rows)]
     wide = needed.pivot(index="direction", columns="method", values="90 % of gradient with all") if len(needed) else needed
     if {GRADIENT, OURS} <= set(wide.columns):
         half = wide[OURS] <= wide[GRADIENT] / 2
         lines.append(_count("ours reaches 90 % of the paper's best with at most half of the paper's images", half))
     return "\n".join(lines) or "nothing to compare: this crowd file has no newcomer"
+
+
+def _against_words(rows: pd.DataFrame, score: str) -> str:
+    below, above = rows[rows["high"] < 0], rows[rows["low"] > 0]
+    where = "; ".join(f"{r.direction} at {r.n_images} ({r.difference:+.3f})" for r in below.itertuples())
+    return (f"ours against the best of ridge, gradient and matching, in {score}, by the 95 % intervals: below in "
+            f"{len(below)} of {len(rows)}{': ' * bool(where)}{where}; above in {len(above)}, neither in "
+            f"{len(rows) - len(below) - len(above)}; on average over newcomers and draws below in "
+            f"{(rows['difference'] < 0).sum()}, at worst by {-min(rows['difference'].min(), 0):.3f}")  # fmt: skip
 
 
 def _count(claim: str, holds: pd.Series) -> str:

@@ -261,7 +261,8 @@ def _voxel_words(voxels: pd.DataFrame, mean: pd.DataFrame) -> list[str]:
         mine = voxels[(voxels["line"] == line) & (voxels["subject"] == "all")].sort_values("n_voxels")
         enough = mine[mine["top1"] >= 0.9 * mean.loc[CROWD, "top1"]]["n_voxels"]
         text = f"{enough.min()} are the fewest of those tried that reach" if len(enough) else "no number tried reaches"
-        lines.append(f"voxels {line}: {text} 90 % of the top-1 of all voxels")
+        every = " (the largest number tried: it saves nothing)" if enough.min() == mine["n_voxels"].max() else ""
+        lines.append(f"voxels {line}: {text} 90 % of the top-1 of all voxels{every}")
     return lines
 
 
