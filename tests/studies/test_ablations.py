@@ -72,7 +72,8 @@ def test_levels_that_are_not_there_are_refused(lab):
 
 def test_variants_are_trained_and_scored_for_every_seed_and_subject(lab):
     lab.records.clear()
-    chosen = [v for v in study.variants(lab, n_steps=2) if v.name in (study.FULL, "level 2 only", "without functional attention")]
+    names = study.FULL, "level 2 only", "without functional attention"
+    chosen = [v for v in study.variants(lab, n_steps=2) if v.name in names]
     table = study.train_all(lab, chosen, 2)
     assert len(table) == 3 * 2 * len(study.subjects_of(lab))
     assert np.isfinite(table["median_r"]).all()
