@@ -143,7 +143,8 @@ def test_images_that_several_subjects_have_seen_are_the_test_images(packaged: Pa
         assert list(crowd["algonauts-subj01"].images("test")) == [f"nsd-{i:05d}" for i in range(100, 108)]
         assert 0 < len(crowd["algonauts-subj01"].images("val")) < 10
     assert "Not there: responses to the images of test_split." in text
-    assert "they are z-scored already" in text
+    assert "z-scored per vertex and session and averaged over repeats" in text
+    assert "they are used as they are, without z-scoring" in text
 
 
 def test_a_single_subject_has_test_images_drawn(packaged: Packaged, out: Path, refused) -> None:

@@ -159,7 +159,7 @@ def test_responses_images_and_splits_arrive(root: Path, out: Path, run: Callable
         assert subject.trials.normalise == "none"
         assert subject.trials.repeats(crowd.rows(["mosaic-NSD-000000420713", "mosaic-NSD-000000000009"])).tolist() == [2, 1]
         assert crowd._file["images/key"].asstr()[crowd.rows(["mosaic-NSD-000000420713"])[0]] == "coco:420713"
-    assert "they are z-scored already" in text
+    assert "they are used as they are, without z-scoring" in text
     assert "6 trials of artificial images were left out" in text
 
 

@@ -183,7 +183,7 @@ def test_voxels_that_are_nan_in_either_part_are_dropped_and_counted(tmp_path: Pa
 
 def test_averages_have_no_noise_ceiling_and_are_not_scaled_again(root: Path, out: Path) -> None:
     text = import_vim1(root, out, EXACT)
-    for part in ("Noise ceiling: unknown", "they are z-scored already", "averaged over the repeats", "standard deviation"):
+    for part in ("Noise ceiling: unknown", "without z-scoring", "averaged over the repeats", "standard deviation"):
         assert part in text
     with Crowd(out) as crowd:
         assert crowd["vim1-S1"].trials.normalise == "none"

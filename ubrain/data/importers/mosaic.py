@@ -257,13 +257,12 @@ def _recording(
                                                f"other subjects are test images" if shown.n_both else ""),
         *([f"{trials['n_artificial'].iloc[0]} trials of artificial images were left out"]
           if "n_artificial" in trials and trials["n_artificial"].iloc[0] else []),
-        *([ceiling] if ceiling else []),
     ]  # fmt: skip
     table = pd.DataFrame({"image": [shown.row[dataset, file] for file in kept["file"]], "session": 0,
                           "repeat": kept["repeat"].to_numpy(np.int64)})  # fmt: skip
     blocks = [_block(source, kept.iloc[i : i + BLOCK_TRIALS], i, columns) for i in range(0, len(kept), BLOCK_TRIALS)]
     return Recording(f"mosaic-{name}", f"MOSAIC-{dataset}", scanner, "fsLR-91k", shown.images, table, voxels, blocks, account,
-                     missing, normalise="none")  # fmt: skip
+                     missing, normalise="none", ceiling=ceiling)  # fmt: skip
 
 
 def _block(source: _Source, trials: pd.DataFrame, start: int, columns: NDArray[np.int64]) -> Block:

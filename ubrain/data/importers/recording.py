@@ -164,8 +164,9 @@ class Recording:
     blocks : the responses.
     account : what was read and done to the numbers, one sentence an entry.
     missing : what was expected and is not there, one sentence an entry.
-    normalise : how the field z-scores these responses, in the crowd file's words: per session, run, or none because
-        the published numbers are z-scored already.
+    normalise : how the field z-scores these responses, in the crowd file's words: per session, run, or none, as a rule
+        because the published numbers are z-scored already; `account` says why.
+    ceiling : what the ncsnr of `voxels` is.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Recording:
     account: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     normalise: str = "session"
+    ceiling: str = "ncsnr as published"
 
     def units(self) -> NDArray[np.int64]:
         """Number, from 0, of the session (or run) within which each trial is z-scored: (n_trials,)."""
