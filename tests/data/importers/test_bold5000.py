@@ -285,6 +285,29 @@ def test_two_subjects(bold: Published, out: Path) -> None:
 # ------------------------------------------------------------------------------------------------ partial downloads
 
 
+@pytest.mark.parametrize("lacks", ["list of images", "masks"])
+def test_files_that_a_subject_lacks_do_not_matter_to_others(
+    csi4: Published, out: Path, refused, caplog, lacks: str
+) -> None:
+    csi4.write_session("CSI1", 1)
+    if lacks == "masks":
+        csi4.write_names("CSI1")
+    with refused(out, "has no CSI1_imgnames" if lacks == "list of images" else "has no masks such as sub-CSI1_mask-LHEarlyVis"):
+        import_bold5000(csi4.root, out, Options(subjects=["CSI1", "CSI4"]))
+    import_bold5000(csi4.root, out, Options(subjects=["CSI4"], dry_run=True))
+    assert "left out" not in caplog.text
+    import_bold5000(csi4.root, out, Options(dtype="float32"))
+    assert "CSI1 is left out" in caplog.text
+    assert list(trials(out)["image"]) == stems(csi4.shown["CSI4"])
+
+
+def test_a_damaged_list_of_somebody_else_is_no_obstacle(csi4: Published, out: Path, caplog) -> None:
+    csi4.text("CSI2_imgnames.txt", ["x"]).write_bytes(b"\xff" * 99)
+    import_bold5000(csi4.root, out, EXACT)
+    assert "what CSI2 was shown is not known" in caplog.text
+    assert len(stored(out)) == 370
+
+
 def begins(session: int) -> int:
     return sum(LENGTHS["CSI4"][: session - 1])
 

@@ -346,6 +346,27 @@ def test_subjects_are_asked_for_by_name(root: Path, out: Path, run: Callable[...
         run(root, Options(subjects=["sub-02_NSD"]))
 
 
+def test_files_of_others_are_not_opened(root: Path, out: Path, run: Callable[..., str], refused) -> None:
+    (root / "sub-02_NSD_crc32-32353cf9.hdf5").write_bytes(b"half a download")
+    with refused(out, r"sub-02_NSD_crc32-32353cf9\.hdf5 is not an HDF5 file"):
+        run(root)
+    with refused(out, "no subject 'sub-03_NSD'; found sub-01_NSD, sub-02_NSD"):
+        run(root, Options(subjects=["sub-03_NSD"]))
+    run(root, Options(dtype="float32", subjects=["sub-01_NSD"]))
+    check(out, Subject())
+
+
+def test_a_subject_without_images_is_left_out(root: Path, out: Path, run: Callable[..., str], refused, caplog) -> None:
+    other = Subject("sub-01_GOD", ["n01440764_1.JPEG"], ["n01440764_2.JPEG"])
+    other.missing = {}
+    write(root, other)
+    with refused(out, "sub-01_GOD: none of its images is there, such as 'n01440764_2.JPEG'"):
+        run(root, Options(subjects=["sub-01_GOD", "sub-01_NSD"]))
+    run(root)
+    assert "sub-01_GOD is left out" in caplog.text
+    check(out, Subject())
+
+
 def test_an_interrupted_import_continues_after_the_last_block(
     root: Path, out: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:

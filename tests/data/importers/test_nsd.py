@@ -460,7 +460,8 @@ def test_a_session_that_is_there_twice_is_refused(nsd: Published, out: Path, ref
     else:
         nsd.write_volume_labels()
         nsd.write_volume(1, 1)
-    folder, side, kind = nsd.file(f"{nsd.betas_folder(1, space)}/x").parent, *(("lh.", "mgh") if space == "fsaverage" else ("", "hdf5"))
+    side, kind = ("lh.", "mgh") if space == "fsaverage" else ("", "hdf5")
+    folder = nsd.root / nsd.betas_folder(1, space)
     shutil.copyfile(folder / f"{side}betas_session01.{kind}", folder / f"{side}betas_session1.{kind}")
     (folder / f"rh.betas_session01.{kind}").unlink(missing_ok=True)
     with refused(out, rf"{side}betas_session0?1\.{kind} and {side}betas_session0?1\.{kind} are the same session; keep one"):
@@ -480,6 +481,18 @@ def test_the_sides_of_a_session_may_have_different_formats(nsd: Published, out: 
 def test_subjects_that_are_asked_for_must_be_there(one_session: Published, out: Path, refused) -> None:
     with refused(out, "no subject '2'; found subj01"):
         import_nsd(one_session.root, out, Options(subjects=["1", "2"]))
+
+
+def test_files_that_a_subject_lacks_do_not_matter_to_others(one_session: Published, out: Path, refused, caplog) -> None:
+    one_session.write_volume(2, 1)  # whose labels are not there
+    with refused(out, r"has no nsddata/ppdata/subj02/func1pt8mm/roi/nsdgeneral\.nii\.gz"):
+        import_nsd(one_session.root, out, Options(subjects=["1", "2"]))
+    import_nsd(one_session.root, out, Options(dry_run=True, subjects=["1"]))
+    assert "left out" not in caplog.text
+    import_nsd(one_session.root, out, FLOAT32)
+    assert "subj02 is left out" in caplog.text
+    with Crowd(out) as crowd:
+        assert crowd.subjects == ["nsd-subj01"]
 
 
 def test_shared_images_are_the_test_images(one_session: Published, out: Path) -> None:

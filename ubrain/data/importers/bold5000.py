@@ -22,10 +22,11 @@ from ubrain.data.importers.recording import (
     Part,
     Recording,
     array_block,
+    complete,
     parse_numbers,
     select,
 )
-from ubrain.errors import UbrainError
+from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
 RESPONSES = ("volumes", "areas", "release1")
@@ -82,18 +83,19 @@ def import_bold5000(
         raise UbrainError(f"--tr {tr}: expected one of {', '.join(TIMES)}")
     wanted_areas = _wanted_areas(areas, responses)
     folder = Folder(root, options.follow_links)
-    shown = {name: lines for name in SESSIONS if (lines := _shown(folder, name, responses))}
     files = {name: found for name in SESSIONS if (found := _response_files(folder, name, responses, betas, tr))}
     names = select(options.subjects, files, f"{folder} ({responses}: files such as {_example(responses, betas, tr)})")
-    if unknown := [name for name in names if name not in shown]:
-        wanted_list = f"CSI0{unknown[0][-1]}_stim_lists.txt" if responses == "release1" else f"{unknown[0]}_imgnames.txt"
-        raise UbrainError(f"{folder} has no {wanted_list}, which says what {unknown[0]} was shown")
     if absent := [name for name in SESSIONS if name not in files]:
         log.warning("no %s in %s for %s", responses, folder, ", ".join(absent))
     wanted = parse_numbers(sessions) if sessions else None
-    stimuli = _Stimuli(folder, shown, names, images, options.follow_links)
-    recording = _volumes if responses == "volumes" else _areas
-    recordings = [recording(_Subject(folder, n, shown[n], wanted), files[n], wanted_areas, stimuli) for n in names]
+    shown = complete(names, options.subjects, lambda name: _shown(folder, name, responses))
+    stimuli = _Stimuli(folder, shown | _shown_to_others(folder, names, responses), list(shown), images, options.follow_links)
+
+    def describe(name: str) -> Recording:
+        subject = _Subject(folder, name, shown[name], wanted)
+        return (_volumes if responses == "volumes" else _areas)(subject, files[name], wanted_areas, stimuli)
+
+    recordings = list(complete(list(shown), options.subjects, describe).values())
     settings = {"dataset": "bold5000", "responses": responses, "betas": betas, "areas": areas, "tr": tr, "sessions": sessions}
     return import_recordings(recordings, out, options, settings)
 
@@ -128,15 +130,34 @@ def _response_files(folder: Folder, subject: str, responses: str, betas: str, tr
 
 
 def _shown(folder: Folder, subject: str, responses: str) -> list[str]:
-    """Names of the images of all trials of a subject, in order, of all sessions; nothing if there is no list."""
+    """Names of the images of all trials of a subject, in order, of all sessions."""
     pattern = rf"CSI0?{subject[-1]}_stim_lists\.txt" if responses == "release1" else rf"(sub-)?{subject}_imgnames\.txt"
     files = folder.search(pattern)
+    if not files:
+        name = f"CSI0{subject[-1]}_stim_lists.txt" if responses == "release1" else f"{subject}_imgnames.txt"
+        raise MissingError(f"{folder} has no {name}, which says what {subject} was shown")
     lists = [[_plain(line) for line in read_lines(file)] for file in files]
     for file, names in zip(files, lists, strict=True):
         if [_same(n) for n in names] != [_same(n) for n in lists[0]]:
             raise UbrainError(f"{folder.name(files[0])} and {folder.name(file)} in {folder} name different images; keep the "
                               f"right one")  # fmt: skip
-    return lists[0] if lists else []
+    if not lists[0]:
+        raise UbrainError(f"{files[0]} is empty")
+    return lists[0]
+
+
+def _shown_to_others(folder: Folder, names: Sequence[str], responses: str) -> dict[str, list[str]]:
+    """The same of all subjects but these, as far as it is there: only to tell which images were repeated."""
+    found = {}
+    for name in SESSIONS:
+        if name not in names:
+            try:
+                found[name] = _shown(folder, name, responses)
+            except MissingError:
+                continue
+            except UbrainError as error:
+                log.warning("what %s was shown is not known: %s", name, error)
+    return found
 
 
 def _plain(line: str) -> str:
@@ -333,7 +354,7 @@ class _Grid:
         name = f"{self.subject.name}_brainmask.nii.gz"
         files = self.subject.folder.search(rf"{self.subject.name}_brainmask\.nii(\.gz)?")
         if not files and needed:
-            raise UbrainError(f"{self.subject.folder} has no {name}")
+            raise MissingError(f"{self.subject.folder} has no {name}")
         if not files:
             self.missing.append(f"{name}, so voxels were not restricted to the brain")
             return None
@@ -362,7 +383,7 @@ class _Grid:
         wanted = [mask for (_, area), mask in masks.items() if area in areas]
         if not wanted:
             name = f"sub-{self.subject.name}_mask-LH{areas[0]}.nii.gz"
-            raise UbrainError(f"{self.subject.folder} has no masks such as {name} (from derivatives/spm of OpenNeuro's "
+            raise MissingError(f"{self.subject.folder} has no masks such as {name} (from derivatives/spm of OpenNeuro's "
                               f"ds001499); import the whole brain with --areas none")  # fmt: skip
         union: NDArray[np.bool_] = np.any(wanted, axis=0)
         return union

@@ -404,8 +404,9 @@ def _npz_recording(
     blocks = [Block(what, len(values), _npz_reader(path, array, columns), (path,))
               for what, array, values in zip(("training", "test"), ("arr_0", "arr_1"), responses, strict=True)]  # fmt: skip
     spread = float(np.nanmedian(np.asarray(responses[0][:, columns[:500]], dtype=np.float64).std(0)))
-    account = [f"Responses as released with SelfSuperReconst, z-scored (the standard deviation over the training images is {spread:.2f}, "
-               f"median over voxels); nothing was scaled. Its noise ceiling is not used, as its definition is not published",
+    account = [f"Responses as released with SelfSuperReconst, z-scored (the standard deviation over the training images is "
+               f"{spread:.2f}, median over voxels); nothing was scaled. Its noise ceiling is not used, as its definition is "
+               f"not published",
                "Test images: those of the perception test",
                "These images have no names, so photographs that other datasets have, too, are not recognised"]  # fmt: skip
     chosen = "none" if normalise == "auto" else normalise

@@ -27,7 +27,17 @@ from ubrain.data.importers.files import (
     reading,
     whole_numbers,
 )
-from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, Options, Part, Recording, parse_numbers, select
+from ubrain.data.importers.recording import (
+    DEFAULTS,
+    PART_BYTES,
+    Block,
+    Options,
+    Part,
+    Recording,
+    complete,
+    parse_numbers,
+    select,
+)
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 
@@ -105,11 +115,13 @@ def import_nsd(
     masks = Folder(mask, options.follow_links) if mask is not None else None
     with open_hdf5(folder.need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")) as stimuli:
         images = _Images(stimuli, design, test)
-        recordings = []
-        for name in names:
-            grid_type = _Volume if space.startswith("func") else _Surface
+        grid_type = _Volume if space.startswith("func") else _Surface
+
+        def describe(name: str) -> Recording:
             grid = grid_type(folder, name, space, betas, areas, masks)
-            recordings.append(_recording(name, grid, subjects[name], design, images, wanted))
+            return _recording(name, grid, subjects[name], design, images, wanted)
+
+        recordings = list(complete(names, options.subjects, describe).values())
         settings = {"dataset": "nsd", "space": space, "betas": betas, "areas": areas, "test": test, "sessions": sessions,
                     "mask": mask is not None}  # fmt: skip
         return import_recordings(recordings, out, options, settings)
