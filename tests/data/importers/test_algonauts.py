@@ -188,6 +188,11 @@ def test_official_test_responses(tmp_path: Path, out: Path) -> None:
         assert list(crowd["algonauts-subj02"].images("test")) == ["nsd-00503", *(f"nsd-{i:05d}" for i in range(600, 606))]
         ceiling = np.concatenate([np.linspace(0, 0.8, 4), np.linspace(0, 0.8, 3)])
         np.testing.assert_allclose(crowd["algonauts-subj02"].noise_ceiling("test"), ceiling, atol=1e-6)
+        said = "Noise ceiling: ncsnr from the published noise ceiling of averaged responses to the official test images"
+        assert f"{said}." in crowd["algonauts-subj02"].account
+        assert "Noise ceiling: unknown" in crowd["algonauts-subj01"].account
+    text = import_algonauts(packaged.root, tmp_path / "drawn.h5", EXACT, test="drawn", test_fraction=0.4)
+    assert f"{said}, which are not the test images here." in text
 
 
 def test_coco_numbers(packaged: Packaged, out: Path, tmp_path: Path) -> None:

@@ -180,8 +180,10 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
     account = ["Responses as packaged for Algonauts 2023: z-scored per vertex and session and averaged over repeats, whose "
                "number is not known; nothing was scaled", rule.account(),
                "The subjects are those of NSD: do not count them twice"]  # fmt: skip
+    ceiling = "ncsnr from the published noise ceiling of averaged responses to the official test images" + (
+        "" if rule.kind == "official" else ", which are not the test images here")  # fmt: skip
     return Recording(f"algonauts-{subject.name.lower()}", "Algonauts2023", "7T", space, shown, trials, voxels, blocks, account,
-                     missing, normalise="none")  # fmt: skip
+                     missing, normalise="none", ceiling=ceiling)  # fmt: skip
 
 
 def _block(name: str, files: Sequence[Path], arrays: Sequence[NDArray]) -> Block:

@@ -1,5 +1,6 @@
 """BOLD5000 (Chang et al. 2019): 4 subjects at 3T; the volumes of release 2, or the responses of areas of either release."""
 
+import gzip
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -293,7 +295,7 @@ def _volumes(subject: _Subject, files: Sequence[Path], areas: list[str] | None, 
     if lost := [s for s in chosen if s not in starts]:
         raise UbrainError(f"{subject.name}: which trials are those of session {lost[0]} is not known without the sessions "
                           f"before or after it, or Stimuli_Presentation_Lists")  # fmt: skip
-    grid = _Grid(subject, shape, areas)
+    grid = _Grid(subject, next(iter(by_session.values())), areas)
     blocks = [Block(f"session {s}", lengths[s], grid.reader(by_session[s]), (by_session[s],)) for s in chosen]
     missing = [f"betas of session {s}" for s in range(1, SESSIONS[subject.name] + 1) if s not in lengths]
     missing += [f"the place of session {s} among the trials, so it is left out" for s in lengths if s not in starts]
@@ -331,10 +333,11 @@ def _open_session(path: Path, shape: Sequence[int]) -> Volume:
 
 
 class _Grid:
-    """Where the voxels of a subject are in its volumes. Only the shape counts: the affines of the betas are not right."""
+    """Where the voxels of a subject are in its volumes: at the same numbers in masks and betas, whatever the affines say."""
 
-    def __init__(self, subject: _Subject, shape: Sequence[int], areas: list[str] | None) -> None:
-        self.subject, self.shape = subject, tuple(shape)
+    def __init__(self, subject: _Subject, betas: Path, areas: list[str] | None) -> None:
+        self.subject, self.betas, self.shape = subject, betas, open_volume(betas).shape[:3]
+        self.turned: list[str] = []
         self.account: list[str] = []
         self.missing: list[str] = []
         brain, masks = self._brain(needed=areas is None), self._masks()
@@ -348,7 +351,16 @@ class _Grid:
             chosen &= brain
         self.k, self.j, self.i = np.nonzero(chosen.T)  # x runs fastest, as in the files
         self.voxels = self._table(masks)
-        self.account.append(f"Voxels: {'the whole brain' if areas is None else 'masks of ' + ', '.join(areas)}")
+        self.account += [f"Voxels: {'the whole brain' if areas is None else 'masks of ' + ', '.join(areas)}", self._alignment()]
+
+    def _alignment(self) -> str:
+        """What is taken for granted about masks and betas."""
+        said = "Masks and betas: taken to have the same voxels in the same order; affines are not used"
+        if self.turned:
+            said += (f", though by them the axes of the betas run to {_axes(self.betas)}, and those of {len(self.turned)} "
+                     f"mask(s) elsewhere ({self.turned[0]})")  # fmt: skip
+            log.warning("%s: %s", self.subject.name, said)
+        return said
 
     def _brain(self, needed: bool) -> NDArray[np.bool_] | None:
         name = f"{self.subject.name}_brainmask.nii.gz"
@@ -358,12 +370,19 @@ class _Grid:
         if not files:
             self.missing.append(f"{name}, so voxels were not restricted to the brain")
             return None
-        return self._read(files[0])
+        first, *others = (self._read(file) for file in files)
+        if any(not np.array_equal(first, other) for other in others):
+            raise UbrainError(f"{self.subject.folder}: {' and '.join(map(self.subject.folder.name, files))} differ; keep the "
+                              f"right one")  # fmt: skip
+        return first
 
     def _read(self, path: Path) -> NDArray[np.bool_]:
         mask: NDArray[np.bool_] = np.nan_to_num(read_volume(path, self.shape)) > 0
         if not mask.any():
             raise UbrainError(f"{path}: no voxel is above 0")
+        axes = _axes(path), _axes(self.betas)
+        if all(axes) and axes[0] != axes[1]:
+            self.turned.append(f"{axes[0]} in {path.name}")
         return mask
 
     def _masks(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
@@ -412,6 +431,17 @@ class _Grid:
         index = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F")
 
         return lambda: (Part(values, start) for start, values in _open_session(path, self.shape).trials(index))
+
+
+def _axes(path: Path) -> str:
+    """Where the axes of a volume run by its affine, such as RAS; empty if it has none, or one that makes no sense."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+            header = nib.Nifti1Header.from_fileobj(stream)
+        known = header["qform_code"] > 0 or header["sform_code"] > 0
+        return "".join(letter or "?" for letter in nib.aff2axcodes(header.get_best_affine())) if known else ""
+    except Exception:  # a damaged header can make nibabel raise anything, and nothing else depends on the affine
+        return ""
 
 
 def _by_area(item: tuple[tuple[str, str], object]) -> tuple[int, str]:
@@ -471,6 +501,8 @@ def _spans(subject: _Subject) -> tuple[dict[int, tuple[int, int]], list[str]]:
 
 def _release1_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str, str], NDArray[np.float32]]:
     path = min(files, key=lambda file: file.suffix.lower() != ".h5")
+    if copies := [file for file in files if file != path and file.suffix.lower() == path.suffix.lower()]:
+        raise UbrainError(f"{subject.name}: there are {path} and {copies[0]}; keep one there")
     arrays = {}
     for side in SIDES:
         for name in (*AREAS, *SPELT):
@@ -483,13 +515,17 @@ def _release1_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str
 
 
 def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str, str], NDArray[np.float32]]:
-    arrays = {}
+    arrays: dict[tuple[str, str], NDArray[np.float32]] = {}
+    paths: dict[tuple[str, str], Path] = {}
     for path in files:
         name = path.stem.rpartition("_")[2]
         area = _area(name[2:])
         if area:
+            key = name[:2].upper(), area
+            if (other := paths.setdefault(key, path)) != path:
+                raise UbrainError(f"{subject.name}: there are {other} and {path}; keep one there")
             values = check_array(load_npy(path), str(path), "f", (None, None))
-            arrays[name[:2].upper(), area] = _checked(values, len(subject.shown), str(path))
+            arrays[key] = _checked(values, len(subject.shown), str(path))
     return arrays
 
 
