@@ -333,7 +333,11 @@ class CrowdWriter:
             if column not in table:
                 table[column] = default
         if table["ncsnr"].isna().all():
-            deviation, freedom = Trials(group).repeat_deviation()
+            trials = Trials(group)
+            deviation, freedom = trials.repeat_deviation()
+            if trials.normalise == "none":  # z-scored responses have a variance of 1; of these nobody has said so
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    deviation = deviation / _total_variance(group["session_moments"][:], trials.session)
             table["ncsnr"] = scores.ncsnr(deviation, freedom) if freedom else np.nan
         table["hemisphere"] = table["hemisphere"].replace({"lh": "L", "rh": "R", "left": "L", "right": "R"})
         table["areas"] = [",".join(a.strip() for a in str(areas).split(",")) for areas in table["areas"]]
@@ -359,6 +363,14 @@ class CrowdWriter:
         self._write_keys()
         if not len(self._file["subjects"]):
             raise UbrainError("a crowd file needs at least one subject")
+
+
+def _total_variance(moments: NDArray[np.float32], session: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Variance of each voxel over all trials, (n_voxels,), from the mean and standard deviation of its sessions."""
+    mean, deviation = moments.astype(np.float64)
+    weight = np.bincount(session, minlength=len(mean))[:, None] / len(session)
+    variance: NDArray[np.float64] = (weight * (deviation**2 + (mean - (weight * mean).sum(0)) ** 2)).sum(0)
+    return variance
 
 
 def _checked_blocks(blocks: Iterable[NDArray], shape: tuple[int, int], where: str) -> Iterator[NDArray]:

@@ -143,7 +143,23 @@ def test_images_that_several_subjects_have_seen_are_the_test_images(packaged: Pa
         assert list(crowd["algonauts-subj01"].images("test")) == [f"nsd-{i:05d}" for i in range(100, 108)]
         assert 0 < len(crowd["algonauts-subj01"].images("val")) < 10
     assert "Not there: responses to the images of test_split." in text
-    assert "they are z-scored already" in text
+    assert "z-scored per vertex and session and averaged over repeats" in text
+    assert "they are used as they are, without z-scoring" in text
+
+
+def test_a_subject_that_is_not_complete_does_not_matter_to_others(packaged: Packaged, out: Path, refused, caplog) -> None:
+    """Its images still count as seen by somebody else."""
+    training(packaged.root, "rh_training_fmri.npy").unlink()
+    picture(packaged.root, 20).unlink()
+    with refused(out, r"has no subj01/training_split/training_fmri/rh_training_fmri\.npy"):
+        import_algonauts(packaged.root, out, Options(subjects=["1"]))
+    for options in (Options(subjects=["2"], val_fraction=0.2), Options(val_fraction=0.2)):
+        out.unlink(missing_ok=True)
+        import_algonauts(packaged.root, out, options)
+        with Crowd(out) as crowd:
+            assert crowd.subjects == ["algonauts-subj02"]
+            assert list(crowd["algonauts-subj02"].images("test")) == [f"nsd-{i:05d}" for i in range(100, 108)]
+        assert ("subj01 is left out" in caplog.text) == (options.subjects is None)
 
 
 def test_a_single_subject_has_test_images_drawn(packaged: Packaged, out: Path, refused) -> None:
@@ -172,6 +188,11 @@ def test_official_test_responses(tmp_path: Path, out: Path) -> None:
         assert list(crowd["algonauts-subj02"].images("test")) == ["nsd-00503", *(f"nsd-{i:05d}" for i in range(600, 606))]
         ceiling = np.concatenate([np.linspace(0, 0.8, 4), np.linspace(0, 0.8, 3)])
         np.testing.assert_allclose(crowd["algonauts-subj02"].noise_ceiling("test"), ceiling, atol=1e-6)
+        said = "Noise ceiling: ncsnr from the published noise ceiling of averaged responses to the official test images"
+        assert f"{said}." in crowd["algonauts-subj02"].account
+        assert "Noise ceiling: unknown" in crowd["algonauts-subj01"].account
+    text = import_algonauts(packaged.root, tmp_path / "drawn.h5", EXACT, test="drawn", test_fraction=0.4)
+    assert f"{said}, which are not the test images here." in text
 
 
 def test_coco_numbers(packaged: Packaged, out: Path, tmp_path: Path) -> None:
@@ -218,7 +239,6 @@ BAD = {
     "whole numbers": (lambda r: np.save(training(r), np.zeros((24, 4), int)), r"expected \(n, n\) of kind 'f', got .* int64"),
     "one axis": (lambda r: np.save(training(r), np.zeros(24)), r"got \(24,\) float64"),
     "truncated responses": (lambda r: cut(training(r)), r"lh_training_fmri\.npy cannot be read"),
-    "one hemisphere": (lambda r: training(r, "rh_training_fmri.npy").unlink(), r"has no .*rh_training_fmri\.npy"),
     "an image missing": (lambda r: picture(r, 5).unlink(), "number 5 is missing"),
     "counted from 0": (lambda r: rename(picture(r, 24), "train-0000_nsd-09999.png"), "number 1 is missing"),
     "an image twice": (lambda r: rename(picture(r, 7), "train-0007_nsd-00100.png"), "different images"),

@@ -285,6 +285,29 @@ def test_two_subjects(bold: Published, out: Path) -> None:
 # ------------------------------------------------------------------------------------------------ partial downloads
 
 
+@pytest.mark.parametrize("lacks", ["list of images", "masks"])
+def test_files_that_a_subject_lacks_do_not_matter_to_others(
+    csi4: Published, out: Path, refused, caplog, lacks: str
+) -> None:
+    csi4.write_session("CSI1", 1)
+    if lacks == "masks":
+        csi4.write_names("CSI1")
+    with refused(out, "has no CSI1_imgnames" if lacks == "list of images" else "has no masks such as sub-CSI1_mask-LHEarlyVis"):
+        import_bold5000(csi4.root, out, Options(subjects=["CSI1", "CSI4"]))
+    import_bold5000(csi4.root, out, Options(subjects=["CSI4"], dry_run=True))
+    assert "left out" not in caplog.text
+    import_bold5000(csi4.root, out, Options(dtype="float32"))
+    assert "CSI1 is left out" in caplog.text
+    assert list(trials(out)["image"]) == stems(csi4.shown["CSI4"])
+
+
+def test_a_damaged_list_of_somebody_else_is_no_obstacle(csi4: Published, out: Path, caplog) -> None:
+    csi4.text("CSI2_imgnames.txt", ["x"]).write_bytes(b"\xff" * 99)
+    import_bold5000(csi4.root, out, EXACT)
+    assert "what CSI2 was shown is not known" in caplog.text
+    assert len(stored(out)) == 370
+
+
 def begins(session: int) -> int:
     return sum(LENGTHS["CSI4"][: session - 1])
 
@@ -439,6 +462,29 @@ def test_voxels_are_those_of_the_masks_of_areas(csi4: Published, out: Path) -> N
     assert "Not there: the mask of LH OPA." in account(out)
 
 
+@pytest.mark.parametrize(("axes", "turned"), [((1, 1, 1), False), ((-1, 1, 1), True), ((1, 1, -1), True), (None, False)])
+def test_axes_that_run_elsewhere_by_the_affine_are_said(
+    bold: Published, out: Path, caplog, axes: tuple[int, int, int] | None, turned: bool
+) -> None:
+    bold.write_names("CSI4")
+    bold.write_masks("CSI4")
+    for path in [bold.root / "CSI4_brainmask.nii.gz", *(bold.root / "derivatives").rglob("*.nii.gz")]:
+        mask = np.asarray(nib.load(path).dataobj)
+        data = path.relative_to(bold.root)
+        bold.write_nifti(str(data), mask, np.diag([*(2 * np.array(axes or (1, 1, 1))), 1]))
+        if axes is None:
+            header = bytearray(gzip.decompress(path.read_bytes()))
+            header[252:256] = bytes(4)  # qform_code and sform_code
+            path.write_bytes(gzip.compress(bytes(header)))
+    for session in range(1, 10):
+        bold.write_session("CSI4", session)
+    import_bold5000(bold.root, out, EXACT)
+    assert "taken to have the same voxels in the same order; affines are not used" in account(out)
+    said = f"the axes of the betas run to RAS, and those of 6 mask(s) elsewhere ({'LAS' if axes and axes[0] < 0 else 'RAI'} in"
+    assert (said in account(out)) == (said in caplog.text) == turned
+    assert ("the axes of" in caplog.text) == turned
+
+
 def test_misspelt_masks_are_recognised(csi4: Published, out: Path) -> None:
     import_bold5000(csi4.root, out, EXACT)
     for right, wrong in (("LHLOC", "LHLO"), ("RHLOC", "RHLO")):
@@ -560,6 +606,18 @@ def test_areas_of_release_2(bold: Published, out: Path) -> None:
     assert list(trials(out)["image"]) == stems(bold.shown["CSI4"][rows])
 
 
+@pytest.mark.parametrize("responses", ["release1", "areas"])
+def test_two_copies_of_a_file_are_refused(bold: Published, out: Path, refused, responses: str) -> None:
+    bold.write_names("CSI4")
+    path = bold.write_release1("CSI4")
+    if responses == "areas":
+        path = bold.file(f"py/CSI4_GLMbetas-{VERSION}_allses_LHPPA.npy")
+        np.save(path, bold.areas("CSI4")["LHPPA"])
+    shutil.copyfile(path, bold.file(f"copy/{path.name}"))
+    with refused(out, f"CSI4: there are .*{path.name} and .*{path.name}; keep one there"):
+        import_bold5000(bold.root, out, EXACT, responses=responses)
+
+
 def test_command_line(csi4: Published, out: Path, run_cli) -> None:
     done = run_cli("import", "bold5000", "--root", csi4.root, "--out", out, "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -661,6 +719,8 @@ BAD: dict[str, tuple[Callable[[Published], object], str]] = {
     "two masks": (lambda b: b.write_nifti(MASK.replace("LOC", "LO"), np.ones(GRID, np.uint8)), "another file is a mask"),
     "brain mask of another grid": (lambda b: b.write_nifti("CSI4_brainmask.nii.gz", np.ones((4, 4, 3), np.float32)),
                                    r"brainmask.*expected \(5, 4, 3\)"),
+    "two brain masks": (lambda b: b.write_nifti("copy/CSI4_brainmask.nii.gz", np.ones(GRID, np.float32)),
+                        r"CSI4_brainmask\.nii\.gz and copy/CSI4_brainmask\.nii\.gz differ; keep the right one"),
     "link": (lambda b: linked(b, betas_file(b)), "is a link to .* allow it with --follow-links"),
     "link to images": (lambda b: linked(b, b.root / "BOLD5000_Stimuli"), "is a link to"),
     "damaged image": (damaged_image, r"image .* cannot be read"),

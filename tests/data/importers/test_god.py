@@ -292,6 +292,27 @@ def test_other_ways_to_z_score(root: Path, out: Path, normalise: str) -> None:
     check_responses(out, "god-S1", data.shown[:8], expected)
 
 
+@pytest.mark.parametrize("normalise", ["run", "none"])
+def test_ncsnr_has_no_unit(root: Path, out: Path, normalise: str) -> None:
+    """Of responses that are not z-scored, too: their noise is divided by their variance."""
+    data = Original(1)
+    data.voxels[:] = np.random.default_rng(3).normal(size=data.voxels.shape) * 5 + 3
+    shown = np.array(data.shown)
+    for name in TEST:
+        data.voxels[shown == name] += np.random.default_rng(int(image_id(name))).normal(size=N_VOXELS) * 6
+    data.dataset[:, N_META:] = data.voxels
+    data.write_h5(root / "Subject1.h5")
+    text = import_god(root, out, Options(dtype="float32", subjects=["1"]), normalise=normalise)
+    seen = data.kind < 3
+    values, shown = data.voxels[seen, :9], shown[seen]
+    values = zscored(values, data.kind[seen], data.run[seen]) if normalise == "run" else values
+    noise = np.mean([values[shown == name].var(0, ddof=1) for name in TEST], axis=0) / values.var(0)
+    with Crowd(out) as crowd:
+        np.testing.assert_allclose(crowd["god-S1"].voxels["ncsnr"], np.sqrt(np.maximum(1 - noise, 0) / noise), rtol=1e-3)
+    assert ("nothing was scaled or z-scored, as --normalise none asks" in text) == (normalise == "none")
+    assert "z-scored already" not in text
+
+
 def test_without_runs_the_session_is_z_scored(root: Path, out: Path) -> None:
     data = Original(1)
     renamed("Run")(root)

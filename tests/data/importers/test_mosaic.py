@@ -159,7 +159,7 @@ def test_responses_images_and_splits_arrive(root: Path, out: Path, run: Callable
         assert subject.trials.normalise == "none"
         assert subject.trials.repeats(crowd.rows(["mosaic-NSD-000000420713", "mosaic-NSD-000000000009"])).tolist() == [2, 1]
         assert crowd._file["images/key"].asstr()[crowd.rows(["mosaic-NSD-000000420713"])[0]] == "coco:420713"
-    assert "they are z-scored already" in text
+    assert "they are used as they are, without z-scoring" in text
     assert "6 trials of artificial images were left out" in text
 
 
@@ -344,6 +344,27 @@ def test_subjects_are_asked_for_by_name(root: Path, out: Path, run: Callable[...
         assert crowd.subjects == ["mosaic-sub-01_NSD"]
     with refused(out, "no subject 'sub-02_NSD'; found sub-01_GOD, sub-01_NSD"):
         run(root, Options(subjects=["sub-02_NSD"]))
+
+
+def test_files_of_others_are_not_opened(root: Path, out: Path, run: Callable[..., str], refused) -> None:
+    (root / "sub-02_NSD_crc32-32353cf9.hdf5").write_bytes(b"half a download")
+    with refused(out, r"sub-02_NSD_crc32-32353cf9\.hdf5 is not an HDF5 file"):
+        run(root)
+    with refused(out, "no subject 'sub-03_NSD'; found sub-01_NSD, sub-02_NSD"):
+        run(root, Options(subjects=["sub-03_NSD"]))
+    run(root, Options(dtype="float32", subjects=["sub-01_NSD"]))
+    check(out, Subject())
+
+
+def test_a_subject_without_images_is_left_out(root: Path, out: Path, run: Callable[..., str], refused, caplog) -> None:
+    other = Subject("sub-01_GOD", ["n01440764_1.JPEG"], ["n01440764_2.JPEG"])
+    other.missing = {}
+    write(root, other)
+    with refused(out, "sub-01_GOD: none of its images is there, such as 'n01440764_2.JPEG'"):
+        run(root, Options(subjects=["sub-01_GOD", "sub-01_NSD"]))
+    run(root)
+    assert "sub-01_GOD is left out" in caplog.text
+    check(out, Subject())
 
 
 def test_an_interrupted_import_continues_after_the_last_block(

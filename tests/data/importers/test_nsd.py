@@ -353,6 +353,52 @@ def test_masks_of_algonauts_may_hold_twos(nsd: Published, out: Path, tmp_path: P
         assert list(crowd["nsd-subj01"].voxels["vertex"]) == [1, 2, 4, 1, 2, 4]
 
 
+@pytest.mark.parametrize("space", ["fsaverage", "nativesurface"])
+def test_ncsnr_of_a_surface_is_that_of_its_side(nsd: Published, out: Path, space: str) -> None:
+    nsd.write_surface_labels(space)
+    nsd.write_surface(1, 1, space)
+    ncsnr = {side: np.random.default_rng(n + (side == "rh")).random(n) for side, n in N_VERTICES[space].items()}
+    for side, values in ncsnr.items():
+        nsd.write_mgh(f"{nsd.betas_folder(1, space)}/{side}.ncsnr.mgh", values)
+    import_nsd(nsd.root, out, FLOAT32, space=space)
+    with Crowd(out) as crowd:
+        voxels = crowd["nsd-subj01"].voxels
+    for side, letter in (("lh", "L"), ("rh", "R")):
+        mine = voxels[voxels["hemisphere"] == letter]
+        assert len(mine) > 5
+        np.testing.assert_allclose(mine["ncsnr"], ncsnr[side][mine["vertex"]], rtol=1e-6)
+    assert "ncsnr as published" in account(out)
+
+
+@pytest.mark.parametrize("space", ["fsaverage", "nativesurface"])
+@pytest.mark.parametrize("ncsnr", [True, False])
+def test_all_vertices_of_a_surface(nsd: Published, out: Path, space: str, ncsnr: bool) -> None:
+    nsd.write_surface_labels(space)
+    betas = nsd.write_surface(1, 1, space)
+    for side, n in N_VERTICES[space].items():
+        if ncsnr:
+            nsd.write_mgh(f"{nsd.betas_folder(1, space)}/{side}.ncsnr.mgh", np.full(n, 0.5))
+    import_nsd(nsd.root, out, FLOAT32, space=space, areas="none")
+    expected = np.concatenate([np.delete(values, 3, axis=0) for values in betas.values()]).T
+    np.testing.assert_allclose(stored(out), expected / (1 if space == "fsaverage" else 300), rtol=1e-6)
+    with Crowd(out) as crowd:
+        voxels = crowd["nsd-subj01"].voxels
+    assert list(voxels["vertex"]) == [v for n in N_VERTICES[space].values() for v in range(n) if v != 3]
+    assert list(voxels["areas"][:3]) == ["", "early,nsdgeneral", "midventral"]
+    assert "Voxels: all vertices" in account(out)
+
+
+def test_volumes_of_1_mm(nsd: Published, out: Path) -> None:
+    """Another folder of betas and of labels; the others must not be read."""
+    general = nsd.write_volume_labels(space="func1mm")
+    betas = nsd.write_volume(1, 1, space="func1mm")
+    nsd.write_volume(1, 2)
+    import_nsd(nsd.root, out, FLOAT32, space="func1mm")
+    with Crowd(out) as crowd:
+        assert crowd["nsd-subj01"].space == "func1mm"
+    np.testing.assert_allclose(stored(out), betas.transpose(3, 2, 1, 0)[:, (general == 1).T] / 300, rtol=1e-6)
+
+
 def test_ncsnr_is_read(one_session: Published, out: Path) -> None:
     ncsnr = np.random.default_rng(5).random(GRID).astype(np.float32)
     one_session.write_nifti(f"{one_session.betas_folder(1, 'func1pt8mm')}/ncsnr.nii.gz", ncsnr)
@@ -405,9 +451,48 @@ def test_sessions_that_are_asked_for_must_be_there(nsd: Published, out: Path, re
     assert stored(out).shape == (750, 18)
 
 
+@pytest.mark.parametrize("space", ["func1pt8mm", "fsaverage"])
+def test_a_session_that_is_there_twice_is_refused(nsd: Published, out: Path, refused, space: str) -> None:
+    """On a surface, two files of one side must not pass for both sides."""
+    if space == "fsaverage":
+        nsd.write_surface_labels(space)
+        nsd.write_surface(1, 1, space)
+    else:
+        nsd.write_volume_labels()
+        nsd.write_volume(1, 1)
+    side, kind = ("lh.", "mgh") if space == "fsaverage" else ("", "hdf5")
+    folder = nsd.root / nsd.betas_folder(1, space)
+    shutil.copyfile(folder / f"{side}betas_session01.{kind}", folder / f"{side}betas_session1.{kind}")
+    (folder / f"rh.betas_session01.{kind}").unlink(missing_ok=True)
+    with refused(out, rf"{side}betas_session0?1\.{kind} and {side}betas_session0?1\.{kind} are the same session; keep one"):
+        import_nsd(nsd.root, out, FLOAT32, space=space)
+
+
+def test_the_sides_of_a_session_may_have_different_formats(nsd: Published, out: Path) -> None:
+    nsd.write_surface_labels("fsaverage")
+    betas = nsd.write_surface(1, 1, "fsaverage")
+    folder = nsd.betas_folder(1, "fsaverage")
+    nsd.write_mgh(f"{folder}/rh.betas_session01.mgz", betas["rh"])
+    nsd.file(f"{folder}/rh.betas_session01.mgh").unlink()
+    import_nsd(nsd.root, out, FLOAT32, space="fsaverage")
+    assert stored(out).shape == (750, 18)
+
+
 def test_subjects_that_are_asked_for_must_be_there(one_session: Published, out: Path, refused) -> None:
     with refused(out, "no subject '2'; found subj01"):
         import_nsd(one_session.root, out, Options(subjects=["1", "2"]))
+
+
+def test_files_that_a_subject_lacks_do_not_matter_to_others(one_session: Published, out: Path, refused, caplog) -> None:
+    one_session.write_volume(2, 1)  # whose labels are not there
+    with refused(out, r"has no nsddata/ppdata/subj02/func1pt8mm/roi/nsdgeneral\.nii\.gz"):
+        import_nsd(one_session.root, out, Options(subjects=["1", "2"]))
+    import_nsd(one_session.root, out, Options(dry_run=True, subjects=["1"]))
+    assert "left out" not in caplog.text
+    import_nsd(one_session.root, out, FLOAT32)
+    assert "subj02 is left out" in caplog.text
+    with Crowd(out) as crowd:
+        assert crowd.subjects == ["nsd-subj01"]
 
 
 def test_shared_images_are_the_test_images(one_session: Published, out: Path) -> None:

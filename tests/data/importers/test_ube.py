@@ -408,7 +408,7 @@ def test_command_line(authors: Authors, out: Path, run_cli) -> None:
     assert not out.exists()
     done = run_cli("import", "ube", "--root", authors.root.parent, "--out", out, "--subjects", "2,6")
     assert done.returncode == 0, done.stderr
-    assert "they are z-scored already, so they are used as they are" in done.stdout
+    assert "they are used as they are, without z-scoring" in done.stdout
     assert "do not count them twice" in done.stdout
     check_responses(out, authors, range(6, 7))
 

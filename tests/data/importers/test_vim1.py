@@ -58,6 +58,14 @@ def write_python(path: Path, content: dict[str, np.ndarray]) -> None:
             file[name] = values
 
 
+def write_copied(path: Path, content: dict[str, np.ndarray]) -> None:
+    """MATLAB's arrays in a new HDF5 file, without its text at the beginning."""
+    with h5py.File(path, "w") as file:
+        for name, values in content.items():
+            file[name] = values.T
+            file[name].attrs["MATLAB_class"] = np.bytes_("double")
+
+
 def write_v5(path: Path, content: dict[str, np.ndarray]) -> None:
     scipy.io.savemat(path, content, do_compression=True)
 
@@ -115,6 +123,9 @@ CONVERTED: dict[str, Callable[[Path, Published], None]] = {
     "responses HDF5 of Python": lambda r, d: write_python(r / "EstimatedResponses.mat", d.responses),
     "stimuli v7.3": lambda r, d: write_v73(r / "Stimuli.mat", d.stimuli),
     "stimuli HDF5 of Python": lambda r, d: write_python(r / "Stimuli.mat", d.stimuli),
+    "stimuli HDF5 of Python, images last": lambda r, d: write_python(r / "Stimuli.mat", images_last(d.stimuli)),
+    "stimuli v7.3, images last": lambda r, d: write_v73(r / "Stimuli.mat", images_last(d.stimuli)),
+    "stimuli v7.3, images last, copied": lambda r, d: write_copied(r / "Stimuli.mat", images_last(d.stimuli)),
     "stimuli v5, images last": lambda r, d: write_v5(r / "Stimuli.mat", images_last(d.stimuli)),
     "other names": lambda r, d: (os.rename(r / "Stimuli.mat", r / "stimuli2.mat"),
                                  os.rename(r / "EstimatedResponses.mat", r / "EstimatedResponses2.mat")),
@@ -172,7 +183,7 @@ def test_voxels_that_are_nan_in_either_part_are_dropped_and_counted(tmp_path: Pa
 
 def test_averages_have_no_noise_ceiling_and_are_not_scaled_again(root: Path, out: Path) -> None:
     text = import_vim1(root, out, EXACT)
-    for part in ("Noise ceiling: unknown", "they are z-scored already", "averaged over the repeats", "standard deviation"):
+    for part in ("Noise ceiling: unknown", "without z-scoring", "averaged over the repeats", "standard deviation"):
         assert part in text
     with Crowd(out) as crowd:
         assert crowd["vim1-S1"].trials.normalise == "none"

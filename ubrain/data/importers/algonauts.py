@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ubrain.data.importers.engine import import_recordings
 from ubrain.data.importers.files import Folder, check_array, load_npy, read_table, reading
 from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, LABELS
-from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageFiles, Options, Part, Recording, select
+from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageFiles, Options, Part, Recording, complete, select
 from ubrain.data.store import split_by_content
-from ubrain.errors import UbrainError
+from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
 TESTS = ("auto", "official", "shared", "drawn")
@@ -61,20 +61,29 @@ def import_algonauts(
     split_by_content(0, test_fraction)
     folder = Folder(root, options.follow_links)
     there = sorted(f.name for f in folder.path.iterdir() if re.fullmatch(r"subj\d+", f.name, re.IGNORECASE))
-    subjects = {name: _Subject(folder, name) for name in there if folder.find(f"{name}/training_split/training_images")}
-    names = select(options.subjects, subjects, folder)
-    rule = _TestRule(list(subjects.values()), [subjects[n] for n in names], test, test_fraction)
+    subjects = complete(select(options.subjects, there, folder), options.subjects, lambda name: _Subject(folder, name))
+    others = [_Subject(folder, name, whole=False) for name in there if name not in subjects]
+    rule = _TestRule([*subjects.values(), *others], list(subjects.values()), test, test_fraction)
     coco = coco_numbers(Path(stim_info)) if stim_info is not None else {}
-    recordings = [_recording(subjects[name], rule, coco) for name in names]
+    recordings = [_recording(subject, rule, coco) for subject in subjects.values()]
     settings = {"dataset": "algonauts", "test": rule.kind, "test_fraction": test_fraction if rule.kind == "drawn" else None}
     return import_recordings(recordings, out, options, settings)
 
 
 class _Subject:
-    """The files of one subject."""
+    """The files of one subject.
 
-    def __init__(self, folder: Folder, name: str) -> None:
-        self.folder, self.name = folder, name
+    Parameters
+    ----------
+    whole : whether there must be responses, and an image for each row of them; otherwise only the images count, to tell
+        which of them other subjects have seen, too.
+    """
+
+    def __init__(self, folder: Folder, name: str, whole: bool = True) -> None:
+        self.folder, self.name, self.whole = folder, name, whole
+        if whole:
+            for what in ("images", *(f"fmri/{side}_training_fmri.npy" for side in HEMISPHERES)):
+                folder.need(f"{name}/training_split/training_{what}")
         self.training = self._images("training", "train")
         self.test = self._images("test", "test") if self.has_test_responses else {}
 
@@ -85,12 +94,16 @@ class _Subject:
         found = [(match, path) for path in self.folder.glob(f"{place}/*") if (match := pattern.fullmatch(path.name))]
         found.sort(key=lambda pair: int(pair[0][1]))
         numbers = [int(match[1]) for match, _ in found]
-        if numbers != list(range(1, len(found) + 1)):
+        if self.whole and numbers != list(range(1, len(found) + 1)):
             gap = next((n for n, number in enumerate(numbers, start=1) if n != number), 1)
             raise UbrainError(f"{self.folder}/{place}: expected {prefix}-0001, {prefix}-0002, ..., one for each row of the "
                               f"responses; number {gap} is missing")  # fmt: skip
         images = {int(match[2]): path for match, path in found}
-        if len(images) < len(found) or max(images, default=0) >= IMAGES or not images:
+        if not self.whole:
+            return images
+        if not images:
+            raise MissingError(f"{self.folder}/{place} has no files such as {prefix}-0001_nsd-00013.png")
+        if len(images) < len(found) or max(images) >= IMAGES:
             raise UbrainError(f"{self.folder}/{place}: expected different images with NSD's numbers below {IMAGES}")
         return images
 
@@ -167,8 +180,10 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
     account = ["Responses as packaged for Algonauts 2023: z-scored per vertex and session and averaged over repeats, whose "
                "number is not known; nothing was scaled", rule.account(),
                "The subjects are those of NSD: do not count them twice"]  # fmt: skip
+    ceiling = "ncsnr from the published noise ceiling of averaged responses to the official test images" + (
+        "" if rule.kind == "official" else ", which are not the test images here")  # fmt: skip
     return Recording(f"algonauts-{subject.name.lower()}", "Algonauts2023", "7T", space, shown, trials, voxels, blocks, account,
-                     missing, normalise="none")  # fmt: skip
+                     missing, normalise="none", ceiling=ceiling)  # fmt: skip
 
 
 def _block(name: str, files: Sequence[Path], arrays: Sequence[NDArray]) -> Block:

@@ -1,5 +1,6 @@
 """BOLD5000 (Chang et al. 2019): 4 subjects at 3T; the volumes of release 2, or the responses of areas of either release."""
 
+import gzip
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -22,10 +24,11 @@ from ubrain.data.importers.recording import (
     Part,
     Recording,
     array_block,
+    complete,
     parse_numbers,
     select,
 )
-from ubrain.errors import UbrainError
+from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
 RESPONSES = ("volumes", "areas", "release1")
@@ -82,18 +85,19 @@ def import_bold5000(
         raise UbrainError(f"--tr {tr}: expected one of {', '.join(TIMES)}")
     wanted_areas = _wanted_areas(areas, responses)
     folder = Folder(root, options.follow_links)
-    shown = {name: lines for name in SESSIONS if (lines := _shown(folder, name, responses))}
     files = {name: found for name in SESSIONS if (found := _response_files(folder, name, responses, betas, tr))}
     names = select(options.subjects, files, f"{folder} ({responses}: files such as {_example(responses, betas, tr)})")
-    if unknown := [name for name in names if name not in shown]:
-        wanted_list = f"CSI0{unknown[0][-1]}_stim_lists.txt" if responses == "release1" else f"{unknown[0]}_imgnames.txt"
-        raise UbrainError(f"{folder} has no {wanted_list}, which says what {unknown[0]} was shown")
     if absent := [name for name in SESSIONS if name not in files]:
         log.warning("no %s in %s for %s", responses, folder, ", ".join(absent))
     wanted = parse_numbers(sessions) if sessions else None
-    stimuli = _Stimuli(folder, shown, names, images, options.follow_links)
-    recording = _volumes if responses == "volumes" else _areas
-    recordings = [recording(_Subject(folder, n, shown[n], wanted), files[n], wanted_areas, stimuli) for n in names]
+    shown = complete(names, options.subjects, lambda name: _shown(folder, name, responses))
+    stimuli = _Stimuli(folder, shown | _shown_to_others(folder, names, responses), list(shown), images, options.follow_links)
+
+    def describe(name: str) -> Recording:
+        subject = _Subject(folder, name, shown[name], wanted)
+        return (_volumes if responses == "volumes" else _areas)(subject, files[name], wanted_areas, stimuli)
+
+    recordings = list(complete(list(shown), options.subjects, describe).values())
     settings = {"dataset": "bold5000", "responses": responses, "betas": betas, "areas": areas, "tr": tr, "sessions": sessions}
     return import_recordings(recordings, out, options, settings)
 
@@ -128,15 +132,34 @@ def _response_files(folder: Folder, subject: str, responses: str, betas: str, tr
 
 
 def _shown(folder: Folder, subject: str, responses: str) -> list[str]:
-    """Names of the images of all trials of a subject, in order, of all sessions; nothing if there is no list."""
+    """Names of the images of all trials of a subject, in order, of all sessions."""
     pattern = rf"CSI0?{subject[-1]}_stim_lists\.txt" if responses == "release1" else rf"(sub-)?{subject}_imgnames\.txt"
     files = folder.search(pattern)
+    if not files:
+        name = f"CSI0{subject[-1]}_stim_lists.txt" if responses == "release1" else f"{subject}_imgnames.txt"
+        raise MissingError(f"{folder} has no {name}, which says what {subject} was shown")
     lists = [[_plain(line) for line in read_lines(file)] for file in files]
     for file, names in zip(files, lists, strict=True):
         if [_same(n) for n in names] != [_same(n) for n in lists[0]]:
             raise UbrainError(f"{folder.name(files[0])} and {folder.name(file)} in {folder} name different images; keep the "
                               f"right one")  # fmt: skip
-    return lists[0] if lists else []
+    if not lists[0]:
+        raise UbrainError(f"{files[0]} is empty")
+    return lists[0]
+
+
+def _shown_to_others(folder: Folder, names: Sequence[str], responses: str) -> dict[str, list[str]]:
+    """The same of all subjects but these, as far as it is there: only to tell which images were repeated."""
+    found = {}
+    for name in SESSIONS:
+        if name not in names:
+            try:
+                found[name] = _shown(folder, name, responses)
+            except MissingError:
+                continue
+            except UbrainError as error:
+                log.warning("what %s was shown is not known: %s", name, error)
+    return found
 
 
 def _plain(line: str) -> str:
@@ -272,7 +295,7 @@ def _volumes(subject: _Subject, files: Sequence[Path], areas: list[str] | None, 
     if lost := [s for s in chosen if s not in starts]:
         raise UbrainError(f"{subject.name}: which trials are those of session {lost[0]} is not known without the sessions "
                           f"before or after it, or Stimuli_Presentation_Lists")  # fmt: skip
-    grid = _Grid(subject, shape, areas)
+    grid = _Grid(subject, next(iter(by_session.values())), areas)
     blocks = [Block(f"session {s}", lengths[s], grid.reader(by_session[s]), (by_session[s],)) for s in chosen]
     missing = [f"betas of session {s}" for s in range(1, SESSIONS[subject.name] + 1) if s not in lengths]
     missing += [f"the place of session {s} among the trials, so it is left out" for s in lengths if s not in starts]
@@ -310,10 +333,11 @@ def _open_session(path: Path, shape: Sequence[int]) -> Volume:
 
 
 class _Grid:
-    """Where the voxels of a subject are in its volumes. Only the shape counts: the affines of the betas are not right."""
+    """Where the voxels of a subject are in its volumes: at the same numbers in masks and betas, whatever the affines say."""
 
-    def __init__(self, subject: _Subject, shape: Sequence[int], areas: list[str] | None) -> None:
-        self.subject, self.shape = subject, tuple(shape)
+    def __init__(self, subject: _Subject, betas: Path, areas: list[str] | None) -> None:
+        self.subject, self.betas, self.shape = subject, betas, open_volume(betas).shape[:3]
+        self.turned: list[str] = []
         self.account: list[str] = []
         self.missing: list[str] = []
         brain, masks = self._brain(needed=areas is None), self._masks()
@@ -327,22 +351,38 @@ class _Grid:
             chosen &= brain
         self.k, self.j, self.i = np.nonzero(chosen.T)  # x runs fastest, as in the files
         self.voxels = self._table(masks)
-        self.account.append(f"Voxels: {'the whole brain' if areas is None else 'masks of ' + ', '.join(areas)}")
+        self.account += [f"Voxels: {'the whole brain' if areas is None else 'masks of ' + ', '.join(areas)}", self._alignment()]
+
+    def _alignment(self) -> str:
+        """What is taken for granted about masks and betas."""
+        said = "Masks and betas: taken to have the same voxels in the same order; affines are not used"
+        if self.turned:
+            said += (f", though by them the axes of the betas run to {_axes(self.betas)}, and those of {len(self.turned)} "
+                     f"mask(s) elsewhere ({self.turned[0]})")  # fmt: skip
+            log.warning("%s: %s", self.subject.name, said)
+        return said
 
     def _brain(self, needed: bool) -> NDArray[np.bool_] | None:
         name = f"{self.subject.name}_brainmask.nii.gz"
         files = self.subject.folder.search(rf"{self.subject.name}_brainmask\.nii(\.gz)?")
         if not files and needed:
-            raise UbrainError(f"{self.subject.folder} has no {name}")
+            raise MissingError(f"{self.subject.folder} has no {name}")
         if not files:
             self.missing.append(f"{name}, so voxels were not restricted to the brain")
             return None
-        return self._read(files[0])
+        first, *others = (self._read(file) for file in files)
+        if any(not np.array_equal(first, other) for other in others):
+            raise UbrainError(f"{self.subject.folder}: {' and '.join(map(self.subject.folder.name, files))} differ; keep the "
+                              f"right one")  # fmt: skip
+        return first
 
     def _read(self, path: Path) -> NDArray[np.bool_]:
         mask: NDArray[np.bool_] = np.nan_to_num(read_volume(path, self.shape)) > 0
         if not mask.any():
             raise UbrainError(f"{path}: no voxel is above 0")
+        axes = _axes(path), _axes(self.betas)
+        if all(axes) and axes[0] != axes[1]:
+            self.turned.append(f"{axes[0]} in {path.name}")
         return mask
 
     def _masks(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
@@ -362,7 +402,7 @@ class _Grid:
         wanted = [mask for (_, area), mask in masks.items() if area in areas]
         if not wanted:
             name = f"sub-{self.subject.name}_mask-LH{areas[0]}.nii.gz"
-            raise UbrainError(f"{self.subject.folder} has no masks such as {name} (from derivatives/spm of OpenNeuro's "
+            raise MissingError(f"{self.subject.folder} has no masks such as {name} (from derivatives/spm of OpenNeuro's "
                               f"ds001499); import the whole brain with --areas none")  # fmt: skip
         union: NDArray[np.bool_] = np.any(wanted, axis=0)
         return union
@@ -391,6 +431,17 @@ class _Grid:
         index = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F")
 
         return lambda: (Part(values, start) for start, values in _open_session(path, self.shape).trials(index))
+
+
+def _axes(path: Path) -> str:
+    """Where the axes of a volume run by its affine, such as RAS; empty if it has none, or one that makes no sense."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+            header = nib.Nifti1Header.from_fileobj(stream)
+        known = header["qform_code"] > 0 or header["sform_code"] > 0
+        return "".join(letter or "?" for letter in nib.aff2axcodes(header.get_best_affine())) if known else ""
+    except Exception:  # a damaged header can make nibabel raise anything, and nothing else depends on the affine
+        return ""
 
 
 def _by_area(item: tuple[tuple[str, str], object]) -> tuple[int, str]:
@@ -450,6 +501,8 @@ def _spans(subject: _Subject) -> tuple[dict[int, tuple[int, int]], list[str]]:
 
 def _release1_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str, str], NDArray[np.float32]]:
     path = min(files, key=lambda file: file.suffix.lower() != ".h5")
+    if copies := [file for file in files if file != path and file.suffix.lower() == path.suffix.lower()]:
+        raise UbrainError(f"{subject.name}: there are {path} and {copies[0]}; keep one there")
     arrays = {}
     for side in SIDES:
         for name in (*AREAS, *SPELT):
@@ -462,13 +515,17 @@ def _release1_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str
 
 
 def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str, str], NDArray[np.float32]]:
-    arrays = {}
+    arrays: dict[tuple[str, str], NDArray[np.float32]] = {}
+    paths: dict[tuple[str, str], Path] = {}
     for path in files:
         name = path.stem.rpartition("_")[2]
         area = _area(name[2:])
         if area:
+            key = name[:2].upper(), area
+            if (other := paths.setdefault(key, path)) != path:
+                raise UbrainError(f"{subject.name}: there are {other} and {path}; keep one there")
             values = check_array(load_npy(path), str(path), "f", (None, None))
-            arrays[name[:2].upper(), area] = _checked(values, len(subject.shown), str(path))
+            arrays[key] = _checked(values, len(subject.shown), str(path))
     return arrays
 
 

@@ -219,7 +219,7 @@ _NORMALISED = {
     "session": "when they are read, each voxel is z-scored over the trials of each session (mean and standard deviation with "
                "ddof 0, trials of test images included)",
     "run": "when they are read, each voxel is z-scored over the trials of each run (mean and standard deviation with ddof 0)",
-    "none": "they are z-scored already, so they are used as they are",
+    "none": "they are used as they are, without z-scoring",
 }  # fmt: skip
 
 
@@ -257,5 +257,5 @@ def _repeats(counts: pd.Series) -> str:
 
 def _ceiling(r: Recording, most_repeats: int) -> str:
     if "ncsnr" in r.voxels and r.voxels["ncsnr"].notna().any():
-        return "ncsnr as published"
+        return r.ceiling
     return "ncsnr computed from the repeats" if most_repeats > 1 else "unknown, as there are no repeats"

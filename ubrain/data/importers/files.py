@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubrain.data.store import MAX_SIDE, reading
-from ubrain.errors import UbrainError
+from ubrain.errors import MissingError, UbrainError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow knows others, and runs programs for some of them
@@ -63,7 +63,7 @@ class Folder:
         """As `find`; an error if there is none."""
         path = self.find(*names)
         if path is None:
-            raise UbrainError(f"{self.path} has no {' or '.join(names)}")
+            raise MissingError(f"{self.path} has no {' or '.join(names)}")
         return path
 
     def glob(self, pattern: str) -> list[Path]:

@@ -328,13 +328,14 @@ def _bdata_recording(
     if len(absent):
         missing.append(f"{absent.nunique()} images, such as {absent.iloc[0]}; their {len(absent)} trials are left out, also "
                        f"where a run is z-scored")  # fmt: skip
-    account = [f"Responses as published ({release} release), nothing was scaled",
+    if normalise == "auto":
+        normalise = "run" if "run" in trials else "session"
+    account = [f"Responses as published ({release} release), nothing was scaled"
+               + (" or z-scored, as --normalise none asks" if normalise == "none" else ""),
                "Test images: those of the perception test",
                *(f"{n} trials {what} were left out" for n, what in (
                    (sum(s.n_imagery for s in sets), "of imagery"),
                    (sum(s.n_nameless for s in sets), "of which the file does not name the image")) if n)]  # fmt: skip
-    if normalise == "auto":
-        normalise = "run" if "run" in trials else "session"
     space = "volume" if {"i", "x"} & {*voxels} else ""
     return Recording(f"god-{name}", "GOD", "3T", space, images, trials, voxels, blocks, account, missing, normalise)
 
@@ -403,8 +404,9 @@ def _npz_recording(
     blocks = [Block(what, len(values), _npz_reader(path, array, columns), (path,))
               for what, array, values in zip(("training", "test"), ("arr_0", "arr_1"), responses, strict=True)]  # fmt: skip
     spread = float(np.nanmedian(np.asarray(responses[0][:, columns[:500]], dtype=np.float64).std(0)))
-    account = [f"Responses as released with SelfSuperReconst (the standard deviation over the training images is {spread:.2f}, "
-               f"median over voxels); nothing was scaled. Its noise ceiling is not used, as its definition is not published",
+    account = [f"Responses as released with SelfSuperReconst, z-scored (the standard deviation over the training images is "
+               f"{spread:.2f}, median over voxels); nothing was scaled. Its noise ceiling is not used, as its definition is "
+               f"not published",
                "Test images: those of the perception test",
                "These images have no names, so photographs that other datasets have, too, are not recognised"]  # fmt: skip
     chosen = "none" if normalise == "auto" else normalise

@@ -6,7 +6,7 @@ distribute them.
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,19 @@ from numpy.typing import NDArray
 from ubrain.data.importers.engine import import_recordings
 from ubrain.data.importers.files import Folder, check_array, hdf5_array, hdf5_names, load_npz, open_hdf5, reading
 from ubrain.data.importers.pictures import Pictures, photograph_key
-from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageFiles, Options, Part, Recording, select
-from ubrain.errors import UbrainError
+from ubrain.data.importers.recording import (
+    DEFAULTS,
+    PART_BYTES,
+    Block,
+    ImageFiles,
+    Options,
+    Part,
+    Recording,
+    complete,
+    means,
+    select,
+)
+from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log, track
 
 GRAYORDINATES, LEFT, CORTEX = 91282, 29696, 59412  # left cortex, then right cortex, then subcortical
@@ -31,6 +42,7 @@ DATASETS = {
     "BMD": ("BOLDMomentsDataset", "3T"), "HAD": ("HumanActionsDataset", "3T"),
 }  # fmt: skip
 NATURAL = {"NSD": "coco:", "deeprecon": "imagenet:"}  # where these datasets have their photographs from; the rest is artificial
+SINGLE = re.compile(r"(sub-\d+_[A-Za-z0-9]+)(_crc32-[0-9a-f]+)?\.(hdf5|h5)", re.IGNORECASE)  # of one subject
 TRIAL = re.compile(r"(?P<subject>sub-\d+_(?P<dataset>[A-Za-z0-9]+))_stimulus-(?P<stem>.+)_phase-(?P<phase>train|test)"
                    r"_rep-(?P<repeat>\d{1,6})")  # fmt: skip
 
@@ -69,12 +81,16 @@ def import_mosaic(
     folder = Folder(root, options.follow_links)
     parcels = _parcels(labels)
     voxels = _voxels(areas, parcels)
-    sources = _sources(folder)
-    names = select(options.subjects, sources, folder)
+    sources, skipped = _sources(folder, options.subjects)
+    names = select(options.subjects, {*sources, *skipped}, folder)
     pictures = Pictures(Folder(images, options.follow_links) if images is not None else folder)
     trials = {name: _trials(sources[name], artificial) for name in names}
     shown = _Shown(pictures, pd.concat(trials.values()))
-    recordings = [_recording(name, sources[name], trials[name], shown, voxels, parcels is not None) for name in names]
+
+    def describe(name: str) -> Recording:
+        return _recording(name, sources[name], trials[name], shown, voxels, parcels is not None)
+
+    recordings = list(complete(names, options.subjects, describe).values())
     settings = {"dataset": "mosaic", "areas": areas, "artificial": artificial}
     return import_recordings(recordings, out, options, settings)
 
@@ -105,16 +121,21 @@ class _Source:
         return f"{self.place}/betas".strip("/")
 
 
-def _sources(folder: Folder) -> dict[str, _Source]:
-    """All subjects in all files."""
+def _sources(folder: Folder, asked: Sequence[str] | None) -> tuple[dict[str, _Source], set[str]]:
+    """Subjects in all files; and those whose files were left alone, as they are named after subjects nobody asked for."""
     found: dict[str, _Source] = {}
+    skipped = set[str]()
     for path in folder.search(r".*\.(hdf5|h5)"):
+        name = SINGLE.fullmatch(path.name)
+        if asked and name and not any(means(text, name[1]) for text in asked):
+            skipped.add(name[1])
+            continue
         for source in _sources_in(path):
             other = found.setdefault(source.subject, source)
             if other is not source:
                 raise UbrainError(f"{source.subject} is in {folder.name(other.path)} and in {folder.name(path)}; keep one of "
                                   f"them in {folder}")  # fmt: skip
-    return found
+    return found, skipped
 
 
 def _sources_in(path: Path) -> list[_Source]:
@@ -241,6 +262,8 @@ def _recording(
     _, scanner = DATASETS.get(dataset, (dataset, ""))
     there = [(dataset, file) in shown.row for file in trials["file"]]
     absent, kept = trials[~np.array(there)], trials[there]
+    if not len(kept):
+        raise MissingError(f"{source.subject}: none of its images is there, such as {absent['file'].iloc[0]!r}")
     columns = voxels["vertex"].to_numpy()
     missing = [f"{absent['file'].nunique()} images, such as {absent['file'].iloc[0]}; their {len(absent)} trials are left out"
                ] if len(absent) else []  # fmt: skip
@@ -257,13 +280,12 @@ def _recording(
                                                f"other subjects are test images" if shown.n_both else ""),
         *([f"{trials['n_artificial'].iloc[0]} trials of artificial images were left out"]
           if "n_artificial" in trials and trials["n_artificial"].iloc[0] else []),
-        *([ceiling] if ceiling else []),
     ]  # fmt: skip
     table = pd.DataFrame({"image": [shown.row[dataset, file] for file in kept["file"]], "session": 0,
                           "repeat": kept["repeat"].to_numpy(np.int64)})  # fmt: skip
     blocks = [_block(source, kept.iloc[i : i + BLOCK_TRIALS], i, columns) for i in range(0, len(kept), BLOCK_TRIALS)]
     return Recording(f"mosaic-{name}", f"MOSAIC-{dataset}", scanner, "fsLR-91k", shown.images, table, voxels, blocks, account,
-                     missing, normalise="none")  # fmt: skip
+                     missing, normalise="none", ceiling=ceiling)  # fmt: skip
 
 
 def _block(source: _Source, trials: pd.DataFrame, start: int, columns: NDArray[np.int64]) -> Block:

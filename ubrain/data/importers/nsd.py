@@ -27,7 +27,17 @@ from ubrain.data.importers.files import (
     reading,
     whole_numbers,
 )
-from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, Options, Part, Recording, parse_numbers, select
+from ubrain.data.importers.recording import (
+    DEFAULTS,
+    PART_BYTES,
+    Block,
+    Options,
+    Part,
+    Recording,
+    complete,
+    parse_numbers,
+    select,
+)
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 
@@ -105,11 +115,13 @@ def import_nsd(
     masks = Folder(mask, options.follow_links) if mask is not None else None
     with open_hdf5(folder.need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")) as stimuli:
         images = _Images(stimuli, design, test)
-        recordings = []
-        for name in names:
-            grid_type = _Volume if space.startswith("func") else _Surface
+        grid_type = _Volume if space.startswith("func") else _Surface
+
+        def describe(name: str) -> Recording:
             grid = grid_type(folder, name, space, betas, areas, masks)
-            recordings.append(_recording(name, grid, subjects[name], design, images, wanted))
+            return _recording(name, grid, subjects[name], design, images, wanted)
+
+        recordings = list(complete(names, options.subjects, describe).values())
         settings = {"dataset": "nsd", "space": space, "betas": betas, "areas": areas, "test": test, "sessions": sessions,
                     "mask": mask is not None}  # fmt: skip
         return import_recordings(recordings, out, options, settings)
@@ -164,17 +176,25 @@ def _session_files(folder: Folder, subject: str, space: str, betas: str) -> dict
     place = f"nsddata_betas/ppdata/{subject}/{space}/{betas}"
     kinds = {"fsaverage": ("mgh", "mgz"), "nativesurface": ("hdf5",)}.get(space, ("hdf5", "nii.gz", "nii", "mat"))
     sides = ("",) if space.startswith("func") else tuple(f"{side}." for side in HEMISPHERES)
-    found: dict[int, tuple[Path, ...]] = {}
-    for kind in reversed(kinds):
-        by_session: dict[int, list[Path]] = {}
-        for side in sides:
-            for path in folder.glob(f"{place}/{side}betas_session*.{kind}"):
-                number = re.fullmatch(rf"{side}betas_session(\d+)\.{kind}", path.name)
-                if number:
-                    by_session.setdefault(int(number[1]), []).append(path)
-        found |= {s: tuple(files) for s, files in by_session.items() if len(files) == len(sides)}
-        for s in sorted(s for s, files in by_session.items() if len(files) < len(sides)):
-            log.warning("%s, session %d: only %s is there; the session is left out", subject, s, by_session[s][0].name)
+    found: dict[int, dict[str, Path]] = {}
+    for side in sides:
+        for kind in reversed(kinds):
+            for session, path in _numbered(folder, f"{place}/{side}betas_session", kind).items():
+                found.setdefault(session, {})[side] = path
+    for session in sorted(s for s, files in found.items() if len(files) < len(sides)):
+        (path,) = found.pop(session).values()
+        log.warning("%s, session %d: only %s is there; the session is left out", subject, session, path.name)
+    return {session: tuple(files.values()) for session, files in found.items()}
+
+
+def _numbered(folder: Folder, start: str, kind: str) -> dict[int, Path]:
+    """Files by the number between the start of their name and its end."""
+    found: dict[int, Path] = {}
+    for path in folder.glob(f"{start}*.{kind}"):
+        number = re.fullmatch(rf"{re.escape(start.rpartition('/')[2])}(\d+)\.{kind}", path.name)
+        if number and found.setdefault(int(number[1]), path) != path:
+            raise UbrainError(f"{path.parent}: {found[int(number[1])].name} and {path.name} are the same session; keep one of "
+                              f"them there")  # fmt: skip
     return found
 
 
@@ -292,7 +312,7 @@ class _Grid(ABC):
     def __post_init__(self) -> None:
         self.label_files: list[str] = []
         self.voxels = self._voxels()
-        chosen = f"the labels above 0 of {self.areas}" if self.areas.lower() != "none" else "the whole brain"
+        chosen = f"the labels above 0 of {self.areas}" if self.areas.lower() != "none" else self.everything
         self.account = [
             f"Betas: {self.betas} in {self.space}, {self.unit}",
             f"Voxels: {'the masks of Algonauts 2023' if self.masks else chosen}",
@@ -300,6 +320,7 @@ class _Grid(ABC):
         ]
 
     unit = "int16 divided by 300: percent signal change"
+    everything = "the whole brain"
 
     @property
     def path(self) -> str:
@@ -409,6 +430,8 @@ class _Volume(_Grid):
 
 class _Surface(_Grid):
     """Vertices of both hemispheres, left before right; on fsaverage the betas are not scaled, on the subject's own they are."""
+
+    everything = "all vertices"
 
     def _voxels(self) -> pd.DataFrame:
         if self.space == "fsaverage":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ubrain.data.importers.files import PART_BYTES, natural, read_rgb, reading, rgb_shape
-from ubrain.errors import UbrainError
+from ubrain.errors import MissingError, UbrainError
+from ubrain.progress import log
 
+T = TypeVar("T")
 PLACE = ("hemisphere", "vertex", "i", "j", "k")  # columns of the table of voxels that say where a voxel is
 
 
@@ -164,8 +166,9 @@ class Recording:
     blocks : the responses.
     account : what was read and done to the numbers, one sentence an entry.
     missing : what was expected and is not there, one sentence an entry.
-    normalise : how the field z-scores these responses, in the crowd file's words: per session, run, or none because
-        the published numbers are z-scored already.
+    normalise : how the field z-scores these responses, in the crowd file's words: per session, run, or none, as a rule
+        because the published numbers are z-scored already; `account` says why.
+    ceiling : what the ncsnr of `voxels` is.
     """
 
     name: str
@@ -179,6 +182,7 @@ class Recording:
     account: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     normalise: str = "session"
+    ceiling: str = "ncsnr as published"
 
     def units(self) -> NDArray[np.int64]:
         """Number, from 0, of the session (or run) within which each trial is z-scored: (n_trials,)."""
@@ -227,18 +231,42 @@ def select(asked: Sequence[str] | None, found: Iterable[str], where: object) -> 
         return names
     chosen = []
     for text in asked:
-        match = [n for n in names if _means(text.strip(), n)]
+        match = [n for n in names if means(text, n)]
         if len(match) != 1:
             raise UbrainError(f"{where}: no subject {text!r}; found {', '.join(names)}")
         chosen += match
     return sorted(set(chosen), key=natural)
 
 
-def _means(text: str, name: str) -> bool:
+def means(text: str, name: str) -> bool:
+    """Whether a subject of that name is asked for by `text`."""
+    text = text.strip()
     if text.isdecimal():
         number = re.search(r"\d+$", name)
         return number is not None and int(number[0]) == int(text)
     return text.lower() == name.lower() or text.lower().endswith("-" + name.lower())
+
+
+def complete(names: Sequence[str], asked: Sequence[str] | None, describe: Callable[[str], T]) -> dict[str, T]:
+    """`describe` each subject; unless it was asked for, one of which files are missing is left out with a warning.
+
+    Raises
+    ------
+    UbrainError
+        If files of a subject that was asked for, or of every subject, are missing; or whatever else is wrong.
+    """
+    found: dict[str, T] = {}
+    missing: dict[str, MissingError] = {}
+    for name in names:
+        try:
+            found[name] = describe(name)
+        except MissingError as error:
+            missing[name] = error
+    if missing and (asked or not found):
+        raise next(iter(missing.values()))
+    for name, error in missing.items():
+        log.warning("%s is left out: %s", name, error)
+    return found
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import Folder, check_array, natural, read_mat, whole_numbers
+from ubrain.data.importers.files import Folder, check_array, natural, open_hdf5, read_mat, whole_numbers
 from ubrain.data.importers.recording import DEFAULTS, ImageArray, Options, Recording, array_block, select
 from ubrain.errors import UbrainError
 from ubrain.progress import log
@@ -73,16 +73,23 @@ def _images(path: Path) -> tuple[ImageArray, int]:
 def _images_first(path: Path, train: NDArray, val: NDArray) -> tuple[NDArray, NDArray]:
     """Both as (n_images, height, width): the number of images is where the shapes differ.
 
-    As published, images are the first axis in MATLAB. If they are the last, somebody has converted the file: with Python
-    into HDF5, where all axes appear reversed to us; or within MATLAB, where only the images have moved.
+    As published, images are the first axis. Somebody may have moved them to the end, and may have converted the file into
+    HDF5 with Python, which does not reverse the axes as MATLAB does.
     """
+    if h5py.is_hdf5(path) and not _of_matlab(path):
+        train, val = train.T, val.T
     differ = [axis for axis in range(3) if train.shape[axis] != val.shape[axis]] or [0]
     if differ == [2]:
-        python_made = h5py.is_hdf5(path)
-        train, val = (a.T if python_made else np.moveaxis(a, 2, 0) for a in (train, val))
+        train, val = (np.moveaxis(a, 2, 0) for a in (train, val))
     elif differ != [0]:
         raise UbrainError(f"{path}: expected images (n, height, width) of one size, got {train.shape} and {val.shape}")
     return train, val
+
+
+def _of_matlab(path: Path) -> bool:
+    """Whether MATLAB has written this HDF5 file: it begins with a text, and each array has an attribute."""
+    with open_hdf5(path) as file, path.open("rb") as start:
+        return start.read(10) == b"MATLAB 7.3" or "MATLAB_class" in file["stimTrn"].attrs
 
 
 def _grey(path: Path, *stacks: NDArray) -> NDArray[np.uint8]:
