@@ -25,7 +25,7 @@ from ubrain.data.crowd import Crowd
 from ubrain.data.lookalikes import VARIANTS
 from ubrain.data.sample import correlation_z, kernel_match, match
 from ubrain.data.simulate import brains
-from ubrain.data.store import CrowdWriter, content_digest
+from ubrain.data.store import content_digest, write_crowd
 
 Fault = Callable[[h5py.File], None]
 
@@ -414,7 +414,7 @@ def test_sizes_of_areas_in_parts_are_summed(healthy: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(("space", "alarm"), [("func1pt8mm", True), ("func1mm", False), ("fsaverage", False)])
 def test_an_impossible_nsdgeneral_is_found(tmp_path: Path, space: str, alarm: bool) -> None:
     n_trials, n_voxels = 24, 45_000
-    with CrowdWriter(tmp_path / "wide.h5") as writer:
+    with write_crowd(tmp_path / "wide.h5") as writer:
         rng = np.random.default_rng(0)
         rows = [writer.add_image(f"{i}", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), "test") for i in range(n_trials)]
         trials = pd.DataFrame({"image": rows, "session": 0, "repeat": 0})
