@@ -261,7 +261,6 @@ RESPONSE_FAULTS: dict[str, tuple[Fault, str, str, str]] = {  # fault, code, leve
     "a constant voxel": (lambda f: rewrite(f, "S1", stop_voxel), "constant-voxels", "warning", "S1, voxels 5"),
     "a subject in NSD's integers": (lambda f: rewrite(f, "S2", lambda v, _: v * 300), "scale", "warning", "S2"),
     "a subject as a fraction": (lambda f: rewrite(f, "S2", lambda v, _: v / 50), "scale", "warning", "S2"),
-    "a subject twice divided by 300": (lambda f: rewrite(f, "S2", lambda v, _: v / 300), "scale", "warning", "S2"),
     "a session in NSD's integers": (lambda f: rewrite(f, "S3", scale_session), "scale", "warning", "S3, sessions 2"),
     "a missing response": (lambda f: rewrite(f, "S2", spoil), "not-finite", "error", "S2, voxels 4"),
     "not z-scored": (scale_as_z_scored, "not-z-scored", "error", "S1, sessions 0, 1, 2, 3"),
@@ -296,8 +295,10 @@ def test_a_scale_that_all_subjects_or_the_only_one_have_twice_is_found(
     assert [(f.code, f.where) for f in found] == [("scale", name) for name in subjects], report(found)
 
 
-def test_averaged_responses_in_one_order_raise_no_alarm_and_in_another_do(larger: Path, tmp_path: Path) -> None:
-    """No repeats, no ceilings, no peers: only the images tell."""
+def test_averaged_responses_that_do_not_fit_their_images_are_noted_and_if_many_are_an_alarm(
+    larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No repeats, no ceilings, no peers in order: only the images tell."""
 
     def average(file: h5py.File) -> None:
         for name in file["subjects"]:
@@ -314,6 +315,12 @@ def test_averaged_responses_in_one_order_raise_no_alarm_and_in_another_do(larger
     findings = broken(larger, tmp_path, shuffle_too)
     assert not alarms(findings), report(findings)
     assert [f.where for f in findings if "same order" in f.what] == ["S1, S2"]
+    monkeypatch.setattr(doctor, "MANY_IMAGES", 100)
+    findings = check(tmp_path / "broken.h5")
+    assert {(f.code, f.level, f.where) for f in alarms(findings)} == {
+        ("images-do-not-fit", "warning", f"{name}, train images") for name in ("S1", "S2")
+    }, report(findings)
+    assert not any("same order" in f.what for f in findings)
 
 
 @pytest.mark.parametrize(("by", "session"), [(3, 2), (-2, None)])

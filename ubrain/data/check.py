@@ -39,6 +39,8 @@ EXPECTED, CHANCE, SURE, ONCE = 8.0, 3.0, 6.0, 4.5  # standard deviations; see ab
 IMAGES = 100_000  # images that are looked at
 TURNED_IMAGES = 200  # images of each subject that are compared with turned ones of the others
 COMMON_IMAGES, COMPARED_VOXELS = 40, 1 << 16  # images by which subjects are compared, and voxels of them at a time
+PAIRED_BYTES = 192 << 20  # of responses in which copies of voxels are sought
+MANY_IMAGES = 200  # from which on responses should fit their images even if nothing tells how well
 VERSION_PAIRS, VERSIONS = 300, 0.6  # pairs of versions of photographs that are compared; how their outlines correlate, uncut 0.99
 LEVELS = ("error", "warning", "note")
 COLOUR = re.compile(r"nsd|natural.?scenes|algonauts|ube|bold5000|god|generic.?object|things|nod|natural.?object", re.I)
@@ -133,6 +135,7 @@ def check(crowd: str | Path | Crowd, seed: int = 0) -> list[Finding]:
     for number, s in enumerate(track(samples, len(samples), "subjects")):
         found = [f for question in BY_SUBJECT for f in question(s)]
         if not any(f.code == "not-z-scored" for f in found):  # else nothing can be said about z-scored responses
+            s.forget_moments()
             s.measure(gallery)
             s.respond(photograph, common)
             found += _ncsnr(s)
@@ -378,24 +381,29 @@ def _moments(s: Sample) -> Iterator[Finding]:
     The mean of n of the N trials of a session has the standard error σ / √n · √((N − n) / (N − 1)), and the standard
     deviation one of about σ times that: 0 if all trials were read, so that then every single voxel is judged, up to rounding.
     """
-    stored, found = s.moments.astype(np.float64), s.raw_moments
     total, n = s.trial_counts
     error = 5 * np.sqrt((total - n) / np.maximum(total - 1, 1) / np.maximum(n, 1))[:, None]
-    rounding = 4 * float(np.finfo(s.group["responses"].dtype).eps) * (np.abs(found[0]) + 5 * found[1]) + 1e-30
-    off = np.nan_to_num(np.abs(stored - found))
-    wrong = off[0] > error * stored[1] + rounding
-    wrong |= off[1] > np.expm1(error) * np.minimum(stored[1], found[1]) + rounding  # the error of its logarithm
-    off, share = off.max(0), wrong.mean(1)
+    wrong, off = np.empty(s.moments.shape[1:], bool), np.empty(s.moments.shape[1:], np.float32)
+    for start in range(0, s.subject.n_voxels, COMPARED_VOXELS):
+        block = np.s_[:, start : start + COMPARED_VOXELS]
+        stored, found = s.moments[:, *block].astype(np.float64), s.raw_moments[:, *block]
+        rounding = 4 * float(np.finfo(s.group["responses"].dtype).eps) * (np.abs(found[0]) + 5 * found[1]) + 1e-30
+        away = np.nan_to_num(np.abs(stored - found), posinf=float(np.finfo(np.float32).max))
+        wrong[block] = away[0] > error * stored[1] + rounding
+        wrong[block] |= away[1] > np.expm1(error) * np.minimum(stored[1], found[1]) + rounding  # the error of its logarithm
+        off[block] = away.max(0)
+    share = wrong.mean(1)
     bad = np.flatnonzero(np.where(n < total, share > 0.25, share > 0) & (n > 1))
     if len(bad):
-        by = float(np.median((off / np.maximum(found[1], 1e-30))[bad][wrong[bad]]))
-        plain = np.allclose(stored[0, bad], 0, atol=1e-6) and np.allclose(stored[1, bad], 1, atol=1e-6)
+        deviation, stored = s.raw_moments[1, bad][wrong[bad]], s.moments[:, bad]
+        by = float(np.median(off[bad][wrong[bad]] / np.maximum(deviation, 1e-30)))
+        plain = np.allclose(stored[0], 0, atol=1e-6) and np.allclose(stored[1], 1, atol=1e-6)
         why = "the file takes the responses for z-scored, but they are not" if plain else "they are those of other responses"
         what = (f"the stored mean or standard deviation of {share[bad].mean():.0%} of the voxels is off by {by:.2g} standard "
                 f"deviations of the responses: {why}")  # fmt: skip
         yield Finding("not-z-scored", "error", _units(s, bad), what, by)
     elif s.trials.normalise == "none":
-        yield from _z_scored_already(s, found)
+        yield from _z_scored_already(s, s.raw_moments)
 
 
 def _z_scored_already(s: Sample, moments: NDArray[np.float64]) -> Iterator[Finding]:
@@ -418,20 +426,26 @@ def _duplicate_voxels(s: Sample) -> Iterator[Finding]:
 
     Copies have the same projection on random weights, so it is enough to compare neighbours in the order of projections.
     """
-    rows = np.sort(s.rng.permutation(s.raw_rows)[:256])
+    most = max(24, PAIRED_BYTES // (4 * s.subject.n_voxels))
+    rows = np.sort(s.rng.permutation(s.raw_rows)[: min(most, 256)])
     usable = np.flatnonzero(~s.constant & np.isfinite(s.raw_moments).all((0, 1)))
     if len(rows) < 12:
         return
-    mean, deviation = (m[s.unit[rows]][:, usable] for m in s.raw_moments)
-    z = read_rows(s.group["responses"], rows)[:, usable] - mean
-    z = np.divide(z, deviation, out=np.zeros_like(z), where=deviation > 0).astype(np.float32)
+    z, values = np.zeros((len(rows), len(usable)), np.float32), read_rows(s.group["responses"], rows)
+    for row, unit in enumerate(s.unit[rows]):
+        mean, deviation = s.raw_moments[:, unit, usable]
+        np.divide(values[row, usable] - mean, deviation, out=z[row], where=deviation > 0, casting="same_kind")
+    del values
     z -= z.mean(0)
     z /= np.maximum(np.linalg.norm(z, axis=0), 1e-12)
     order = np.argsort(s.rng.standard_normal(len(z)).astype(np.float32) @ z)
     copies = np.zeros(s.subject.n_voxels, bool)
     for step in range(1, min(5, len(order))):
-        alike = np.flatnonzero((z[:, order[:-step]] * z[:, order[step:]]).sum(0) > 0.999)
-        copies[usable[order[alike]]] = copies[usable[order[alike + step]]] = True
+        for start in range(0, len(order) - step, COMPARED_VOXELS):
+            left = order[start : start + COMPARED_VOXELS][: len(order) - step - start]
+            right = order[start + step : start + step + COMPARED_VOXELS]
+            alike = (z[:, left] * z[:, right]).sum(0) > 0.999
+            copies[usable[left[alike]]] = copies[usable[right[alike]]] = True
     if copies.any():
         what = f"{copies.sum()} voxels are copies of one another (correlation above 0.999)"
         yield Finding("duplicate-voxels", "warning", _voxels(s, copies), what, float(copies.mean()))
@@ -580,7 +594,7 @@ def _images_fit(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     rates = [z / n for p in (s, *peers) for z, n in p.fit.values() if z > SURE]
     rate = float(np.median(rates)) if rates else 0.0
     reliable = s.reliability is not None and s.reliability.z > 10
-    large = 200 if not rates and (reliable or not _fits(s)) else np.inf
+    large = MANY_IMAGES if not rates and (reliable or not _fits(s)) else np.inf
     bad = {split: (z, n) for split, (z, n) in s.fit.items() if z < CHANCE and (rate * n >= 2 * EXPECTED or n >= large)}
     if bad:
         z, n = min(bad.values())

@@ -135,6 +135,12 @@ class Sample:
             self.common = {number: responses[kept] for number, responses in self.common.items()}
         self._place[:] = -1
         self._values = self._values[:0]
+        self.forget_moments()
+        self.trials.__dict__.pop("_mean_and_scale", None)
+
+    def forget_moments(self) -> None:
+        """Forget the moments of all voxels, but not what follows from them."""
+        _ = self.constant, self.sizes, self.moments_digest
         for large in ("raw_moments", "moments"):
             self.__dict__.pop(large, None)
 
@@ -184,19 +190,21 @@ class Sample:
     @cached_property
     def moments_digest(self) -> str:
         """Digest of the stored session moments."""
-        return hashlib.blake2b(self.moments.tobytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(self.moments, digest_size=16).hexdigest()
 
     @cached_property
     def constant(self) -> NDArray[np.bool_]:
         """Voxels that are constant within every unit: (n_voxels,)."""
-        mean, deviation = self.raw_moments
-        return (deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)).all(0)
+        constant = np.ones(self.subject.n_voxels, bool)
+        for mean, deviation in zip(*self.raw_moments, strict=True):
+            constant &= deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+        return constant
 
     @cached_property
     def sizes(self) -> NDArray[np.float64]:
         """Standard deviation of the median voxel in each unit, (n_units,), as the numbers are in the file."""
         usable = ~self.constant & np.isfinite(self.raw_moments[1]).all(0)
-        return np.median(self.raw_moments[1][:, usable], axis=1) if usable.any() else np.empty(0)
+        return np.array([np.median(deviation[usable]) for deviation in self.raw_moments[1]] if usable.any() else [])
 
     # ---- some voxels, some trials
 
