@@ -41,7 +41,7 @@ TURNED_IMAGES = 200  # images of each subject that are compared with turned ones
 COMMON_IMAGES, COMPARED_VOXELS = 40, 1 << 16  # images by which subjects are compared, and voxels of them at a time
 PAIRED_BYTES = 192 << 20  # of responses in which copies of voxels are sought
 MANY_IMAGES = 200  # from which on responses should fit their images even if nothing tells how well
-VERSION_PAIRS, VERSIONS = 300, 0.6  # pairs of versions of photographs that are compared; how their outlines correlate, uncut 0.99
+VERSION_PAIRS, VERSIONS = 300, 0.6  # pairs of versions of photographs; how far their outlines correlate, uncut at 0.99
 LEVELS = ("error", "warning", "note")
 COLOUR = re.compile(r"nsd|natural.?scenes|algonauts|ube|bold5000|god|generic.?object|things|nod|natural.?object", re.I)
 NSDGENERAL = {"func1pt8mm": 40_000, "func1mm": 232_000}  # voxels; twice what the largest subject has. Elsewhere:
@@ -598,7 +598,7 @@ def _images_fit(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     bad = {split: (z, n) for split, (z, n) in s.fit.items() if z < CHANCE and (rate * n >= 2 * EXPECTED or n >= large)}
     if bad:
         z, n = min(bad.values())
-        why = f", expected {rate * n:.0f}" if rates else ", although repeats agree" if reliable else ", and no repeats vouch for them"
+        why = f", expected {rate * n:.0f}" if rates else ", although repeats agree" if reliable else ", without repeats"
         what = f"responses to {n} images have no relation to their contrast, lightness and colour (z = {z:.1f}{why})"
         yield Finding("images-do-not-fit", "error" if rates else "warning", f"{s.name}, {' and '.join(bad)} images", what, z)
 
@@ -751,7 +751,7 @@ def _not_checked(
             [s.name for s in measured if s.reliability is not None and s.reliability.z < CHANCE],
         "no images are repeated between sessions: whether one is shifted against the others could not be checked":
             [s.name for s in measured if s.reliability is not None and s.n_sessions > 1 and not s.by_lag],
-        "responses have no clear relation to the pixels of their images: whether both are in the same order could not be checked":
+        "responses have no clear relation to the pixels of their images: whether they are in the same order was not checked":
             [s.name for s in measured if not _fits(s) and s.name not in said],
         "hemispheres are unknown or prefer neither side: mirrored images would not be noticed":
             [s.name for s in measured if abs((s.lateral or (0, 0))[0]) < CHANCE],
