@@ -25,7 +25,7 @@ from ubrain.data.crowd import Crowd
 from ubrain.data.lookalikes import VARIANTS
 from ubrain.data.sample import correlation_z, kernel_match, match
 from ubrain.data.simulate import brains
-from ubrain.data.store import content_digest
+from ubrain.data.store import content_digest, write_crowd
 
 Fault = Callable[[h5py.File], None]
 
@@ -234,6 +234,20 @@ def copy_subject(file: h5py.File) -> None:
         column[...] = column[:][order]
 
 
+def average_repeats(file: h5py.File, subject: str) -> None:
+    """One trial per image, in one session, and no ncsnr: as many datasets are published."""
+    group = file[f"subjects/{subject}"]
+    images, owner = np.unique(group["trials/image"][:], return_inverse=True)
+    values = np.stack([group["responses"][:][owner == i].mean(0) for i in range(len(images))])
+    for column in ("responses", "session_moments", *(f"trials/{name}" for name in group["trials"])):
+        del group[column]
+    group["responses"], group["trials/image"] = values, images
+    group["trials/session"] = group["trials/repeat"] = np.zeros(len(images), np.int64)
+    group["session_moments"] = np.stack([values.mean(0), values.std(0)])[:, None]
+    group["voxels/ncsnr"][...] = np.nan
+    group.attrs["digest"] = f"averaged {subject}"
+
+
 def number_repeats_once(file: h5py.File) -> None:
     file["subjects/S1/trials/repeat"][...] = 0
 
@@ -264,6 +278,49 @@ RESPONSE_FAULTS: dict[str, tuple[Fault, str, str, str]] = {  # fault, code, leve
 def test_a_fault_in_the_responses_is_found_at_its_place(healthy: Path, tmp_path: Path, name: str) -> None:
     fault, code, level, where = RESPONSE_FAULTS[name]
     assert only(broken(healthy, tmp_path, fault), code, level).where == where
+
+
+@pytest.mark.parametrize("subjects", [("S1", "S2", "S3"), ("S1",)])
+def test_a_scale_that_all_subjects_or_the_only_one_have_twice_is_found(
+    healthy: Path, tmp_path: Path, subjects: tuple[str, ...]
+) -> None:
+    def fault(file: h5py.File) -> None:
+        for name in list(file["subjects"]):
+            if name not in subjects:
+                del file["subjects"][name]
+                continue
+            rewrite(file, name, lambda values, _: values / 300)
+
+    found = alarms(broken(healthy, tmp_path, fault))
+    assert [(f.code, f.where) for f in found] == [("scale", name) for name in subjects], report(found)
+
+
+def test_averaged_responses_that_do_not_fit_their_images_are_noted_and_if_many_are_an_alarm(
+    larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No repeats, no ceilings, no peers in order: only the images tell."""
+
+    def average(file: h5py.File) -> None:
+        for name in file["subjects"]:
+            average_repeats(file, name)
+
+    def shuffle_too(file: h5py.File) -> None:
+        average(file)
+        for name in file["subjects"]:
+            rewrite(file, name, lambda values, _: np.random.default_rng(1).permutation(values))
+
+    findings = broken(larger, tmp_path, average)
+    assert not alarms(findings), report(findings)
+    assert not any("same order" in f.what for f in findings), report(findings)
+    findings = broken(larger, tmp_path, shuffle_too)
+    assert not alarms(findings), report(findings)
+    assert [f.where for f in findings if "same order" in f.what] == ["S1, S2"]
+    monkeypatch.setattr(doctor, "MANY_IMAGES", 100)
+    findings = check(tmp_path / "broken.h5")
+    assert {(f.code, f.level, f.where) for f in alarms(findings)} == {
+        ("images-do-not-fit", "warning", f"{name}, train images") for name in ("S1", "S2")
+    }, report(findings)
+    assert not any("same order" in f.what for f in findings)
 
 
 @pytest.mark.parametrize(("by", "session"), [(3, 2), (-2, None)])
@@ -336,6 +393,43 @@ AREA_FAULTS: dict[str, tuple[Fault, str, str, str]] = {
     "unlabelled voxels as an area": (rename("S3", LO="Unknown"), "area-names", "warning", "S3, Unknown"),
     "no areas": (rename("S1", else_=""), "areas-missing", "warning", "S1"),
 }
+
+
+def name_parts_of_areas(file: h5py.File) -> None:
+    """V1v and V1d instead of V1, as in NSD."""
+    for subject in file["subjects"].values():
+        areas = subject["voxels/areas"]
+        areas[...] = [a + "vd"[i % 2] if a in ("V1", "V2", "V3") else a for i, a in enumerate(areas.asstr()[:])]
+
+
+def test_sizes_of_areas_in_parts_are_summed(healthy: Path, tmp_path: Path) -> None:
+    assert not alarms(broken(healthy, tmp_path, name_parts_of_areas))
+    with Crowd(healthy) as crowd:
+        areas = crowd["S1"].voxels["areas"]
+    n_v1, n_v2 = int((~areas.isin(["V2", "V3"])).sum()), int((areas == "V2").sum())
+
+    def fault(file: h5py.File) -> None:
+        rename("S1", V2="V2", V3="V3", else_="V1")(file)
+        name_parts_of_areas(file)
+
+    found = only(broken(healthy, tmp_path, fault), "area-sizes", "warning")
+    assert found.where == "S1, V1"
+    assert found.how_bad == n_v1
+    assert f"V1 has {n_v1} voxels, but V2 only {n_v2}" in found.what or "more than half" in found.what
+
+
+@pytest.mark.parametrize(("space", "alarm"), [("func1pt8mm", True), ("func1mm", False), ("fsaverage", False)])
+def test_an_impossible_nsdgeneral_is_found(tmp_path: Path, space: str, alarm: bool) -> None:
+    n_trials, n_voxels = 24, 45_000
+    with write_crowd(tmp_path / "wide.h5") as writer:
+        rng = np.random.default_rng(0)
+        rows = [writer.add_image(f"{i}", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), "test") for i in range(n_trials)]
+        trials = pd.DataFrame({"image": rows, "session": 0, "repeat": 0})
+        voxels = pd.DataFrame({"hemisphere": ["L", "R"] * (n_voxels // 2), "areas": "nsdgeneral", "ncsnr": np.nan})
+        values = rng.normal(size=(n_trials, n_voxels)).astype(np.float32)
+        writer.add_subject("S1", trials, voxels, [values], dataset="NSD", scanner="7T", space=space)
+    found = [f for f in check(tmp_path / "wide.h5") if f.code == "area-sizes"]
+    assert [(f.level, f.where, f.how_bad) for f in found] == [("warning", "S1, nsdgeneral", 45_000)] * alarm
 
 
 @pytest.mark.parametrize("name", AREA_FAULTS)
@@ -433,22 +527,59 @@ def no_copies_are_sought(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_overlap", lambda *_: iter(()))
 
 
-def own_images_of_test(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """A subject's test images become images of its own: changed copies, as if its importer had read the files wrongly."""
+def own_images(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray], splits: tuple[int, ...]) -> None:
+    """A subject's images become images of its own: changed copies, as if its importer had read the files wrongly."""
     images, group = file["images"], file[f"subjects/{subject}"]
     pixels = images["pixels/112x112"]
-    n, test = len(images["id"]), np.flatnonzero(images["split"][:] == 2)
+    n, old = len(images["id"]), np.flatnonzero(np.isin(images["split"][:], splits))
+    copies = [change(pixels[images["row"][i]]) for i in old]
     for name, values in {
-        "id": [f"other-{i}" for i in test], "split": 2, "shape": (112, 112), "row": len(pixels) + np.arange(len(test)),
-        "content": [content_digest(change(pixels[images["row"][i]])) for i in test],
+        "id": [f"other-{i}" for i in old], "split": images["split"][:][old], "shape": (112, 112),
+        "row": len(pixels) + np.arange(len(old)), "content": [content_digest(c) for c in copies],
     }.items():  # fmt: skip
-        images[name].resize(n + len(test), axis=0)
+        images[name].resize(n + len(old), axis=0)
         images[name][n:] = values
-    copies = np.stack([change(pixels[images["row"][i]]) for i in test])
-    pixels.resize(len(pixels) + len(test), axis=0)
-    pixels[-len(test) :] = copies
-    new = dict(zip(test, n + np.arange(len(test)), strict=True))
+    pixels.resize(len(pixels) + len(old), axis=0)
+    pixels[-len(old) :] = np.stack(copies)
+    new = dict(zip(old, n + np.arange(len(old)), strict=True))
     group["trials/image"][...] = [new.get(i, i) for i in group["trials/image"][:]]
+
+
+def own_images_of_test(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    own_images(file, subject, change, (2,))
+
+
+def own_versions(
+    file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray], splits: tuple[int, ...], off_by: int = 0
+) -> None:
+    """As `own_images`, with the names of the photographs in NSD; those of the copies are off by so many."""
+    n = len(file["images/id"])
+    own_images(file, subject, change, splits)
+    of_copies = [int(name.removeprefix("other-")) for name in file["images/id"].asstr()[n:]]
+    keys = [f"nsd:{i}" for i in (*range(n), *np.roll(of_copies, off_by))]
+    file["images"].create_dataset("key", data=keys, dtype=h5py.string_dtype())
+
+
+@pytest.mark.usefixtures("no_copies_are_sought")
+def test_a_subject_twice_is_found_though_its_images_came_in_another_size(healthy: Path, tmp_path: Path) -> None:
+    def fault(file: h5py.File) -> None:
+        copy_subject(file)
+        own_versions(file, "S3", compressed, (0, 1, 2))
+        file["subjects/S3/responses"][0, 5] = np.nan
+
+    found = {(f.code, f.level, f.where) for f in alarms(broken(healthy, tmp_path, fault))}
+    assert ("copied-subject", "error", "S1, S3") in found
+    assert not {code for code, _, _ in found} & {"versions-differ", "orientation"}
+
+
+@pytest.mark.usefixtures("no_copies_are_sought")
+@pytest.mark.parametrize("change", [compressed, lambda x: np.asarray(Image.fromarray(x[:90, 22:]).resize((112, 112)))])
+def test_versions_of_photographs_that_do_not_look_alike_are_found(healthy: Path, tmp_path: Path, change: Callable) -> None:
+    findings = broken(healthy, tmp_path, lambda f: own_versions(f, "S2", change, (2,)))
+    assert not alarms(findings), report(findings)
+    found = only(broken(healthy, tmp_path, lambda f: own_versions(f, "S2", change, (2,), 1)), "versions-differ", "error")
+    assert found.where == "S1, S2, S3"
+    assert "24 images of S" in found.what
 
 
 @pytest.mark.usefixtures("no_copies_are_sought")

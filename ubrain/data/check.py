@@ -23,22 +23,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import rankdata
 
 from ubrain.data.crowd import Crowd
 from ubrain.data.lookalikes import CHANNELS, SIDE, VARIANTS, Gallery, Lookalike, find_lookalikes, make_gallery
 from ubrain.data.preparation import Rows, read_rows
 from ubrain.data.sample import LAGS, Sample, correlation_z, match
-from ubrain.data.store import SPLITS
+from ubrain.data.store import PIXELS, SPLITS
 from ubrain.errors import UbrainError
 from ubrain.progress import track
 
 EXPECTED, CHANCE, SURE, ONCE = 8.0, 3.0, 6.0, 4.5  # standard deviations; see above
 IMAGES = 100_000  # images that are looked at
 TURNED_IMAGES = 200  # images of each subject that are compared with turned ones of the others
-COMMON_IMAGES, COMMON_VOXELS = 40, 300  # images and voxels by which subjects are compared
+COMMON_IMAGES, COMPARED_VOXELS = 40, 1 << 16  # images by which subjects are compared, and voxels of them at a time
+PAIRED_BYTES = 192 << 20  # of responses in which copies of voxels are sought
+MANY_IMAGES = 200  # from which on responses should fit their images even if nothing tells how well
+VERSION_PAIRS, VERSIONS = 300, 0.6  # pairs of versions of photographs; how far their outlines correlate, uncut at 0.99
 LEVELS = ("error", "warning", "note")
 COLOUR = re.compile(r"nsd|natural.?scenes|algonauts|ube|bold5000|god|generic.?object|things|nod|natural.?object", re.I)
+NSDGENERAL = {"func1pt8mm": 40_000, "func1mm": 232_000}  # voxels; twice what the largest subject has. Elsewhere:
+NSDGENERAL_ELSEWHERE = 100_000  # vertices of a surface; with the voxels that its label file calls -1 it would be more
 EARLY = {area: re.compile(f"{area}[vd]?", re.I) for area in ("V1", "V2", "V3")}
 NO_AREA = {"0", "-1", "nan", "none", "null", "unknown", "unlabeled", "background", "???", "*"}
 
@@ -68,6 +75,7 @@ TO_DO = {  # every code, and what to do about it
     "shifted-trials": "shift the trial list against the responses: a trial was lost or added, or an index counts from 1",
     "session-disagrees": "compare its trial list with the responses, or leave the session out",
     "images-do-not-fit": "images and responses are probably not in the same order: does the image index count from 1?",
+    "versions-differ": "look at some images of both: in one of the two an index probably counts from 1 instead of 0",
     "copied-subject": "one recording was imported twice; leave one out",
     "area-names": "correct the names; results are averaged by name, and voxels without an area have none",
     "area-sizes": "check which number of the label file is which area",
@@ -122,20 +130,24 @@ def check(crowd: str | Path | Crowd, seed: int = 0) -> list[Finding]:
     gallery = make_gallery(crowd._file, _images_to_look_at(crowd, rng))
     findings = [*_images(crowd, gallery), *_orientation(crowd, gallery, rng)]
     samples = [Sample(crowd[name], rng) for name in crowd.subjects]
-    common = _common_images(samples)
-    for s in track(samples, len(samples), "subjects"):
+    photograph = _photographs(crowd)
+    common = _common_photographs(samples, photograph)
+    for number, s in enumerate(track(samples, len(samples), "subjects")):
         found = [f for question in BY_SUBJECT for f in question(s)]
         if not any(f.code == "not-z-scored" for f in found):  # else nothing can be said about z-scored responses
-            s.measure(gallery, common)
+            s.forget_moments()
+            s.measure(gallery)
+            s.respond(photograph, common)
             found += _ncsnr(s)
         findings += found
+        findings += [f for other in samples[:number] for f in _copy(other, s)]
         s.release()
     for s in samples:
         peers = [p for p in samples if p is not s and p.subject.dataset == s.subject.dataset]
         for compare in BY_PEERS:
             findings += compare(s, peers)
-    findings += [*_copies(samples), *_area_names(samples), *_grey(samples, gallery)]
-    findings += _not_checked(samples, gallery, crowd, seed)
+    findings += [*_versions(samples, gallery, photograph), *_area_names(samples), *_grey(samples, gallery)]
+    findings += _not_checked(samples, gallery, crowd, findings, seed)
     return sorted(findings, key=lambda f: LEVELS.index(f.level))
 
 
@@ -170,9 +182,19 @@ def _images_to_look_at(crowd: Crowd, rng: np.random.Generator) -> Rows:
     return np.concatenate([held_out, rng.permutation(crowd.split_rows("train"))[: IMAGES - len(held_out)]])
 
 
-def _common_images(samples: list[Sample]) -> Rows:
-    """The images by which subjects are compared: for each dataset those that most subjects have seen."""
-    seen = [np.unique(s.trials.image) for s in samples]
+def _photographs(crowd: Crowd) -> Rows:
+    """Which photograph each image is a version of, by the names and the contents that images have in common: (n_images,)."""
+    n, names = len(crowd.content), {PIXELS + digest: row for row, digest in enumerate(crowd.content)}
+    keys = crowd._file["images/key"].asstr()[:] if "key" in crowd._file["images"] else []
+    links = [(row, names.setdefault(name, len(names))) for row, key in enumerate(keys) for name in key.split()]
+    image, name = np.array(links, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links)), (image, name)), shape=(len(names), len(names)))
+    return np.asarray(connected_components(graph, directed=False)[1][:n], dtype=np.int64)
+
+
+def _common_photographs(samples: list[Sample], photograph: Rows) -> Rows:
+    """The photographs by which subjects are compared: for each dataset those that most subjects have seen."""
+    seen = [np.unique(photograph[s.trials.image]) for s in samples]
     images, counts = np.unique(np.concatenate(seen), return_counts=True)
     images, counts = images[counts > 1], counts[counts > 1]
     chosen = []
@@ -359,24 +381,29 @@ def _moments(s: Sample) -> Iterator[Finding]:
     The mean of n of the N trials of a session has the standard error σ / √n · √((N − n) / (N − 1)), and the standard
     deviation one of about σ times that: 0 if all trials were read, so that then every single voxel is judged, up to rounding.
     """
-    stored, found = s.moments.astype(np.float64), s.raw_moments
     total, n = s.trial_counts
     error = 5 * np.sqrt((total - n) / np.maximum(total - 1, 1) / np.maximum(n, 1))[:, None]
-    rounding = 4 * float(np.finfo(s.group["responses"].dtype).eps) * (np.abs(found[0]) + 5 * found[1]) + 1e-30
-    off = np.nan_to_num(np.abs(stored - found))
-    wrong = off[0] > error * stored[1] + rounding
-    wrong |= off[1] > np.expm1(error) * np.minimum(stored[1], found[1]) + rounding  # the error of its logarithm
-    off, share = off.max(0), wrong.mean(1)
+    wrong, off = np.empty(s.moments.shape[1:], bool), np.empty(s.moments.shape[1:], np.float32)
+    for start in range(0, s.subject.n_voxels, COMPARED_VOXELS):
+        block = np.s_[:, start : start + COMPARED_VOXELS]
+        stored, found = s.moments[:, *block].astype(np.float64), s.raw_moments[:, *block]
+        rounding = 4 * float(np.finfo(s.group["responses"].dtype).eps) * (np.abs(found[0]) + 5 * found[1]) + 1e-30
+        away = np.nan_to_num(np.abs(stored - found), posinf=float(np.finfo(np.float32).max))
+        wrong[block] = away[0] > error * stored[1] + rounding
+        wrong[block] |= away[1] > np.expm1(error) * np.minimum(stored[1], found[1]) + rounding  # the error of its logarithm
+        off[block] = away.max(0)
+    share = wrong.mean(1)
     bad = np.flatnonzero(np.where(n < total, share > 0.25, share > 0) & (n > 1))
     if len(bad):
-        by = float(np.median((off / np.maximum(found[1], 1e-30))[bad][wrong[bad]]))
-        plain = np.allclose(stored[0, bad], 0, atol=1e-6) and np.allclose(stored[1, bad], 1, atol=1e-6)
+        deviation, stored = s.raw_moments[1, bad][wrong[bad]], s.moments[:, bad]
+        by = float(np.median(off[bad][wrong[bad]] / np.maximum(deviation, 1e-30)))
+        plain = np.allclose(stored[0], 0, atol=1e-6) and np.allclose(stored[1], 1, atol=1e-6)
         why = "the file takes the responses for z-scored, but they are not" if plain else "they are those of other responses"
         what = (f"the stored mean or standard deviation of {share[bad].mean():.0%} of the voxels is off by {by:.2g} standard "
                 f"deviations of the responses: {why}")  # fmt: skip
         yield Finding("not-z-scored", "error", _units(s, bad), what, by)
     elif s.trials.normalise == "none":
-        yield from _z_scored_already(s, found)
+        yield from _z_scored_already(s, s.raw_moments)
 
 
 def _z_scored_already(s: Sample, moments: NDArray[np.float64]) -> Iterator[Finding]:
@@ -399,20 +426,26 @@ def _duplicate_voxels(s: Sample) -> Iterator[Finding]:
 
     Copies have the same projection on random weights, so it is enough to compare neighbours in the order of projections.
     """
-    rows = np.sort(s.rng.permutation(s.raw_rows)[:256])
+    most = max(24, PAIRED_BYTES // (4 * s.subject.n_voxels))
+    rows = np.sort(s.rng.permutation(s.raw_rows)[: min(most, 256)])
     usable = np.flatnonzero(~s.constant & np.isfinite(s.raw_moments).all((0, 1)))
     if len(rows) < 12:
         return
-    mean, deviation = (m[s.unit[rows]][:, usable] for m in s.raw_moments)
-    z = read_rows(s.group["responses"], rows)[:, usable] - mean
-    z = np.divide(z, deviation, out=np.zeros_like(z), where=deviation > 0).astype(np.float32)
+    z, values = np.zeros((len(rows), len(usable)), np.float32), read_rows(s.group["responses"], rows)
+    for row, unit in enumerate(s.unit[rows]):
+        mean, deviation = s.raw_moments[:, unit, usable]
+        np.divide(values[row, usable] - mean, deviation, out=z[row], where=deviation > 0, casting="same_kind")
+    del values
     z -= z.mean(0)
     z /= np.maximum(np.linalg.norm(z, axis=0), 1e-12)
     order = np.argsort(s.rng.standard_normal(len(z)).astype(np.float32) @ z)
     copies = np.zeros(s.subject.n_voxels, bool)
     for step in range(1, min(5, len(order))):
-        alike = np.flatnonzero((z[:, order[:-step]] * z[:, order[step:]]).sum(0) > 0.999)
-        copies[usable[order[alike]]] = copies[usable[order[alike + step]]] = True
+        for start in range(0, len(order) - step, COMPARED_VOXELS):
+            left = order[start : start + COMPARED_VOXELS][: len(order) - step - start]
+            right = order[start + step : start + step + COMPARED_VOXELS]
+            alike = (z[:, left] * z[:, right]).sum(0) > 0.999
+            copies[usable[left[alike]]] = copies[usable[right[alike]]] = True
     if copies.any():
         what = f"{copies.sum()} voxels are copies of one another (correlation above 0.999)"
         yield Finding("duplicate-voxels", "warning", _voxels(s, copies), what, float(copies.mean()))
@@ -475,12 +508,15 @@ def _ncsnr_of_repeats(s: Sample, stored: NDArray[np.float64]) -> Iterator[Findin
 
 
 def _scale(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
-    """Percent signal change has a standard deviation of 1 to 3; halfway to 300 times as much, in logarithm, is 30."""
+    """Percent signal change has a standard deviation of 1 to 3, z-scores have 1, averages of 35 repeats at least 0.17.
+
+    A factor of 300 too much or too little is told from that halfway, in logarithm: at 30, and at 1/√300, which is 0.06.
+    """
     sizes = [float(np.median(p.sizes)) for p in (s, *peers) if len(p.sizes)]
     if not len(s.sizes) or s.trials.normalise == "none":
         return
     ratio = sizes[0] / max(float(np.median(sizes)), 1e-30) if len(sizes) > 2 else 1.0
-    if not 1e-3 < sizes[0] < 30:
+    if not 0.05 < sizes[0] < 30:
         what = (f"the median voxel has a standard deviation of {sizes[0]:.3g}; percent signal change has 1 to 3 (NSD's files "
                 "hold 300 times that), z-scores have 1")  # fmt: skip
         yield Finding("scale", "warning", s.name, what, sizes[0])
@@ -558,13 +594,18 @@ def _images_fit(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     rates = [z / n for p in (s, *peers) for z, n in p.fit.values() if z > SURE]
     rate = float(np.median(rates)) if rates else 0.0
     reliable = s.reliability is not None and s.reliability.z > 10
-    bad = {split: (z, n) for split, (z, n) in s.fit.items()
-           if z < CHANCE and (rate * n >= 2 * EXPECTED or (not rates and reliable and n >= 200))}  # fmt: skip
+    large = MANY_IMAGES if not rates and (reliable or not _fits(s)) else np.inf
+    bad = {split: (z, n) for split, (z, n) in s.fit.items() if z < CHANCE and (rate * n >= 2 * EXPECTED or n >= large)}
     if bad:
         z, n = min(bad.values())
-        expected = f", expected {rate * n:.0f}" if rates else ", although repeats agree"
-        what = f"responses to {n} images have no relation to their contrast, lightness and colour (z = {z:.1f}{expected})"
+        why = f", expected {rate * n:.0f}" if rates else ", although repeats agree" if reliable else ", without repeats"
+        what = f"responses to {n} images have no relation to their contrast, lightness and colour (z = {z:.1f}{why})"
         yield Finding("images-do-not-fit", "error" if rates else "warning", f"{s.name}, {' and '.join(bad)} images", what, z)
+
+
+def _fits(s: Sample) -> bool:
+    """Whether responses have a relation to the pixels of their images in one split at least."""
+    return any(z >= CHANCE for z, _ in s.fit.values())
 
 
 def _hemispheres(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
@@ -586,27 +627,36 @@ def _area_sizes(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
         what = f"no voxel is in an area, but the other subjects of {s.subject.dataset} have areas"
         yield Finding("areas-missing", "warning", s.name, what, 0)
         return
-    odd = dict(_odd_early_areas(mine, s.subject.n_voxels))
+    odd = {area: (n, why) for area, n, why in (*_odd_early_areas(s), *_odd_nsdgeneral(s))}
     shared = sorted(set(mine).intersection(*others)) if others else []
     for area in shared:
         usual = float(np.median([o[area] / sum(o.values()) for o in others])) * sum(mine.values())
         if not odd and (_far_larger(mine[area], usual) or _far_larger(usual, mine[area])):
-            odd[area] = f"where the other subjects would have about {usual:.0f}"
-    for area, why in odd.items():
-        yield Finding("area-sizes", "warning", f"{s.name}, {area}", f"{area} has {mine[area]} voxels, {why}", mine[area])
+            odd[area] = mine[area], f"where the other subjects would have about {usual:.0f}"
+    for area, (n, why) in odd.items():
+        yield Finding("area-sizes", "warning", f"{s.name}, {area}", f"{area} has {n} voxels, {why}", n)
     missing = sorted(set.intersection(*(set(o) for o in others)) - set(mine)) if len(others) > 1 else []
     if missing:
         what = f"{len(missing)} areas that all other subjects of {s.subject.dataset} have are absent"
         yield Finding("areas-missing", "note", f"{s.name}, {_some(missing)}", what, len(missing))
 
 
-def _odd_early_areas(areas: dict[str, int], n_voxels: int) -> Iterator[tuple[str, str]]:
-    sizes = {area: sum(n for a, n in areas.items() if pattern.fullmatch(a)) for area, pattern in EARLY.items()}
-    known = sorted((n, area) for area, n in sizes.items() if area in areas)
+def _odd_early_areas(s: Sample) -> Iterator[tuple[str, int, str]]:
+    """An area, its size and why that cannot be; V1 is also what is called V1v or V1d."""
+    together = s.subject.voxels["areas"].value_counts()
+    sizes = {area: sum(int(n) for names, n in together.items() if any(map(pattern.fullmatch, re.split(r"\s*,\s*", names))))
+             for area, pattern in EARLY.items()}  # fmt: skip
+    known = sorted((n, area) for area, n in sizes.items() if n)
     if known and _far_larger(known[-1][0], known[0][0]):
-        yield known[-1][1], f"but {known[0][1]} only {known[0][0]}"
-    elif known and len(areas) > 2 and known[-1][0] > n_voxels / 2:
-        yield known[-1][1], f"more than half of all {n_voxels}"
+        yield known[-1][1], known[-1][0], f"but {known[0][1]} only {known[0][0]}"
+    elif known and len(s.areas) > 2 and known[-1][0] > s.subject.n_voxels / 2:
+        yield known[-1][1], known[-1][0], f"more than half of all {s.subject.n_voxels}"
+
+
+def _odd_nsdgeneral(s: Sample) -> Iterator[tuple[str, int, str]]:
+    n, most = s.areas.get("nsdgeneral", 0), NSDGENERAL.get(s.subject.space, NSDGENERAL_ELSEWHERE)
+    if n > most:
+        yield "nsdgeneral", n, f"but nobody has more than {most}: does it include the voxels that are numbered -1?"
 
 
 def _far_larger(a: float, b: float) -> bool:
@@ -617,25 +667,57 @@ def _far_larger(a: float, b: float) -> bool:
 # ---------------------------------------------------------------------------------------------------- all subjects
 
 
-def _copies(samples: list[Sample]) -> Iterator[Finding]:
+def _copy(a: Sample, b: Sample) -> Iterator[Finding]:
     """Subjects with the same responses. Noise is never the same: over 12 images no voxel of one should be one of another."""
-    for a, b in combinations(samples, 2):
-        same = a.group.attrs["digest"] == b.group.attrs["digest"] or a.moments_digest == b.moments_digest
-        share = 1.0 if same else _shared_voxels(a, b)
-        if share > 0.05:
-            what = f"{share:.0%} of the voxels of {a.name} are also voxels of {b.name}, noise included"
-            yield Finding("copied-subject", "error" if share > 0.5 else "warning", f"{a.name}, {b.name}", what, share)
+    same = a.group.attrs["digest"] == b.group.attrs["digest"] or a.moments_digest == b.moments_digest
+    share = 1.0 if same else _shared_voxels(a, b)
+    if share > 0.05:
+        what = f"{share:.0%} of the voxels of {a.name} are also voxels of {b.name}, noise included"
+        yield Finding("copied-subject", "error" if share > 0.5 else "warning", f"{a.name}, {b.name}", what, share)
 
 
 def _shared_voxels(a: Sample, b: Sample) -> float:
-    """Share of a sample of voxels of a that correlate above 0.99 with some voxel of b over the images both have seen."""
+    """Share of the voxels that a has kept that correlate above 0.99 with some voxel of b over the images both have seen."""
     images = sorted(a.common.keys() & b.common.keys())
     if len(images) < 12:
         return 0.0
-    x, y = (np.stack([s.common[i] for i in images])[:, ~s.constant] for s in (a, b))
-    x = x[:, a.rng.permutation(x.shape[1])[:COMMON_VOXELS]]
-    x, y = ((v - v.mean(0)) / np.maximum(np.linalg.norm(v - v.mean(0), axis=0), 1e-12) for v in (x, y))
-    return float(((x.T @ y).max(1, initial=-1) > 0.99).mean()) if x.size and y.size else 0.0
+    x = _of_length_1(np.stack([a.common[i] for i in images]))
+    best = np.full(x.shape[1], -1.0)
+    for start in range(0, b.subject.n_voxels, COMPARED_VOXELS):
+        block = slice(start, start + COMPARED_VOXELS)
+        y = _of_length_1(np.stack([b.common[i][block] for i in images])[:, ~b.constant[block]])
+        best = np.maximum(best, (x.T @ y).max(1, initial=-1))
+    return float((best > 0.99).mean()) if best.size else 0.0
+
+
+def _of_length_1(columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    centred = columns - columns.mean(0)
+    return centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-12)
+
+
+def _versions(samples: list[Sample], gallery: Gallery, photograph: Rows) -> Iterator[Finding]:
+    """Images of two subjects that are one photograph by their names look alike, even if they were cut out of it differently.
+
+    Their outlines should correlate at `VERSIONS` at least, over the pairs.
+    """
+    seen = {s.name: np.intersect1d(s.trials.image, gallery.rows) for s in samples}
+    bad = defaultdict(list)
+    for a, b in combinations(samples, 2):
+        rows = [np.setdiff1d(seen[s.name], seen[other.name]) for s, other in ((a, b), (b, a))]
+        _, *which = np.intersect1d(*(photograph[r] for r in rows), return_indices=True)
+        if len(which[0]) < 12:
+            continue
+        some = np.unique(np.linspace(0, len(which[0]) - 1, VERSION_PAIRS).astype(int))
+        places = [np.searchsorted(gallery.rows, r[w[some]]) for r, w in zip(rows, which, strict=True)]
+        outlines = gallery.outlines(np.concatenate(places))[1]
+        found = match(*np.split(outlines, 2))
+        if found.z < CHANCE and found.sd > 0 and VERSIONS / outlines.shape[1] / found.sd >= EXPECTED:
+            bad[a.subject.dataset, b.subject.dataset].append((a.name, b.name, found.z, len(some)))
+    for pairs in bad.values():
+        first, second, z, n = min(pairs, key=lambda pair: pair[2])
+        what = (f"{n} images of {first} have the names of photographs of {second}, but do not look like them more than like "
+                f"others (z = {z:.1f})")  # fmt: skip
+        yield Finding("versions-differ", "error", ", ".join(dict.fromkeys(n for pair in pairs for n in pair[:2])), what, z)
 
 
 def _area_names(samples: list[Sample]) -> Iterator[Finding]:
@@ -655,9 +737,13 @@ def _area_names(samples: list[Sample]) -> Iterator[Finding]:
                           f"one area is spelled in {len(ways)} ways: {', '.join(sorted(ways))}", len(ways))  # fmt: skip
 
 
-def _not_checked(samples: list[Sample], gallery: Gallery, crowd: Crowd, seed: int) -> Iterator[Finding]:
+def _not_checked(
+    samples: list[Sample], gallery: Gallery, crowd: Crowd, findings: list[Finding], seed: int
+) -> Iterator[Finding]:
     """What these data cannot tell, and what was only sampled."""
     measured = [s for s in samples if s.measured]
+    mixed_up = ("images-do-not-fit", "repeats-do-not-agree", "shifted-trials")
+    said = {f.where.split(",")[0] for f in findings if f.code in mixed_up}
     blind = {
         "too few images were repeated: repeats, noise ceilings and the order of trials could not be checked":
             [s.name for s in measured if s.reliability is None],
@@ -665,6 +751,8 @@ def _not_checked(samples: list[Sample], gallery: Gallery, crowd: Crowd, seed: in
             [s.name for s in measured if s.reliability is not None and s.reliability.z < CHANCE],
         "no images are repeated between sessions: whether one is shifted against the others could not be checked":
             [s.name for s in measured if s.reliability is not None and s.n_sessions > 1 and not s.by_lag],
+        "responses have no clear relation to the pixels of their images: whether they are in the same order was not checked":
+            [s.name for s in measured if not _fits(s) and s.name not in said],
         "hemispheres are unknown or prefer neither side: mirrored images would not be noticed":
             [s.name for s in measured if abs((s.lateral or (0, 0))[0]) < CHANCE],
     }  # fmt: skip

@@ -19,6 +19,7 @@ RAW_BYTES = 512 << 20  # of a subject's responses that are read for the question
 SESSION_BYTES = 24 << 20  # of each session's responses that are compared with their repeats
 REPEATED_IMAGES, REPEATS = 300, 8  # images whose repeats are compared, and repeats of each
 LAGS = 10  # trials by which a session may be shifted
+COMMON_VOXELS = 300  # voxels of a subject that are sought among those of others
 FITTED_IMAGES = 400  # images of a split whose pixels are compared with the responses
 EARLY = ("v1", "v2", "v3", "v1v", "v1d", "v2v", "v2d", "v3v", "v3d")
 
@@ -88,7 +89,7 @@ class Sample:
     by_lag : session -> lag -> agreement of its responses, `lag` trials later, with repeats in other sessions.
     fit : split -> (z, n): agreement of n images' pixels with the responses to them.
     lateral : (z across, z down): does the left hemisphere prefer images with more contrast at the right, and at the top?
-    common : image -> responses of all voxels, for the images by which subjects are compared.
+    common : photograph -> responses of all voxels, for the photographs by which subjects are compared.
     """
 
     def __init__(self, subject: Subject, rng: np.random.Generator) -> None:
@@ -110,7 +111,7 @@ class Sample:
         self._place = np.full(subject.n_trials, -1)
         self._values = np.empty((0, len(self.voxels)), np.float32)
 
-    def measure(self, gallery: Gallery, common: Rows) -> None:
+    def measure(self, gallery: Gallery) -> None:
         """Read what is needed and fill in the results."""
         self.measured = True
         if len(self.repeated) >= 10:
@@ -118,13 +119,28 @@ class Sample:
         self.by_lag = {s: lags for s in range(self.n_sessions) if (lags := self._lags(s))}
         for split in ("train", "test"):
             self._compare_with_images(gallery, split)
-        for image in np.intersect1d(common, self.trials.image):
-            self.common[int(image)] = self.trials.zscored(self.trials_of(image, 3)).mean(0)
+
+    def respond(self, photograph: Rows, common: Rows) -> None:
+        """Fill in `common`; `photograph` is that of each image of the file, and `common` those that are wanted."""
+        seen, images = np.unique(photograph[self.trials.image], return_index=True)
+        for number in np.intersect1d(common, seen):
+            image = self.trials.image[images[np.searchsorted(seen, number)]]
+            responses = self.trials.zscored(self.trials_of(image, self.subject.n_trials)[:3]).mean(0)
+            self.common[int(number)] = np.nan_to_num(responses, posinf=0, neginf=0)
 
     def release(self) -> None:
-        """Forget what is large."""
+        """Forget what is large; of `common`, all but a random choice of the voxels that are not constant."""
+        if self.common:
+            kept = self.rng.permutation(np.flatnonzero(~self.constant))[:COMMON_VOXELS]
+            self.common = {number: responses[kept] for number, responses in self.common.items()}
         self._place[:] = -1
         self._values = self._values[:0]
+        self.forget_moments()
+        self.trials.__dict__.pop("_mean_and_scale", None)
+
+    def forget_moments(self) -> None:
+        """Forget the moments of all voxels, but not what follows from them."""
+        _ = self.constant, self.sizes, self.moments_digest
         for large in ("raw_moments", "moments"):
             self.__dict__.pop(large, None)
 
@@ -174,19 +190,21 @@ class Sample:
     @cached_property
     def moments_digest(self) -> str:
         """Digest of the stored session moments."""
-        return hashlib.blake2b(self.moments.tobytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(self.moments, digest_size=16).hexdigest()
 
     @cached_property
     def constant(self) -> NDArray[np.bool_]:
         """Voxels that are constant within every unit: (n_voxels,)."""
-        mean, deviation = self.raw_moments
-        return (deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)).all(0)
+        constant = np.ones(self.subject.n_voxels, bool)
+        for mean, deviation in zip(*self.raw_moments, strict=True):
+            constant &= deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+        return constant
 
     @cached_property
     def sizes(self) -> NDArray[np.float64]:
         """Standard deviation of the median voxel in each unit, (n_units,), as the numbers are in the file."""
         usable = ~self.constant & np.isfinite(self.raw_moments[1]).all(0)
-        return np.median(self.raw_moments[1][:, usable], axis=1) if usable.any() else np.empty(0)
+        return np.array([np.median(deviation[usable]) for deviation in self.raw_moments[1]] if usable.any() else [])
 
     # ---- some voxels, some trials
 
