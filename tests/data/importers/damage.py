@@ -1,7 +1,8 @@
 """Damage to the files of a dataset, at random but the same for the same seed: any file, array, table or picture.
 
 `spoil(root, rng)` changes one file below a folder. It says what it did, and whether numbers were changed in a way that
-nobody can notice (another plausible number in its place), so that other numbers in the crowd file are no mistake.
+nobody can notice (another number in its place, in an array or a table of the same shape), so that other numbers in the
+crowd file are no mistake.
 """
 
 import gzip
@@ -9,7 +10,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,11 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from ubrain.data.importers.files import MAX_BYTES, MAX_VOLUME, MAX_VOXELS
+
 PICTURES = (".png", ".jpg", ".jpeg")
 TEXT = (".csv", ".tsv", ".txt", ".ctab")
+NEARLY = MAX_BYTES * 9 // 10  # bytes that an importer may read
 Rng = np.random.Generator
 
 
@@ -92,7 +96,15 @@ def damage_bytes(path: Path, rng: Rng) -> tuple[str, bool]:
     }
     what = pick(list(kinds), rng)
     kinds[what]()
-    return what, what.startswith(("flipped", "zeros", "noise")) or path.name.lower().endswith(TEXT)
+    if path.name.lower().endswith(TEXT):
+        return what, path.is_file() and same_cells(bytes(data), path.read_bytes())
+    return what, what.startswith(("flipped", "zeros"))
+
+
+def same_cells(before: bytes, after: bytes) -> bool:
+    """Whether two texts have as many lines, with as many cells each."""
+    counts = [[line.count(b"\t" if b"\t" in before else b",") for line in text.splitlines()] for text in (before, after)]
+    return counts[0] == counts[1]
 
 
 def path_outside(path: Path) -> Path:
@@ -152,7 +164,8 @@ def other_array(array: np.ndarray, rng: Rng) -> tuple[str, np.ndarray, bool]:
             made = kinds[what]()
         except (ValueError, TypeError, IndexError, OverflowError):
             made = np.zeros((2, 2))
-    return what, made, what.startswith(("some", "all", "last", "bool", "int8", "uint64", "turned"))
+    changed = what.startswith(("some", "all", "last", "bool", "int8", "uint64", "turned"))
+    return what, made, changed and made.shape == array.shape
 
 
 def damage_npy(path: Path, rng: Rng) -> tuple[str, bool]:
@@ -160,10 +173,15 @@ def damage_npy(path: Path, rng: Rng) -> tuple[str, bool]:
         np.lib.format.read_magic(file)
         _, _, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.hasobject or rng.random() < 0.3:
-        return lie_in_header(path, rng), True
+        return lie_in_header(path, rng), False
     what, array, plausible = other_array(np.load(path), rng)
     np.save(path, array)
     return what, plausible
+
+
+def zeros(size: int) -> Iterator[bytes]:
+    """So many bytes, part by part."""
+    yield from (bytes(min(1 << 20, size - start)) for start in range(0, size, 1 << 20))
 
 
 def npy_header(shape: tuple[int, ...], descr: str = "<f4", fortran: bool = False) -> bytes:
@@ -193,15 +211,18 @@ def damage_npz(path: Path, rng: Rng) -> tuple[str, bool]:
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = pick(sorted(members), rng)
-    kind, plausible = pick(["gone", "header", "array", "array", "array", "bomb", "other name", "cut", "packed"], rng), False
+    kinds = ["gone", "header", *["array"] * 3, "bomb", "nearly too large", "other name", "cut", "packed"]
+    kind, plausible = pick(kinds, rng), False
     if kind == "bomb":
         return f"{name}: {write_bomb(path, members, name, rng)}", False
+    if kind == "nearly too large":
+        write_bomb(path, members, name, rng, NEARLY - sum(map(len, members.values())))
+        return f"{name}: {kind}", False
     if kind == "gone":
         del members[name]
     elif kind == "header":
         kind = pick(list(HEADERS), rng)
         members[name] = HEADERS[kind] + members[name][128:]
-        plausible = True
     elif kind == "other name":
         members[f"../{name}"] = members.pop(name)
     elif kind == "cut":
@@ -221,21 +242,21 @@ def damage_npz(path: Path, rng: Rng) -> tuple[str, bool]:
     return f"{name}: {kind}", plausible
 
 
-def write_bomb(path: Path, members: dict[str, bytes], name: str, rng: Rng) -> str:
-    """An array of zeros that says how large it is: as many rows as there were, of 4 GB in all, in a few MB of the file."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def write_bomb(path: Path, members: dict[str, bytes], name: str, rng: Rng, honest: int = 0) -> str:
+    """An array of zeros with as many rows as there were, in a few MB of the file: of 4 GB as it says, or honestly of less."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for member, data in members.items():
             if member != name:
                 archive.writestr(member, data)
         header = io.BytesIO(members[name])
         np.lib.format.read_magic(header)
         shape, _, _ = np.lib.format.read_array_header_1_0(header)
-        size = pick([1 << 20, 256 << 20], rng)
         rows = shape[0] if shape else 1
+        columns = (honest or (4 << 30)) // (4 * rows)
+        size = 4 * rows * columns if honest else pick([1 << 20, 256 << 20], rng)
         with archive.open(name, "w", force_zip64=True) as stream:
-            stream.write(npy_header((rows, (4 << 30) // (4 * rows))))
-            for _ in range(size >> 20):
-                stream.write(bytes(1 << 20))
+            stream.write(npy_header((rows, columns)))
+            stream.writelines(zeros(size))
     return f"says 4 GB, unpacks to {size >> 20} MB"
 
 
@@ -259,7 +280,7 @@ def damage_object(file: h5py.File, name: str, outside: Path, rng: Rng) -> tuple[
     attributes = dict(item.attrs)
     plausible = False
     kind = pick(["gone", "group", "soft link", "link to itself", "link out", "stored outside", "virtual", "huge", "long",
-                 "text", "attributes", *["array"] * 12], rng)  # fmt: skip
+                 "nearly too large", "text", "attributes", *["array"] * 12], rng)  # fmt: skip
     if kind == "attributes" and attributes:
         key = pick(sorted(attributes), rng)
         value = pick([None, b"\xff\xfe", -1, np.nan, np.arange(4), np.array([10**9, -5]), "x" * 1000], rng)
@@ -292,6 +313,8 @@ def damage_object(file: h5py.File, name: str, outside: Path, rng: Rng) -> tuple[
     elif kind == "long" and shape:
         dtype = array.dtype if array is not None else h5py.string_dtype()
         file.create_dataset(name, (10**10, *shape[1:]), dtype, chunks=True)
+    elif kind == "nearly too large" and shape:
+        file.create_dataset(name, (shape[0], max(1, NEARLY // (8 * max(1, shape[0])))), np.float64, chunks=True)
     elif kind == "text":
         file[name] = "text"
     elif kind == "array" and array is not None:
@@ -306,10 +329,13 @@ def damage_object(file: h5py.File, name: str, outside: Path, rng: Rng) -> tuple[
 def damage_mat(path: Path, rng: Rng) -> tuple[str, bool]:
     content = {n: v for n, v in scipy.io.loadmat(path).items() if not n.startswith("__")}
     name = pick(sorted(content), rng)
-    kind, plausible = pick(["gone", "text", "cell", "struct", "large", *["array"] * 8], rng), False
+    kind, plausible = pick(["gone", "text", "cell", "struct", "large", "nearly too large", *["array"] * 8], rng), False
+    if kind == "nearly too large":
+        rows = content[name].shape[0]
+        mat_zeros(path, {name: (rows, NEARLY // (8 * rows))})
+        return f"{name}: {kind}", False
     if kind == "array":
         kind, content[name], plausible = other_array(content[name], rng)
-        plausible = True
     elif kind == "gone":
         del content[name]
     elif kind == "large":
@@ -318,6 +344,30 @@ def damage_mat(path: Path, rng: Rng) -> tuple[str, bool]:
         content[name] = {"text": "text", "cell": np.array([[1, "x"]], dtype=object), "struct": {"a": 1}}[kind]
     scipy.io.savemat(path, content or {"nothing": 1}, do_compression=rng.random() < 0.5)
     return f"{name}: {kind}", plausible
+
+
+def mat_zeros(
+    path: Path, shapes: dict[str, tuple[int, int]], size: int | None = None, kind: int = 6, compressed: bool = True
+) -> None:
+    """A MATLAB file of zeros of a kind (6: float64), and so many bytes of them, whatever their header says."""
+
+    def element(number: int, data: bytes) -> bytes:
+        return struct.pack("<II", number, len(data)) + data + bytes(-len(data) % 8)
+
+    with path.open("wb") as file:
+        file.write(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM")
+        for name, shape in shapes.items():
+            n = 8 * shape[0] * shape[1] if size is None else size
+            header = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<2i", *shape))
+            header += element(1, name.encode()) + struct.pack("<II", 9, n)
+            tag = struct.pack("<II", 14, len(header) + n)
+            if not compressed:
+                file.write(tag + header)
+                file.writelines(zeros(n))
+                continue
+            pack = zlib.compressobj(1)
+            data = b"".join([pack.compress(tag + header), *map(pack.compress, zeros(n)), pack.flush()])
+            file.write(struct.pack("<II", 15, len(data)) + data)
 
 
 # ----------------------------------------------------------------------------------------------------- volumes
@@ -333,12 +383,17 @@ def damage_volume(path: Path, rng: Rng) -> tuple[str, bool]:
         fields = {"number of axes": (40, "<h", [0, 3, 5, 99, -1]), "size": (42, "<h", [0, -1, 32767, 3]),
                   "last size": (48, "<h", [0, -5, 32767, 2]), "type": (70, "<h", [2, 64, 0, 1792, 9999]),
                   "offset": (108, "<f", [0, -100, 1e9, np.nan]), "scale": (112, "<f", [2, 1e30, np.nan])}  # fmt: skip
-    what = pick([*fields, "cut", "more", "bomb"], rng)
+    what = pick([*fields, "cut", "more", "bomb", *([] if surface else ["nearly too large", "nearly too many"])], rng)
     if what in fields:
         place, form, values = fields[what]
         value = pick(values, rng)
         data[place : place + struct.calcsize(form)] = struct.pack(form, value)
         what = f"{what} is {value}"
+    elif what.startswith("nearly"):
+        n = (MAX_VOXELS if what == "nearly too many" else MAX_VOLUME // 8) * 9 // 10
+        data[40:48], data[70:74] = struct.pack("<4h", 3, 100, 100, n // 10000), struct.pack("<2h", 2, 8)
+        data[108:112], data[112:120] = struct.pack("<f", 352), bytes(8)
+        data[352:] = b"\1" * (n // 10000 * 10000)
     elif what == "cut":
         del data[-int(rng.integers(1, 400)) :]
     else:
@@ -348,7 +403,7 @@ def damage_volume(path: Path, rng: Rng) -> tuple[str, bool]:
         pack = zlib.compressobj(9, zlib.DEFLATED, 31)
         stored = pack.compress(bytes(data)) + b"".join(pack.compress(bytes(1 << 20)) for _ in range(400)) + pack.flush()
     path.write_bytes(stored)
-    return what, what.startswith(("offset", "scale", "type"))
+    return what, what.startswith("scale")
 
 
 # --------------------------------------------------------------------------------------------- text and pictures
@@ -373,8 +428,9 @@ def damage_text(path: Path, rng: Rng) -> tuple[str, bool]:
     }
     what = pick([*kinds, "other encoding"], rng)
     text = "\n".join(lines if what == "other encoding" else kinds[what]()) + "\n"
+    before = path.read_bytes()
     path.write_bytes(text.encode("utf-16" if what == "other encoding" else "utf-8"))
-    return what, True
+    return what, same_cells(before, path.read_bytes())
 
 
 def damage_picture(path: Path, rng: Rng) -> tuple[str, bool]:
@@ -399,7 +455,7 @@ def damage_picture(path: Path, rng: Rng) -> tuple[str, bool]:
     }
     what = pick(list(kinds), rng)
     kinds[what]()
-    return what, True
+    return what, what in ("one pixel", "CMYK", "animated")
 
 
 INSIDE: dict[tuple[str, ...], Callable[[Path, Rng], tuple[str, bool]]] = {

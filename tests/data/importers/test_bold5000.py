@@ -750,7 +750,8 @@ BAD_AREAS: dict[str, tuple[Callable[[Path], object], str]] = {
     "whole numbers": (lambda p: rewrite(p, LHPPA=np.zeros((370, 2), int)), "floating point numbers, .* int64"),
     "one axis": (lambda p: rewrite(p, LHPPA=np.zeros(370)), r"got \(370,\)"),
     "absurd size": (lambda p: endless(p, (370, 1 << 40)), "too large to be what is expected"),
-    "too many voxels": (lambda p: endless(p, (370, 30000)), "up to 20000"),
+    "too many bytes": (lambda p: endless(p, (370, 30000)), "are too large to be what is expected"),
+    "too many voxels": (lambda p: rewrite(p, LHPPA=np.zeros((370, 9999)), RHPPA=np.zeros((370, 2))), r"up to 1\) floating"),
     "constant": (lambda p: rewrite(p, LHPPA=np.ones((370, 2))), "no usable voxel is left"),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ def save(*paths: Path) -> None:
 
 def test_pictures_are_found_at_any_depth_in_any_case_and_by_stem(tmp_path: Path) -> None:
     save(tmp_path / "a/b/One.JPEG", tmp_path / "two.png", tmp_path / "._two.png", tmp_path / "two.txt.png")
-    pictures = Pictures(Folder(tmp_path))
+    pictures = Pictures(Folder(tmp_path), ["one.jpeg", "two", "three"])
     assert pictures.find("one.jpeg") == tmp_path / "a/b/One.JPEG"
     assert pictures.find("ONE") == pictures.find("one.png") == tmp_path / "a/b/One.JPEG"
     assert pictures.find("zero", "two") == tmp_path / "two.png"
@@ -27,12 +27,12 @@ def test_pictures_are_found_at_any_depth_in_any_case_and_by_stem(tmp_path: Path)
 
 def test_the_name_with_its_suffix_goes_before_the_stem(tmp_path: Path) -> None:
     save(tmp_path / "a/one.png", tmp_path / "b/one.jpg")
-    assert Pictures(Folder(tmp_path)).find("one.jpg") == tmp_path / "b/one.jpg"
+    assert Pictures(Folder(tmp_path), ["one.jpg"]).find("one.jpg") == tmp_path / "b/one.jpg"
 
 
 def test_two_pictures_of_one_name_are_refused_unless_a_folder_decides(tmp_path: Path) -> None:
     save(tmp_path / "a/one.png", tmp_path / "B/one.png")
-    pictures = Pictures(Folder(tmp_path))
+    pictures = Pictures(Folder(tmp_path), ["one"])
     assert pictures.find("one", prefer=["b"]) == tmp_path / "B/one.png"
     with pytest.raises(UbrainError, match=r"'one' is there twice, as .*one\.png and as .*one\.png; name the right folder"):
         pictures.find("one", prefer=["c"])
@@ -42,8 +42,17 @@ def test_links_out_of_the_folder_are_refused_unless_allowed(tmp_path: Path) -> N
     save(tmp_path / "elsewhere/one.png", tmp_path / "in/two.png")
     (tmp_path / "in/one.png").symlink_to(tmp_path / "elsewhere/one.png")
     with pytest.raises(UbrainError, match="is a link to"):
-        Pictures(Folder(tmp_path / "in"))
-    assert Pictures(Folder(tmp_path / "in", follow_links=True)).find("one") == tmp_path / "in/one.png"
+        Pictures(Folder(tmp_path / "in"), ["one"])
+    assert Pictures(Folder(tmp_path / "in", follow_links=True), ["one"]).find("one") == tmp_path / "in/one.png"
+    assert Pictures(Folder(tmp_path / "in"), ["two"]).find("two") == tmp_path / "in/two.png"
+
+
+def test_only_the_pictures_that_are_wanted_are_kept(tmp_path: Path) -> None:
+    save(*(tmp_path / f"n{i}/{i}.png" for i in range(20)))
+    folder = Folder(tmp_path)
+    assert folder.search(r".*\.txt") == []
+    assert [path.name for path in folder.pictures(["7.PNG", "12", "absent"])] == ["7.png", "12.png"]
+    assert not any(files for _, files in folder._files), "names of pictures are kept"
 
 
 @pytest.mark.parametrize(("name", "key"), [

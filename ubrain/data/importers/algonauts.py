@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import Folder, check_array, load_npy, read_table, reading
+from ubrain.data.importers.files import Folder, area_name, check_array, check_voxels, load_npy, read_table, reading
 from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, LABELS
 from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageFiles, Options, Part, Recording, complete, select
 from ubrain.data.store import split_by_content
@@ -118,6 +118,7 @@ class _Subject:
         files = [self.folder.need(f"{place}/{side}_{split}_fmri.npy") for side in HEMISPHERES]
         arrays = [check_array(load_npy(file), str(file), "f", (None, None)) for file in files]
         for file, array in zip(files, arrays, strict=True):
+            check_voxels(array.shape[1], file)
             if len(array) != n_rows:
                 raise UbrainError(f"{file}: {len(array)} rows, but there are {n_rows} images; is the download complete?")
         return files, arrays
@@ -268,7 +269,7 @@ def label_names(path: Path | None, kind: str) -> dict[int, str]:
     if not found or [type(a) for a in found] != [int, str] * (len(found) // 2):
         log.warning("%s: not a table of numbers and names; areas are named as in NSD", path)
         return names
-    return {number: name.strip().replace(",", "-") for number, name in zip(found[::2], found[1::2], strict=True)}
+    return {number: area_name(name, path) for number, name in zip(found[::2], found[1::2], strict=True)}
 
 
 def coco_numbers(path: Path) -> dict[int, int]:

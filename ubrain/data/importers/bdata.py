@@ -1,7 +1,5 @@
 """BData, the file format of the Kamitani lab (BrainDecoderToolbox2, bdpy): a table of trials and what its columns mean."""
 
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +8,27 @@ from typing import Any
 
 import h5py
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
-from ubrain.data.importers.files import MAX_BYTES, check_array, hdf5_array, hdf5_names, open_hdf5, reading
+from ubrain.data.importers.files import (
+    MAX_BYTES,
+    check_array,
+    check_size,
+    hdf5_array,
+    hdf5_names,
+    hdf5_text,
+    hdf5_texts,
+    load_mat,
+    open_hdf5,
+    reading,
+)
 from ubrain.errors import UbrainError
 
-MAX_KEYS = 100_000
+# More is a mistake or an attack; in brackets, what is published.
+MAX_TRIALS = 35_000  # (3,450)
+MAX_META = MAX_BYTES  # of what is said about columns (2 MB; for the whole brain in 400 areas it would be 320 MB)
+MAX_DESCRIPTION = 1 << 25  # bytes of the same in a MATLAB file, where a byte may be an object
+MAX_LABELS = 100_000  # of a column (1,200)
 
 
 @dataclass
@@ -62,11 +74,11 @@ def open_bdata(path: Path) -> Iterator[BData]:
             names = hdf5_names(file)
             rows = hdf5_array(file, _first(path, names, "dataset", "dataSet"), "f", (None, None))
             meta = _first(path, names, "metadata", "metaData")
-            keys = hdf5_array(file, f"{meta}/key", "OS", (None,))
+            keys = hdf5_texts(file, f"{meta}/key")
             value = hdf5_array(file, f"{meta}/value", "f", (len(keys), rows.shape[1]))
             _check_sizes(path, rows.shape, value.shape)
             labels = {key: _labels(file, key) for key in hdf5_names(file, "vmap")}
-            data = BData(path, rows, keys.asstr()[:].tolist(), value, labels)
+            data = BData(path, rows, keys, value[:], labels)
         yield data
 
 
@@ -74,13 +86,14 @@ def _mat_bdata(path: Path) -> BData:
     with reading(path, "a MATLAB file with dataSet and metaData"):
         if h5py.is_hdf5(path):
             raise UbrainError(f"{path} has been converted to MATLAB's version 7.3; get the published file again")
-        _check_unpacked(path)
-        content = scipy.io.loadmat(path, variable_names=["dataSet", "dataset", "metaData", "metadata"])
-        rows = content[_first(path, content, "dataSet", "dataset")]
-        meta = content[_first(path, content, "metaData", "metadata")][0, 0]
+        tables, descriptions = ("dataSet", "dataset"), ("metaData", "metadata")
+        content = load_mat(path, dict.fromkeys(tables, MAX_BYTES) | dict.fromkeys(descriptions, MAX_DESCRIPTION))
+        rows = content[_first(path, content, *tables)]
+        meta = content[_first(path, content, *descriptions)][0, 0]
         keys = [str(np.squeeze(cell)).strip() for cell in meta["key"].reshape(-1)]
         check_array(rows, f"{path}: dataSet", "biuf", (None, None))
         value = check_array(meta["value"], f"{path}: metaData.value", "biuf", (len(keys), rows.shape[1]))
+        _check_sizes(path, rows.shape, value.shape)
         return BData(path, rows, keys, value, {})
 
 
@@ -92,30 +105,15 @@ def _first(path: Path, there: Iterable[str], *names: str) -> str:
 
 
 def _check_sizes(path: Path, rows: tuple[int, ...], value: tuple[int, ...]) -> None:
-    if max(*rows, *value) * 8 > MAX_BYTES or value[0] > MAX_KEYS:
-        raise UbrainError(f"{path}: {rows} responses with {value} metadata are too many to be what is expected here")
-
-
-def _check_unpacked(path: Path) -> None:
-    """Refuse a MATLAB file of which the variables, which are compressed, unpack to far more than such a file can hold."""
-    total = 0
-    with path.open("rb") as file:
-        file.seek(128)
-        while len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack("<II", tag)  # of one variable; 15: compressed
-            unpack, left = zlib.decompressobj(), size
-            while left and (packed := file.read(min(left, 1 << 16))):
-                left -= len(packed)
-                while packed and kind == 15 and total <= 4 * MAX_BYTES:
-                    total += len(unpack.decompress(packed, 1 << 24))
-                    packed = unpack.unconsumed_tail
-            if total > 4 * MAX_BYTES:
-                raise UbrainError(f"{path} unpacks to more than {4 * MAX_BYTES / 1e9:.0f} GB, too much to be what is expected")
+    if rows[0] > MAX_TRIALS:
+        raise UbrainError(f"{path}: {rows[0]} trials are too many to be what is expected here, up to {MAX_TRIALS}")
+    check_size(8 * value[0] * value[1], MAX_META, f"{path}: {value} metadata")
 
 
 def _labels(file: h5py.File, key: str) -> dict[float, str]:
     """Names of the numbers in a column."""
     numbers = hdf5_names(file, f"vmap/{key}")
-    if len(numbers) > MAX_KEYS:
+    if len(numbers) > MAX_LABELS:
         raise UbrainError(f"{file.filename}: vmap/{key} has {len(numbers)} names, too many to be what is expected here")
-    return {float(n): str(hdf5_array(file, f"vmap/{key}/{n}", "OS", ()).asstr()[()]) for n in numbers}
+    places = {float(n): f"vmap/{key}/{n}" for n in numbers}
+    return {n: hdf5_text(hdf5_array(file, place, "OS", ()), f"{file.filename}: {place!r}") for n, place in places.items()}

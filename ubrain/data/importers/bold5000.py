@@ -1,6 +1,7 @@
 """BOLD5000 (Chang et al. 2019): 4 subjects at 3T; the volumes of release 2, or the responses of areas of either release."""
 
 import gzip
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,8 @@ TRIALS_OF_RUN = 37
 SIDES = {"LH": "L", "RH": "R"}
 AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
 SPELT = {"LO": "LOC", "RRSC": "RSC"}  # names of some files of CSI2 and CSI3
-MAX_VOXELS = 20000  # of an area; ten times as many as there are
+MAX_VOXELS = 10_000  # of a subject's areas, each side by itself; there are about 3,000
+MAX_GRID = 2_000_000  # voxels of a volume; there are less than 500,000
 PRESENTED = ("BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli", "Scene_Stimuli/Presented_Stimuli", "Presented_Stimuli")
 TIMES = ("1", "2", "3", "4", "5", "34")
 
@@ -184,8 +186,8 @@ class _Stimuli(ImageFiles):
         place = images or folder.find(*PRESENTED)
         if place is None:
             raise UbrainError(f"{folder} has no {PRESENTED[0]}; name the folder of the images with --images")
-        pictures = Pictures(Folder(place, follow))
         names = {_same(name): name for subject in subjects for name in reversed(shown[subject])}
+        pictures = Pictures(Folder(place, follow), names.values())
         found = {key: pictures.find(name) for key, name in names.items()}
         missing = [names[key] for key, path in found.items() if path is None]
         if missing:
@@ -288,7 +290,10 @@ class _Subject:
 
 def _volumes(subject: _Subject, files: Sequence[Path], areas: list[str] | None, stimuli: _Stimuli) -> Recording:
     by_session = _by_session(subject, files)
-    shape = open_volume(next(iter(by_session.values()))).shape[:3]
+    first = next(iter(by_session.values()))
+    shape = open_volume(first).shape[:3]
+    if math.prod(shape) > MAX_GRID:
+        raise UbrainError(f"{first}: {shape} is too large to be what is expected here, up to {MAX_GRID} voxels")
     lengths = {s: _open_session(file, shape).shape[3] for s, file in by_session.items()}
     starts = subject.starts(lengths)
     chosen = subject.chosen(list(lengths if subject.wanted else starts))
@@ -503,12 +508,12 @@ def _release1_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str
     path = min(files, key=lambda file: file.suffix.lower() != ".h5")
     if copies := [file for file in files if file != path and file.suffix.lower() == path.suffix.lower()]:
         raise UbrainError(f"{subject.name}: there are {path} and {copies[0]}; keep one there")
-    arrays = {}
+    arrays: dict[tuple[str, str], NDArray[np.float32]] = {}
     for side in SIDES:
         for name in (*AREAS, *SPELT):
-            for values in read_mat(path, [f"{side}{name}"]).values():  # one at a time: nobody knows how large they are
+            for values in read_mat(path, [f"{side}{name}"], 8 * len(subject.shown) * MAX_VOXELS).values():
                 stored = values.T if path.suffix.lower() == ".h5" else values
-                arrays[side, SPELT.get(name, name)] = _checked(stored, len(subject.shown), f"{path}: {side}{name}")
+                arrays[side, SPELT.get(name, name)] = _checked(stored, arrays, len(subject.shown), f"{path}: {side}{name}")
     if not arrays:
         raise UbrainError(f"{path}: no arrays LHEarlyVis, RHEarlyVis, ...")
     return arrays
@@ -525,16 +530,17 @@ def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str
             if (other := paths.setdefault(key, path)) != path:
                 raise UbrainError(f"{subject.name}: there are {other} and {path}; keep one there")
             values = check_array(load_npy(path), str(path), "f", (None, None))
-            arrays[key] = _checked(values, len(subject.shown), str(path))
+            arrays[key] = _checked(values, arrays, len(subject.shown), str(path))
     return arrays
 
 
-def _checked(values: NDArray, n_trials: int, where: str) -> NDArray[np.float32]:
-    """(n_trials, n_voxels) float32, whichever way round it was stored."""
+def _checked(values: NDArray, others: dict[tuple[str, str], NDArray], n_trials: int, where: str) -> NDArray[np.float32]:
+    """(n_trials, n_voxels) float32, whichever way round it was stored; `others` are there already."""
+    room = MAX_VOXELS - sum(array.shape[1] for array in others.values())
     if values.ndim == 2 and values.shape[0] != n_trials == values.shape[1]:
         values = values.T
-    if values.ndim != 2 or values.dtype.kind != "f" or len(values) != n_trials or not 0 < values.shape[1] <= MAX_VOXELS:
-        raise UbrainError(f"{where}: expected ({n_trials}, up to {MAX_VOXELS}) floating point numbers, a row for each of the "
+    if values.ndim != 2 or values.dtype.kind != "f" or len(values) != n_trials or not 0 < values.shape[1] <= room:
+        raise UbrainError(f"{where}: expected ({n_trials}, up to {room}) floating point numbers, a row for each of the "
                           f"{n_trials} images shown, got {values.shape} {values.dtype}")  # fmt: skip
     return np.array(values, dtype=np.float32)
 

@@ -1,16 +1,19 @@
 """Reading other people's files: nothing is executed, nothing is believed, nothing large is read at once."""
 
 import gzip
+import io
+import math
 import os
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import nibabel as nib
@@ -22,16 +25,35 @@ from PIL import Image
 
 from ubrain.data.store import MAX_SIDE, reading
 from ubrain.errors import MissingError, UbrainError
+from ubrain.progress import log
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow knows others, and runs programs for some of them
 PART_BYTES = 64 << 20  # responses are read in parts of about this size
-MAX_BYTES = 1 << 29  # of an array that is read as a whole: tables, masks, label volumes; more is a mistake or an attack
+# More than the following is a mistake or an attack; in brackets, the largest that is published.
+MAX_BYTES = 1 << 29  # arrays of a file that are read as a whole (0.38 GB: vim-1's responses, GOD's images, as float64)
+MAX_VOLUME = 1 << 27  # a mask or a map of areas, as float64 (36 MB: NSD's at 1 mm)
+MAX_VOXELS = 4_000_000  # of a subject (about 1.5 million: a whole brain at 1 mm)
+MAX_CHUNK = 1 << 28  # of an HDF5 file, which reads it as a whole (73 MB: MOSAIC's merged files)
+MAX_TABLE = 1 << 26  # a text file with columns (12 MB: NSD's images)
+MAX_TEXT = 1 << 22  # a text file of names (0.3 MB: BOLD5000's trials)
+MAX_LINE = 1000  # characters of one of its lines
+MAX_TEXTS = 300_000  # names in an HDF5 file (30,000: MOSAIC's trials)
+MAX_NAME = 64  # characters of the name of an area
 
 
 def natural(text: object) -> list[Any]:
     """Sort key under which image2 comes before image10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(text))]
+
+
+def spellings(name: str) -> set[str]:
+    """What a file is looked for by: its name with and without its suffix, in lower case."""
+    return {name.lower(), Path(name).stem.lower()}
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 class Folder:
@@ -73,12 +95,38 @@ class Folder:
     def search(self, pattern: str) -> list[Path]:
         """All files, at any depth, whose name is as the regular expression says in any case, in natural order."""
         name = re.compile(pattern, re.IGNORECASE)
-        return [self._inside(path) for path in self._files if name.fullmatch(path.name)]
+        return self._all(Path(place, file) for place, files in self._files for file in files if name.fullmatch(file))
+
+    def pictures(self, names: Collection[str]) -> list[Path]:
+        """All pictures, at any depth, with one of these names or stems, in any case, in natural order."""
+        wanted = {name.lower() for name in names}
+        return self._all(Path(place, file) for place, files in self._walk() for file in files
+                         if _is_picture(file) and not wanted.isdisjoint(spellings(file)))  # fmt: skip
+
+    def _all(self, paths: Iterable[Path]) -> list[Path]:
+        return [self._inside(path) for path in sorted(paths, key=natural)]
 
     @cached_property
-    def _files(self) -> list[Path]:
-        walk = os.walk(self.path, followlinks=True)
-        return sorted((Path(folder, name) for folder, _, names in walk for name in names), key=natural)
+    def _files(self) -> list[tuple[str, list[str]]]:
+        """All folders and the files in them, but pictures, which may be millions."""
+        return [(place, [file for file in files if not _is_picture(file)]) for place, files in self._walk()]
+
+    def _walk(self) -> Iterator[tuple[str, list[str]]]:
+        """All folders, each once, and the files in them; links out of the folder only on request."""
+        root, seen, starts = os.path.realpath(self.path), set[str](), [str(self.path)]
+        for start in starts:  # where real folders end there are links, which come later
+            for place, folders, files in os.walk(start):
+                real = os.path.realpath(place)
+                inside = self.follow_links or Path(real).is_relative_to(root)
+                if not inside:
+                    log.warning("%s is a link to %s, out of %s, and left out; if you have made that link yourself, allow it "
+                                "with --follow-links", place, real, self.path)  # fmt: skip
+                if not inside or real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                starts += [path for folder in folders if os.path.islink(path := os.path.join(place, folder))]
+                yield place, files
 
     def name(self, path: Path) -> str:
         """The path within the folder, for messages and accounts."""
@@ -142,7 +190,29 @@ def hdf5_array(
             here = here[part]
         if not isinstance(here, h5py.Dataset) or here.external or here.is_virtual:
             raise UbrainError(f"{file.filename}: {name!r} is not an array in this file")
+        if here.chunks:
+            check_size(math.prod(here.chunks) * here.dtype.itemsize, MAX_CHUNK, f"{file.filename}: a chunk of {name!r}")
         return check_array(here, f"{file.filename}: {name!r}", kinds, shape, empty)
+
+
+def hdf5_texts(file: h5py.File, name: str) -> list[str]:
+    """All texts of a dataset (n,) of an open file."""
+    data, where = hdf5_array(file, name, "OS", (None,)), f"{file.filename}: {name!r}"
+    if len(data) > MAX_TEXTS:
+        raise UbrainError(f"{where} has {len(data)} texts, too many to be what is expected here")
+    texts: list[str] = []
+    length = 0
+    for row in range(len(data)):  # one by one: nobody knows how long they are
+        texts.append(hdf5_text(data, where, row))
+        length += len(texts[-1])
+        check_size(length, 4 * MAX_TEXT, where)
+    return texts
+
+
+def hdf5_text(data: h5py.Dataset, where: str, row: int | tuple[()] = ()) -> str:
+    """A text of a dataset that has been checked."""
+    check_size(data.dtype.itemsize, MAX_TEXT, where)
+    return str(data.asstr()[row])
 
 
 def hdf5_names(file: h5py.File, place: str = "") -> list[str]:
@@ -158,6 +228,19 @@ def hdf5_names(file: h5py.File, place: str = "") -> list[str]:
                 return []
             here = here[part]
         return list(here) if isinstance(here, h5py.Group) else []
+
+
+def check_size(size: int, limit: int, where: object) -> None:
+    """Refuse what has more than so many bytes."""
+    if size > limit:
+        raise UbrainError(f"{where}: {size:,} bytes are too large to be what is expected here, up to {limit:,}")
+
+
+def area_name(text: str, where: object) -> str:
+    """The name of an area as it is written into the crowd file, where commas separate names."""
+    if len(text) > MAX_NAME:
+        raise UbrainError(f"{where}: {text[:MAX_NAME]!r}... is too long for the name of an area")
+    return text.strip().replace(",", "-")
 
 
 def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None] | None, empty: bool = False) -> Any:
@@ -188,9 +271,22 @@ def whole_numbers(array: NDArray, where: str) -> NDArray[np.int64]:
 def load_npy(path: Path) -> NDArray:
     """Open a .npy file without reading it as a whole and without executing anything it may hold."""
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file:
+            _npy_header(file)
+        array = np.lib.format.open_memmap(path, mode="r")
+        if array.offset + array.nbytes != path.stat().st_size:
+            raise ValueError(f"it says {array.shape} {array.dtype}, but has {path.stat().st_size - array.offset} bytes")
+        return array
     except Exception as error:
         raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
+
+
+def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is in Fortran order, and type of an array; headers of other versions may have gigabytes."""
+    if (version := np.lib.format.read_magic(stream)) != (1, 0):
+        raise ValueError(f"expected version 1.0 of the format, got {'.'.join(map(str, version))}")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    return shape, fortran, dtype
 
 
 @dataclass(frozen=True)
@@ -216,9 +312,7 @@ class NpzArray:
 
     def load(self) -> NDArray:
         """The whole array; the checksum of the archive is checked."""
-        if self.nbytes > 4 * MAX_BYTES:
-            raise UbrainError(f"{self.path}: {self.name!r} unpacks to {self.nbytes / 1e9:.1f} GB, which is too large to be "
-                              f"read as a whole")  # fmt: skip
+        check_size(self.nbytes, MAX_BYTES, f"{self.path}: {self.name!r}")
         with self._stream() as stream:
             data = _exactly(stream, self.nbytes)
             _at_end(stream)
@@ -286,9 +380,7 @@ def open_npz(path: Path, name: str) -> NpzArray:
             raise UbrainError(f"{path}: no array {name!r}; found {', '.join(npz_names(path)[:12])}")
         member = archive.getinfo(f"{name}.npy")
         with archive.open(member) as stream:
-            version = np.lib.format.read_magic(stream)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = header(stream)
+            shape, fortran, dtype = _npy_header(stream)
             begin = stream.tell()
         if dtype.hasobject:
             raise UbrainError(f"{path}: {name!r} holds pickled objects, which are not read because they could do harm")
@@ -300,15 +392,17 @@ def open_npz(path: Path, name: str) -> NpzArray:
 
 
 def load_npz(path: Path, name: str) -> NDArray:
-    """One array of a .npz file: as a whole if it is small, else mapped, which needs a file that is not compressed."""
+    """One array of a .npz file: as a whole if the file is small, else mapped, which needs a file that is not compressed."""
     array = open_npz(path, name)
-    if array.nbytes > MAX_BYTES and array.offset is not None:
-        with reading(path, "a .npz file"):
-            return np.memmap(path, array.dtype, "r", array.offset, array.shape, "F" if array.fortran else "C")
-    if array.nbytes > 4 * MAX_BYTES:
-        raise UbrainError(f"{path}: {name!r} is compressed and unpacks to {array.nbytes / 1e9:.1f} GB; store it uncompressed "
-                          f"with numpy.savez")  # fmt: skip
-    return array.load()
+    with reading(path, "a .npz file"):
+        with zipfile.ZipFile(path) as archive:
+            total = sum(member.file_size for member in archive.infolist())
+        if total <= MAX_BYTES:
+            return array.load()
+        if array.offset is None:
+            raise UbrainError(f"{path} is compressed and unpacks to {total / 1e9:.1f} GB; store it uncompressed with "
+                              f"numpy.savez")  # fmt: skip
+        return np.memmap(path, array.dtype, "r", array.offset, array.shape, "F" if array.fortran else "C")
 
 
 def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
@@ -321,33 +415,124 @@ def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
     return member.header_offset + 30 + name + extra
 
 
-def read_mat(path: Path, names: Sequence[str]) -> dict[str, NDArray]:
-    """Numeric arrays of a MATLAB file, v5 or v7.3, in MATLAB's orientation. Names that it does not have are left out."""
+def read_mat(path: Path, names: Sequence[str], limit: int | None = None) -> dict[str, NDArray]:
+    """Numeric arrays of a MATLAB file, v5 or v7.3, in MATLAB's orientation. Names that it does not have are left out.
+
+    Parameters
+    ----------
+    limit : bytes that they may have together, as float64; default: MAX_BYTES.
+    """
+    limit = MAX_BYTES if limit is None else limit
     with reading(path, "a MATLAB file"):
         if h5py.is_hdf5(path):
             with open_hdf5(path) as file:
                 there = set(file)
                 found = {n: hdf5_array(file, n, "biuf", None) for n in names if n in there}
-                _check_sizes(path, {n: d.shape for n, d in found.items()})
+                check_size(sum(8 * d.size for d in found.values()), limit, f"{path}: {', '.join(found)}")
                 return {n: d[:].T for n, d in found.items()}
-        _check_sizes(path, {n: shape for n, shape, _ in scipy.io.whosmat(path) if n in names})
-        content = scipy.io.loadmat(path, variable_names=list(names))
-        arrays = {n: content[n] for n in names if n in content}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-                raise UbrainError(f"{path}: {name!r} is not an array of numbers")
-        return arrays
+        variables = [v for v in _mat_variables(path) if v.name in names]
+        for variable in variables:
+            if variable.kind not in _MAT_NUMBERS:
+                raise UbrainError(f"{path}: {variable.name!r} is not an array of numbers")
+        check_size(sum(8 * math.prod(v.shape) for v in variables), limit, f"{path}: {', '.join(names)}")
+        content = load_mat(path, dict.fromkeys(names, limit))
+        return {n: check_array(content[n], f"{path}: {n!r}", "biuf", None, empty=True) for n in names if n in content}
 
 
-def _check_sizes(path: Path, shapes: dict[str, Sequence[int]]) -> None:
-    for name, shape in shapes.items():
-        if int(np.prod(shape, dtype=object)) * 8 > 4 * MAX_BYTES:
-            raise UbrainError(f"{path}: {name!r} is {tuple(shape)}, too large to be what is expected here")
+def load_mat(path: Path, limits: Mapping[str, int]) -> dict[str, Any]:
+    """Variables of a MATLAB file, v5, as scipy reads them, and how many bytes each may have when it is not compressed."""
+    with open(path, "rb") as file:
+        for variable in _mat_variables(path):
+            if variable.name in limits:
+                size = _unpacked_size(file, variable, limits[variable.name])
+                check_size(size, limits[variable.name], f"{path}: {variable.name!r}")
+    with _Bounded(path, max(1 << 20, *limits.values())) as stream:
+        return scipy.io.loadmat(stream, variable_names=list(limits))
+
+
+class _MatVariable(NamedTuple):
+    """A variable of a MATLAB file, of which only the header has been read, and where it is in the file."""
+
+    name: str
+    kind: int
+    shape: tuple[int, ...]
+    place: int
+    size: int
+    compressed: bool
+
+
+_MAT_NUMBERS = range(6, 16)  # of MATLAB's kinds of arrays; others are cells, texts, ...
+_MAT_COMPRESSED = 15  # of its kinds of elements
+
+
+def _mat_variables(path: Path) -> list[_MatVariable]:
+    """Headers of all variables: scipy would read a name of any length."""
+    found = []
+    with path.open("rb") as file:
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
+        if order is None:
+            raise ValueError("not of version 5 or 7.3")
+        while tag := file.read(8):
+            kind, size = struct.unpack(f"{order}II", tag)
+            place = file.tell()
+            begin = file.read(min(size, 1 << 12))
+            if kind == _MAT_COMPRESSED:
+                begin = zlib.decompressobj().decompress(begin, 512)[8:]
+            flags, at = _mat_element(begin, 0, order)
+            axes, at = _mat_element(begin, at, order)
+            name, at = _mat_element(begin, at, order)
+            shape = struct.unpack(f"{order}{len(axes) // 4}i", axes)
+            number = struct.unpack(f"{order}II", flags)[0] & 0xFF
+            if min(shape) < 0:
+                raise ValueError(f"its header says {shape}")
+            found.append(_MatVariable(name.decode("latin-1"), number, shape, place, size, kind == _MAT_COMPRESSED))
+            file.seek(place + size)
+    return found
+
+
+def _mat_element(data: bytes, at: int, order: str) -> tuple[bytes, int]:
+    """An element of a variable, and where the next begins; up to four bytes are in the tag itself."""
+    kind, size = struct.unpack_from(f"{order}II", data, at)
+    begin, end = (at + 4, at + 8) if kind >> 16 else (at + 8, at + 8 + -(-size // 8) * 8)
+    if end > len(data):
+        raise ValueError("a header of a variable is too long")
+    return data[begin : begin + (kind >> 16 or size)], end
+
+
+def _unpacked_size(file: BinaryIO, variable: _MatVariable, limit: int) -> int:
+    """Bytes of a variable, counted no further than the limit."""
+    file.seek(variable.place)
+    if not variable.compressed:
+        return variable.size
+    unpack, left, total = zlib.decompressobj(), variable.size, 0
+    while left and total <= limit and (packed := file.read(min(left, 1 << 16))):
+        left -= len(packed)
+        while packed and total <= limit:
+            total += len(unpack.decompress(packed, 1 << 24))
+            packed = unpack.unconsumed_tail
+    return total
+
+
+class _Bounded(io.FileIO):
+    """A file of which not more than so many bytes are read at once, whatever its headers say."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        super().__init__(path)
+        self._limit = limit
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes."""
+        if size is not None and size > self._limit:
+            raise ValueError(f"a header says {size} bytes")
+        return super().read(size)
 
 
 def read_table(path: Path, columns: Sequence[str], separator: str = ",", whole: Sequence[str] = ()) -> pd.DataFrame:
     """Some columns of a table with a header line; those in `whole` have to be whole numbers."""
     with reading(path, "a table"):
+        check_size(path.stat().st_size, MAX_TABLE, path)
+        with path.open("rb") as file:
+            check_size(len(file.readline(MAX_TEXT)), 10 * MAX_LINE, f"{path}, first line")
         head = pd.read_csv(path, sep=separator, nrows=0)
         missing = [c for c in columns if c not in head]
         if missing:
@@ -364,9 +549,10 @@ def read_table(path: Path, columns: Sequence[str], separator: str = ",", whole: 
 def read_lines(path: Path) -> list[str]:
     """Lines of a text file that are not empty."""
     with reading(path, "text"):
-        if path.stat().st_size > MAX_BYTES:
-            raise UbrainError(f"{path}: too large for a text file")
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        check_size(path.stat().st_size, MAX_TEXT, path)
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        check_size(max(map(len, lines), default=0), MAX_LINE, f"{path}, longest line")
+        return lines
 
 
 # ------------------------------------------------------------------------------------------- volumes and surfaces
@@ -393,7 +579,8 @@ class Volume:
                 if len(data) < size:
                     raise EOFError("the file ends too early")
                 yield np.frombuffer(data, self.dtype).reshape(shape, order="F")
-            stream.read(1 << 16)  # to the end, where a compressed file has its checksum
+            if stream.read(1 << 16) and not _is_surface(self.path):  # at the end, compressed files have their checksum
+                raise ValueError("there are more numbers than the header says")
 
     def trials(self, places: NDArray[np.int64]) -> Iterator[tuple[int, NDArray]]:
         """The stored numbers at some places (the first axis runs fastest): first trial and (trials, places), part by part."""
@@ -403,15 +590,19 @@ class Volume:
             yield number * step, block.reshape(size, -1, order="F").T[:, places]
 
 
+def _is_surface(path: Path) -> bool:
+    return path.name.lower().endswith((".mgh", ".mgz"))
+
+
 def _stream(path: Path) -> Any:
     return gzip.open(path) if path.name.lower().endswith((".gz", ".mgz")) else path.open("rb")
 
 
 def open_volume(path: Path) -> Volume:
     """Read the header of a NIfTI or MGH image."""
-    surface = path.name.lower().endswith((".mgh", ".mgz"))
+    surface = _is_surface(path)
     with reading(path, "a NIfTI or MGH image"), _stream(path) as stream:
-        header = (nib.MGHImage if surface else nib.Nifti1Image).header_class.from_fileobj(stream)
+        header = nib.MGHImage.header_class.from_fileobj(stream) if surface else nib.Nifti1Header(stream.read(348))
         slope, inter = (None, None) if surface else header.get_slope_inter()
         shape = tuple(int(n) for n in header.get_data_shape())
         if not shape or min(shape) < 1:
@@ -422,16 +613,21 @@ def open_volume(path: Path) -> Volume:
         return Volume(path, shape, header.get_data_dtype(), (slope or 1.0, inter or 0.0), offset)
 
 
+def check_voxels(n: int, where: object) -> None:
+    """Refuse more voxels than a subject can have."""
+    if n > MAX_VOXELS:
+        raise UbrainError(f"{where}: {n} voxels are too many to be what is expected here, up to {MAX_VOXELS}")
+
+
 def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
     """A small image as a whole: (i, j, k), or (vertices,) for a surface; optionally of an expected shape."""
     image = open_volume(path)
     found: tuple[int, ...] = image.shape
-    if path.name.lower().endswith((".mgh", ".mgz")):
+    if _is_surface(path):
         found = (int(np.prod(image.shape, dtype=object)),)
     if shape is not None and found != tuple(shape):
         raise UbrainError(f"{path}: expected {tuple(shape)}, got {found}")
-    if int(np.prod(image.shape, dtype=object)) * 8 > 4 * MAX_BYTES:
-        raise UbrainError(f"{path}: {image.shape} is too large for a mask or a map of areas")
+    check_size(math.prod(image.shape) * max(8, image.dtype.itemsize), MAX_VOLUME, path)
     (values,) = image.blocks(image.shape[-1])
     slope, inter = image.scale
     return (values if (slope, inter) == (1, 0) else values * slope + inter).reshape(found, order="F")
@@ -444,7 +640,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     """A picture as (height, width, 3)."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            _check_side(path, image)
+            check_side(f"image {path}", image.size)
             if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
                 raise UbrainError(f"image {path} has more than 8 bits a channel; save it with 8")
             return np.asarray(image.convert("RGB"))
@@ -458,7 +654,7 @@ def rgb_shape(path: Path) -> tuple[int, int]:
     """Height and width of a picture, from its header alone."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            _check_side(path, image)
+            check_side(f"image {path}", image.size)
             return image.height, image.width
     except UbrainError:
         raise
@@ -466,6 +662,7 @@ def rgb_shape(path: Path) -> tuple[int, int]:
         raise UbrainError(f"image {path} cannot be read: {error}") from error
 
 
-def _check_side(path: Path, image: Image.Image) -> None:
-    if max(image.size) > MAX_SIDE:
-        raise UbrainError(f"image {path} is {image.size} pixels; sides above {MAX_SIDE} are refused")
+def check_side(where: object, size: Sequence[int]) -> None:
+    """Refuse pictures that are larger than the crowd file allows."""
+    if max(size) > MAX_SIDE:
+        raise UbrainError(f"{where} is {tuple(size)} pixels; sides above {MAX_SIDE} are refused")

@@ -16,9 +16,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.bdata import BData, open_bdata
+from ubrain.data.importers.bdata import MAX_TRIALS, BData, open_bdata
 from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import SUFFIXES, Folder, check_array, load_npz, natural, npz_names, read_lines, reading
+from ubrain.data.importers.files import (
+    MAX_BYTES,
+    SUFFIXES,
+    Folder,
+    area_name,
+    check_array,
+    check_size,
+    check_voxels,
+    load_npz,
+    natural,
+    npz_names,
+    read_lines,
+    reading,
+)
 from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.recording import (
     DEFAULTS,
@@ -89,10 +102,10 @@ def import_god(
     if release == "npz":
         recordings = _npz_recordings(folder, {name: subjects[name] for name in names}, areas, normalise)
     else:
-        pictures = Pictures(Folder(images, options.follow_links) if images is not None else folder)
+        shown = Folder(images, options.follow_links) if images is not None else folder
         index = _ImageIndex(folder)
         sets = {name: [_read_set(path, areas, index) for path in subjects[name]] for name in names}
-        recordings = _bdata_recordings(sets, pictures, normalise, release)
+        recordings = _bdata_recordings(sets, shown, normalise, release)
     settings = {"dataset": "god", "release": release, "areas": areas, "normalise": normalise}
     return import_recordings(recordings, out, options, settings)
 
@@ -250,14 +263,16 @@ def _voxels(data: BData, areas: str) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """Columns of the voxels of some areas, and the table of these voxels."""
     if "VoxelData" not in data.keys:
         raise UbrainError(f"{data.path}: 'VoxelData' is missing; found {', '.join(data.keys[:12])}")
-    member = {key.removeprefix("ROI_"): data.described(key) == 1 for key in data.keys if key.startswith("ROI_")}
+    member = {area_name(key.removeprefix("ROI_"), data.path): data.described(key) == 1
+              for key in data.keys if key.startswith("ROI_")}  # fmt: skip
     columns = np.flatnonzero((data.described("VoxelData") == 1) & _wanted(data.path, areas, member))
+    check_voxels(len(columns), data.path)
     table = pd.DataFrame(index=range(len(columns)))
     for key, name in PLACES.items():
         values = data.described(key)[columns] if key in data.keys else np.array([np.nan])
         if np.isfinite(values).all() and (name in "xyz" or (values % 1 == 0).all()):
             table[name] = values if name in "xyz" else values.astype(np.int64)
-    table["areas"] = _area_names({name: mask[columns] for name, mask in member.items()}, len(columns))
+    table["areas"] = _area_names(data.path, {name: mask[columns] for name, mask in member.items()}, len(columns))
     return columns, table
 
 
@@ -274,23 +289,26 @@ def _wanted(path: Path, areas: str, member: dict[str, NDArray[np.bool_]]) -> NDA
     return np.any(chosen, axis=0)
 
 
-def _area_names(member: dict[str, NDArray[np.bool_]], n_voxels: int) -> list[str]:
+def _area_names(path: Path, member: dict[str, NDArray[np.bool_]], n_voxels: int) -> list[str]:
+    check_size(sum(int(mask.sum()) * (len(name) + 8) for name, mask in member.items()), MAX_BYTES, f"{path}: names of areas")
     names: list[list[str]] = [[] for _ in range(n_voxels)]
     for name, mask in member.items():
         for row in np.flatnonzero(mask):
-            names[row].append(name.replace(",", "-"))
+            names[row].append(name)
     return [",".join(areas) for areas in names]
 
 
 # ------------------------------------------------------------------------------------------- recordings from BData
 
 
-def _bdata_recordings(sets: dict[str, list[_Set]], pictures: Pictures, normalise: str, release: str) -> list[Recording]:
+def _bdata_recordings(sets: dict[str, list[_Set]], shown: Folder, normalise: str, release: str) -> list[Recording]:
     trials = pd.concat([s.trials for subject in sets.values() for s in subject])
-    files = {name: pictures.find(name, _padded(name)) for name in sorted(set(trials["name"]), key=natural)}
+    names = sorted(set(trials["name"]), key=natural)
+    pictures = Pictures(shown, [*names, *map(_padded, names)])
+    files = {name: pictures.find(name, _padded(name)) for name in names}
     there = {name: path for name, path in files.items() if path is not None}
     if not there:
-        raise UbrainError(f"{pictures.folder} has none of the {len(files)} images, such as {min(files)}.JPEG. Their owners "
+        raise UbrainError(f"{shown} has none of the {len(files)} images, such as {min(files)}.JPEG. Their owners "
                           f"send them on request ({IMAGES_FORM}); name their folder with --images")  # fmt: skip
     tested = set(trials.loc[trials["kind"] == PERCEPTION, "name"])
     images = ImageFiles(list(there.values()), [f"god-{name}" for name in there],
@@ -370,6 +388,7 @@ def _npz_images(path: Path) -> tuple[ImageArray, int]:
               for name in ("train_images", "test_images")]  # fmt: skip
     if stacks[0].shape[1:] != stacks[1].shape[1:]:
         raise UbrainError(f"{path}: training and test images differ in size, {stacks[0].shape[1:3]} and {stacks[1].shape[1:3]}")
+    check_size(sum(stack.size for stack in stacks), MAX_BYTES, f"{path}: pictures of 8 bits")
     ids = [f"god-{split}{i:04d}" for split, s in zip(("train", "test"), stacks, strict=True) for i in range(len(s))]
     splits = ["rest"] * len(stacks[0]) + ["test"] * len(stacks[1])
     with reading(path):
@@ -391,6 +410,9 @@ def _npz_recording(
     shown, responses = [], []
     for what, labels, n in (("arr_0", "arr_3", n_train), ("arr_1", "arr_4", len(images.ids) - n_train)):
         values = check_array(load_npz(path, what), f"{path}: {what!r}", "f", (None, None))
+        check_voxels(values.shape[1], f"{path}: {what!r}")
+        if len(values) > MAX_TRIALS:
+            raise UbrainError(f"{path}: {what!r} has {len(values)} trials, too many to be what is expected here")
         shown.append(_npz_labels(path, labels, len(values), n))
         responses.append(values)
     if responses[0].shape[1] != responses[1].shape[1]:
@@ -398,7 +420,7 @@ def _npz_recording(
     _compare_with_averages(path, responses[1], shown[1])
     member = _npz_masks(path, responses[0].shape[1])
     columns = np.flatnonzero(np.ones(responses[0].shape[1], dtype=bool) & _wanted(path, areas, member))
-    voxels = pd.DataFrame({"areas": _area_names({n: mask[columns] for n, mask in member.items()}, len(columns))})
+    voxels = pd.DataFrame({"areas": _area_names(path, {n: mask[columns] for n, mask in member.items()}, len(columns))})
     trials = pd.DataFrame({"image": np.concatenate([shown[0], shown[1] + n_train]),
                            "session": np.repeat([1, 2], [len(s) for s in shown])})  # fmt: skip
     blocks = [Block(what, len(values), _npz_reader(path, array, columns), (path,))
@@ -434,8 +456,9 @@ def _compare_with_averages(path: Path, test: NDArray, labels: NDArray[np.int64])
 
 def _npz_masks(path: Path, n_voxels: int) -> dict[str, NDArray[np.bool_]]:
     names = [name for name in npz_names(path) if not name.startswith("arr_")]
+    check_size(len(names) * n_voxels, MAX_BYTES // 2, f"{path}: {len(names)} masks")
     masks = {n: check_array(load_npz(path, n), f"{path}: {n!r}", "biuf", (n_voxels,)) for n in names}
-    return {name.removeprefix("ROI_"): np.asarray(mask) == 1 for name, mask in masks.items()}
+    return {area_name(name.removeprefix("ROI_"), path): np.asarray(mask) == 1 for name, mask in masks.items()}
 
 
 def _npz_reader(path: Path, name: str, columns: NDArray[np.int64]) -> Callable[[], Iterator[Part]]:

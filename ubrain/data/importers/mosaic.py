@@ -17,7 +17,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import Folder, check_array, hdf5_array, hdf5_names, load_npz, open_hdf5, reading
+from ubrain.data.importers.files import (
+    Folder,
+    area_name,
+    check_array,
+    hdf5_array,
+    hdf5_names,
+    hdf5_texts,
+    load_npz,
+    open_hdf5,
+    reading,
+)
 from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.recording import (
     DEFAULTS,
@@ -83,9 +93,8 @@ def import_mosaic(
     voxels = _voxels(areas, parcels)
     sources, skipped = _sources(folder, options.subjects)
     names = select(options.subjects, {*sources, *skipped}, folder)
-    pictures = Pictures(Folder(images, options.follow_links) if images is not None else folder)
     trials = {name: _trials(sources[name], artificial) for name in names}
-    shown = _Shown(pictures, pd.concat(trials.values()))
+    shown = _Shown(Folder(images, options.follow_links) if images is not None else folder, pd.concat(trials.values()))
 
     def describe(name: str) -> Recording:
         return _recording(name, sources[name], trials[name], shown, voxels, parcels is not None)
@@ -193,7 +202,7 @@ def _merged_trials(file: h5py.File, source: _Source) -> pd.DataFrame:
 
     That group may have lost its order, so trials are matched by image: of those with the same one, the first is the first.
     """
-    shown = hdf5_array(file, f"{source.place}/presented_stimulus_filename", "OS", (None,))
+    shown = hdf5_texts(file, f"{source.place}/presented_stimulus_filename")
     betas = hdf5_array(file, source.betas, "f", (len(source.names), GRAYORDINATES))
     if len(shown) != len(betas):
         raise UbrainError(f"{source.path}: {source.place}: {len(betas)} responses, but {len(shown)} names of images")
@@ -201,7 +210,7 @@ def _merged_trials(file: h5py.File, source: _Source) -> pd.DataFrame:
     for name in sorted(source.names, key=lambda n: -int(_said(n)["repeat"])):
         waiting.setdefault(str(_said(name)["stem"]), []).append(name)
     rows = []
-    for row, image in enumerate(shown.asstr()[:]):
+    for row, image in enumerate(shown):
         if not waiting.get(Path(image).stem):
             raise UbrainError(f"{source.path}: {source.place}: row {row} shows {image!r}, but nan_indices has no such trial")
         name = waiting[Path(image).stem].pop()
@@ -225,17 +234,18 @@ def _text(value: Any) -> str:
 class _Shown:
     """The images that are there, of all datasets together. What is a test image for one subject is one for all."""
 
-    def __init__(self, pictures: Pictures, trials: pd.DataFrame) -> None:
+    def __init__(self, folder: Folder, trials: pd.DataFrame) -> None:
         self.row: dict[tuple[str, str], int] = {}
         wanted = trials.drop_duplicates(["dataset", "file"])
         files: list[Path] = []
+        pictures = Pictures(folder, wanted["file"])
         for dataset, name in zip(wanted["dataset"], wanted["file"], strict=True):
             path = pictures.find(name, prefer=[dataset, DATASETS.get(dataset, (dataset, ""))[0]])
             if path is not None:
                 self.row[dataset, name] = len(files)
                 files.append(path)
         if not files:
-            raise UbrainError(f"{pictures.folder} has none of the {len(wanted)} images, such as {wanted['file'].iloc[0]!r}. "
+            raise UbrainError(f"{folder} has none of the {len(wanted)} images, such as {wanted['file'].iloc[0]!r}. "
                               f"MOSAIC does not have images; get them from the datasets' own pages and name their folder with "
                               f"--images")  # fmt: skip
         keys = [photograph_key(name) for _, name in self.row]
@@ -311,6 +321,8 @@ def _merged_responses(file: h5py.File, source: _Source, places: list[tuple[str, 
     betas = hdf5_array(file, source.betas, "f", (None, GRAYORDINATES))  # kept open, as it has a cache of 100 trials
     for name, row in places:
         filled = hdf5_array(file, f"{source.place}/nan_indices/{name}", "iuf", (None,), empty=True)
+        if len(filled) > GRAYORDINATES:
+            raise UbrainError(f"{source.path}: nan_indices of {name!r} are more than there are grayordinates")
         yield _unfilled(betas[row], filled[:], source, name)
 
 
@@ -341,7 +353,7 @@ def _parcels(labels: str | Path | None) -> NDArray[np.object_] | None:
     numbers = check_array(load_npz(path, "map_all"), f"{path}: 'map_all'", "iu", (GRAYORDINATES,))
     ids = check_array(load_npz(path, "ids"), f"{path}: 'ids'", "iu", (None,))
     texts = check_array(load_npz(path, "labels"), f"{path}: 'labels'", "U", (len(ids),))
-    names = {int(i): re.sub(r"^[LR]_", "", str(text)).replace(",", "-") for i, text in zip(ids, texts, strict=True)}
+    names = {int(i): area_name(re.sub(r"^[LR]_", "", str(text)), path) for i, text in zip(ids, texts, strict=True)}
     if unknown := set(np.unique(numbers).tolist()) - set(names):
         raise UbrainError(f"{path}: no name for area number {min(unknown)}")
     return np.array([names[number] for number in numbers.tolist()], dtype=object)

@@ -15,7 +15,10 @@ from ubrain.data.importers.engine import import_recordings
 from ubrain.data.importers.files import (
     Folder,
     Volume,
+    area_name,
     check_array,
+    check_side,
+    check_voxels,
     hdf5_array,
     load_npy,
     open_hdf5,
@@ -46,6 +49,7 @@ TESTS = ("shared1000", "special515")
 TRIALS, RUNS = 750, np.repeat(np.arange(12), [63, 62] * 6)  # of a session; the run of each trial
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # that subjects 1 to 8 have done
 IMAGES, SHARED = 73000, 1000
+MAX_DESIGN = 1 << 24  # bytes of the design (0.9 MB)
 SCALE = np.float32(300)  # int16 betas are percent signal change times 300
 HEMISPHERES = {"lh": "L", "rh": "R"}
 LABELS = {
@@ -207,8 +211,8 @@ class _Design:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         path = folder.need("nsddata/experiments/nsd/nsd_expdesign.mat")
-        content = read_mat(path, ["masterordering", "subjectim", "sharedix"])
         names = ("masterordering", "subjectim", "sharedix")
+        content = read_mat(path, names, MAX_DESIGN)
         for name in names:
             if name not in content:
                 raise UbrainError(f"{path}: {name!r} is missing")
@@ -261,11 +265,18 @@ class _Design:
         return dict(zip(table["nsdId"], table["cocoId"], strict=True))
 
 
+def pictures_of(stimuli: h5py.File) -> h5py.Dataset:
+    """The array (73000, height, width, 3) of nsd_stimuli.hdf5."""
+    pixels = hdf5_array(stimuli, "imgBrick", "uint8", (IMAGES, None, None, 3))
+    check_side(stimuli.filename, pixels.shape[1:3])
+    return pixels
+
+
 class _Images:
     """Images of nsd_stimuli.hdf5, numbered from 0 as there."""
 
     def __init__(self, stimuli: h5py.File, design: _Design, test: str) -> None:
-        self._pixels = hdf5_array(stimuli, "imgBrick", "uint8", (IMAGES, None, None, 3))
+        self._pixels = pictures_of(stimuli)
         self._path, self._coco = Path(stimuli.filename), design.coco
         self.ids: Sequence[str] = [f"nsd-{i:05d}" for i in range(IMAGES)]
         shared = dict.fromkeys(design.shared.tolist(), "test" if test == "shared1000" else "val")
@@ -345,7 +356,7 @@ class _Grid(ABC):
         names = dict(enumerate(LABELS.get(label_file, "").split(), start=1))
         if table is not None:
             rows = [line.split()[:2] for line in read_lines(table)]
-            names |= {int(r[0]): r[1].replace(",", "-") for r in rows if len(r) == 2 and r[0].isdecimal()}
+            names |= {int(r[0]): area_name(r[1], table) for r in rows if len(r) == 2 and r[0].isdecimal()}
         names |= {i: label_file if numbers == [1] else str(i) for i in numbers if i not in names}
         plain = label_file.startswith(UNPREFIXED)
         return {i: name if plain or name == label_file else f"{label_file}:{name}" for i, name in names.items()}
@@ -367,6 +378,7 @@ class _Volume(_Grid):
         if mask.ndim != 3:
             raise UbrainError(f"{self._mask_file()}: expected three dimensions, got {mask.shape}")
         self.shape = mask.shape
+        check_voxels(int((mask > 0).sum()), self._mask_file())
         self.k, self.j, self.i = np.nonzero((mask > 0).T)  # x runs fastest, as in the files
         if not len(self.i):
             raise UbrainError(f"{self._mask_file()}: no voxel has a label above 0")
@@ -440,6 +452,7 @@ class _Surface(_Grid):
         self.n_vertices: dict[str, int] = {}
         for side, letter in HEMISPHERES.items():
             mask = self._mask(side)
+            check_voxels(len(mask), f"{self.folder}: {self.subject}, {side}")
             self.vertices[side], self.n_vertices[side] = np.flatnonzero(mask), len(mask)
             table = pd.DataFrame({"hemisphere": letter, "vertex": self.vertices[side]}).assign(areas="", ncsnr=np.nan)
             labels: list[list[str]] = [[] for _ in range(len(table))]
@@ -465,6 +478,7 @@ class _Surface(_Grid):
         if self.masks is not None:
             path = algonauts_mask(self.masks, self.subject, side)
             mask = check_array(load_npy(path), str(path), "biuf", [None])
+            check_voxels(len(mask), path)
             return np.asarray(mask) != 0  # the sum of two masks: 2 means in both
         if self.areas.lower() != "none":
             return read_volume(self.folder.need(f"{self._label_folder}/{side}.{self.areas}.mgz")) > 0

@@ -1,22 +1,28 @@
 """Pictures that their owners hand out apart from the responses: found by name, wherever they lie in a folder."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ubrain.data.importers.files import SUFFIXES, Folder
+from ubrain.data.importers.files import SUFFIXES, Folder, spellings
 from ubrain.errors import UbrainError
 
 
 class Pictures:
-    """The pictures in a folder, by name; upper and lower case are the same."""
+    """Some pictures of a folder, by name; upper and lower case are the same.
 
-    def __init__(self, folder: Folder) -> None:
+    Parameters
+    ----------
+    folder : with subfolders. Other pictures may be there, even all of ImageNet.
+    names : all that will be looked for, with or without suffixes.
+    """
+
+    def __init__(self, folder: Folder, names: Iterable[str]) -> None:
         self.folder = folder
         self._files: dict[str, list[Path]] = {}
-        for path in folder.search(rf"[^.].*({'|'.join(map(re.escape, SUFFIXES))})"):
-            for name in {path.name.lower(), path.stem.lower()}:
-                self._files.setdefault(name, []).append(path)
+        for path in folder.pictures({spelling for name in names for spelling in spellings(name)}):
+            for spelling in spellings(path.name):
+                self._files.setdefault(spelling, []).append(path)
 
     def find(self, *names: str, prefer: Sequence[str] = ()) -> Path | None:
         """The picture that has the first of these names, with or without its suffix; None if there is none.

@@ -18,7 +18,7 @@ from ubrain.data.importers.files import (
     Folder,
     NpzArray,
     check_array,
-    hdf5_array,
+    check_side,
     load_npy,
     npz_names,
     open_hdf5,
@@ -27,11 +27,12 @@ from ubrain.data.importers.files import (
     reading,
     whole_numbers,
 )
-from ubrain.data.importers.nsd import HEMISPHERES, IMAGES
+from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, MAX_DESIGN, pictures_of
 from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageArray, Options, Part, Recording, select
 from ubrain.errors import UbrainError
 from ubrain.progress import track
 
+MAX_SUBJECTS = 8
 NOT_SHOWN, SINGLE, SHARED = 0, 1, 2  # in type_sample
 PICTURES = r"(nsd|all)_images(_v\d+)?(_\d+)?\.npy"
 
@@ -116,12 +117,13 @@ def _open_pictures(folder: Folder, given: str | Path | None) -> Iterator[tuple[P
     path = _the_one(folder, PICTURES, given) or _the_one(folder, r"nsd_stimuli\.hdf5")
     if path is None:
         raise UbrainError(f"{folder} has no nsd_images_224.npy; give the images (or NSD's nsd_stimuli.hdf5) with --images")
-    shape = (IMAGES, None, None, 3)
     if path.suffix == ".npy":
-        yield path, check_array(load_npy(path), str(path), "uint8", shape)
+        array = check_array(load_npy(path), str(path), "uint8", (IMAGES, None, None, 3))
+        check_side(path, array.shape[1:3])
+        yield path, array
     else:
         with open_hdf5(path) as file:
-            yield path, hdf5_array(file, "imgBrick", "uint8", shape)
+            yield path, pictures_of(file)
 
 
 # ------------------------------------------------------------------------------------------------------ responses
@@ -131,7 +133,7 @@ class _Design:
     """Which images NSD has shown to whom, and when, from nsd_expdesign.mat. All numbers there count from 1, here from 0."""
 
     def __init__(self, path: Path) -> None:
-        content = read_mat(path, ["masterordering", "subjectim"])
+        content = read_mat(path, ["masterordering", "subjectim"], MAX_DESIGN)
         if len(content) < 2:
             raise UbrainError(f"{path}: expected masterordering and subjectim")
         order, self.images = (whole_numbers(content[n], f"{path}: {n!r}") - 1 for n in ("masterordering", "subjectim"))
@@ -186,8 +188,10 @@ class _Responses:
         array: NpzArray = check_array(open_npz(self.path, name), f"{self.path}: {name!r}", kinds, shape)
         return array
 
-    def _whole(self, name: str, kinds: str, shape: Sequence[int | None]) -> NDArray:
-        return self._array(name, kinds, shape).load()
+    def _whole(self, name: str, kinds: str, shape: Sequence[int | None], longest: int = IMAGES) -> NDArray:
+        array = self._array(name, kinds, shape)
+        _check_length(array, longest, f"{self.path}: {name!r}")
+        return array.load()
 
     def _rows(self, name: str, shape: Sequence[int]) -> NpzArray:
         array = self._array(name, "f", shape)
@@ -200,16 +204,17 @@ class _Responses:
         """Voxels per subject, (n_subjects,), and per hemisphere where that is known, (n_subjects, 2)."""
         where = self.path
         if "num_voxels_subjects" in self.names:
-            numbers = self._whole("num_voxels_subjects", "iuf", (None,))
+            numbers = self._whole("num_voxels_subjects", "iuf", (None,), MAX_SUBJECTS)
         else:
             path = _the_one(folder, r"num_voxels_all_subjects\.npy")
             if path is None:
                 raise UbrainError(f"{self.path} has no num_voxels_subjects, and there is no num_voxels_all_subjects.npy")
-            where, numbers = path, np.asarray(load_npy(path))
+            where, numbers = path, load_npy(path)
             check_array(numbers, str(path), "iuf", (None, 2) if numbers.ndim == 2 else (None,))
-        whole = numbers.astype(np.int64)
-        if len(numbers) > 8 or (whole != numbers).any() or whole.min() < 1 or whole.max() > 2 * FSAVERAGE:
-            raise UbrainError(f"{where}: expected the numbers of voxels of up to 8 subjects, got {numbers.tolist()}")
+            _check_length(numbers, MAX_SUBJECTS, path)
+        whole = np.asarray(numbers).astype(np.int64)
+        if (whole != numbers).any() or whole.min() < 1 or whole.max() > 2 * FSAVERAGE:
+            raise UbrainError(f"{where}: expected the numbers of voxels of subjects, got {numbers.tolist()}")
         return (whole.sum(1), whole) if whole.ndim == 2 else (whole, None)
 
     # ------------------------------------------------------------------------------------------ whose is a row
@@ -349,6 +354,11 @@ class _Responses:
             read = partial(_read, array, np.flatnonzero(mine), slice(first, first + int(self.widths[subject])))
             blocks.append(Block(name, int(mine.sum()), read, (self.path,)))
         return [block for block in blocks if block.n_trials]
+
+
+def _check_length(array: NpzArray | NDArray, longest: int, where: object) -> None:
+    if array.shape[0] > longest:
+        raise UbrainError(f"{where}: expected up to {longest} numbers, got {array.shape[0]}")
 
 
 def _step(array: NpzArray) -> int:
