@@ -300,6 +300,11 @@ def field_maps(reading: Reading, voxels: NDArray[np.int64]) -> NDArray[np.float6
     return fields.on_grid(every[:, voxels]).transpose(1, 0, 2, 3)
 
 
+def early_areas(areas: pd.Series) -> NDArray[np.bool_]:
+    """Which voxels are in V1–V3 or V4, by their area names, separated by commas: (n_voxels,)."""
+    return (areas.map(_early).ne(0) & areas.ne("")).to_numpy()
+
+
 def angles(table: pd.DataFrame, known: bool = False) -> tuple[NDArray[np.float64], pd.DataFrame]:
     """Angle from the horizontal meridian of early voxels that have a place on fsaverage5: −90° down, 0° sideways, 90° up.
 
