@@ -118,7 +118,7 @@ def test_without_descriptions_areas_name_clusters(lab, voxels, by_type, monkeypa
     rows = clustering.test_rows(lab)
     named, on_images, _ = clustering.evidence(lab, by_type, voxels, np.zeros((by_type.n_clusters, len(rows))), rows)
     assert len(on_images) == 0
-    assert named.names[by_type.names.index("V1")] == "V1"
+    assert named.names[by_type.names.index("V1")] == "early: V1"
     assert named.names[by_type.names.index("place")] != clusters.UNNAMED
 
 
