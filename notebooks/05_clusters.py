@@ -13,7 +13,6 @@
 #     name: python3
 # ---
 
-
 # %% [markdown]
 # # Clusters of voxels across brains (Fig. 7)
 #
@@ -67,7 +66,8 @@ lab.save(fig, "number")
 #
 # **K-means**, as in the paper, gives every voxel to a cluster. A **Gaussian mixture** allows long clusters and ones of
 # different size. **HDBSCAN** looks for dense groups, finds their number itself, and leaves the rest as outliers. All are
-# compared with k-means, with areas and, in a simulation, with the true types (ARI: 1 is identical, 0 is chance).
+# compared with k-means, with areas and, in a simulation, with the true types (ARI: 1 is identical, 0 is chance). For the
+# ARI, all outliers together are one more group, so that many outliers lower it.
 
 # %%
 methods = clustering.fit_methods(lab, embeddings, count)
@@ -89,11 +89,17 @@ display(seeds.round(3), held_out.round(3) if len(held_out) else "one subject onl
 # ## What does each cluster respond to?
 #
 # The images with the highest **predicted** response of a cluster (mean over its voxels, each z-scored), among the test
-# images of all subjects. A cluster gets a name only from evidence: in a simulation, a category or place that is on at
-# least half of its top images, and more often than on all images (hypergeometric test, false discovery rate 5 %). The
-# images of recordings come without descriptions; there an area names a cluster if it has at least a fifth of its voxels.
-# A name says what is on the preferred images, not why: a cluster of early voxels may be named after things that have much
-# contrast. So the areas stand beside it.
+# images of all subjects. A cluster gets a name only from evidence:
+#
+# - **early** if at least half of its voxels are in V1 to V4; the areas behind it have at least a fifth of its voxels each, and
+#   more than by chance. Early voxels prefer images with much contrast where they look; what these show names nothing.
+# - Any other, in a simulation: the one or two categories that are on at least half of its top images (20 in profile fast),
+#   more often than on all images (hypergeometric test, false discovery rate 5 %). *Place* means indoor or outdoor; of these
+#   three the most certain counts.
+# - The images of recordings come without descriptions; there areas name a cluster as they do early ones.
+#
+# A name says what is on the preferred images, not why. So the areas stand beside it, and in a simulation the means of the
+# true receptive fields: x, y and sigma. What to look for: do early clusters differ in where they look?
 
 # %%
 rows = clustering.test_rows(lab)
@@ -102,7 +108,7 @@ named, on_images, in_areas = clustering.evidence(lab, methods["k-means"], voxels
 clustering.cluster_table(lab, named, on_images, in_areas, voxels).round(2)
 
 # %% [markdown]
-# What to look for: can you name the rows yourself, before reading the names?
+# The first 8 of the top images. What to look for: can you name the rows yourself, before reading the names?
 
 # %%
 best = clustering.top_images(responses, 8)
@@ -200,14 +206,15 @@ clustering.filter_table(lab, embeddings, voxels, keep, methods["k-means"]).round
 #
 # The largest cluster outside of the early areas, clustered again by the same rule. The images are those that a sub-cluster
 # is predicted to prefer **more than its whole cluster**. What to look for: what differs, now that the main preference is
-# taken away? In a simulation, compare the true receptive fields, too.
+# taken away? And is the split stable? If not, it may halve a continuum. In a simulation it may do so in any case: there,
+# besides its category, a voxel has small random weights on everything else, indoor and outdoor among them, without groups.
 
 # %%
 largest = clustering.largest_category_cluster(named, voxels)
-parts = clustering.split(lab, embeddings, named, largest)
+parts, stability = clustering.split(lab, embeddings, named, largest)
 (inner,) = clustering.profiles(lab, encoder, [parts.labels], rows)
 parts, beyond, inside = clustering.split_evidence(lab, parts, inner, rows, voxels)
-print("inside cluster", named.titles[largest])
+print(f"inside cluster {named.titles[largest]}: stability {stability:.3f} (ARI between runs; good from {clustering.STABLE})")
 inside.round(2)
 
 # %%
@@ -223,7 +230,7 @@ lab.save(fig, "sub_clusters")
 # The statement is made from the recorded numbers, whatever they are:
 
 # %%
-print(clustering.verdict(lab, named, seeds, held_out, by_method))
+print(clustering.verdict(named, table, seeds, held_out, by_method, parts, stability))
 
 # %%
 lab.finish().head(12)

@@ -73,8 +73,9 @@ lab.save(fig, "attention")
 # ## Receptive fields
 #
 # The same voxels, attention averaged over images, level by level. Circle: the known receptive field, one standard
-# deviation (if the file knows it). Cross: the middle of the image. Attention is in tokens, whose side is printed above; a
-# receptive field smaller than a token cannot show its size. And a token of a deep level has itself seen much of the image.
+# deviation (if the file knows it). Cross: the middle of the image. Each map has its own colour scale, so that brightness
+# cannot be compared between maps. Attention is in tokens, whose side is printed above; a receptive field smaller than a
+# token cannot show its size. And a token of a deep level has itself seen much of the image.
 
 # %%
 maps = study.field_maps(readings[first], chosen["voxel"].to_numpy())
@@ -88,8 +89,9 @@ lab.save(fig, "receptive_fields")
 #
 # Correlation over all voxels of an area, of all subjects: centre (x, y) and size. Two controls, since voxels of the left
 # hemisphere see the right half of the visual field anyway: **shuffled voxels** keeps subject, area and hemisphere of each
-# voxel and shuffles the rest (95 % of shuffles lie in the bar), **untrained embeddings** has the trained shared weights and
-# new embeddings.
+# voxel and shuffles the rest, **untrained embeddings** has the trained shared weights and new embeddings. Their bars mean
+# different things: 95 % of many shuffles lie in the grey one; the other is the bootstrap interval, over voxels, of a single
+# draw of embeddings.
 
 # %%
 table = study.field_table(lab, readings, view)
@@ -98,7 +100,7 @@ blank = study.read_all(lab, study.untrained(lab, encoder))
 blank_table = study.field_table(lab, blank, view)
 blank_found = study.agreement(lab, blank_table[blank_table["field"] == study.BY_USE], study.UNTRAINED)
 controls = pd.concat([study.layout_alone(lab, table), blank_found])
-found[found["field"] == study.BY_USE].drop(columns=["condition", "field"]).round(3)
+found[found["field"] == study.BY_USE].drop(columns=["condition", "field"]).reset_index(drop=True).round(3)
 
 # %% [markdown]
 # What to look for: dots far above the bars; early areas above the others, whose receptive fields are large; and which
@@ -119,19 +121,20 @@ sizes.round(3)
 
 # %% [markdown]
 # Each voxel of the early areas as a dot. On the dashed line, the estimated place is the known one. Dots that follow a
-# flatter line than the dashed one are right in order but pulled to the middle.
+# flatter line than the dashed one are right in order but pulled to the middle. Dotted: the edges of the image, beyond which
+# attention cannot look, although known centres may lie there.
 
 # %%
 dots = study.positions(table, found)
 n_areas = max(dots["area"].nunique(), 1)
-fig, axes = plt.subplots(2, n_areas, figsize=(3.2 * n_areas, 6), squeeze=False)
-figures.field_positions(axes, dots, unit) if len(dots) else figures.unknown_fields(axes)
+fig, axes = plt.subplots(2, n_areas, figsize=(3.2 * n_areas, 6.6), squeeze=False)
+figures.field_positions(axes, dots, view, unit) if len(dots) else figures.unknown_fields(axes)
 lab.save(fig, "positions")
 
 # %% [markdown]
 # A correlation does not see a wrong scale, so: how far off is the centre, in degrees? For comparison, `of_the_middle`: how far
 # the middle of the image is from the known centre, which is what a voxel without any place would get. `nearer`: by how
-# much the estimate is better than the middle, voxel by voxel, with its interval. Sizes: median estimated and known.
+# much the estimate is better than the middle, voxel by voxel, with its interval; below 0 it is worse. Sizes: median estimated and known.
 
 # %%
 away = study.distances(lab, table) if unit == "degrees" else None
@@ -140,23 +143,26 @@ away.round(2) if away is not None else "distances need field_of_view in degrees"
 # %% [markdown]
 # ## On the cortex
 #
-# Polar angle in V1–V3: red looks up, blue looks down. What to look for: below the calcarine (ventral) red, above it
+# Angle from the horizontal meridian in V1–V3: red looks up, blue looks down, pale sideways, left and right alike. What to look for: below the calcarine (ventral) red, above it
 # (dorsal) blue, the most regular map that visual cortex has. First as estimated, then as known.
 
 # %%
-fig = figures.cortex(*study.angles(table), "polar angle, estimated (degrees; up is +90)", limit=90)
+fig = figures.cortex(*study.angles(table), "angle from the horizontal, estimated (degrees; up is +90)", limit=90)
 lab.save(fig, "cortex_estimated")
 
 # %%
-fig = figures.cortex(*study.angles(table, known=True), "polar angle, known (degrees; up is +90)", limit=90)
+fig = figures.cortex(*study.angles(table, known=True), "angle from the horizontal, known (degrees; up is +90)", limit=90)
 lab.save(fig, "cortex_known")
 
 # %% [markdown]
 # ## Do early areas read early levels?
 #
 # A voxel's predicted response is a sum over levels. A level's share is its covariance with the sum, over images, divided by
-# the variance of the sum. What to look for: early areas with more of the first levels than the others; and no such
-# difference in the control.
+# the variance of the sum. What to look for: V1–V3 with more of the first levels than the areas beyond hV4; and no such
+# difference in the control. hV4, between the two, takes no part in the comparison: see in the figure where it reads.
+#
+# In a **simulated** crowd the gap is partly built in: V1 to hV4, all four, are made from filters of the pixels, the areas
+# beyond from the description of the scene. So there hV4 may well read as early as V1, which says nothing about brains.
 
 # %%
 use = pd.concat([study.use_of_levels(lab, readings), study.use_of_levels(lab, blank, study.UNTRAINED)])
@@ -165,7 +171,7 @@ figures.level_use(axes, use) if len(use) else [figures.text_only(ax, "this crowd
 lab.save(fig, "levels")
 
 # %%
-gaps = pd.concat([study.depth_gap(lab, readings), study.depth_gap(lab, blank, study.UNTRAINED)])
+gaps = pd.concat([study.depth_gap(lab, readings), study.depth_gap(lab, blank, study.UNTRAINED)], ignore_index=True)
 gaps.round(3)
 
 # %% [markdown]

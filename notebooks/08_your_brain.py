@@ -109,6 +109,19 @@ fig, ax = plt.subplots(figsize=(10, 4.2))
 figures.voxel_quartiles(ax, mine.voxel_r(predictions), {NAME: mine.ceiling_r(NAME)})
 lab.save(fig, "voxel_correlation")
 
+# %% [markdown]
+# The gains of our transfer over the paper's and over ridge: the difference, with an interval over images and voxels that
+# draws the same ones for both. What to look for: an interval that holds 0 tells nothing apart. The two measures, median r and
+# top-1 retrieval, need not agree.
+
+# %%
+gains = own_brain.gain_table(mine, predictions)
+gains.round(3)
+
+# %% [markdown]
+# The same median r for each area with at least 10 voxels; their number stands behind its name. What to look for: is there an
+# area in which the crowd does not help? A difference in an area of few voxels may be chance; these dots have no intervals.
+
 # %%
 by_area = mine.area_table(predictions)
 fig, ax = plt.subplots(figsize=(9, 4))
@@ -118,8 +131,9 @@ lab.save(fig, "areas")
 # %% [markdown]
 # ## Which clusters do your voxels fall into?
 #
-# The crowd's voxels, clustered by their embeddings and named by evidence as in `05_clusters`; each of your voxels joins the
-# nearest centre. What to look for: shares like the crowd's, since brains are alike; a cluster that you lack may lie outside of
+# The crowd's voxels, clustered by their embeddings and named by evidence as in `05_clusters`: early clusters by their areas,
+# others by what is on the images that they are predicted to prefer, which does not say why; and clusters that touch each
+# other have no natural number. Each of your voxels joins the nearest centre. What to look for: shares like the crowd's, since brains are alike; a cluster that you lack may lie outside of
 # what you measured.
 
 # %%
@@ -141,6 +155,11 @@ voxel_maps = own_brain.voxel_maps(mine, predictions, labels)
 written, reason = own_brain.export(mine, voxel_maps, reference)
 print(", ".join(path.name for path in written), reason)
 
+# %% [markdown]
+# Each voxel's correlation with what was measured, of matching, then gradient, where your voxels have a place on fsaverage5.
+# Vertices next to a voxel take its colour; grey has no voxels. Blue is below 0: predicted the wrong way round.
+# What to look for: is a pale patch an area that the crowd does not help with, or one of noisy voxels (low ceiling)?
+
 # %%
 r = voxel_maps["r"]
 placed = mine.crowd[NAME].voxels if mine.crowd[NAME].space == "fsaverage5" else []
@@ -151,7 +170,7 @@ lab.save(fig, "cortex")
 # ## What came out
 
 # %%
-print(own_brain.verdict(lab, mine, table))
+print(own_brain.verdict(lab, mine, table, gains, by_area))
 
 # %%
 lab.finish().head(12)

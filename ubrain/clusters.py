@@ -305,15 +305,20 @@ def enrichment(members: NDArray[np.bool_], features: pd.DataFrame) -> pd.DataFra
     return table.assign(q=fdr(table["p"]) if len(table) else [])
 
 
-def names(table: pd.DataFrame, n_clusters: int, least_share: float, most: int = 2, level: float = 0.05) -> list[str]:
+def names(
+    table: pd.DataFrame, n_clusters: int, least_share: float, most: int = 2, level: float = 0.05,
+    kinds: Mapping[str, str] | None = None,
+) -> list[str]:  # fmt: skip
     """Names from evidence: features with q < `level` that at least `least_share` of the items have, most certain first.
 
     Parameters
     ----------
     table : from `enrichment`.
     most : features in a name.
+    kinds : feature -> its kind; of features of one kind, which may contain one another, a name takes the most certain.
     """
     good = table[(table["q"] < level) & (table["share"] >= least_share)].sort_values(["p", "fold"], ascending=[True, False])
+    good = good[~good.assign(kind=good["feature"].replace(dict(kinds or {}))).duplicated(["cluster", "kind"])]
     return [" + ".join(good[good["cluster"] == c]["feature"].head(most)) or UNNAMED for c in range(n_clusters)]
 
 

@@ -41,6 +41,7 @@ def test_agreement_has_a_panel_per_quantity():
     _, axes = plt.subplots(3)
     figures.field_agreement(axes, found, controls)
     assert [ax.patches[0].get_height() for ax in axes[[0, 2]]] == pytest.approx([0.2, 0.2])
+    assert "shuffled voxels (95 % of shuffles)" in [t.get_text() for t in axes[0].get_legend().get_texts()]
     assert [line.get_ydata()[0] for line in axes[0].lines if line.get_marker() == "o"] == [0.5, 0.5]
 
 
@@ -58,8 +59,13 @@ def test_positions_and_unknown_fields():
     table = pd.DataFrame({"area": ["V1"] * 3, "x": [0, 1, 2], "y": [0, 1, 2], "true_x": [0, 1, 3], "true_y": [1, 0, 2],
                           "r_x": 0.98, "r_y": 0.5})  # fmt: skip
     _, axes = plt.subplots(2, 1, squeeze=False)
-    figures.field_positions(axes, table, "degrees")
+    figures.field_positions(axes, table, 8.4, "degrees")
     assert [ax.get_title() for ax in axes[:, 0]] == ["V1, x: r = 0.98", "V1, y: r = 0.50"]
+    limits = [[ax.get_xlim(), ax.get_ylim()] for ax in axes[:, 0]]
+    assert np.ravel(limits).tolist() == pytest.approx([-4.41, 4.41] * 4)
+    _, axes = plt.subplots(2, 1, squeeze=False)
+    figures.field_positions(axes, table, 1.0, "image widths")
+    assert [len(ax.lines) for ax in axes[:, 0]] == [1, 1]  # dots only: other units have no diagonal
     _, axes = plt.subplots(2, 1, squeeze=False)
     figures.unknown_fields(axes)
     assert "knows no receptive fields" in axes[0, 0].texts[0].get_text()

@@ -118,8 +118,29 @@ def test_without_descriptions_areas_name_clusters(lab, voxels, by_type, monkeypa
     rows = clustering.test_rows(lab)
     named, on_images, _ = clustering.evidence(lab, by_type, voxels, np.zeros((by_type.n_clusters, len(rows))), rows)
     assert len(on_images) == 0
-    assert named.names[by_type.names.index("V1")] == "V1"
+    assert named.names[by_type.names.index("V1")] == "early: V1"
     assert named.names[by_type.names.index("place")] != clusters.UNNAMED
+
+
+def test_places_are_one_kind_and_early_clusters_are_named_by_their_areas(lab, voxels, monkeypatch):
+    """20 top images: "place" on all of them; "early" if half of the voxels are in V1–V4, whatever the images show."""
+    rows = clustering.test_rows(lab)
+    on = np.arange(len(rows)) % 4
+    shown = clustering.image_features(lab, rows)
+    np.testing.assert_array_equal(shown["place"], shown["indoor"] | shown["outdoor"])
+    features = clustering.pd.DataFrame({"indoor": on == 0, "outdoor": on == 1, "place": on < 2, "word": on == 2}, index=rows)
+    monkeypatch.setattr(clustering, "image_features", lambda lab, rows: features)
+    monkeypatch.setattr(clustering, "_n_top", lambda lab, rows: 20)
+    labels = np.where(voxels["area"].isin(["V1", "V2"]), 0, np.where(voxels["type"] == "place", 1, 2))
+    found = clusters.Clustering("x", np.eye(3), labels, ("",) * 3)
+    profile = np.stack([on == 2, on < 2, on == 1]) + 1e-3 * np.arange(len(rows))
+    named, on_images, in_areas = clustering.evidence(lab, found, voxels, profile, rows)
+    assert named.names == ("early: V1, V2", "place", "outdoor")
+    table = clustering.cluster_table(lab, named, on_images, in_areas, voxels)
+    share = voxels["area"].isin(EARLY).mean()
+    assert table["evidence"].iloc[0] == f"100% of voxels in early areas, all {share:.0%}"
+    nowhere = voxels.assign(areas="", area="none")
+    assert clustering.evidence(lab, found, nowhere, profile, rows)[0].names == ("word", "place", "outdoor")
 
 
 def test_reliable_voxels_are_those_predicted_above_chance_on_val_images(lab, monkeypatch):
@@ -144,19 +165,20 @@ def test_a_cluster_is_split_only_inside(lab, encoder, voxels, by_type, true_pred
     embeddings, _ = clustering.gather(lab, encoder)
     chosen = clustering.largest_category_cluster(by_type, voxels)
     assert by_type.names[chosen] not in EARLY
-    parts = clustering.split(lab, embeddings, by_type, chosen)
+    parts, stability = clustering.split(lab, embeddings, by_type, chosen)
+    assert stability == next(r.value for r in lab.records if r.name == "sub_cluster_stability")
     np.testing.assert_array_equal(parts.labels >= 0, by_type.labels == chosen)
     rows = clustering.test_rows(lab)
     (responses,) = clustering.profiles(lab, encoder, [parts.labels], rows)
     _, beyond, table = clustering.split_evidence(lab, parts, responses, rows, voxels)
     np.testing.assert_allclose(parts.sizes @ beyond, 0, atol=1e-9)
     fields = [truth.voxels(lab.crowd, s)["x"] for s in lab.subjects]
-    assert table["true x"].iloc[0] == pytest.approx(np.concatenate(fields)[parts.labels == 0].mean())
+    assert table["true x (degrees)"].iloc[0] == pytest.approx(np.concatenate(fields)[parts.labels == 0].mean())
 
 
 def test_all_tables_are_recorded_once_each(lab, encoder, voxels, tmp_path):
     embeddings, _ = clustering.gather(lab, encoder)
-    _, count = clustering.choose_count(lab, embeddings)
+    counts, count = clustering.choose_count(lab, embeddings)
     assert count in lab.profile.clusters.counts
     methods = clustering.fit_methods(lab, embeddings, count)
     by_method = clustering.method_table(lab, methods, voxels)
@@ -166,9 +188,16 @@ def test_all_tables_are_recorded_once_each(lab, encoder, voxels, tmp_path):
     assert by_method.loc["k-means", "ARI with k-means"] == 1
     assert list(held_out.index) == lab.subjects
     write_results(tmp_path / "numbers.json", "98_test", lab.records, {})  # refuses a number recorded twice
-    text = clustering.verdict(lab, methods["k-means"], seeds, held_out, by_method)
+    parts = clusters.Clustering("k-means within 1 a", np.eye(2), np.zeros(1), ("", ""))
+    text = clustering.verdict(methods["k-means"], counts, seeds, held_out, by_method, parts, 0.536)
     assert f"{count} clusters, 0 named by evidence" in text
     assert "HDBSCAN" in text
+    assert "k-means within 1 a: 2 sub-clusters, stability 0.54 (ARI between runs; good from 0.8): not stable" in text
+    assert "some structure" in text  # types are directions of their own here
+    flat = counts.assign(silhouette=0.14)
+    text = clustering.verdict(methods["k-means"], flat, seeds, held_out, by_method, parts, 0.85)
+    assert "silhouette 0.14 at this number, 0.14 to 0.14 at all numbers tried: at most 0.25" in text
+    assert text.endswith(": stable")
 
 
 def test_areas_of_a_subject_with_few_voxels_are_drawn_from_everybody(voxels, monkeypatch):

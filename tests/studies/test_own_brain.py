@@ -4,12 +4,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from ubrain import UbrainError, clusters, scores
 from ubrain.data.crowd import Crowd
 from ubrain.studies import own_brain
-from ubrain.studies.own_brain import METHODS, NAME, OURS
+from ubrain.studies.own_brain import GRADIENT, METHODS, NAME, OURS
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,22 @@ def test_scores_are_those_of_the_predictions_and_share_the_notebooks_records(lab
     r = scores.correlation(found[OURS][NAME], mine.measured(NAME))
     assert table.loc[OURS, "median_r"] == pytest.approx(np.nanmedian(r))
     assert ("median_r", OURS, NAME) in {(x.name, x.condition, x.subject) for x in lab.records}
-    assert f"median r, {OURS}: {table.loc[OURS, 'median_r']:.3f}" in own_brain.verdict(lab, mine, table.reset_index())
+    gains = own_brain.gain_table(mine, found)
+    assert gains["gain"].iloc[0] == pytest.approx(table.loc[OURS, "median_r"] - table.loc[GRADIENT, "median_r"])
+    text = own_brain.verdict(lab, mine, table.reset_index(), gains, mine.area_table(found))
+    assert f"median r, {OURS}: {table.loc[OURS, 'median_r']:.3f}" in text
+
+
+def test_the_verdict_claims_what_intervals_allow_and_names_areas_that_lose(lab, mine):
+    table = pd.DataFrame({"condition": [GRADIENT, OURS], "median_r": [0.55, 0.58]})
+    gains = pd.DataFrame({"over": [GRADIENT], "gain": 0.03, "low": 0.01, "high": 0.05, "top1_gain": -0.01, "top1_low": -0.05,
+                          "top1_high": 0.02})  # fmt: skip
+    by_area = pd.DataFrame({"area": ["V1", "V1", "hV4", "hV4"], "condition": [GRADIENT, OURS] * 2,
+                            "median_r": [0.5, 0.6, 0.63, 0.58]})  # fmt: skip
+    lines = own_brain.verdict(lab, mine, table, gains, by_area).splitlines()
+    assert lines[-3].endswith("median r: +0.030 [+0.010, +0.050]: better")
+    assert lines[-2].endswith("top-1: -0.010 [-0.050, +0.020]: not told apart")
+    assert lines[-1].endswith("in 1 of 2 areas (medians, without intervals): hV4 -0.050")
 
 
 def test_shares_of_clusters_add_up(lab, joined):

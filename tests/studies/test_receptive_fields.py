@@ -156,10 +156,31 @@ def test_the_verdict_says_what_is_above_the_controls(lab, readings):
     text = study.verdict(lab, found, controls, sizes, study.distances(lab, table), study.depth_gap(lab, readings))
     r = found.set_index(["area", "field", "quantity"])["r"]["V1", study.BY_USE, "y"]
     assert f"vertical position: V1 {r:.2f}" in text
-    assert "higher areas read deeper than V1–V3: gap +0.70 levels" in text
+    assert "areas beyond hV4 read deeper than V1–V3: gap +0.70 levels" in text
+    assert "interval above 0 in 3 of 3 subjects" in text
     nothing = study.verdict(lab, found.iloc[:0], controls.iloc[:0], sizes.iloc[:0], None, pd.DataFrame())
     assert "knows no receptive fields" in nothing
     assert "not enough voxels" in nothing
+
+
+def test_the_verdict_counts_intervals_not_estimates(lab):
+    """What is left of a size, how far a centre is, and the gap of a subject: each needs an interval clear of 0."""
+    areas = ["V1", "hV4", "FFA", "EBA"]
+    by_use = pd.DataFrame({"field": study.BY_USE, "area": areas, "quantity": "sigma"})
+    found = by_use.assign(r=0.6, low=[0.5, 0.5, 0.1, 0.1])
+    controls = by_use.assign(high=0.3)
+    sizes = pd.DataFrame({"area": areas, "low": [-0.1, 0.1, -0.1, 0.1], "r": 0.2, "high": 0.4})
+    away = pd.DataFrame({"area": areas, "nearer": [0.8, 0.1, -0.4, -0.5], "low": [0.7, -0.1, -0.5, -1.2],
+                         "high": [0.9, 0.3, -0.2, 0.1]})  # fmt: skip
+    gaps = pd.DataFrame({"condition": study.UNTRAINED, "subject": ["all", "S1", "S2", "S3"], "gap": [0.01, 0.1, 0.1, -0.1],
+                         "low": [-0.1, 0.05, -0.05, -0.2], "high": 0.2})  # fmt: skip
+    lines = study.verdict(lab, found, controls, sizes, away, gaps).splitlines()
+    assert lines[2].endswith("so that eccentricity may be all of it: V1")
+    assert "nearer to" in lines[3]
+    assert lines[3].endswith("in 1 of 4 areas: V1; by up to 0.80 degrees")
+    assert "farther from" in lines[4]
+    assert lines[4].endswith("in 1 of 4 areas: FFA; by up to 0.40 degrees")
+    assert lines[5].endswith("interval above 0 in 1 of 3 subjects")
 
 
 def test_field_of_view_is_known_of_simulations_and_checked(lab):

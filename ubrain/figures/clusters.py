@@ -57,7 +57,8 @@ def count_choice(ax: Axes, table: pd.DataFrame, chosen: int) -> Axes:
     table : one row per number: n_clusters, stability, low, high, silhouette.
     """
     stability, silhouette = sns.color_palette("colorblind", 2)
-    ax.fill_between(table["n_clusters"], table["low"], table["high"], color=stability, alpha=0.15, lw=0)
+    ax.fill_between(table["n_clusters"], table["low"], table["high"], color=stability, alpha=0.15, lw=0,
+                    label="range over pairs of runs")  # fmt: skip
     ax.plot(table["n_clusters"], table["stability"], "o-", color=stability, label="stability (ARI between runs)")
     ax.plot(table["n_clusters"], table["silhouette"], "s-", color=silhouette, label="silhouette")
     ax.axvline(chosen, color="#333333", ls="--", lw=1, label=f"chosen: {chosen}")

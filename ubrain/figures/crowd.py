@@ -64,7 +64,7 @@ def growth(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def areas(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Median voxel correlation in each area, one dot per condition.
+    """Median voxel correlation in each area, one dot per condition; the number of voxels stands behind the area.
 
     Parameters
     ----------
@@ -74,8 +74,9 @@ def areas(ax: Axes, table: pd.DataFrame) -> Axes:
     for condition in dict.fromkeys(table["condition"]):
         mine = table[table["condition"] == condition].set_index("area").reindex(order)
         ax.plot(range(len(order)), mine["median_r"], "o", ms=7, color=colour(condition), label=condition)
-    ax.set_xticks(range(len(order)), order, rotation=45, ha="right")
-    ax.set(ylabel="voxel correlation r\n(median over voxels)")
+    n_voxels = table.groupby("area")["n_voxels"].max()
+    ax.set_xticks(range(len(order)), [f"{a} ({n_voxels[a]})" for a in order], rotation=45, ha="right")
+    ax.set(xlabel="area (voxels)", ylabel="voxel correlation r\n(median over voxels)")
     return finish(ax, legend="above")
 
 

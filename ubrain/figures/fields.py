@@ -15,6 +15,7 @@ from ubrain.figures.crowd import attention
 from ubrain.figures.style import CEILING, colour, finish, text_only
 
 CONTROLS = {"untrained embeddings": "#CC79A7", "shuffled voxels": "#BBBBBB"}
+RANGES = {"untrained embeddings": "bootstrap interval", "shuffled voxels": "95 % of shuffles"}
 
 
 def attention_on_images(pixels: Sequence[NDArray], weights: NDArray, voxels: Sequence[str], images: Sequence[str]) -> Figure:
@@ -39,6 +40,8 @@ def receptive_fields(
     known: Sequence[tuple[float, float, float]] | None = None,
 ) -> Figure:  # fmt: skip
     """Receptive fields of some voxels (columns) at each level (rows), with the known one as a circle of 1 sigma.
+
+    Each map has its own colour scale, from 0 to its maximum.
 
     Parameters
     ----------
@@ -69,17 +72,26 @@ def receptive_fields(
     return figure
 
 
-def field_positions(axes: NDArray, table: pd.DataFrame, unit: str) -> NDArray:
+def field_positions(axes: NDArray, table: pd.DataFrame, view: float, unit: str) -> NDArray:
     """Estimated against known centre: one dot per voxel, a column of axes per area, x above y.
+
+    Both in degrees: all axes have the same limits, on the diagonal they agree, dotted lines are the edges of the image.
 
     Parameters
     ----------
     axes : (2, n_areas)
     table : area, x, y, true_x, true_y, r_x, r_y; areas in the order of their columns.
+    view : side of the images in `unit`.
     """
+    limit = 1.05 * max(table[["x", "y", "true_x", "true_y"]].abs().max().max(), view / 2)
     for column, (area, mine) in enumerate(table.groupby("area", sort=False)):
         for ax, q in zip(axes[:, column], ("x", "y"), strict=True):
-            ax.axline((0, 0), slope=1, color=CEILING, lw=1, ls="--")
+            if unit == "degrees":
+                ax.axline((0, 0), slope=1, color=CEILING, lw=1, ls="--")
+                for edge in (-view / 2, view / 2):
+                    ax.axvline(edge, color=CEILING, lw=0.8, ls=":")
+                    ax.axhline(edge, color=CEILING, lw=0.8, ls=":")
+                ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
             ax.plot(mine[f"true_{q}"], mine[q], "o", ms=2.5, alpha=0.35, color=colour("encoder, crowd"), mew=0)
             ax.set_title(f"{area}, {q}: r = {mine[f'r_{q}'].iloc[0]:.2f}", fontsize=10)
             ax.set(xlabel=f"known {q} (degrees)", ylabel=f"estimated {q}\n({unit})")
@@ -93,7 +105,8 @@ def field_agreement(axes: Sequence[Axes], found: pd.DataFrame, controls: pd.Data
     Parameters
     ----------
     axes : one for each of x, y and sigma.
-    found, controls : area, field, quantity, r, low, high; and condition in `controls`.
+    found, controls : area, field, quantity, r, low, high; and condition in `controls`, whose bars mean different things:
+        the range of most shuffles, or a bootstrap interval.
     """
     order, names = list(dict.fromkeys(found["area"])), list(dict.fromkeys(found["field"]))
     shades = [*mpl.colormaps["viridis_r"](np.linspace(0.1, 0.75, len(names) - 1)), CEILING]
@@ -103,7 +116,7 @@ def field_agreement(axes: Sequence[Axes], found: pd.DataFrame, controls: pd.Data
         for name, mine in controls[controls["quantity"] == q].groupby("condition", sort=False):
             mine = mine[mine["area"].isin(at)]
             ax.bar(mine["area"].map(at), mine["high"] - mine["low"], 0.8, mine["low"], color=CONTROLS[str(name)], alpha=0.45,
-                   label=name)  # fmt: skip
+                   label=f"{name} ({RANGES[str(name)]})")  # fmt: skip
         for offset, shade, name in zip(np.linspace(-0.3, 0.3, len(names)), shades, names, strict=True):
             mine = found[(found["quantity"] == q) & (found["field"] == name)]
             size = 6 if name == names[-1] else 4

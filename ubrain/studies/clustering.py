@@ -13,12 +13,18 @@ from ubrain.data import truth
 from ubrain.data.simulate.brains import EARLY
 from ubrain.lab import Lab
 from ubrain.model import UniversalEncoder
+from ubrain.studies.receptive_fields import early_areas
 
 Embeddings = Mapping[str, NDArray[np.float32]]  # subject -> (n_voxels, E)
+PLACES = ("indoor", "outdoor")
 ON_SURFACE = ("fsaverage5", "fsaverage6", "fsaverage")  # their first 10,242 vertices are those of fsaverage5
 N_VERTICES = 10_242
 DENSE = 3000  # voxels with a place: enough to draw the areas of a subject alone
 LEAST_SHARE_OF_IMAGES, LEAST_SHARE_OF_VOXELS = 0.5, 0.2  # for a feature, or an area, to name a cluster
+MOSTLY = 0.5  # of its voxels in early areas: an early cluster
+PLACE = "place"  # indoor or outdoor
+STRUCTURE = 0.25  # silhouettes up to here: no substantial structure (Kaufman & Rousseeuw 1990)
+STABLE = 0.8  # ARI from here: good agreement (Steinley 2004)
 
 
 def gather(lab: Lab, encoder: UniversalEncoder) -> tuple[Embeddings, pd.DataFrame]:
@@ -182,15 +188,16 @@ def profiles(
 def image_features(lab: Lab, rows: NDArray[np.int64]) -> pd.DataFrame:
     """What is on the images, from the descriptions of the simulated scenes: (n_images, n_features) booleans.
 
-    No column for recordings: nobody has described their images.
+    One column per category, indoor, outdoor, and "place" for either of the two; none for recordings, whose images nobody
+    has described.
     """
     if not lab.crowd.simulated:
         return pd.DataFrame(index=rows)
     known = truth.scenes(lab.crowd)
     scenes = [known.get(image_id, {"place": "", "objects": []}) for image_id in lab.crowd.image_ids[rows]]
     things = [{scene["place"], *(o["category"] for o in scene["objects"])} - {"none", ""} for scene in scenes]
-    features = sorted(set().union(*things))
-    return pd.DataFrame({f: [f in on_it for on_it in things] for f in features}, index=rows)
+    table = pd.DataFrame({f: [f in on_it for on_it in things] for f in sorted(set().union(*things))}, index=rows)
+    return table.assign(**{PLACE: table[[p for p in PLACES if p in table]].any(axis=1)})
 
 
 def area_features(voxels: pd.DataFrame) -> pd.DataFrame:
@@ -206,7 +213,10 @@ def top_images(profile: NDArray[np.float64], n: int) -> NDArray[np.int64]:
 def evidence(
     lab: Lab, found: Clustering, voxels: pd.DataFrame, profile: NDArray[np.float64], rows: NDArray[np.int64]
 ) -> tuple[Clustering, pd.DataFrame, pd.DataFrame]:
-    """Name clusters by what is frequent on their top images; where images are not described, by areas.
+    """Name clusters by what is frequent on their top images; early ones, and where images are not described, by areas.
+
+    An early cluster, at least half of whose voxels are in early areas, prefers images with much contrast where its voxels
+    look, whatever they show.
 
     Parameters
     ----------
@@ -223,8 +233,20 @@ def evidence(
     np.put_along_axis(best, top_images(profile, _n_top(lab, rows)), True, axis=1)
     on_images = clusters.enrichment(best, features)
     in_areas = clusters.enrichment(found.members, area_features(voxels))
-    by_images = (on_images, LEAST_SHARE_OF_IMAGES) if len(features.columns) else (in_areas, LEAST_SHARE_OF_VOXELS)
-    return found.named(clusters.names(by_images[0], found.n_clusters, by_images[1])), on_images, in_areas
+    if len(features.columns):
+        names = clusters.names(on_images, found.n_clusters, LEAST_SHARE_OF_IMAGES, kinds=dict.fromkeys(PLACES, PLACE))
+    else:
+        names = clusters.names(in_areas, found.n_clusters, LEAST_SHARE_OF_VOXELS)
+    in_early = in_areas[early_areas(in_areas["feature"])]
+    where = clusters.names(in_early, found.n_clusters, LEAST_SHARE_OF_VOXELS, most=4)
+    for c in np.flatnonzero(early_share(found, voxels) >= MOSTLY):
+        names[c] = "early" if where[c] == clusters.UNNAMED else f"early: {', '.join(sorted(where[c].split(' + ')))}"
+    return found.named(names), on_images, in_areas
+
+
+def early_share(found: Clustering, voxels: pd.DataFrame) -> NDArray[np.float64]:
+    """Share of each cluster's voxels that are in early visual areas, V1 to V4: (n_clusters,)."""
+    return (found.members @ early_areas(voxels["areas"]).astype(float)) / np.maximum(found.sizes, 1)
 
 
 def cluster_table(
@@ -239,21 +261,29 @@ def cluster_table(
     Returns
     -------
     One row per cluster: name, voxels, subjects (how many have voxels in it), largest subject (its share of the voxels),
-    areas that at least a fifth of the voxels are in, more than by chance, and the evidence of a name given by images.
+    areas that at least a fifth of the voxels are in, more than by chance, the evidence of a name (given by images, or the
+    share of voxels in early areas), and the means of the true receptive fields of a simulated crowd (x, y, sigma in degrees).
     """
+    early, in_early = early_share(named, voxels), early_areas(voxels["areas"]).mean()
     areas = clusters.names(in_areas, named.n_clusters, LEAST_SHARE_OF_VOXELS, most=3)
     rows = []
     for c, name in enumerate(named.names):
         mine = voxels["subject"][named.labels == c].value_counts(normalize=True)
         shown = on_images[(on_images["cluster"] == c) & on_images["feature"].isin(name.split(" + "))]
         text = ", ".join(f"{r.feature} {r.share:.0%} of images, all {r.expected:.0%}, q {r.q:.1g}" for r in shown.itertuples())
+        text = f"{early[c]:.0%} of voxels in early areas, all {in_early:.0%}" if early[c] >= MOSTLY else text
         size, where = named.sizes[c], areas[c].replace(clusters.UNNAMED, "none")
         lab.record("cluster_size", size, f"{named.method}: {named.titles[c]}", n=len(voxels), unit="voxels")
         rows.append({"cluster": c + 1, "name": name, "voxels": size, "subjects": len(mine), "largest subject": mine.max(),
                      "areas": where, "evidence": text})  # fmt: skip
     n_named = sum(name != clusters.UNNAMED for name in named.names)
     lab.record("named_clusters", n_named / max(named.n_clusters, 1), named.method, n=named.n_clusters, unit="share")
-    return pd.DataFrame(rows).set_index("cluster")
+    table = pd.DataFrame(rows).set_index("cluster")
+    if all(s in truth.subjects(lab.crowd) for s in lab.subjects):
+        fields = pd.concat([truth.voxels(lab.crowd, s)[["x", "y", "sigma"]] for s in lab.subjects], ignore_index=True)
+        means = fields.groupby(named.labels).mean().drop(index=clusters.OUTLIER, errors="ignore")
+        table[[f"true {q} (degrees)" for q in means]] = means.to_numpy()
+    return table
 
 
 def composition(named: Clustering, voxels: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -308,23 +338,27 @@ def filter_table(
 
 def largest_category_cluster(named: Clustering, voxels: pd.DataFrame) -> int:
     """The largest cluster that lies mostly outside of the early visual areas, as far as areas are known."""
-    early = voxels["area"].isin(EARLY).to_numpy()
-    outside = [c for c in range(named.n_clusters) if early[named.labels == c].mean() < 0.5]
-    return outside[0] if outside else 0
+    outside = np.flatnonzero(early_share(named, voxels) < MOSTLY)
+    return int(outside[0]) if len(outside) else 0
 
 
-def split(lab: Lab, embeddings: Embeddings, named: Clustering, cluster: int) -> Clustering:
-    """One cluster clustered again: k-means with a number chosen by the same rule; labels are -1 outside of it."""
+def split(lab: Lab, embeddings: Embeddings, named: Clustering, cluster: int) -> tuple[Clustering, float]:
+    """One cluster clustered again, by k-means with a number chosen by the same rule; recorded.
+
+    Returns
+    -------
+    The sub-clusters, with labels -1 outside of the cluster; and their stability, the mean ARI between runs.
+    """
     e, inside, size = pooled(embeddings), named.labels == cluster, lab.profile.clusters
     counts = range(2, 7) if inside.sum() >= 60 else (2,)
     table = clusters.count_table(e[inside], counts, size.runs, restarts=size.restarts, seed=lab.seed)
     found = clusters.kmeans(e[inside], clusters.best_count(table), size.restarts, lab.seed)
     labels = np.full(len(e), clusters.OUTLIER)
     labels[inside] = found.labels
-    mine = table.set_index("n_clusters").loc[found.n_clusters]
+    stability = float(table.set_index("n_clusters")["stability"][found.n_clusters])
     lab.record("sub_clusters", found.n_clusters, named.titles[cluster], n=int(inside.sum()), unit="clusters")
-    lab.record("sub_cluster_stability", mine["stability"], named.titles[cluster], n=size.runs, unit="ARI")
-    return Clustering(f"k-means within {named.titles[cluster]}", found.centres, labels, found.names)
+    lab.record("sub_cluster_stability", stability, named.titles[cluster], n=size.runs, unit="ARI")
+    return Clustering(f"k-means within {named.titles[cluster]}", found.centres, labels, found.names), stability
 
 
 def split_evidence(
@@ -339,16 +373,11 @@ def split_evidence(
     Returns
     -------
     The sub-clusters, named; what each predicts beyond the mean of the whole cluster, (n_sub_clusters, n_images); and the
-    table of `cluster_table`, with the mean true receptive field of a simulated crowd added (x, y, sigma in degrees).
+    table of `cluster_table`.
     """
     beyond = profile - parts.sizes @ profile / parts.sizes.sum()
     named, on_images, in_areas = evidence(lab, parts, voxels, beyond, rows)
-    table = cluster_table(lab, named, on_images, in_areas, voxels)
-    if all(s in truth.subjects(lab.crowd) for s in lab.subjects):
-        fields = pd.concat([truth.voxels(lab.crowd, s)[["x", "y", "sigma"]] for s in lab.subjects], ignore_index=True)
-        means = fields.groupby(parts.labels).mean().drop(index=clusters.OUTLIER, errors="ignore").add_prefix("true ")
-        table[list(means)] = means.to_numpy()
-    return named, beyond, table
+    return named, beyond, cluster_table(lab, named, on_images, in_areas, voxels)
 
 
 def outlines(voxels: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -358,18 +387,36 @@ def outlines(voxels: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {s: mine if len(mine) >= DENSE else known for s, mine in own.items()}
 
 
-def verdict(lab: Lab, named: Clustering, seeds: pd.DataFrame, held_out: pd.DataFrame, methods: pd.DataFrame) -> str:
-    """What the recorded numbers say about the claims, in words."""
+def verdict(
+    named: Clustering, counts: pd.DataFrame, seeds: pd.DataFrame, held_out: pd.DataFrame, methods: pd.DataFrame,
+    parts: Clustering, stability: float,
+) -> str:  # fmt: skip
+    """What the recorded numbers say about the claims, in words.
+
+    Parameters
+    ----------
+    counts, seeds, held_out, methods : from `choose_count`, `seed_table`, `held_out_table` and `method_table`.
+    parts, stability : from `split`.
+    """
     n_named = sum(name != clusters.UNNAMED for name in named.names)
     lines = [f"{named.n_clusters} clusters, {n_named} named by evidence: {', '.join(named.titles)}"]
+    silhouette = counts.set_index("n_clusters")["silhouette"]
+    weak = silhouette.max() <= STRUCTURE
+    lines.append(f"silhouette {silhouette.get(named.n_clusters, np.nan):.2f} at this number, {silhouette.min():.2f} to "
+                 f"{silhouette.max():.2f} at all numbers tried: {'at most' if weak else 'up to more than'} {STRUCTURE}, so "
+                 + ("clusters touch each other and their number is a choice more than a finding" if weak
+                    else "there is some structure that the number follows"))  # fmt: skip
     low, high = seeds.min(), seeds.max()
-    lines += [f"k-means, {column}: {low[column]:.2f} to {high[column]:.2f} over {len(seeds)} seeds" for column in seeds]
+    lines += [f"k-means, {column}: {low[column]:.3f} to {high[column]:.3f} over {len(seeds)} seeds" for column in seeds]
     if len(held_out):
         worst = held_out["ARI"].idxmin()
         lines.append(f"held-out subjects: ARI {held_out['ARI'].min():.2f} ({worst}) to {held_out['ARI'].max():.2f}")
     for method, row in methods.iterrows():
         lines.append(f"{method}: {row['clusters']:.0f} clusters, {row['outliers']:.0%} outliers, "
                      f"ARI with k-means {row['ARI with k-means']:.2f}")  # fmt: skip
+    says = "stable" if stability >= STABLE else "not stable, so no finding"
+    lines.append(f"{parts.method}: {parts.n_clusters} sub-clusters, stability {stability:.2f} (ARI between runs; good from "
+                 f"{STABLE}): {says}")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -204,8 +204,18 @@ def export(mine: Lab, values: Mapping[str, NDArray], reference: str | None = Non
         return maps.writer(place / "maps.npz", voxels, subject.space, content.dtype)(content), str(error)
 
 
-def verdict(lab: Lab, mine: Lab, table: pd.DataFrame) -> str:
-    """What transfer brought to these recordings, in words, from the scores."""
+def gain_table(mine: Lab, found: Mapping[str, Mapping[str, NDArray]]) -> pd.DataFrame:
+    """Paired gains of our transfer over the paper's and over ridge, with 95 % intervals; recorded, see `Lab.gain_table`."""
+    return mine.gain_table(found, OURS, over=(GRADIENT, RIDGE)).drop(columns="subject")
+
+
+def verdict(lab: Lab, mine: Lab, table: pd.DataFrame, gains: pd.DataFrame, by_area: pd.DataFrame) -> str:
+    """What transfer brought to these recordings, in words.
+
+    Parameters
+    ----------
+    table, gains, by_area : from `Lab.score_table`, `gain_table` and `Lab.area_table`.
+    """
     median = table.set_index("condition")["median_r"]
     ceiling = mine.ceiling_r(NAME)
     n = len(np.concatenate([mine.crowd[NAME].image_rows(s) for s in ("train", "val")]))
@@ -213,9 +223,15 @@ def verdict(lab: Lab, mine: Lab, table: pd.DataFrame) -> str:
              *(f"median r, {condition}: {value:.3f}" for condition, value in median.items())]  # fmt: skip
     if np.isfinite(ceiling).any():
         lines.append(f"median noise ceiling: {np.nanmedian(ceiling):.3f}")
-    best = median.idxmax()
-    lines.append(f"best here: {best}; {OURS} minus {GRADIENT}: {median[OURS] - median[GRADIENT]:+.3f}, "
-                 f"minus {RIDGE}: {median[OURS] - median[RIDGE]:+.3f}")  # fmt: skip
+    for g in gains.itertuples():
+        for what, value, low, high in (("median r", g.gain, g.low, g.high), ("top-1", g.top1_gain, g.top1_low, g.top1_high)):
+            says = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+            lines.append(f"{OURS} minus {g.over}, {what}: {value:+.3f} [{low:+.3f}, {high:+.3f}]: {says}")
+    if len(by_area):
+        r = by_area.pivot(index="area", columns="condition", values="median_r").reindex(by_area["area"].unique())
+        below = (r[OURS] - r[GRADIENT])[r[OURS] < r[GRADIENT]]
+        lines.append(f"{OURS} is below {GRADIENT} in {len(below)} of {len(r)} areas (medians, without intervals)"
+                     f"{': ' * bool(len(below))}{', '.join(f'{area} {by:+.3f}' for area, by in below.items())}")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -239,7 +239,9 @@ def use_of_levels(lab: Lab, readings: dict[str, Reading], condition: str = CROWD
 
 
 def depth_gap(lab: Lab, readings: dict[str, Reading], condition: str = CROWD) -> pd.DataFrame:
-    """How much deeper voxels outside V1–V3 (and V4) read than those inside, per subject and for all; recorded.
+    """How much deeper voxels of areas beyond hV4 read than those of V1–V3, per subject and for all; recorded.
+
+    hV4 itself (or V4), between the two, takes no part.
 
     Returns
     -------
@@ -298,8 +300,13 @@ def field_maps(reading: Reading, voxels: NDArray[np.int64]) -> NDArray[np.float6
     return fields.on_grid(every[:, voxels]).transpose(1, 0, 2, 3)
 
 
+def early_areas(areas: pd.Series) -> NDArray[np.bool_]:
+    """Which voxels are in V1–V3 or V4, by their area names, separated by commas: (n_voxels,)."""
+    return (areas.map(_early).ne(0) & areas.ne("")).to_numpy()
+
+
 def angles(table: pd.DataFrame, known: bool = False) -> tuple[NDArray[np.float64], pd.DataFrame]:
-    """Polar angle of early voxels that have a place on fsaverage5: −90° looks down, 0° sideways, 90° up.
+    """Angle from the horizontal meridian of early voxels that have a place on fsaverage5: −90° down, 0° sideways, 90° up.
 
     Parameters
     ----------
@@ -329,7 +336,7 @@ def verdict(
     away : `distances`, where places are in degrees.
     gaps : `depth_gap` of both encoders, one after the other.
     """
-    lines = []
+    lines, counts = [], dict[str, list[str]]()
     if found.empty:
         lines.append("positions and sizes: this file knows no receptive fields, so nothing can be compared")
     mine = found[found["field"] == BY_USE].set_index(["area", "quantity"])
@@ -341,29 +348,33 @@ def verdict(
         above = rows["low"] > limit.xs(q, level="quantity").reindex(rows.index).fillna(0)
         early = rows[[EARLY.fullmatch(a) is not None for a in rows.index]]
         shown = ", ".join(f"{a} {r:.2f}" for a, r in early["r"].items()) or "no early area"
-        lines.append(f"{what}: {shown}; interval above all controls in {above.sum()} of {len(rows)} areas"
-                     f"{': ' + ', '.join(rows.index[above]) if above.any() else ''}")  # fmt: skip
+        counts[q] = list(rows.index[above])
+        lines.append(f"{what}: {shown}; interval above all controls in {len(counts[q])} of {len(rows)} areas"
+                     f"{': ' * bool(counts[q])}{', '.join(counts[q])}")  # fmt: skip
         lab.record(f"field_areas_above_controls of {q}", above.mean(), f"{CROWD}, {BY_USE}", n=len(rows), unit="share")
     if len(sizes):
         lines.append(f"size at equal eccentricity: interval above 0 in {(sizes['low'] > 0).sum()} of {len(sizes)} areas: "
                      f"{', '.join(sizes['area'][sizes['low'] > 0]) or 'none'}")  # fmt: skip
+        explained = sizes["area"][(sizes["low"] <= 0) & sizes["area"].isin(counts.get("sigma", []))]
+        lines.append(f"size above all controls, but not at equal eccentricity, so that eccentricity may be all of it: "
+                     f"{', '.join(explained) or 'no area'}")  # fmt: skip
     if away is not None and len(away):
-        nearer = list(away["area"][away["low"] > 0])
-        lines.append(f"centres are nearer to the known ones than the middle of the image is, in {len(nearer)} of "
-                     f"{len(away)} areas{': ' * bool(nearer)}{', '.join(nearer)}; "
-                     f"at best by {away['nearer'].max():+.2f} degrees")  # fmt: skip
+        for where, rows in (("nearer to", away[away["low"] > 0]), ("farther from", away[away["high"] < 0])):
+            by = f": {', '.join(rows['area'])}; by up to {rows['nearer'].abs().max():.2f} degrees" if len(rows) else ""
+            lines.append(f"centres are {where} the known ones than the middle of the image is, interval clear of 0, "
+                         f"in {len(rows)} of {len(away)} areas{by}")  # fmt: skip
     return "\n".join([*lines, *_gap_lines(gaps)])
 
 
 def _gap_lines(gaps: pd.DataFrame) -> list[str]:
     if gaps.empty:
-        return ["levels: not enough voxels with known areas inside and outside V1–V3 to compare"]
+        return ["levels: not enough voxels with known areas, of V1–V3 and beyond hV4, to compare"]
     lines = []
     for condition, rows in gaps.groupby("condition", sort=False):
         every, each = rows[rows["subject"] == "all"].iloc[0], rows[rows["subject"] != "all"]
         says = "deeper" if every["low"] > 0 else "less deep" if every["high"] < 0 else "neither deeper nor less deep"
-        lines.append(f"levels, {condition}: higher areas read {says} than V1–V3: gap {every['gap']:+.2f} levels "
-                     f"[{every['low']:+.2f}, {every['high']:+.2f}]; above 0 in {(each['gap'] > 0).sum()} of "
+        lines.append(f"levels, {condition}: areas beyond hV4 read {says} than V1–V3: gap {every['gap']:+.2f} levels "
+                     f"[{every['low']:+.2f}, {every['high']:+.2f}]; interval above 0 in {(each['low'] > 0).sum()} of "
                      f"{len(each)} subjects")  # fmt: skip
     return lines
 
