@@ -26,10 +26,11 @@ def test_gains_stand_with_their_subject_and_interval():
     assert list(np.round(first.get_xdata())) == [0, 1]
     np.testing.assert_allclose(ax.containers[0][2][0].get_segments()[0][:, 1], [0.05, 0.2])
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["first", "second"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["S7\n3T", "S8\n3T"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["S7", "S8"]
     top1 = table.assign(top1_gain=-table["gain"], top1_low=-1, top1_high=1)
     _, ax = plt.subplots()
-    figures.subject_gains(ax, top1, ["first", "second"], top1=True)
+    figures.subject_gains(ax, top1.assign(dataset=["3T", "4T", "3T", "4T"]), ["first", "second"], top1=True)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["S7\n3T", "S8\n4T"]
     assert list(ax.containers[0][0].get_ydata()) == [-0.1, -0.2]
     assert "top-1" in ax.get_ylabel()
 

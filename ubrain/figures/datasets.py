@@ -31,7 +31,8 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
         _intervals(ax, at, mine, tint, label)
     ax.axhline(0, color=CEILING, lw=1)
     home = table.set_index("subject")["dataset"].to_dict()
-    ax.set_xticks(range(len(subjects)), [f"{s}\n{home[s]}" for s in subjects])
+    several = len(set(home.values())) > 1
+    ax.set_xticks(range(len(subjects)), [f"{s}\n{home[s]}" if several else s for s in subjects])
     ylabel = "gain in top-1 retrieval\n(share of the gallery)" if top1 else "gain in median\nvoxel correlation r"
     ax.set(ylabel=ylabel, xlim=(-0.6, len(subjects) - 0.4))
     return finish(ax, legend="above")
