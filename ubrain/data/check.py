@@ -395,9 +395,9 @@ def _moments(s: Sample) -> Iterator[Finding]:
     share = wrong.mean(1)
     bad = np.flatnonzero(np.where(n < total, share > 0.25, share > 0) & (n > 1))
     if len(bad):
-        deviation, stored = s.raw_moments[1, bad][wrong[bad]], s.moments[:, bad]
+        deviation, (mean, scale) = s.raw_moments[1, bad][wrong[bad]], s.moments[:, bad]
         by = float(np.median(off[bad][wrong[bad]] / np.maximum(deviation, 1e-30)))
-        plain = np.allclose(stored[0], 0, atol=1e-6) and np.allclose(stored[1], 1, atol=1e-6)
+        plain = np.allclose(mean, 0, atol=1e-6) and np.allclose(scale, 1, atol=1e-6)
         why = "the file takes the responses for z-scored, but they are not" if plain else "they are those of other responses"
         what = (f"the stored mean or standard deviation of {share[bad].mean():.0%} of the voxels is off by {by:.2g} standard "
                 f"deviations of the responses: {why}")  # fmt: skip
@@ -703,21 +703,21 @@ def _versions(samples: list[Sample], gallery: Gallery, photograph: Rows) -> Iter
     seen = {s.name: np.intersect1d(s.trials.image, gallery.rows) for s in samples}
     bad = defaultdict(list)
     for a, b in combinations(samples, 2):
-        rows = [np.setdiff1d(seen[s.name], seen[other.name]) for s, other in ((a, b), (b, a))]
-        _, *which = np.intersect1d(*(photograph[r] for r in rows), return_indices=True)
-        if len(which[0]) < 12:
+        x, y = (np.setdiff1d(seen[s.name], seen[other.name]) for s, other in ((a, b), (b, a)))
+        _, i, j = np.intersect1d(photograph[x], photograph[y], return_indices=True)
+        if len(i) < 12:
             continue
-        some = np.unique(np.linspace(0, len(which[0]) - 1, VERSION_PAIRS).astype(int))
-        places = [np.searchsorted(gallery.rows, r[w[some]]) for r, w in zip(rows, which, strict=True)]
-        outlines = gallery.outlines(np.concatenate(places))[1]
-        found = match(*np.split(outlines, 2))
+        some = np.unique(np.linspace(0, len(i) - 1, VERSION_PAIRS).astype(int))
+        outlines = gallery.outlines(np.searchsorted(gallery.rows, np.concatenate([x[i[some]], y[j[some]]])))[1]
+        found = match(outlines[: len(some)], outlines[len(some) :])
         if found.z < CHANCE and found.sd > 0 and VERSIONS / outlines.shape[1] / found.sd >= EXPECTED:
             bad[a.subject.dataset, b.subject.dataset].append((a.name, b.name, found.z, len(some)))
     for pairs in bad.values():
         first, second, z, n = min(pairs, key=lambda pair: pair[2])
         what = (f"{n} images of {first} have the names of photographs of {second}, but do not look like them more than like "
                 f"others (z = {z:.1f})")  # fmt: skip
-        yield Finding("versions-differ", "error", ", ".join(dict.fromkeys(n for pair in pairs for n in pair[:2])), what, z)
+        names = dict.fromkeys(name for one, other, *_ in pairs for name in (one, other))
+        yield Finding("versions-differ", "error", ", ".join(names), what, z)
 
 
 def _area_names(samples: list[Sample]) -> Iterator[Finding]:

@@ -190,7 +190,7 @@ class Sample:
     @cached_property
     def moments_digest(self) -> str:
         """Digest of the stored session moments."""
-        return hashlib.blake2b(self.moments, digest_size=16).hexdigest()
+        return hashlib.blake2b(self.moments.data, digest_size=16).hexdigest()
 
     @cached_property
     def constant(self) -> NDArray[np.bool_]:
