@@ -551,7 +551,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "links within HDF5": (external, "is a link; expected the data themselves"),
     "absurd size": (absurd, "too many to be what is expected"),
     "MATLAB 7.3": (wrong_version, r"converted to MATLAB's version 7\.3"),
-    "a bomb": (bomb, "unpacks to more than"),
+    "a bomb": (bomb, "are too large to be what is expected"),
     "an image cut": (lambda r: cut(r / "images/training/n01518878_109.JPEG"), "n01518878_109.JPEG cannot be read"),
     "an image twice": (twice, "'n01518878_109' is there twice"),
     "no images": (lambda r: os.rename(r / "images", r.parent / "gone"), "has none of the 11 images"),
