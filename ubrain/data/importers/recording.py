@@ -264,8 +264,8 @@ def complete(names: Sequence[str], asked: Sequence[str] | None, describe: Callab
             missing[name] = error
     if missing and (asked or not found):
         raise next(iter(missing.values()))
-    for name, error in missing.items():
-        log.warning("%s is left out: %s", name, error)
+    for name, problem in missing.items():
+        log.warning("%s is left out: %s", name, problem)
     return found
 
 
