@@ -493,6 +493,9 @@ def test_files_that_a_subject_lacks_do_not_matter_to_others(one_session: Publish
     assert "subj02 is left out" in caplog.text
     with Crowd(out) as crowd:
         assert crowd.subjects == ["nsd-subj01"]
+    path = one_session.file(f"{one_session.betas_folder(2, 'func1pt8mm')}/betas_session01.hdf5")
+    shutil.copyfile(path, path.with_name("betas_session1.hdf5"))
+    assert "nsd-subj01" in import_nsd(one_session.root, out.with_name("again.h5"), Options(dry_run=True, subjects=["1"]))
 
 
 def test_shared_images_are_the_test_images(one_session: Published, out: Path) -> None:

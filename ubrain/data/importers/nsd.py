@@ -41,7 +41,7 @@ from ubrain.data.importers.recording import (
     parse_numbers,
     select,
 )
-from ubrain.errors import UbrainError
+from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
 SPACES = ("func1pt8mm", "func1mm", "fsaverage", "nativesurface")
@@ -111,7 +111,7 @@ def import_nsd(
         raise UbrainError(f"--mask is for --space fsaverage, not for {space}")
     folder = Folder(root, options.follow_links)
     design = _Design(folder)
-    subjects = {s: files for s in _subjects(folder) if (files := _session_files(folder, s, space, betas))}
+    subjects = [s for s in _subjects(folder) if folder.glob(f"{_betas_folder(s, space, betas)}/*betas_session*")]
     names = select(options.subjects, subjects, f"{folder}/nsddata_betas/ppdata/*/{space}/{betas}")
     if absent := [f"subj{s:02d}" for s in range(1, 9) if f"subj{s:02d}" not in subjects]:
         log.warning("no %s in %s for %s", betas, space, ", ".join(absent))
@@ -123,7 +123,7 @@ def import_nsd(
 
         def describe(name: str) -> Recording:
             grid = grid_type(folder, name, space, betas, areas, masks)
-            return _recording(name, grid, subjects[name], design, images, wanted)
+            return _recording(name, grid, _session_files(folder, name, space, betas), design, images, wanted)
 
         recordings = list(complete(names, options.subjects, describe).values())
         settings = {"dataset": "nsd", "space": space, "betas": betas, "areas": areas, "test": test, "sessions": sessions,
@@ -175,9 +175,13 @@ def _subjects(folder: Folder) -> list[str]:
     return sorted(entry.name for entry in parent.iterdir() if re.fullmatch(r"subj0[1-8]", entry.name))
 
 
+def _betas_folder(subject: str, space: str, betas: str) -> str:
+    return f"nsddata_betas/ppdata/{subject}/{space}/{betas}"
+
+
 def _session_files(folder: Folder, subject: str, space: str, betas: str) -> dict[int, tuple[Path, ...]]:
     """Files of each session that is there in all its hemispheres; of several formats, the one that is read fastest."""
-    place = f"nsddata_betas/ppdata/{subject}/{space}/{betas}"
+    place = _betas_folder(subject, space, betas)
     kinds = {"fsaverage": ("mgh", "mgz"), "nativesurface": ("hdf5",)}.get(space, ("hdf5", "nii.gz", "nii", "mat"))
     sides = ("",) if space.startswith("func") else tuple(f"{side}." for side in HEMISPHERES)
     found: dict[int, dict[str, Path]] = {}
@@ -188,6 +192,8 @@ def _session_files(folder: Folder, subject: str, space: str, betas: str) -> dict
     for session in sorted(s for s, files in found.items() if len(files) < len(sides)):
         (path,) = found.pop(session).values()
         log.warning("%s, session %d: only %s is there; the session is left out", subject, session, path.name)
+    if not found:
+        raise MissingError(f"{folder}/{place} has no session that is complete, of {' or '.join(kinds)} files")
     return {session: tuple(files.values()) for session, files in found.items()}
 
 
@@ -336,7 +342,7 @@ class _Grid(ABC):
     @property
     def path(self) -> str:
         """Folder of the betas, within the dataset."""
-        return f"nsddata_betas/ppdata/{self.subject}/{self.space}/{self.betas}"
+        return _betas_folder(self.subject, self.space, self.betas)
 
     @abstractmethod
     def _voxels(self) -> pd.DataFrame:
