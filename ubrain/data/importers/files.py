@@ -204,7 +204,7 @@ def hdf5_texts(file: h5py.File, name: str) -> list[str]:
     texts: list[str] = []
     length = 0
     for start in range(0, len(data), 16):  # a few at a time: nobody knows how long they are
-        texts += data.asstr()[start : start + 16]
+        texts.extend(data.asstr()[start : start + 16])
         length += sum(map(len, texts[start:]))
         check_size(length, 4 * MAX_TEXT, where)
     return texts
