@@ -115,5 +115,4 @@ def _labels(file: h5py.File, key: str) -> dict[float, str]:
     numbers = hdf5_names(file, f"vmap/{key}")
     if len(numbers) > MAX_LABELS:
         raise UbrainError(f"{file.filename}: vmap/{key} has {len(numbers)} names, too many to be what is expected here")
-    places = {float(n): f"vmap/{key}/{n}" for n in numbers}
-    return {n: hdf5_text(hdf5_array(file, place, "OS", ()), f"{file.filename}: {place!r}") for n, place in places.items()}
+    return {float(n): hdf5_text(hdf5_array(file, f"vmap/{key}/{n}", "OS", ())) for n in numbers}
