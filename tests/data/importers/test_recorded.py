@@ -32,9 +32,9 @@ def errors(path: Path) -> list[str]:
 def test_a_session_of_macaque_v4(tmp_path: Path) -> None:
     """Of its 1200 images, 900 are different."""
     with zipfile.ZipFile(recorded("macaque_v4/images_190925.zip")) as archive:
-        archive.extractall(tmp_path, [name for name in archive.namelist() if name.startswith("images_190925/image")])
+        archive.extractall(tmp_path / "images", [name for name in archive.namelist() if name.startswith("image")])
     path, responses = tmp_path / "v4.h5", recorded("macaque_v4/responses_190925.npy")
-    import_arrays(tmp_path / "images_190925", responses, "WE-190925", path, scanner="electrodes", transpose=True)
+    import_arrays(tmp_path / "images", responses, "WE-190925", path, scanner="electrodes", transpose=True)
     values = np.load(responses)
     z = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
     with Crowd(path) as crowd:
