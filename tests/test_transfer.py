@@ -117,7 +117,26 @@ def test_the_posterior_sharpens_with_images_and_with_less_noise(encoder):
 def true_r(encoder, embeddings, found):
     """Mean correlation with what the voxels would respond to other images, without noise."""
     head = transfer.Head(encoder, Tokens(), np.arange(200, 300))
-    return transfer._mean_r(head.respond(found), head.respond(embeddings))
+    return transfer._mean_r(found.respond(head), head.respond(embeddings))
+
+
+def test_a_voxel_unlike_any_of_the_crowd_ends_above_its_embedding(encoder):
+    """Half of these voxels read the channels linearly, which no embedding of the crowd does."""
+    rows = np.arange(300)
+    head, y = responses(encoder, crowd_of(encoder)[:30], rows, noise=0.3)
+    parts = torch.cat([part.flatten(1) for part in head.features()], 1)
+    linear = parts @ torch.randn(parts.shape[1], 15, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(300, 15, generator=torch.Generator().manual_seed(8))
+    y[:, :15] = (linear - linear.mean(0)) / linear.std(0) + 0.3 * noise
+    fitted = transfer.ours(transfer.Newcomer(transfer.Head(encoder, Tokens(), rows[:200]), crowd_of(encoder), y[:200], QUICK))
+    test = transfer.Head(encoder, Tokens(), rows[200:])
+    with_rest, alone = (_r(p, y[200:]) for p in (fitted.respond(test), test.respond(fitted.embeddings)))
+    assert with_rest[:15].mean() > alone[:15].mean() + 0.3
+    assert with_rest[15:].mean() > alone[15:].mean() - 0.02
+
+
+def _r(predicted, measured):
+    return (transfer._unit(predicted) * transfer._unit(measured)).sum(0)
 
 
 @pytest.mark.parametrize("n", [20, 60, 200])
@@ -126,7 +145,7 @@ def test_ours_keeps_up_with_the_best_of_its_parts(encoder, n):
     new = 0.6 * crowd_of(encoder)[torch.randperm(70)[:30]] + 0.8 * torch.randn(30, 8) * crowd_of(encoder).std()
     case = newcomer(encoder, new, n, noise=1.0)
     methods = (transfer.ours, transfer.matching, transfer.gradient)
-    found = {method.__name__: true_r(encoder, new, method(case).embeddings) for method in methods}
+    found = {method.__name__: true_r(encoder, new, method(case)) for method in methods}
     assert found["ours"] > max(found["matching"], found["gradient"]) - 0.03, found
 
 
@@ -178,7 +197,8 @@ def trained(small_crowd, tmp_path_factory):
 def test_shared_weights_are_bit_identical_after_transfer(trained, crowd, tmp_path):
     table = transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], config=QUICK)
     before, after = load_file(trained / checkpoint.WEIGHTS), load_file(tmp_path / "new" / checkpoint.WEIGHTS)
-    assert set(after) == {n for n in before if not n.startswith("embeddings.")} | {"embeddings.S2"}
+    rest = {f"rests.S2.{name}" for name in ("basis", "shift", "weights", "offset", "scale")}
+    assert set(after) == {n for n in before if not n.startswith("embeddings.")} | {"embeddings.S2"} | rest
     assert all(torch.equal(before[n], after[n]) for n in before if n in after)
     assert table["subject"].tolist() == ["S2"]
     assert table["voxels"].tolist() == [crowd["S2"].n_voxels]
@@ -198,7 +218,7 @@ def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
 
     original = transfer.fit
     monkeypatch.setattr(transfer, "fit", fit)
-    call = (trained, crowd, tmp_path / "new", ["S2", "S1"], "matching", 12, QUICK)
+    call = (trained, crowd, tmp_path / "new", ["S2", "S1"], "ours", 12, QUICK)
     with pytest.raises(KeyboardInterrupt):
         transfer.transfer(*call)
     assert not (tmp_path / "new" / checkpoint.CONFIG).exists()

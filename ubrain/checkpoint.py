@@ -2,7 +2,7 @@
 
 A checkpoint is a folder::
 
-    encoder.safetensors     shared weights, embeddings.<subject> (n_voxels, E), and adapters.* if there are any
+    encoder.safetensors     shared weights, embeddings.<subject> (n_voxels, E), and rests.<subject>.* and adapters.* if any
     voxels/<subject>.csv    voxel table of a subject, where it is known: hemisphere, vertex or i, j, k, areas, ncsnr
     README.md               model card: data, training, scores, limits, licence
     config.json             sizes, subjects and how the encoder was made; written last, it marks the folder as complete
@@ -39,7 +39,7 @@ from ubrain.model import UniversalEncoder
 from ubrain.paths import atomic
 
 WEIGHTS, CONFIG, CARD, VOXELS = "encoder.safetensors", "config.json", "README.md", "voxels"
-ADAPTERS, EMBEDDINGS = "adapters.", "embeddings."  # how the names of such weights begin
+ADAPTERS, EMBEDDINGS, RESTS = "adapters.", "embeddings.", "rests."  # how the names of such weights begin
 MAX_CONFIG = 16 << 20  # bytes
 MOST = {"image_size": 2048, "grid": 256, "adapter_rank": 1024}  # of a backbone
 PAPER = "Beliy, Wasserman, Zalcher, Irani: The Wisdom of a Crowd of Brains: A Universal Brain Encoder. arXiv 2406.12179, 2024"
@@ -52,12 +52,14 @@ class Description:
     Attributes
     ----------
     subjects : number of voxels of each subject.
+    rests : number of components of the linear rest of each subject that has one.
     recordings : dataset, scanner and space of each subject, where known.
     facts : how the encoder was made: settings, scores, source.
     """
 
     config: EncoderConfig
     subjects: dict[str, int]
+    rests: dict[str, int]
     recordings: dict[str, dict[str, str]]
     facts: dict[str, Any]
 
@@ -170,15 +172,19 @@ def load(
     folder = Path(folder)
     described = describe(folder)
     chosen = {name: _of(described.subjects, name, folder) for name in (described.subjects if subjects is None else subjects)}
-    wanted = {EMBEDDINGS + name for name in chosen}
-    skipped = (EMBEDDINGS, ADAPTERS) if without_adapters else (EMBEDDINGS,)
+    rests = {name: n for name, n in described.rests.items() if name in chosen}
     with _damaged(folder):
         _check_shapes(folder, described)
-        state = _read(folder, lambda name: name in wanted or not name.startswith(skipped))
+        state = _read(folder, lambda name: _belongs(name, chosen) and not (without_adapters and name.startswith(ADAPTERS)))
         with torch.random.fork_rng(devices=[]):  # the random start is overwritten; it should cost nobody's seed
-            encoder = UniversalEncoder(described.config, chosen)
+            encoder = UniversalEncoder(described.config, chosen, rests)
         load_state(encoder, adapters, state)
     return encoder.eval()
+
+
+def _belongs(weight: str, subjects: Iterable[str]) -> bool:
+    """Whether a weight is shared, or of one of these subjects."""
+    return not weight.startswith((EMBEDDINGS, RESTS)) or weight.split(".")[1] in subjects
 
 
 def drop(folder: str | Path, subjects: Sequence[str], out: str | Path) -> list[str]:
@@ -203,10 +209,11 @@ def describe(folder: str | Path) -> Description:
         told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config = from_mapping(EncoderConfig, told["config"], where=str(folder / CONFIG))
         subjects = {check_name(str(name)): int(n_voxels) for name, n_voxels in told["subjects"].items()}
+        rests = {name: int(n) for name, n in told.get("rests", {}).items() if name in subjects}
         recordings = {str(name): dict(facts) for name, facts in told.get("recordings", {}).items()}
         facts = dict(told.get("facts", {}))
         facts["settings"] = dict(facts.get("settings", {}))
-        return Description(config, subjects, recordings, facts)
+        return Description(config, subjects, rests, recordings, facts)
 
 
 def backbone_config(folder: str | Path) -> BackboneConfig:
@@ -272,7 +279,7 @@ def _check_shapes(folder: Path, described: Description) -> None:
         raise UbrainError(f"{folder}: {WEIGHTS} has {len(got)} weights, too few for {len(described.config.widths)} levels and "
                           f"{len(described.subjects)} subjects in {CONFIG}")  # fmt: skip
     with torch.device("meta"):
-        expected = UniversalEncoder(described.config, described.subjects).state_dict()
+        expected = UniversalEncoder(described.config, described.subjects, described.rests).state_dict()
     for name in sorted({*expected, *got}):
         want = tuple(expected[name].shape) if name in expected else "nothing"
         if got.get(name, "nothing") != want:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.fused import SharedTerms, VoxelTerms, dropout_mask, readout
+from ubrain.rest import LinearRest, n_features
 
 PARTS = ("spatial", "position", "functional")
 
@@ -99,10 +100,12 @@ class UniversalEncoder(nn.Module):
     ----------
     config : every size.
     subjects : number of voxels of each subject.
+    rests : number of components of the linear rest of those subjects that have one.
 
     Attributes
     ----------
     embeddings : one parameter (n_voxels, E) per subject; the only thing that belongs to a subject.
+    rests : of subjects that `ubrain.transfer` brought, what their voxels read beside the embedding; see `ubrain.rest`.
 
     Examples
     --------
@@ -113,7 +116,7 @@ class UniversalEncoder(nn.Module):
     torch.Size([5, 20])
     """
 
-    def __init__(self, config: EncoderConfig, subjects: dict[str, int]) -> None:
+    def __init__(self, config: EncoderConfig, subjects: dict[str, int], rests: dict[str, int] | None = None) -> None:
         super().__init__()
         self.config = config
         unknown = sorted(set(config.without) - set(PARTS))
@@ -126,8 +129,12 @@ class UniversalEncoder(nn.Module):
         self.position = nn.Parameter(torch.randn(config.n_tokens, size) / math.sqrt(size))
         self.functional = nn.Parameter(torch.randn(size, len(config.widths) * channels))
         self.embeddings = nn.ParameterDict()
+        self.rests = nn.ModuleDict()
         for name, n_voxels in subjects.items():
             self.add_subject(name, n_voxels)
+        sizes = n_features(len(config.widths), config.n_tokens, channels)
+        for name, n_components in (rests or {}).items():
+            self.rests[name] = LinearRest(sizes, n_components, subjects[name])
 
     def add_subject(self, name: str, n_voxels: int) -> None:
         """Give a new subject fresh embeddings, N(0, (scale / (2 sqrt(E)))²)."""
@@ -145,6 +152,8 @@ class UniversalEncoder(nn.Module):
         """Forget a subject's embeddings."""
         self.subject(name)
         del self.embeddings[name]
+        if name in self.rests:
+            del self.rests[name]
 
     def forward(self, tokens: Sequence[Tensor], subject: str, voxels: Tensor | None = None) -> Tensor:
         """Predicted responses.
@@ -160,7 +169,23 @@ class UniversalEncoder(nn.Module):
         (B, V), in units of the z-scored responses.
         """
         embedding = self.subject(subject)
-        return self.respond(tokens, self.voxel_terms(embedding if voxels is None else embedding[voxels]))
+        out = self.respond(tokens, self.voxel_terms(embedding if voxels is None else embedding[voxels]))
+        return self.with_rest(out, tokens, subject, slice(None) if voxels is None else voxels)
+
+    def with_rest(self, responses: Tensor, tokens: Sequence[Tensor], subject: str, voxels: Tensor | slice) -> Tensor:
+        """Responses of a subject's voxels, (B, V), with its linear rest if it has one.
+
+        Raises
+        ------
+        UbrainError
+            If it has one, and each image has its own voxels, as in training.
+        """
+        if subject not in self.rests:
+            return responses
+        if not isinstance(voxels, slice) and voxels.ndim > 1:
+            raise UbrainError(f"subject {subject!r} has a linear rest, which is for voxels that all images share")
+        projected = [level.project(t) for level, t in zip(self._levels, tokens, strict=True)]
+        return self.rests[subject](responses, projected, voxels)
 
     def voxel_terms(self, embedding: Tensor) -> list[VoxelTerms]:
         """Everything that depends on the voxels only, per level; compute it once for many batches of images.
@@ -203,4 +228,5 @@ class UniversalEncoder(nn.Module):
 
     def describe(self) -> dict[str, object]:
         """Config and voxels per subject, as plain values."""
-        return {"config": asdict(self.config), "subjects": {n: len(e) for n, e in self.embeddings.items()}}
+        rests = {name: rest.n_components for name, rest in self.rests.items()}
+        return {"config": asdict(self.config), "subjects": {n: len(e) for n, e in self.embeddings.items()}, "rests": rests}

@@ -74,11 +74,13 @@ class Predictor:
         precision: str = "fp32", batch: int = IMAGES,
     ) -> None:  # fmt: skip
         _one_of(precision, PRECISIONS, "precision")
-        shared = {id(p): p.detach() for p in encoder.parameters()}  # the same numbers, but nothing is kept for gradients
+        shared = {id(p): p.detach() for p in (*encoder.parameters(), *encoder.buffers())}  # nothing is copied
         self._encoder, self._precision = copy.deepcopy(encoder, shared).eval(), precision
         self.device = encoder.position.device
         embedding = encoder.subject(subject).detach()
-        self._embedding = embedding if voxels is None else embedding[torch.tensor(voxels, device=self.device)]
+        chosen = slice(None) if voxels is None else torch.tensor(voxels, device=self.device)
+        self._embedding = embedding[chosen]
+        self._subject, self._voxels = subject, chosen
         self.n_voxels = len(self._embedding)
         costs = _Costs(encoder.config, self.n_voxels, batch, precision, self.device.type)
         self.images, self.block = _shares(costs, memory, batch)
@@ -92,7 +94,8 @@ class Predictor:
         with autocast(self.device, self._precision):
             for block in self._blocks:
                 out[:, block] = self._encoder.respond(tokens, self._terms(block)).float().cpu().numpy()
-        return out
+            whole = self._encoder.with_rest(torch.from_numpy(out).to(self.device), tokens, self._subject, self._voxels)
+        return whole.float().cpu().numpy()
 
     def _terms(self, block: slice) -> list[VoxelTerms]:
         if self._kept is not None:

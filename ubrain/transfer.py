@@ -1,7 +1,7 @@
-"""New voxels on a frozen encoder: by gradient as in the paper, by matching with the crowd, or by both.
+"""New voxels on a frozen encoder: by gradient as in the paper, by matching with the crowd, or by both and a linear rest.
 
-The shared weights stay as they are, bit for bit; all that is found is an embedding e for each new voxel, from its
-responses y to n images.
+The shared weights stay as they are, bit for bit; what is found is an embedding e for each new voxel, from its responses y
+to n images.
 
 Gradient (the paper)
     Adam from a random start; the embeddings that are best on held-out images of the few are kept.
@@ -24,7 +24,8 @@ Ours
     for each newcomer, the strongest that is within a standard error of the best; an infinite one is matching alone. Near m,
     f is almost linear in e, so a few Gauss–Newton steps, solved exactly for each voxel, do what takes Adam hundreds, and
     need no learning rate. In this tangent space the crowd's directions Σ are what a linear mixture of crowd voxels can
-    reach; but whatever comes out is an embedding.
+    reach; but whatever comes out is an embedding. What it leaves over goes to a linear rest, as far as held-out images
+    say that there is something to get (`ubrain.rest`): a voxel unlike any of the crowd ends as ridge regression would.
 
 Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only). The others are ours.
 """
@@ -57,6 +58,7 @@ from ubrain.fused import VoxelTerms
 from ubrain.model import UniversalEncoder
 from ubrain.paths import atomic, cache_root
 from ubrain.progress import log, track
+from ubrain.rest import Components, LinearRest, candidates, features
 from ubrain.train import Source, correlate, loss_of
 
 METHODS = ("ours", "matching", "gradient")
@@ -103,11 +105,13 @@ class Head:
         """What depends on the voxel only; see `UniversalEncoder.voxel_terms`."""
         return self._model.voxel_terms(embedding)
 
-    def respond(self, embedding: Tensor, images: NDArray[np.int64] | None = None) -> Tensor:
+    def respond(self, embedding: Tensor, images: NDArray[np.int64] | None = None, rest: LinearRest | None = None) -> Tensor:
         """Predicted responses (n_images, n_voxels) of voxels given by embeddings (n_voxels, E); no gradient."""
         with torch.no_grad():
-            terms = self.terms(embedding)
-            parts = [self._model.respond(t, terms) for t in self._batches(images)]
+            terms, parts = self.terms(embedding), []
+            for tokens in self._batches(images):
+                responses = self._model.respond(tokens, terms)
+                parts.append(responses if rest is None else rest(responses, tokens))
             return torch.cat(parts)
 
     def train_on(self, embedding: Tensor, images: NDArray[np.int64]) -> Tensor:
@@ -117,6 +121,11 @@ class Head:
             return self._model.respond(self._read(images), self.terms(embedding))
         finally:
             self._model.eval()
+
+    def features(self) -> list[Tensor]:
+        """What linear rests read of the images, (n_images, n_squares, C) each; see `ubrain.rest.features`."""
+        batches = [features(tokens) for tokens in self._batches(None)]
+        return [torch.cat(part) for part in zip(*batches, strict=True)]
 
     def linearise(self, embedding: Tensor, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Responses (n_images, n_voxels), and their slopes in each voxel's embedding, (n_voxels, n_images, E)."""
@@ -214,11 +223,17 @@ class Fitted:
     embeddings : (n_voxels, E)
     chosen : in words.
     validation : mean over voxels of the correlation on held-out images of the few, by which it was chosen.
+    rest : what the voxels read beside their embeddings, if the method has that.
     """
 
     embeddings: Tensor
     chosen: str
     validation: float
+    rest: LinearRest | None = None
+
+    def respond(self, head: Head) -> Tensor:
+        """Predicted responses (n_images, n_voxels) to the images that a head looks at."""
+        return head.respond(self.embeddings, rest=self.rest)
 
 
 @dataclass(frozen=True)
@@ -339,11 +354,32 @@ def ours(newcomer: Newcomer) -> Fitted:
     prior = _Prior.of(newcomer)
     pulls = [*newcomer.config.pulls, math.inf]
     blocks = [_Block(newcomer, prior, voxels) for voxels in _slices(newcomer.responses.shape[1], VOXELS)]
-    r = torch.cat([block.held_out_r(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 1)
-    best = _strongest(r)
-    label = f"fitting {newcomer.responses.shape[1]} voxels"
-    embeddings = torch.cat([block.fit(pulls[best]) for block in track(blocks, len(blocks), label)])
-    return Fitted(embeddings, f"{prior.words}, pull {pulls[best]:g}", float(r[best].mean()))
+    moments = torch.cat([block.moments(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 2)
+    best = _strongest(r := _r(moments))
+    pull, scale = pulls[best], _slope(moments[:, best])
+    components, n = Components(newcomer.head.features()), sum(len(held) for _, held in newcomer.folds())
+    errors = torch.cat([block.errors(components, pull, scale) for block in track(blocks, len(blocks), "choosing the rest")], 1)
+    shares = candidates(errors, n)
+    embeddings, rests = [], []
+    for block in track(blocks, len(blocks), f"fitting {newcomer.responses.shape[1]} voxels"):
+        embeddings.append(block.fit(pull))
+        f = scale * newcomer.head.respond(embeddings[-1])
+        rests.append(components.fit(block.y, f, shares[:, block.voxels]))
+    rest = components.rest(rests, scale)
+    words = f"{prior.words}, pull {pull:g}, linear rest {1 - float(shares[-1].mean()):.0%}"
+    return Fitted(torch.cat(embeddings), words, float(r[best].mean()), rest)
+
+
+def _r(moments: Tensor) -> Tensor:
+    """Correlations (n_pulls, n_voxels) from moments."""
+    fy, ff, yy = moments
+    return fy / (ff * yy).sqrt().clamp_min(TINY)
+
+
+def _slope(moments: Tensor) -> float:
+    """What the responses of matched embeddings are to be multiplied with; voxels count by their r², if it is positive."""
+    weight = _r(moments).clamp_min(0).square()
+    return float((weight * moments[0]).sum() / (weight * moments[1]).sum().clamp_min(TINY))
 
 
 def _strongest(r: Tensor) -> int:
@@ -363,8 +399,8 @@ class _Block:
         floor = 1e-4 * covariance.diagonal().mean() * torch.eye(len(covariance), device=covariance.device)
         self.root = torch.linalg.cholesky(covariance + floor)  # e = m + root z
 
-    def held_out_r(self, pulls: Sequence[float]) -> Tensor:
-        """Correlation on held-out images for each pull, (n_pulls, n_voxels), after the first step, which they share."""
+    def moments(self, pulls: Sequence[float]) -> Tensor:
+        """Sums over held-out images of f y, f f and y y, centred, (3, n_pulls, n_voxels), after a first step for each pull."""
         predicted: list[list[Tensor]] = [[] for _ in pulls]
         folds = self.newcomer.folds()
         for matched, (images, held) in zip(self.prior.of_fold, folds, strict=True):
@@ -374,7 +410,20 @@ class _Block:
                 z = _solve(gram, right, pull * noise) if pull < math.inf else zero
                 out.append(self.newcomer.head.respond(self.embedding(matched, z), held))
         held_out = np.concatenate([held for _, held in folds])
-        return torch.stack([(_unit(torch.cat(p)) * _unit(self.y[held_out])).sum(0) for p in predicted])
+        f, y = torch.stack([torch.cat(p) for p in predicted]), self.y[held_out]
+        f, y = f - f.mean(1, keepdim=True), (y - y.mean(0)).expand_as(f)
+        return torch.stack([(f * y).sum(1), f.square().sum(1), y.square().sum(1)])
+
+    def errors(self, components: Components, pull: float, scale: float) -> Tensor:
+        """Squared errors on held-out images of all that the rest may be, (n_candidates, n_voxels)."""
+        parts = []
+        for matched, (images, held) in zip(self.prior.of_fold, self.newcomer.folds(), strict=True):
+            z, noise = self.start(matched, images)
+            if pull < math.inf:
+                z = _solve(*self.normal_equations(matched, z, images), pull * noise)
+            f = scale * self.newcomer.head.respond(self.embedding(matched, z))
+            parts.append(components.errors(self.y, f, *(torch.from_numpy(i).to(f.device) for i in (images, held))))
+        return torch.stack(parts).sum(0)
 
     def fit(self, pull: float) -> Tensor:
         """Embeddings (n_voxels, E) from all images."""
@@ -537,6 +586,8 @@ def transfer(
     for name, fitted in parts.items():
         new.add_subject(name, len(fitted.embeddings))
         new.subject(name).data = fitted.embeddings.cpu()
+        if fitted.rest is not None:
+            new.rests[name] = fitted.rest.cpu()
     table = _report(new.to(choose_device(device)), source, parts, rows)
     _write(new, folder, crowd, table, settings, out)
     return table
@@ -570,12 +621,15 @@ def _fit_or_resume(
             told = json.loads(file.metadata()["fitted"])
             if told["settings"] == settings:
                 log.info("%s was finished before", subject)
-                return Fitted(file.get_tensor("embeddings"), told["chosen"], told["validation"])
+                rest = LinearRest.of({name: file.get_tensor(name) for name in told["rest"]}) if told["rest"] else None
+                return Fitted(file.get_tensor("embeddings"), told["chosen"], told["validation"], rest)
     log.info("transfer of %s: %d voxels, %d images, %s", subject, source.crowd[subject].n_voxels, len(rows), settings["method"])
     fitted = fit(encoder, source, subject, rows, settings["method"], config, settings["seed"])
-    told = {"settings": settings, "chosen": fitted.chosen, "validation": fitted.validation}
+    parts = {} if fitted.rest is None else fitted.rest.state_dict()
+    told = {"settings": settings, "chosen": fitted.chosen, "validation": fitted.validation, "rest": list(parts)}
+    tensors = {name: t.cpu().contiguous() for name, t in {"embeddings": fitted.embeddings, **parts}.items()}
     with atomic(path) as partial:
-        save_file({"embeddings": fitted.embeddings.cpu().contiguous()}, partial, {"fitted": json.dumps(told)})
+        save_file(tensors, partial, {"fitted": json.dumps(told)})
     return fitted
 
 

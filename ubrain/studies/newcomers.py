@@ -118,7 +118,7 @@ class Case:
         found = transfer.fit(self.encoder, self.lab.source, self.subject, self.rows, METHODS[method],
                              self.lab.profile.transfer, self.seed, self.voxels)  # fmt: skip
         head = transfer.Head(self.encoder, self.lab.source, self.lab.crowd[self.subject].image_rows("test"))
-        return head.respond(found.embeddings).cpu().numpy(), found.chosen
+        return found.respond(head).cpu().numpy(), found.chosen
 
     def _from_scratch(self) -> NDArray[np.float32]:
         profile = self.lab.profile

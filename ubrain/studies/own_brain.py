@@ -143,6 +143,8 @@ def join(lab: Lab, mine: Lab, subjects: list[str]) -> tuple[UniversalEncoder, pd
         found = transfer.fit(crowd, mine.source, NAME, method=method, config=lab.profile.transfer, seed=lab.seed)
         encoder.add_subject(method, n_voxels)
         encoder.subject(method).data = found.embeddings.to(encoder.position.device)
+        if found.rest is not None:
+            encoder.rests[method] = found.rest.to(encoder.position.device)
         lab.record("held_out_r", found.validation, condition, NAME, n=n_voxels, unit="r")
         rows.append({"method": condition, "chosen": found.chosen, "held_out_r": found.validation})
     return encoder, pd.DataFrame(rows).set_index("method")

@@ -1,0 +1,121 @@
+"""The linear rest: its features, its ridge, how its strength is found, and its way through encoder, files and predictions."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from ubrain import checkpoint
+from ubrain.config import EncoderConfig
+from ubrain.errors import UbrainError
+from ubrain.model import UniversalEncoder
+from ubrain.predict import Predictor
+from ubrain.rest import STRENGTHS, Components, LinearRest, candidates, features, n_features
+
+SIZES = EncoderConfig(widths=(6, 8), n_tokens=17, embedding_size=8, channels=5)
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("n_tokens", "n_squares"), [(16, 21), (17, 22), (9, 5), (1, 1), (19, 1)])
+def test_features_are_means_over_squares(n_tokens, n_squares):
+    x = random(3, n_tokens, 2)
+    found = torch.cat(features([x]), 1)
+    assert found.shape == (3, n_squares, 2)
+    assert n_features(4, n_tokens, 2) == 4 * n_squares * 2
+    if n_tokens == 17:
+        grid = x[:, 1:].view(3, 4, 4, 2)
+        torch.testing.assert_close(found[:, 0], x[:, 0])  # class token
+        torch.testing.assert_close(found[:, 1], x[:, 1:].mean(1))
+        torch.testing.assert_close(found[:, 3], grid[:, :2, 2:].mean((1, 2)))  # upper right quarter
+        torch.testing.assert_close(found[:, 6:].view(3, 4, 4, 2), grid)
+
+
+def test_the_ridge_is_ridge_regression_on_scaled_features():
+    parts, y = features([random(40, 17, 5), random(40, 17, 5, seed=1)]), random(40, 3, seed=2)
+    images = torch.arange(0, 40, 2)
+    components = Components(parts)
+    assert components.values.square().sum(1).mean().item() == pytest.approx(1)
+    weights, offset = components.ridge(y[images], images)
+    for a, w, o in zip(STRENGTHS, weights, offset, strict=True):
+        known = Ridge(a).fit(components.values[images].double(), y[images].double())
+        np.testing.assert_allclose(components.values @ w + o, known.predict(components.values.double()), atol=2e-3)
+
+
+def test_a_rest_reads_new_images_as_it_read_the_old():
+    levels = [random(40, 17, 5), random(40, 17, 5, seed=1)]
+    components = Components(features(levels))
+    y, f, n = random(40, 3), random(40, 3, seed=3), len(STRENGTHS)
+    shares = torch.zeros(2 * n + 1, 3)
+    shares[4, 0] = shares[n + 5, 1] = shares[-1, 2] = 1  # embedding and ridge, ridge, embedding alone
+    blocks = [components.fit(y[:, some], 0.5 * f[:, some], shares[:, some]) for some in (slice(0, 2), slice(2, 3))]
+    whole = components.rest(blocks, 0.5)(f, levels)
+    for v, i, base in ((0, 4, 0.5 * f[:, 0]), (1, 5, torch.zeros(40))):
+        weights, offset = components.ridge((y[:, v] - base)[:, None], torch.arange(40))
+        torch.testing.assert_close(whole[:, v], base + (components.values @ weights[i] + offset[i])[:, 0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(whole[:, 2], 0.5 * f[:, 2])
+
+
+def shares_of(known, linear, wrong=0.0, n=200, n_voxels=40):
+    """Mean shares of embedding and ridge, ridge, embedding, if y is so much of each, and f has a part that y has not."""
+    components, n_strengths = Components(features([random(n, 16, 5)])), len(STRENGTHS)
+    signal = components.values @ random(components.values.shape[1], n_voxels, seed=1)
+    f = random(n, n_voxels, seed=2)
+    y = known * f + linear * signal / signal.std(0) + 0.5 * random(n, n_voxels, seed=3)
+    fitted, held = torch.arange(120), torch.arange(120, n)
+    shares = candidates(components.errors(y, f + wrong * random(n, n_voxels, seed=4), fitted, held), len(held)).mean(1)
+    return [part.sum().item() for part in shares.split([n_strengths, n_strengths, 1])]
+
+
+def test_each_kind_of_readout_is_found_where_it_is_right():
+    assert np.argmax(shares_of(known=1, linear=1)) == 0
+    assert np.argmax(shares_of(known=0, linear=1, wrong=1)) == 1
+    assert shares_of(known=1, linear=0)[2] > 0.8
+
+
+def test_a_candidate_that_many_voxels_want_is_likelier_for_all():
+    clear = torch.tensor([[1.0], [2.0]]).expand(2, 9)
+    unclear = torch.tensor([[1.0], [1.0]])
+    assert candidates(torch.cat([clear, unclear], 1), 50)[0, -1] > 0.8
+    assert candidates(torch.cat([clear.flip(0), unclear], 1), 50)[0, -1] < 0.2
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    made = UniversalEncoder(SIZES, {"S1": 4, "S10": 6}).eval()
+    parts = {"basis": (n_features(2, 17, 5), 3), "shift": (3,), "weights": (3, 6), "offset": (6,), "scale": (6,)}
+    made.rests["S10"] = LinearRest.of({name: random(*shape) for name, shape in parts.items()})
+    return made
+
+
+def test_the_rest_is_added_wherever_the_subject_is_predicted(encoder):
+    tokens = [random(7, 17, width) for width in SIZES.widths]
+    with torch.no_grad():
+        whole, rest = encoder(tokens, "S10"), encoder.rests["S10"]
+        alone = encoder.respond(tokens, encoder.voxel_terms(encoder.subject("S10")))
+        parts = features([level.project(t) for level, t in zip(encoder.levels, tokens, strict=True)])
+        more = (torch.cat([p.flatten(1) for p in parts], 1) @ rest.basis - rest.shift) @ rest.weights + rest.offset
+        torch.testing.assert_close(whole, rest.scale * alone + more)
+        torch.testing.assert_close(encoder(tokens, "S10", torch.tensor([4, 1])), whole[:, [4, 1]])
+        with pytest.raises(UbrainError, match="'S10' has a linear rest, which is for voxels that all images share"):
+            encoder(tokens, "S10", torch.zeros(7, 2, dtype=torch.int64))
+    for voxels in (None, np.array([5, 0, 2])):
+        predicted = Predictor(encoder, "S10", voxels)(tokens)
+        np.testing.assert_allclose(predicted, whole if voxels is None else whole[:, voxels], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(Predictor(encoder, "S1")(tokens), encoder(tokens, "S1").detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_keeps_the_rest_with_its_subject(encoder, tmp_path):
+    checkpoint.save(encoder, tmp_path / "both")
+    assert checkpoint.describe(tmp_path / "both").rests == {"S10": 3}
+    again = checkpoint.load(tmp_path / "both")
+    assert all(torch.equal(again.state_dict()[name], t) for name, t in encoder.state_dict().items())
+    only = checkpoint.load(tmp_path / "both", subjects=["S1"])
+    assert (list(only.embeddings), list(only.rests)) == (["S1"], [])
+    checkpoint.drop(tmp_path / "both", ["S10"], tmp_path / "one")
+    assert not any("S10" in name for name in checkpoint.weights_in(tmp_path / "one"))
+    encoder.drop_subject("S10")
+    assert not encoder.rests

@@ -1,0 +1,172 @@
+"""What voxels of a new subject read from an image beside their embedding: a linear rest.
+
+The shared weights were made for the crowd. A voxel that wants something else of an image gets it by ridge regression of what
+the embedding leaves over::
+
+    response(x) = scale · f(e; x) + φ(x) · basis · weights + offset
+
+φ(x) are the encoder's projected tokens of each level, averaged over 1, 2 × 2 and 4 × 4 squares of the image, and the class
+token if there is one. The basis holds the principal components of φ over the new subject's images, so a voxel costs a few
+hundred numbers more. Three kinds of readout compete for each voxel: the embedding alone; the embedding, with ridge regression
+of what it leaves over; and ridge regression alone; the last two with penalties of any strength. Each has the evidence
+
+    S^(−n / 4),  S the sum of its squared errors over n held-out images, the noise variance unknown and integrated out,
+
+times its share among all voxels, which is found from the same evidence (expectation maximisation); the full evidence,
+n / 2, is too sure of itself where candidates share images (seen on simulated crowds of seeds 21 to 25). The readout is
+the mean over candidates. Few images or noise leave the embedding alone, more images add a rest, and a voxel unlike any of
+the crowd ends with the rest alone. This is ours, not the paper's.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIDES = (1, 2, 4)  # squares per side of the image
+MOST_COMPONENTS = 512
+STRENGTHS = tuple(10 ** (i / 2) for i in range(-6, 9))  # relative to the mean square of the features; and infinity
+TRUST = 0.5  # exponent of the evidence
+ROUNDS = 100  # of expectation maximisation
+TINY = 1e-6
+
+
+class LinearRest(nn.Module):
+    """The linear rest of one subject's voxels.
+
+    Parameters
+    ----------
+    n_features : of φ; see `n_features`.
+    n_components : of the basis.
+    """
+
+    basis: Tensor  # (n_features, n_components)
+    shift: Tensor  # (n_components,), of the mean image
+    weights: Tensor  # (n_components, n_voxels)
+    offset: Tensor  # (n_voxels,)
+    scale: Tensor  # (n_voxels,), of the embedding's response
+
+    def __init__(self, n_features: int, n_components: int, n_voxels: int) -> None:
+        super().__init__()
+        self.n_components = n_components
+        self.register_buffer("basis", torch.zeros(n_features, n_components))
+        self.register_buffer("shift", torch.zeros(n_components))
+        self.register_buffer("weights", torch.zeros(n_components, n_voxels))
+        self.register_buffer("offset", torch.zeros(n_voxels))
+        self.register_buffer("scale", torch.ones(n_voxels))
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Tensor]) -> "LinearRest":
+        """A rest with these numbers, by the names of its attributes."""
+        n_features, n_components = parts["basis"].shape
+        rest = cls(n_features, n_components, len(parts["offset"]))
+        rest.load_state_dict(dict(parts), assign=True)
+        return rest
+
+    def forward(self, responses: Tensor, levels: Sequence[Tensor], voxels: Tensor | slice = slice(None)) -> Tensor:
+        """The whole responses (B, V), from those of the embeddings and projected tokens, one (B, P, C) per level."""
+        components = torch.cat([f.flatten(1) for f in features(levels)], 1) @ self.basis - self.shift
+        return self.scale[voxels] * responses + components @ self.weights[:, voxels] + self.offset[voxels]
+
+
+def features(levels: Sequence[Tensor]) -> list[Tensor]:
+    """φ of projected tokens, one (B, P, C) per level: a (B, n_squares, C) for each level and number of squares."""
+    found = []
+    for x in levels:
+        x, side = x.float(), math.isqrt(x.shape[1])
+        more = x.shape[1] - side**2
+        if more > 1:  # no square grid
+            found.append(x.mean(1, keepdim=True))
+            continue
+        found += [x[:, :1]] if more else []
+        grid = x[:, more:].transpose(1, 2).unflatten(2, (side, side))
+        found += [F.adaptive_avg_pool2d(grid, s).flatten(2).transpose(1, 2) for s in SIDES if s <= side]
+    return found
+
+
+def n_features(n_levels: int, n_tokens: int, channels: int) -> int:
+    """How many numbers φ has."""
+    return n_levels * sum(f[0].numel() for f in features([torch.empty(1, n_tokens, channels)]))
+
+
+class Components:
+    """Principal components of φ over the images of a new subject.
+
+    Every channel is divided by its standard deviation, and every kind of square weighs the same.
+
+    Parameters
+    ----------
+    parts : φ of all images, as from `features`.
+
+    Attributes
+    ----------
+    basis, shift : as of `LinearRest`.
+    values : (n_images, n_components), coordinates of the images; their mean square, summed over components, is 1.
+    """
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        means, scales = [], []
+        for part in parts:
+            mean, std = part.mean(0), part.std((0, 1), correction=0)
+            scale = torch.where(std > TINY, 1 / std.clamp_min(TINY), 0).expand_as(mean)
+            size = ((part - mean) * scale).square().sum((1, 2)).mean().clamp_min(TINY)
+            means.append(mean.flatten())
+            scales.append((scale / (size * len(parts)).sqrt()).flatten())
+        mean, scale = torch.cat(means), torch.cat(scales)
+        x = (torch.cat([part.flatten(1) for part in parts], 1) - mean) * scale
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            axes = torch.svd_lowrank(x, min(MOST_COMPONENTS, *x.shape))[2]  # (n_features, n_components)
+        self.basis = scale[:, None] * axes
+        self.shift = mean @ self.basis
+        self.values = x @ axes
+
+    def ridge(self, y: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (n_strengths, n_components, n_voxels) and offsets (n_strengths, n_voxels), from y (n, n_voxels)."""
+        u, mean = self.values[images], self.values[images].mean(0)
+        size, turn = torch.linalg.eigh((u - mean).T @ (u - mean) / len(u))
+        right = turn.T @ ((u - mean).T @ (y - y.mean(0)) / len(u))
+        weights = torch.stack([turn @ (right / (size.clamp_min(0) + a / len(u))[:, None]) for a in STRENGTHS])
+        return weights, y.mean(0) - mean @ weights
+
+    def errors(self, y: Tensor, f: Tensor, fitted: Tensor, held: Tensor) -> Tensor:
+        """Squared errors on held-out images, (2 n_strengths + 1, n_voxels): with embedding and ridge, ridge, embedding alone.
+
+        Parameters
+        ----------
+        y, f : (n_images, n_voxels), measured responses, and those of embeddings that know only the images `fitted`, scaled.
+        """
+        found = []
+        for base in (f, torch.zeros_like(f)):
+            weights, offset = self.ridge((y - base)[fitted], fitted)
+            rest = self.values[held] @ weights + offset[:, None]
+            found.append(((y - base)[held] - rest).square().sum(1))
+        return torch.cat([*found, (y - f)[held].square().sum(0)[None]])
+
+    def fit(self, y: Tensor, f: Tensor, shares: Tensor) -> dict[str, Tensor]:
+        """Weights, offset and scale of a rest that is the mean over all candidates, by their shares."""
+        joint, alone = shares[:-1].split(len(STRENGTHS))
+        images = torch.arange(len(y), device=y.device)
+        weights, offset = self.ridge(torch.cat([y - f, y], 1), images)
+        weights = torch.einsum("av,akv->kv", torch.cat([joint, alone], 1), weights)
+        offset = (torch.cat([joint, alone], 1) * offset).sum(0)
+        n = y.shape[1]
+        return {"weights": weights[:, :n] + weights[:, n:], "offset": offset[:n] + offset[n:], "scale": 1 - alone.sum(0)}
+
+    def rest(self, parts: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> LinearRest:
+        """The rest of a subject, from those of blocks of its voxels; `scale` is what f was multiplied with."""
+        found = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
+        found["scale"] = scale * found["scale"]
+        return LinearRest.of({"basis": self.basis, "shift": self.shift, **found})
+
+
+def candidates(errors: Tensor, n_images: int) -> Tensor:
+    """Share of each candidate for each voxel, (n_candidates, n_voxels), from squared errors on held-out images."""
+    evidence = -TRUST * n_images / 2 * errors.clamp_min(TINY).log()
+    common = torch.zeros(len(errors), 1, device=errors.device)
+    for _ in range(ROUNDS):
+        shares = torch.softmax(evidence + common, 0)
+        common = shares.mean(1, keepdim=True).clamp_min(TINY).log()
+    return shares
