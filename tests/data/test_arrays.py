@@ -183,7 +183,7 @@ def test_bad_voxels_can_be_dropped(recording: SimpleNamespace) -> None:
     np.save(recording.responses, values)
     voxels, out = recording.folder / "voxels.csv", recording.folder / "out.h5"
     voxels.write_text("areas\na\nb\nc\nd\ne\n")
-    import_arrays(recording.images, recording.responses, "A", out, voxels=voxels, drop_bad_voxels=True, **ALL_TRAIN)
+    import_arrays(recording.images, recording.responses, "A", out, voxels=voxels, bad_voxels="drop", **ALL_TRAIN)
     with Crowd(out) as crowd:
         assert list(crowd["A"].voxels.areas) == ["a", "d", "e"]
         np.testing.assert_allclose(crowd["A"].responses(), z(values[:, [0, 3, 4]]), rtol=1e-4, atol=1e-5)
@@ -225,10 +225,10 @@ BAD_VALUES = {
     "one row too few": r"expected \(12, n_voxels\).*got \(11, 5\);.*1 row\(s\) too few",
     "one row too many": r"expected \(12, n_voxels\).*got \(13, 5\);.*1 row\(s\) too many",
     "transposed": r"got \(5, 12\).*the other way round \(--transpose\)",
-    "voxel of NaN": r"1 of 5 voxels have missing or infinite values \(voxel 3\).*--drop-bad-voxels",
+    "voxel of NaN": r"1 of 5 voxels have missing or infinite values \(voxel 3\).*--bad-voxels drop",
     "one NaN": r"1 of 5 voxels have missing or infinite values \(voxel 3\)",
     "one infinity": r"1 of 5 voxels have missing or infinite values \(voxel 3\)",
-    "constant voxel": r"1 of 5 voxels have the same value in every row \(voxel 3\).*--drop-bad-voxels",
+    "constant voxel": r"1 of 5 voxels have the same value in every row \(voxel 3\).*--bad-voxels drop",
     "one dimension": r"expected responses \(n_images or n_trials, n_voxels\), got \(12,\)",
     "text": r"responses\.npy: expected responses .* got \(12, 5\) <U",
     "complex": r"got \(12, 5\) complex",
@@ -252,7 +252,7 @@ def test_nothing_is_left_after_dropping(recording: SimpleNamespace, refused) -> 
     np.save(recording.responses, np.ones((12, 5)))
     out = recording.folder / "out.h5"
     with refused(out, "no usable voxel is left"):
-        import_arrays(recording.images, recording.responses, "A", out, drop_bad_voxels=True)
+        import_arrays(recording.images, recording.responses, "A", out, bad_voxels="drop")
 
 
 def test_bad_responses_on_the_command_line(recording: SimpleNamespace, run_cli) -> None:
