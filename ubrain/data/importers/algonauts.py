@@ -195,8 +195,7 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
     ceiling = "ncsnr from the published noise ceiling of averaged responses to the official test images" + (
         "" if rule.kind == "official" else ", which are not the test images here")  # fmt: skip
     return Recording(f"algonauts-{subject.name.lower()}", "Algonauts2023", "7T", space, shown, trials, voxels, blocks, account,
-                     missing, normalise="none", ceiling=ceiling,
-                     no_sessions=AVERAGED)  # fmt: skip
+                     missing, normalise="none", ceiling=ceiling, no_sessions=AVERAGED)  # fmt: skip
 
 
 def _block(name: str, files: Sequence[Path], arrays: Sequence[NDArray]) -> Block:

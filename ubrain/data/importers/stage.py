@@ -167,7 +167,7 @@ class Stage:
             self.refuse(f"{self.recording.source}: no usable voxel is left: {'; '.join(said)}")
         if said and bad_voxels == "refuse":
             raise UbrainError(f"{self.recording.source}: {'; '.join(said)}. Import without them with --bad-voxels drop, which "
-                              f"continues with what has been read")  # fmt: skip
+                              f"continues with what has been read, or delete {self.folder}")  # fmt: skip
         if (coarse & good).sum() > 0.01 * good.sum():
             self.refuse(f"{self.recording.source}: {(coarse & good).sum()} voxels vary so little around a large mean that "
                         f"{self.dtype} would round them off; use --dtype float32")  # fmt: skip

@@ -390,8 +390,7 @@ def _recording(name: str, subject: int, crowd: _Responses, pictures: _Pictures, 
     if "vertex" not in voxels:
         missing.append("all-vertices_fsaverage_space.npy masks, so it is not known where the voxels are")
     return Recording(f"ube-{name}", "UBE", "7T", "fsaverage" if "vertex" in voxels else "", pictures, crowd.trials(subject),
-                     voxels, crowd.blocks(subject), account, missing, normalise="none",
-                     no_sessions=AVERAGED)  # fmt: skip
+                     voxels, crowd.blocks(subject), account, missing, normalise="none", no_sessions=AVERAGED)  # fmt: skip
 
 
 def _voxels(name: str, subject: int, crowd: _Responses, masks: Folder) -> pd.DataFrame:
