@@ -25,6 +25,8 @@ CrowdFile = Annotated[Path, typer.Argument(help="Crowd file (.h5).", show_defaul
 Out = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
 ProfileName = Annotated[str, typer.Option(help="smoke, fast or paper.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Normalise = Annotated[str, typer.Option(help="z-score per session or run, or none; auto: as is the custom with the dataset.")]
+BadVoxels = Annotated[str, typer.Option(help="Of constant and non-finite voxels: drop them, or refuse the import.")]
 Parameters = Annotated[list[str] | None, typer.Option("--parameter", "-p", metavar="NAME VALUE", show_default=False,
                        help='A parameter of the notebook, value in YAML: -p seed 3 -p n_images "[25, 100]".')]
 
@@ -131,13 +133,14 @@ def import_arrays(
     dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "arrays",
     scanner: Annotated[str, typer.Option(help="For example 3T.")] = "",
     space: Annotated[str, typer.Option(help="Space of the voxel table's vertex or i, j, k, for example fsaverage5.")] = "",
-    trials: Annotated[Path | None, typer.Option(help=".csv: image, and optionally session, repeat; a row per trial.")] = None,
+    trials: Annotated[Path | None, typer.Option(help=".csv: image, optionally session, run, repeat; a row per trial.")] = None,
     voxels: Annotated[Path | None, typer.Option(help=".csv: hemisphere, vertex or i, j, k, areas; a row per voxel.")] = None,
     test_images: Annotated[Path | None, typer.Option(help="List of test images, one name or row number a line.")] = None,
     test_fraction: Annotated[float, typer.Option(help="Share of test images, if none are listed.")] = 0.1,
     val_fraction: Annotated[float, typer.Option(help="Share of images held out for validation.")] = 0.1,
     transpose: Annotated[bool, typer.Option(help="The responses are (n_voxels, n_images or n_trials).")] = False,
-    drop_bad_voxels: Annotated[bool, typer.Option(help="Leave out constant and non-finite voxels.")] = False,
+    normalise: Normalise = "auto",
+    bad_voxels: BadVoxels = "refuse",
     append: Annotated[bool, typer.Option(help="Add to an existing crowd file.")] = False,
 ) -> None:
     """Anybody's recordings: a folder or array of images, and an array of responses."""
@@ -146,7 +149,7 @@ def import_arrays(
     import_arrays(
         images, responses, subject, out, dataset=dataset, scanner=scanner, space=space, trials=trials, voxels=voxels,
         test_images=test_images, test_fraction=test_fraction, val_fraction=val_fraction, transpose=transpose,
-        drop_bad_voxels=drop_bad_voxels, append=append,
+        normalise=normalise, bad_voxels=bad_voxels, append=append,
     )  # fmt: skip
     info(out)
 
@@ -220,6 +223,8 @@ def _shared_by_importers(
     val_fraction: Annotated[float, typer.Option(help="Share of images held out for validation.")] = 0.05,
     image_size: Annotated[int | None, typer.Option(help="Shrink images to this shorter side; default: keep them.")] = None,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Also read links that lead out of the folder.")] = False,
+    normalise: Normalise = "auto",
+    bad_voxels: BadVoxels = "drop",
 ) -> None:
     """What all importers of datasets have in common; see `ubrain.data.importers.recording.Options`."""
 
@@ -320,12 +325,11 @@ def import_god(
     images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the same.")] = None,
     areas: Annotated[str, typer.Option(help="Whose voxels, separated by commas; none: all voxels there are.")] = "VC",
     release: Annotated[str, typer.Option(help="original, fmriprep, npz (of SelfSuperReconst), or auto.")] = "auto",
-    normalise: Annotated[str, typer.Option(help="z-score per run, session, none, or auto.")] = "auto",
 ) -> str:  # fmt: skip
     """Generic Object Decoding (3T): Subject1.h5 or .mat, Subject1_ImageNetTraining.h5, or sbj_1.npz, and images."""
     from ubrain.data.importers.god import import_god
 
-    return import_god(root, out, options, images=images, areas=areas, release=release, normalise=normalise)
+    return import_god(root, out, options, images=images, areas=areas, release=release)
 
 
 @_importer("vim1")

@@ -1,5 +1,6 @@
 """Importing anybody's arrays: what is understood, and what is refused with a message that helps."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -101,6 +102,24 @@ def test_trial_table(recording: SimpleNamespace, name: str) -> None:
         np.testing.assert_allclose(crowd["A"].responses(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalise", ["auto", "session", "run", "none"])
+def test_z_scoring_per_session_or_run_or_none(recording: SimpleNamespace, normalise: str) -> None:
+    """One session of two runs, the second of which is scaled."""
+    values = recording.values * np.repeat([1, 4], 6)[:, None].astype(np.float32)
+    np.save(recording.responses, values)
+    trials, out = recording.folder / "trials.csv", recording.folder / "out.h5"
+    pd.DataFrame({"image": range(12), "session": "mon", "run": ["a"] * 6 + ["b"] * 6}).to_csv(trials, index=False)
+    import_arrays(recording.images, recording.responses, "A", out, trials=trials, normalise=normalise, **ALL_TRAIN)
+    by_run = np.concatenate([z(values[:6]), z(values[6:])])
+    expected, said = {"run": (by_run, "each run"), "none": (values, "without z-scoring")}.get(
+        normalise, (z(values), "each session"))  # fmt: skip
+    with Crowd(out) as crowd:
+        np.testing.assert_allclose(crowd["A"].responses(), expected, rtol=1e-4, atol=1e-5)
+        assert said in crowd["A"].account
+        settings = json.loads(crowd._file["subjects/A"].attrs["settings"])
+    assert settings["normalise"] == normalise.replace("auto", "session")
+
+
 def test_trial_table_with_numbers_as_stems(recording: SimpleNamespace) -> None:
     """`0003` in the table is the file 0003.png, not row number 3 (which is 0004.png)."""
     for i in range(12):
@@ -183,11 +202,12 @@ def test_bad_voxels_can_be_dropped(recording: SimpleNamespace) -> None:
     np.save(recording.responses, values)
     voxels, out = recording.folder / "voxels.csv", recording.folder / "out.h5"
     voxels.write_text("areas\na\nb\nc\nd\ne\n")
-    import_arrays(recording.images, recording.responses, "A", out, voxels=voxels, drop_bad_voxels=True, **ALL_TRAIN)
+    import_arrays(recording.images, recording.responses, "A", out, voxels=voxels, bad_voxels="drop", **ALL_TRAIN)
     with Crowd(out) as crowd:
         assert list(crowd["A"].voxels.areas) == ["a", "d", "e"]
         np.testing.assert_allclose(crowd["A"].responses(), z(values[:, [0, 3, 4]]), rtol=1e-4, atol=1e-5)
-        assert "2 constant or not finite and dropped" in crowd["A"].account
+        assert "2 constant or not finite and dropped (1, 2)" in crowd["A"].account
+        assert list(crowd["A"].voxels["source_row"]) == [0, 3, 4]
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
@@ -225,10 +245,10 @@ BAD_VALUES = {
     "one row too few": r"expected \(12, n_voxels\).*got \(11, 5\);.*1 row\(s\) too few",
     "one row too many": r"expected \(12, n_voxels\).*got \(13, 5\);.*1 row\(s\) too many",
     "transposed": r"got \(5, 12\).*the other way round \(--transpose\)",
-    "voxel of NaN": r"1 of 5 voxels have missing or infinite values \(voxel 3\).*--drop-bad-voxels",
+    "voxel of NaN": r"1 of 5 voxels have missing or infinite values \(voxel 3\).*--bad-voxels drop",
     "one NaN": r"1 of 5 voxels have missing or infinite values \(voxel 3\)",
     "one infinity": r"1 of 5 voxels have missing or infinite values \(voxel 3\)",
-    "constant voxel": r"1 of 5 voxels have the same value in every row \(voxel 3\).*--drop-bad-voxels",
+    "constant voxel": r"1 of 5 voxels have the same value in every row \(voxel 3\).*--bad-voxels drop",
     "one dimension": r"expected responses \(n_images or n_trials, n_voxels\), got \(12,\)",
     "text": r"responses\.npy: expected responses .* got \(12, 5\) <U",
     "complex": r"got \(12, 5\) complex",
@@ -248,11 +268,22 @@ def test_bad_responses(recording: SimpleNamespace, refused, kind: str, mode: str
         import_arrays(recording.images, recording.responses, "B", out, append=mode == "append")
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    ({"normalise": "run"}, "--normalise run: name the runs with --trials"),
+    ({"normalise": "week"}, "--normalise week: expected auto, session, run or none"),
+    ({"bad_voxels": "mend"}, "--bad-voxels mend: expected drop or refuse"),
+])  # fmt: skip
+def test_preparation_that_is_not_possible(recording: SimpleNamespace, refused, options: dict, message: str) -> None:
+    out = recording.folder / "out.h5"
+    with refused(out, message):
+        import_arrays(recording.images, recording.responses, "A", out, **options)
+
+
 def test_nothing_is_left_after_dropping(recording: SimpleNamespace, refused) -> None:
     np.save(recording.responses, np.ones((12, 5)))
     out = recording.folder / "out.h5"
     with refused(out, "no usable voxel is left"):
-        import_arrays(recording.images, recording.responses, "A", out, drop_bad_voxels=True)
+        import_arrays(recording.images, recording.responses, "A", out, bad_voxels="drop")
 
 
 def test_bad_responses_on_the_command_line(recording: SimpleNamespace, run_cli) -> None:

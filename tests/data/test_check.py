@@ -68,21 +68,21 @@ def seen_in(file: h5py.File) -> str:
 def images_are_judged_once() -> Iterator[None]:
     """Most faults are elsewhere: crowds with the same images, seen by the same subjects, share what is found in them."""
     known: dict[tuple, Any] = {}
-    make_gallery, judge_images, judge_orientation = doctor.make_gallery, doctor._images, doctor._orientation
+    make_gallery, judge_images, judge_orientation = doctor.make_gallery, doctor.images.contents, doctor.images.orientation
 
-    def gallery(file: h5py.File, rows: np.ndarray) -> doctor.Gallery:
+    def gallery(file: h5py.File, rows: np.ndarray) -> lookalikes.Gallery:
         key = ("gallery", rows.tobytes(), seen_in(file))
         if key not in known:
             known[key] = make_gallery(file, rows)
         return replace(known[key], pixels=lookalikes._reader(file))
 
-    def images(crowd: Crowd, gallery: doctor.Gallery) -> list[Finding]:
+    def images(crowd: Crowd, gallery: lookalikes.Gallery) -> list[Finding]:
         key = ("images", gallery.rows.tobytes(), seen_in(crowd._file))
         if key not in known:
             known[key] = list(judge_images(crowd, gallery))
         return known[key]
 
-    def orientation(crowd: Crowd, gallery: doctor.Gallery, rng: np.random.Generator) -> list[Finding]:
+    def orientation(crowd: Crowd, gallery: lookalikes.Gallery, rng: np.random.Generator) -> list[Finding]:
         key = ("orientation", str(rng.bit_generator.state), gallery.rows.tobytes(), seen_in(crowd._file))
         if key not in known:
             known[key] = list(judge_orientation(crowd, gallery, rng)), rng.bit_generator.state
@@ -90,8 +90,9 @@ def images_are_judged_once() -> Iterator[None]:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, judge in (("make_gallery", gallery), ("_images", images), ("_orientation", orientation)):
-            patch.setattr(doctor, name, judge)
+        patch.setattr(doctor, "make_gallery", gallery)
+        patch.setattr(doctor.images, "contents", images)
+        patch.setattr(doctor.images, "orientation", orientation)
         yield
 
 
@@ -315,7 +316,7 @@ def test_averaged_responses_that_do_not_fit_their_images_are_noted_and_if_many_a
     findings = broken(larger, tmp_path, shuffle_too)
     assert not alarms(findings), report(findings)
     assert [f.where for f in findings if "same order" in f.what] == ["S1, S2"]
-    monkeypatch.setattr(doctor, "MANY_IMAGES", 100)
+    monkeypatch.setattr(doctor.trials, "MANY_IMAGES", 100)
     findings = check(tmp_path / "broken.h5")
     assert {(f.code, f.level, f.where) for f in alarms(findings)} == {
         ("images-do-not-fit", "warning", f"{name}, train images") for name in ("S1", "S2")
@@ -524,7 +525,7 @@ def test_changed_pixels_are_found(healthy: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def no_copies_are_sought(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which takes half of the time, and has its own tests."""
-    monkeypatch.setattr(doctor, "_overlap", lambda *_: iter(()))
+    monkeypatch.setattr(doctor.images, "_overlap", lambda *_: iter(()))
 
 
 def own_images(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray], splits: tuple[int, ...]) -> None:

@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 Rows = NDArray[np.int64]
 Voxels = slice | NDArray[np.int64]
 BLOCK_BYTES = 64 << 20  # trials are read in blocks of about this size
-NORMALISE = ("session", "run", "none")  # over which trials a voxel is z-scored; none: it is in the file already
+NORMALISE = {  # over which trials a voxel is z-scored, and how that is said
+    "session": "when they are read, each voxel is z-scored over the trials of each session (mean and standard deviation with "
+               "ddof 0, trials of test images included)",
+    "run": "when they are read, each voxel is z-scored over the trials of each run (mean and standard deviation with ddof 0)",
+    "none": "they are used as they are, without z-scoring",
+}  # fmt: skip
 
 
 def session_moments(

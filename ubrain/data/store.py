@@ -27,7 +27,8 @@ Schema, version 1 (strings are UTF-8; `n` images over all subjects; rows are num
     /subjects/<name>/trials/run        (n_trials,) int   optional: from 0, counted through all sessions
     /subjects/<name>/trials/repeat     (n_trials,) int   from 0, how often the subject has seen the image before
     /subjects/<name>/voxels/<column>   (n_voxels,)       hemisphere ("L", "R", ""), areas (comma-separated), ncsnr
-                                                         (NaN = unknown), and vertex or i, j, k where known
+                                                         (NaN = unknown), and vertex or i, j, k where known;
+                                                         source_row: number in the imported files' order, from 0
     /truth/...                   only in simulated crowds; read by `ubrain.data.truth` and nothing else
 """
 

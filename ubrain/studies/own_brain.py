@@ -122,7 +122,7 @@ def bring(lab: Lab, files: Recording) -> Lab:
         import_arrays(
             files.images, files.responses, NAME, partial, scanner=files.scanner, space=files.space, trials=files.trials,
             voxels=files.voxels, test_images=files.test_images, test_fraction=files.test_fraction,
-            transpose=files.transpose, drop_bad_voxels=True,
+            transpose=files.transpose, bad_voxels="drop",
         )  # fmt: skip
     mine = Lab(lab.notebook, str(out), lab.profile.name, lab.seed)
     mine.records, mine.out = lab.records, lab.out

@@ -171,7 +171,7 @@ def arrays(root: Path, csv: bool) -> None:
 def run_arrays(root: Path, out: Path, csv: bool) -> None:
     images, responses = (root / "images", "responses.csv") if csv else (root / "images.npy", "responses.npy")
     import_arrays(images, root / responses, "A", out, trials=root / "trials.csv", voxels=root / "voxels.csv",
-                  test_images=root / "test.txt", drop_bad_voxels=True)  # fmt: skip
+                  test_images=root / "test.txt", bad_voxels="drop")  # fmt: skip
 
 
 def crowd_file(root: Path) -> None:

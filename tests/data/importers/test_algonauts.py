@@ -267,3 +267,9 @@ def test_options_that_make_no_sense(packaged: Packaged, out: Path, refused) -> N
             import_algonauts(packaged.root, out, EXACT, **options)
     with refused(out, "no subject '3'; found subj01, subj02"):
         import_algonauts(packaged.root, out, Options(subjects=["3"]))
+
+
+@pytest.mark.parametrize("normalise", ["session", "run"])
+def test_averaged_responses_have_no_sessions(packaged: Packaged, out: Path, refused, normalise: str) -> None:
+    with refused(out, f"--normalise {normalise}: responses are averages over the repeats of an image in several sessions"):
+        import_algonauts(packaged.root, out, Options(normalise=normalise))

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -226,9 +227,12 @@ def test_sessions_are_as_long_as_their_files(csi4: Published, out: Path) -> None
     assert "Not there: betas" not in account(out)  # nobody has scanned CSI4 in sessions 10 to 15
 
 
-def test_responses_are_zscored_per_session_and_averaged(csi4: Published, out: Path) -> None:
-    import_bold5000(csi4.root, out, EXACT)
+@pytest.mark.parametrize("normalise", ["auto", "run"])
+def test_responses_are_zscored_per_session_or_run_and_averaged(csi4: Published, out: Path, normalise: str) -> None:
+    import_bold5000(csi4.root, out, replace(EXACT, normalise=normalise))
     betas = [csi4.betas("CSI4", s).astype(np.float64) for s in range(1, 10)]
+    if normalise == "run":
+        betas = [b[..., i : i + 37] for b in betas for i in range(0, b.shape[-1], 37)]
     with np.errstate(invalid="ignore"):
         z = np.concatenate([(b - b.mean(-1, keepdims=True)) / b.std(-1, keepdims=True) for b in betas], axis=-1)
     shown = np.array(stems(csi4.shown["CSI4"]))

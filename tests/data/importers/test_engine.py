@@ -1,5 +1,6 @@
 """The engine of the importers: nothing wrong is written, nothing is read twice, and what was done is said."""
 
+import json
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,6 +117,44 @@ def test_normalisation_is_recorded_and_applied_when_reading(out: Path, normalise
     np.testing.assert_array_equal(stored(out), data)  # the file holds what was measured
 
 
+@pytest.mark.parametrize("custom", ["session", "run", "none"])
+@pytest.mark.parametrize("asked", ["auto", "session", "run", "none"])
+def test_what_is_asked_goes_before_the_custom(out: Path, custom: str, asked: str) -> None:
+    text = import_recordings([recording(normalise=custom)], out, replace(EXACT, normalise=asked))
+    done = custom if asked == "auto" else asked
+    sizes = {"session": [20] * 2, "run": [10] * 4, "none": [40]}[done]
+    with Crowd(out) as crowd:
+        trials = crowd["d-S1"].trials
+        assert trials.normalise == done
+        z = trials.zscored(np.arange(N_TRIALS))
+        for part in np.split(z, np.cumsum(sizes)[:-1]):
+            assert np.allclose(part.std(0), 1, atol=1e-4) == (done != "none")
+        settings = json.loads(crowd._file["subjects/d-S1"].attrs["settings"])
+    assert settings["normalise"] == done
+    assert ("without z-scoring" in text, "each run" in text, "each session" in text) == tuple(
+        done == way for way in ("none", "run", "session"))  # fmt: skip
+    chosen = f"Z-scoring is chosen with --normalise {asked}; the custom with these responses is {custom}"
+    assert (chosen in text) == (asked not in ("auto", custom))
+
+
+def test_a_published_ceiling_is_of_the_customary_responses(out: Path) -> None:
+    voxels = pd.DataFrame({"vertex": np.arange(6), "ncsnr": 0.5})
+    for options, said in ((EXACT, "ncsnr as published."), (replace(EXACT, normalise="run"), "z-scored as is the custom.")):
+        assert import_recordings([recording(voxels=voxels)], out, options).endswith(said)
+        out.unlink()
+
+
+@pytest.mark.parametrize(("asked", "changes", "message"), [
+    ("run", {"trials": recording().trials.drop(columns="run")}, "which trials are of one run is not known; possible are"),
+    ("run", {"normalise": "none", "no_sessions": "averaged"}, r"d-S1: --normalise run: averaged; possible are auto and none"),
+    ("session", {"normalise": "none", "no_sessions": "averaged"}, "--normalise session: averaged"),
+])  # fmt: skip
+def test_sessions_and_runs_that_are_not_known(out: Path, refused, asked: str, changes: dict, message: str) -> None:
+    block = Block("session 1", 40, lambda: pytest.fail("responses were read"))
+    with refused(out, message):
+        import_recordings([recording(blocks=[block], **changes)], out, replace(EXACT, normalise=asked))
+
+
 def test_normalisation_changes_the_fingerprint(out: Path) -> None:
     prints = set()
     for normalise in ("session", "run", "none"):
@@ -217,6 +257,25 @@ def test_unusable_voxels_are_dropped_counted_and_listed(out: Path, kind: str) ->
     assert f"1 of 6 voxels were dropped: {reason} (at L 2)" in text
     with Crowd(out) as crowd:
         assert list(crowd["d-S1"].voxels["vertex"]) == [0, 1, 3, 4, 5]
+        assert list(crowd["d-S1"].voxels["source_row"]) == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_unusable_voxels_can_be_refused_and_what_was_read_is_kept(out: Path, refused, kind: str) -> None:
+    cell, reason = UNUSABLE[kind]
+    blocks = recording(data=spoilt(it=cell)).blocks
+    with refused(out, rf"1 of 6 voxels cannot be used: {reason} \(at L 2\)\. Import without them with --bad-voxels drop"):
+        import_recordings([recording(blocks=blocks)], out, replace(EXACT, bad_voxels="refuse"))
+    again = [Block(b.name, 20, lambda: pytest.fail("responses were read again")) for b in blocks]
+    import_recordings([recording(blocks=again)], out, EXACT)
+    assert stored(out).shape == (40, 5)
+
+
+def test_usable_voxels_are_not_refused(out: Path) -> None:
+    text = import_recordings([recording()], out, replace(EXACT, bad_voxels="refuse"))
+    assert "No voxel was dropped: all are finite, and none is the same number in all trials of a session." in text
+    with h5py.File(out) as file:
+        assert json.loads(file["subjects/d-S1"].attrs["settings"])["bad_voxels"] == "refuse"
 
 
 def test_a_voxel_constant_in_one_run_goes_only_if_runs_are_zscored(out: Path) -> None:
@@ -397,6 +456,8 @@ def test_recordings_that_make_no_sense(out: Path, refused, kind: str) -> None:
     (Options(dtype="int8"), "--dtype int8: expected float16 or float32"),
     (Options(val_fraction=1.5), "fractions must be"),
     (Options(image_size=0), "--image-size 0"),
+    (Options(normalise="week"), "--normalise week: expected auto, session, run or none"),
+    (Options(bad_voxels="mend"), "--bad-voxels mend: expected drop or refuse"),
     (Options(append=True), r"no crowd file at"),
 ])  # fmt: skip
 def test_options_that_make_no_sense(out: Path, refused, options: Options, message: str) -> None:
@@ -416,6 +477,7 @@ def test_dry_run_writes_nothing(out: Path) -> None:
     block = Block("session 1", 40, lambda: pytest.fail("responses were read"))
     text = import_recordings([recording(blocks=[block], missing=["session 2"])], out, Options(dry_run=True))
     assert "d-S1 (d, 7T, fsaverage): 40 trials of 20 images in 2 session(s), up to 6 voxels" in text
+    assert "each voxel is z-scored over the trials of each session" in text
     assert "session 2" in text
     assert list(out.parent.iterdir()) == []
 
@@ -474,6 +536,8 @@ def test_killed_import_does_not_continue_with_other_settings(out: Path, refused)
         import_recordings([recording(blocks=second_half_only())], out, EXACT, {"space": "y"})
     with refused(out, "dtype was 'float32', is 'float16'"):
         import_recordings([recording(blocks=second_half_only())], out, Options(), {"space": "x"})
+    with refused(out, "normalise was 'session', is 'run'"):
+        import_recordings([recording(blocks=second_half_only())], out, replace(EXACT, normalise="run"), {"space": "x"})
     with refused(out, "trials was"):
         import_recordings([recording(blocks=second_half_only(), trials=changed(image=3))], out, EXACT, {"space": "x"})
 

@@ -286,7 +286,8 @@ def test_variants_of_the_file_give_the_same(root: Path, out: Path, form: str) ->
 
 @pytest.mark.parametrize("normalise", ["session", "none"])
 def test_other_ways_to_z_score(root: Path, out: Path, normalise: str) -> None:
-    import_god(root, out, EXACT, normalise=normalise)
+    text = import_god(root, out, Options(dtype="float32", normalise=normalise))
+    assert f"Z-scoring is chosen with --normalise {normalise}; the custom with these responses is run" in text
     data = Original(1)
     expected = zscored(data.voxels[:8, :9], data.kind[:8]) if normalise == "session" else data.voxels[:8, :9]
     check_responses(out, "god-S1", data.shown[:8], expected)
@@ -302,14 +303,14 @@ def test_ncsnr_has_no_unit(root: Path, out: Path, normalise: str) -> None:
         data.voxels[shown == name] += np.random.default_rng(int(image_id(name))).normal(size=N_VOXELS) * 6
     data.dataset[:, N_META:] = data.voxels
     data.write_h5(root / "Subject1.h5")
-    text = import_god(root, out, Options(dtype="float32", subjects=["1"]), normalise=normalise)
+    text = import_god(root, out, Options(dtype="float32", subjects=["1"], normalise=normalise))
     seen = data.kind < 3
     values, shown = data.voxels[seen, :9], shown[seen]
     values = zscored(values, data.kind[seen], data.run[seen]) if normalise == "run" else values
     noise = np.mean([values[shown == name].var(0, ddof=1) for name in TEST], axis=0) / values.var(0)
     with Crowd(out) as crowd:
         np.testing.assert_allclose(crowd["god-S1"].voxels["ncsnr"], np.sqrt(np.maximum(1 - noise, 0) / noise), rtol=1e-3)
-    assert ("nothing was scaled or z-scored, as --normalise none asks" in text) == (normalise == "none")
+    assert ("as they are, without z-scoring" in text) == (normalise == "none")
     assert "z-scored already" not in text
 
 
@@ -445,6 +446,15 @@ def test_npz_labels_count_from_0_and_nothing_is_z_scored_again(packed: Path, out
         for i, name in enumerate(TRAINING):
             np.testing.assert_array_equal(crowd.image(f"god-train{i:04d}"), image_pixels(name))
     assert "noise ceiling is not used" in text
+
+
+def test_npz_can_be_z_scored_again_but_its_runs_are_not_known(packed: Path, out: Path, refused) -> None:
+    data = Npz(3)
+    data.write(packed / "sbj_3.npz")
+    with refused(out, "--normalise run: which trials are of one run is not known; possible are auto, session and none"):
+        import_god(packed, out, Options(normalise="run"))
+    import_god(packed, out, Options(dtype="float32", normalise="session"))
+    check_responses(out, "god-S3", [f"train{i:04d}" for i in data.labels["train"]], zscored(data.train[:, :9], [0] * 8))
 
 
 # ------------------------------------------------------------------------------------------------------- refusals
@@ -628,7 +638,6 @@ def test_npz_that_does_not_fit_is_refused(packed: Path, out: Path, refused, kind
 def test_options_that_make_no_sense(root: Path, out: Path, refused) -> None:
     for options, message in (({"areas": "MT"}, "no area 'MT'; found V1, V2, LOC, LVC, HVC, VC"),
                              ({"release": "bids"}, "--release bids: expected auto, original"),
-                             ({"release": "npz"}, "no subject found"),
-                             ({"normalise": "median"}, "--normalise median: expected auto")):  # fmt: skip
+                             ({"release": "npz"}, "no subject found")):  # fmt: skip
         with refused(out, message):
             import_god(root, out, EXACT, **options)

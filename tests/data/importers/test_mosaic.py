@@ -505,3 +505,8 @@ def test_labels_that_do_not_fit_are_refused(root: Path, labels: Path, run: Calla
 def test_unknown_areas_are_refused(root: Path, out: Path, run: Callable[..., str], refused) -> None:
     with refused(out, "no area 'mt'; found V1, V2, V4, brainStem"):
         run(root, areas="V1,MT")
+
+
+def test_sessions_are_not_known(root: Path, out: Path, run: Callable[..., str], refused) -> None:
+    with refused(out, "--normalise session: the sessions of trials are not published"):
+        run(root, Options(normalise="session"))

@@ -246,6 +246,15 @@ def test_native_surface_betas_are_divided_by_300(nsd: Published, out: Path) -> N
         assert list(crowd["nsd-subj01"].voxels["vertex"]) == chosen["lh"] + chosen["rh"]
 
 
+def test_runs_of_a_session_have_63_and_62_trials_in_turn(one_session: Published, out: Path) -> None:
+    import_nsd(one_session.root, out, Options(dtype="float32", normalise="run"))
+    with Crowd(out) as crowd:
+        z = crowd["nsd-subj01"].trials.zscored(np.arange(750))
+    for start in range(0, 750, 125):
+        for run in (z[start : start + 63], z[start + 63 : start + 125]):
+            np.testing.assert_allclose([run.mean(0), run.std(0)], np.stack([np.zeros(18), np.ones(18)]), atol=1e-4)
+
+
 def test_responses_are_zscored_per_session_and_averaged(nsd: Published, out: Path) -> None:
     """The definition, computed here from the files: z-score over 750 trials of a session, mean over repeats."""
     nsd.write_volume_labels()
@@ -533,8 +542,11 @@ def test_command_line(one_session: Published, out: Path, run_cli) -> None:
     assert "nsd-subj01 (NSD, 7T, func1pt8mm): 750 trials" in done.stdout
     assert "betas of session 2-40" in done.stdout
     assert list(out.parent.iterdir()) == [one_session.root]
-    done = run_cli("import", "nsd", "--root", one_session.root, "--out", out, "--image-size", "2")
+    done = run_cli("import", "nsd", "--root", one_session.root, "--out", out, "--image-size", "2", "--normalise", "run",
+                   "--bad-voxels", "refuse")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "z-scored over the trials of each run" in done.stdout
+    assert "No voxel was dropped" in done.stdout
     assert "int16 divided by 300: percent signal change" in done.stdout
     assert sorted(out.parent.iterdir()) == [out, one_session.root]
 

@@ -1,5 +1,6 @@
 """Several datasets in one crowd file, each by its own importer, from files as they are published."""
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import test_god
 import test_nsd
 import test_vim1
 
+from ubrain.cli import importers
 from ubrain.data.check import check
 from ubrain.data.crowd import Crowd
 from ubrain.data.importers.bold5000 import import_bold5000
@@ -95,6 +97,11 @@ def test_responses_of_each_dataset_are_z_scored_in_its_own_way(together: Togethe
     with h5py.File(together.path) as file:
         assert {name: file[f"subjects/{name}"].attrs["scanner"] for name in file["subjects"]} == {
             "nsd-subj01": "7T", "god-S1": "3T", "vim1-S1": "4T", "vim1-S2": "4T", "bold5000-CSI4": "3T"}  # fmt: skip
+
+
+def test_every_importer_offers_the_same_preparation() -> None:
+    for command in importers.registered_commands:
+        assert {"normalise", "bad_voxels"} <= set(inspect.signature(command.callback).parameters), command.name
 
 
 def test_the_doctor_finds_no_error(together: Together) -> None:

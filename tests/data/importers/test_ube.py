@@ -545,3 +545,9 @@ def test_options_that_make_no_sense(authors: Authors, out: Path, refused) -> Non
         import_ube(authors.root, out, EXACT, mask=authors.root / "not-there")
     with refused(out, "no subject '9'; found subj01"):
         import_ube(authors.root, out, Options(subjects=["9"]))
+
+
+@pytest.mark.parametrize("normalise", ["session", "run"])
+def test_averaged_responses_have_no_sessions(authors: Authors, out: Path, refused, normalise: str) -> None:
+    with refused(out, f"--normalise {normalise}: responses are averages over the repeats of an image in several sessions"):
+        import_ube(authors.root, out, Options(normalise=normalise))

@@ -297,3 +297,9 @@ def test_what_does_not_fit_is_refused(root: Path, out: Path, data: Published, re
     spoil(root, data)
     with refused(out, message):
         import_vim1(root, out, EXACT)
+
+
+@pytest.mark.parametrize("normalise", ["session", "run"])
+def test_averaged_responses_have_no_sessions(root: Path, out: Path, refused, normalise: str) -> None:
+    with refused(out, f"--normalise {normalise}: responses are averages over the repeats of an image in several sessions"):
+        import_vim1(root, out, Options(normalise=normalise))

@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from ubrain.data.importers.engine import import_recordings
 from ubrain.data.importers.files import Folder, area_name, check_array, check_voxels, load_npy, read_table, reading
 from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, LABELS
-from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageFiles, Options, Part, Recording, complete, select
+from ubrain.data.importers.recording import (
+    AVERAGED,
+    DEFAULTS,
+    PART_BYTES,
+    Block,
+    ImageFiles,
+    Options,
+    Part,
+    Recording,
+    complete,
+    select,
+)
 from ubrain.data.store import split_by_content
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
@@ -184,7 +195,7 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
     ceiling = "ncsnr from the published noise ceiling of averaged responses to the official test images" + (
         "" if rule.kind == "official" else ", which are not the test images here")  # fmt: skip
     return Recording(f"algonauts-{subject.name.lower()}", "Algonauts2023", "7T", space, shown, trials, voxels, blocks, account,
-                     missing, normalise="none", ceiling=ceiling)  # fmt: skip
+                     missing, normalise="none", ceiling=ceiling, no_sessions=AVERAGED)  # fmt: skip
 
 
 def _block(name: str, files: Sequence[Path], arrays: Sequence[NDArray]) -> Block:

@@ -1,6 +1,8 @@
 """Anybody's recordings: a folder or array of images, an array of responses, optional tables of trials and voxels."""
 
+import json
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.files import SUFFIXES, load_npy, natural, read_rgb
-from ubrain.data.importers.stage import NOTHING
+from ubrain.data.importers.recording import check_preparation, kept_voxels
+from ubrain.data.importers.stage import LISTED, NOTHING
+from ubrain.data.preparation import NORMALISE
 from ubrain.data.store import Split, check_name, split_by_content, write_crowd
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
@@ -31,7 +35,8 @@ def import_arrays(
     test_fraction: float = 0.1,
     val_fraction: float = 0.1,
     transpose: bool = False,
-    drop_bad_voxels: bool = False,
+    normalise: str = "auto",
+    bad_voxels: str = "refuse",
     append: bool = False,
 ) -> None:
     """Write one subject's recordings into a crowd file.
@@ -40,22 +45,28 @@ def import_arrays(
     ----------
     images : folder of images (in natural order of their names), or .npy (n_images, height, width[, 3]) uint8.
     responses : .npy or .csv (n_images or n_trials, n_voxels); row i belongs to image i, or to row i of `trials`.
-    trials : .csv with the columns image (file name, its stem, or row number from 0), and optionally session, repeat.
+    trials : .csv with the columns image (file name, its stem, or row number from 0), and optionally session, run (within
+        the session), repeat.
     voxels : .csv with one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr.
     test_images : text file, one image name (or row number) per line. Without it a share of the images is drawn by
         their content, so that copies of an image stay together; all other images are train or val.
     transpose : the responses are (n_voxels, n_images or n_trials).
-    drop_bad_voxels : leave out voxels that are constant or not finite, instead of refusing the file.
+    normalise : z-score each voxel per "session" (all rows, if `trials` has none) or "run", or "none"; "auto": per session.
+    bad_voxels : "refuse" voxels that are constant or not finite, or "drop" them.
 
     Raises
     ------
     UbrainError
         If files cannot be read, do not fit together, or an image would be both train and test.
     """
+    check_preparation(normalise, bad_voxels)
+    normalise = "session" if normalise == "auto" else normalise
     source = ImageSource(Path(images))
     values = _read_responses(Path(responses), transpose)
     table = _read_trials(Path(trials), source) if trials else pd.DataFrame({"image": np.arange(len(source))})
     what = f"rows of {Path(trials).name}" if trials else f"images in {images}"
+    if normalise == "run" and "run" not in table:
+        raise UbrainError(f"--normalise run: {f'{trials} has no column run' if trials else 'name the runs with --trials'}")
     if len(values) != len(table):
         side = "few" if len(values) < len(table) else "many"
         hint = "; are they the other way round (--transpose)?" if values.shape[1] == len(table) else ""
@@ -63,12 +74,14 @@ def import_arrays(
             f"responses of subject {subject!r}: expected ({len(table)}, n_voxels), one row for each of the {len(table)} "
             f"{what}, got {values.shape}; {responses} has {abs(len(values) - len(table))} row(s) too {side}{hint}"
         )
-    good = _usable_voxels(values, subject, drop_bad_voxels)
+    good = _usable_voxels(values, subject, bad_voxels == "drop")
     voxel_table = _read_voxels(Path(voxels), values.shape[1]) if voxels else pd.DataFrame(index=range(values.shape[1]))
     split = _splits(source, Path(test_images) if test_images else None, test_fraction, val_fraction)
     account = (f"{Path(responses).name}: {values.shape[0]} rows, {values.shape[1]} voxels"
-               f"{f', {(~good).sum()} constant or not finite and dropped' if not good.all() else ''}; "
+               f"{_dropped(~good)}; {NORMALISE[normalise]}, and rows of the same image are averaged; "
                f"test images {'as listed in ' + Path(test_images).name if test_images else 'drawn by content'}")  # fmt: skip
+    settings = {"ubrain": version("ubrain"), "dataset": "arrays", "normalise": normalise, "bad_voxels": bad_voxels,
+                "val_fraction": val_fraction, "image_size": None}  # fmt: skip
     with write_crowd(out, append=append, needs=source.bytes + 4 * values.size) as writer:
         rows = np.array([
             writer.add_image(source.ids[i], source.pixels(i), split[i])
@@ -78,8 +91,9 @@ def import_arrays(
         if "session" not in table:
             table["session"] = 0
         writer.add_subject(
-            subject, table, voxel_table[good].reset_index(drop=True), _blocks(values, good),
+            subject, table, kept_voxels(voxel_table, good), _blocks(values, good),
             dataset=dataset, scanner=scanner, space=space, account=account,
+            normalise=normalise, settings=json.dumps(settings),
         )  # fmt: skip
         if writer.kept_splits:
             log.warning("%d images were already in the crowd under another split, which they keep", writer.kept_splits)
@@ -168,7 +182,7 @@ def _read_trials(path: Path, source: ImageSource) -> pd.DataFrame:
     table = _read_csv(path)
     if "image" not in table:
         raise UbrainError(f"{path}: expected a column 'image', got {', '.join(map(str, table.columns))}")
-    table = table[[c for c in ("image", "session", "repeat") if c in table]]
+    table = table[[c for c in ("image", "session", "run", "repeat") if c in table]]
     if table.isna().any().any():
         raise UbrainError(f"{path}: row {int(np.argmax(table.isna().any(axis=1)))} has an empty cell")
     if "repeat" in table and (table["repeat"].dtype.kind not in "iu" or table["repeat"].min() < 0):
@@ -213,12 +227,17 @@ def _usable_voxels(values: NDArray, subject: str, drop: bool) -> NDArray[np.bool
             first = ", ".join(map(str, np.flatnonzero(bad)[:5]))
             raise UbrainError(
                 f"responses of subject {subject!r}: {bad.sum()} of {values.shape[1]} voxels have {what} (voxel {first}"
-                f"{', ...' if bad.sum() > 5 else ''}); repair them, or leave them out with --drop-bad-voxels"
+                f"{', ...' if bad.sum() > 5 else ''}); repair them, or leave them out with --bad-voxels drop"
             )
     good: NDArray[np.bool_] = finite & ~constant
     if not good.any():
         raise UbrainError(f"responses of subject {subject!r}: no usable voxel is left")
     return good
+
+
+def _dropped(bad: NDArray[np.bool_]) -> str:
+    listed = ", ".join(map(str, np.flatnonzero(bad)[:LISTED])) + (", ..." if bad.sum() > LISTED else "")
+    return f", {bad.sum()} constant or not finite and dropped ({listed})" if bad.any() else ""
 
 
 def _blocks(values: NDArray, voxels: NDArray[np.bool_] | slice) -> Iterator[NDArray[np.float32]]:

@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ubrain.data.importers.recording import PLACE, Images, Options, Recording, shrink, shrunk, to_rgb
+from ubrain.data.importers.recording import (
+    PLACE,
+    Images,
+    Options,
+    Recording,
+    check_preparation,
+    kept_voxels,
+    shrink,
+    shrunk,
+    to_rgb,
+)
 from ubrain.data.importers.stage import Stage, read_all, work_folder
 from ubrain.data.preparation import NORMALISE
 from ubrain.data.store import PIXELS, SPLITS, CrowdWriter, check_name, content_digest, open_crowd, split_by_content, write_crowd
@@ -46,6 +56,7 @@ def import_recordings(
     """
     out, settings = Path(out), {**(settings or {}), "dtype": options.dtype}
     _check_out(recordings, out, options)
+    recordings = [recording.normalised(options.normalise) for recording in recordings]
     for recording in recordings:
         _check_recording(recording)
     plan = _Plan(recordings, out, options)
@@ -55,10 +66,10 @@ def import_recordings(
         for what in recording.missing:
             log.warning("%s: %s", recording.name, what)
     with work_folder(out) as folder:
-        stages = [Stage(recording, folder, settings) for recording in recordings]
+        stages = [Stage(r, folder, {**settings, "normalise": r.normalise}) for r in recordings]
         plan.require_space(sum(stage.bytes_left for stage in stages))
         read_all(stages)
-        accounts = _write(stages, out, options, settings, plan)
+        accounts = _write(stages, out, options, plan)
         for stage in stages:
             stage.remove()
     return "\n\n".join(accounts)
@@ -74,6 +85,7 @@ def _check_out(recordings: Sequence[Recording], out: Path, options: Options) -> 
         raise UbrainError(f"--dtype {options.dtype}: expected float16 or float32")
     if options.image_size is not None and options.image_size < 1:
         raise UbrainError(f"--image-size {options.image_size}: expected at least 1 pixel")
+    check_preparation(options.normalise, options.bad_voxels)
     split_by_content(options.val_fraction, 0)
     names = [check_name(recording.name) for recording in recordings]
     taken: set[str] = set()
@@ -148,7 +160,8 @@ class _Plan:
             lines += [f"{r.name} ({r.dataset}, {r.scanner}, {r.space}): {len(r.trials)} trials of "
                       f"{r.trials['image'].nunique()} images in {r.trials['session'].nunique()} session(s), "
                       f"up to {len(r.voxels)} voxels; from {len(files)} file(s), {source / 1e9:.2f} GB",
-                      *(f"  - {line}" for line in r.account), *(f"  ! {line}" for line in r.missing)]  # fmt: skip
+                      *(f"  - {line}" for line in (*r.account, f"Responses: {NORMALISE[r.normalise]}")),
+                      *(f"  ! {line}" for line in r.missing)]  # fmt: skip
         sizes = ", ".join(f"{n} of {w} × {h}" for (h, w), n in sorted(self.shapes.items())[:5])
         lines += [f"images: {self.n_images} ({sizes}{', ...' if len(self.shapes) > 5 else ''}), {self.image_bytes / 1e9:.2f} GB"
                   f"{f' after shrinking to {self.options.image_size} pixels' if self.options.image_size else ''}",
@@ -161,11 +174,10 @@ class _Plan:
 # ------------------------------------------------------------------------------------------------------ writing
 
 
-def _write(
-    stages: Sequence[Stage], out: Path, options: Options, settings: dict[str, Any], plan: _Plan
-) -> list[str]:
-    usable = [stage.usable() for stage in stages]
-    accounts, kept = [], {"val_fraction": options.val_fraction, "image_size": options.image_size}
+def _write(stages: Sequence[Stage], out: Path, options: Options, plan: _Plan) -> list[str]:
+    usable = [stage.usable(options.bad_voxels) for stage in stages]
+    kept = {"val_fraction": options.val_fraction, "image_size": options.image_size, "bad_voxels": options.bad_voxels}
+    accounts = []
     with write_crowd(out, options.append, plan.image_bytes + plan.response_bytes) as writer:
         rows = _write_images(writer, [stage.recording for stage in stages], options, plan.n_images)
         for stage, (good, dropped) in zip(stages, usable, strict=True):
@@ -178,9 +190,9 @@ def _write(
             account = _account(r, trials, int(good.sum()), dropped, n_copies, writer, options)
             log.info("%s: writing %d trials, %d voxels", r.name, len(trials), good.sum())
             writer.add_subject(
-                r.name, trials, r.voxels[good].reset_index(drop=True), stage.rows(good), dataset=r.dataset,
+                r.name, trials, kept_voxels(r.voxels, good), stage.rows(good), dataset=r.dataset,
                 scanner=r.scanner, space=r.space, account=account, dtype=options.dtype, normalise=r.normalise,
-                settings=json.dumps({"ubrain": version("ubrain"), **settings, **kept}),
+                settings=json.dumps({"ubrain": version("ubrain"), **stage.settings, **kept}),
             )  # fmt: skip
             accounts.append(account)
     return accounts
@@ -215,14 +227,6 @@ def _write_images(
     return rows
 
 
-_NORMALISED = {
-    "session": "when they are read, each voxel is z-scored over the trials of each session (mean and standard deviation with "
-               "ddof 0, trials of test images included)",
-    "run": "when they are read, each voxel is z-scored over the trials of each run (mean and standard deviation with ddof 0)",
-    "none": "they are used as they are, without z-scoring",
-}  # fmt: skip
-
-
 def _account(
     r: Recording, trials: pd.DataFrame, n_voxels: int, dropped: list[str], n_copies: int, writer: CrowdWriter, options: Options
 ) -> str:
@@ -236,7 +240,7 @@ def _account(
         f"{trials['session'].nunique()} session(s), {n_voxels} voxels.",
         *r.account, *(f"Not there: {line}" for line in r.missing), *dropped,
         f"Images: {images}" + (f"; val images are a share of {options.val_fraction:g}, drawn by content" if drawn else ""),
-        f"Responses are stored as {options.dtype}, trial by trial; {_NORMALISED[r.normalise]}, and trials of the same image "
+        f"Responses are stored as {options.dtype}, trial by trial; {NORMALISE[r.normalise]}, and trials of the same image "
         f"are averaged",
         f"Noise ceiling: {_ceiling(r, int(counts.max()))}",
     ]  # fmt: skip

@@ -44,7 +44,6 @@ from ubrain.data.importers.recording import (
     Recording,
     select,
 )
-from ubrain.data.preparation import NORMALISE
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 
@@ -68,9 +67,11 @@ def import_god(
     images: str | Path | None = None,
     areas: str = "VC",
     release: str = "auto",
-    normalise: str = "auto",
 ) -> str:
     """Write GOD subjects into a crowd file. Trials of imagery are left out.
+
+    Responses are z-scored per run where runs are known, otherwise per session (training, test; as far as known their
+    sessions); those of npz are z-scored already.
 
     Parameters
     ----------
@@ -79,8 +80,6 @@ def import_god(
     images : folder of the images, with subfolders; default: root.
     areas : whose voxels are wanted, separated by commas; "none": all voxels that the files have.
     release : "original", "fmriprep" or "npz"; "auto": the first of these that is there.
-    normalise : "run", "session" (training, test; as far as known their sessions) or "none"; "auto": "run" where runs are
-        known, otherwise "session", and "none" for npz, whose numbers are z-scored.
 
     Returns
     -------
@@ -91,23 +90,21 @@ def import_god(
     UbrainError
         If a file is missing, damaged, or does not fit the others.
     """
-    for name, value, allowed in (("release", release, RELEASES), ("normalise", normalise, NORMALISE)):
-        if value not in ("auto", *allowed):
-            raise UbrainError(f"--{name} {value}: expected auto, {', '.join(allowed)}")
+    if release not in ("auto", *RELEASES):
+        raise UbrainError(f"--release {release}: expected auto, {', '.join(RELEASES)}")
     folder = Folder(root, options.follow_links)
     release, subjects = _subjects(folder, release)
     names = select(options.subjects, subjects, folder)
     if absent := [f"S{s}" for s in range(1, N_SUBJECTS + 1) if f"S{s}" not in subjects]:
         log.warning("no files of %s", ", ".join(absent))
     if release == "npz":
-        recordings = _npz_recordings(folder, {name: subjects[name] for name in names}, areas, normalise)
+        recordings = _npz_recordings(folder, {name: subjects[name] for name in names}, areas)
     else:
         shown = Folder(images, options.follow_links) if images is not None else folder
         index = _ImageIndex(folder)
         sets = {name: [_read_set(path, areas, index) for path in subjects[name]] for name in names}
-        recordings = _bdata_recordings(sets, shown, normalise, release)
-    settings = {"dataset": "god", "release": release, "areas": areas, "normalise": normalise}
-    return import_recordings(recordings, out, options, settings)
+        recordings = _bdata_recordings(sets, shown, release)
+    return import_recordings(recordings, out, options, {"dataset": "god", "release": release, "areas": areas})
 
 
 def _subjects(folder: Folder, release: str) -> tuple[str, dict[str, list[Path]]]:
@@ -301,7 +298,7 @@ def _area_names(path: Path, member: dict[str, NDArray[np.bool_]], n_voxels: int)
 # ------------------------------------------------------------------------------------------- recordings from BData
 
 
-def _bdata_recordings(sets: dict[str, list[_Set]], shown: Folder, normalise: str, release: str) -> list[Recording]:
+def _bdata_recordings(sets: dict[str, list[_Set]], shown: Folder, release: str) -> list[Recording]:
     trials = pd.concat([s.trials for subject in sets.values() for s in subject])
     names = sorted(set(trials["name"]), key=natural)
     pictures = Pictures(shown, [*names, *map(_padded, names)])
@@ -315,7 +312,7 @@ def _bdata_recordings(sets: dict[str, list[_Set]], shown: Folder, normalise: str
                         ["test" if name in tested else "rest" for name in there],
                         [photograph_key(name) for name in there])  # fmt: skip
     number = {name: i for i, name in enumerate(there)}
-    return [_bdata_recording(name, subject, images, number, normalise, release) for name, subject in sets.items()]
+    return [_bdata_recording(name, subject, images, number, release) for name, subject in sets.items()]
 
 
 def _padded(name: str) -> str:
@@ -325,7 +322,7 @@ def _padded(name: str) -> str:
 
 
 def _bdata_recording(
-    name: str, sets: list[_Set], images: ImageFiles, number: dict[str, int], normalise: str, release: str
+    name: str, sets: list[_Set], images: ImageFiles, number: dict[str, int], release: str
 ) -> Recording:
     voxels = sets[0].voxels
     if not all(s.voxels.equals(voxels) for s in sets):
@@ -346,16 +343,14 @@ def _bdata_recording(
     if len(absent):
         missing.append(f"{absent.nunique()} images, such as {absent.iloc[0]}; their {len(absent)} trials are left out, also "
                        f"where a run is z-scored")  # fmt: skip
-    if normalise == "auto":
-        normalise = "run" if "run" in trials else "session"
-    account = [f"Responses as published ({release} release), nothing was scaled"
-               + (" or z-scored, as --normalise none asks" if normalise == "none" else ""),
+    account = [f"Responses as published ({release} release), nothing was scaled",
                "Test images: those of the perception test",
                *(f"{n} trials {what} were left out" for n, what in (
                    (sum(s.n_imagery for s in sets), "of imagery"),
                    (sum(s.n_nameless for s in sets), "of which the file does not name the image")) if n)]  # fmt: skip
     space = "volume" if {"i", "x"} & {*voxels} else ""
-    return Recording(f"god-{name}", "GOD", "3T", space, images, trials, voxels, blocks, account, missing, normalise)
+    return Recording(f"god-{name}", "GOD", "3T", space, images, trials, voxels, blocks, account, missing,
+                     normalise="run" if "run" in trials else "session")  # fmt: skip
 
 
 def _reader(path: Path, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Callable[[], Iterator[Part]]:
@@ -374,12 +369,12 @@ def _reader(path: Path, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> 
 # ------------------------------------------------------------------------------------------------------------- npz
 
 
-def _npz_recordings(folder: Folder, subjects: dict[str, list[Path]], areas: str, normalise: str) -> list[Recording]:
+def _npz_recordings(folder: Folder, subjects: dict[str, list[Path]], areas: str) -> list[Recording]:
     candidates = folder.search(r"images_\d+\.npz")
     if not candidates:
         raise UbrainError(f"{folder} has no images_112.npz, which belongs to the files sbj_1.npz, ...")
     images, n_train = _npz_images(max(candidates, key=lambda path: natural(path.name)))
-    return [_npz_recording(name, path, images, n_train, areas, normalise) for name, (path,) in subjects.items()]
+    return [_npz_recording(name, path, images, n_train, areas) for name, (path,) in subjects.items()]
 
 
 def _npz_images(path: Path) -> tuple[ImageArray, int]:
@@ -404,9 +399,7 @@ def _eight_bits(path: Path, image: NDArray) -> NDArray[np.uint8]:
     return np.rint(image * 255).astype(np.uint8)
 
 
-def _npz_recording(
-    name: str, path: Path, images: ImageArray, n_train: int, areas: str, normalise: str
-) -> Recording:
+def _npz_recording(name: str, path: Path, images: ImageArray, n_train: int, areas: str) -> Recording:
     shown, responses = [], []
     for what, labels, n in (("arr_0", "arr_3", n_train), ("arr_1", "arr_4", len(images.ids) - n_train)):
         values = check_array(load_npz(path, what), f"{path}: {what!r}", "f", (None, None))
@@ -431,8 +424,7 @@ def _npz_recording(
                f"not published",
                "Test images: those of the perception test",
                "These images have no names, so photographs that other datasets have, too, are not recognised"]  # fmt: skip
-    chosen = "none" if normalise == "auto" else normalise
-    return Recording(f"god-{name}", "GOD", "3T", "", images, trials, voxels, blocks, account, [], chosen)
+    return Recording(f"god-{name}", "GOD", "3T", "", images, trials, voxels, blocks, account, normalise="none")
 
 
 def _npz_labels(path: Path, name: str, n_trials: int, n_images: int) -> NDArray[np.int64]:

@@ -295,7 +295,8 @@ def _recording(
                           "repeat": kept["repeat"].to_numpy(np.int64)})  # fmt: skip
     blocks = [_block(source, kept.iloc[i : i + BLOCK_TRIALS], i, columns) for i in range(0, len(kept), BLOCK_TRIALS)]
     return Recording(f"mosaic-{name}", f"MOSAIC-{dataset}", scanner, "fsLR-91k", shown.images, table, voxels, blocks, account,
-                     missing, normalise="none", ceiling=ceiling)  # fmt: skip
+                     missing, normalise="none", ceiling=ceiling,
+                     no_sessions="the sessions of trials are not published; responses are z-scored already")  # fmt: skip
 
 
 def _block(source: _Source, trials: pd.DataFrame, start: int, columns: NDArray[np.int64]) -> Block:

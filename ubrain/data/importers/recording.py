@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -13,11 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ubrain.data.importers.files import PART_BYTES, natural, read_rgb, reading, rgb_shape
+from ubrain.data.preparation import NORMALISE
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
 T = TypeVar("T")
 PLACE = ("hemisphere", "vertex", "i", "j", "k")  # columns of the table of voxels that say where a voxel is
+BAD_VOXELS = ("drop", "refuse")
+AVERAGED = "responses are averages over the repeats of an image in several sessions, z-scored already"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Options:
         where the dataset has no validation images of its own.
     image_size : shrink images so that the shorter side has this many pixels; None: keep them as published.
     follow_links : read files that are links out of the dataset's folder, too.
+    normalise : z-score each voxel per "session" or "run", or "none"; "auto": as is the custom with the dataset.
+    bad_voxels : "drop" voxels that are not finite, or constant where they are z-scored, or "refuse" to import them.
     """
 
     append: bool = False
@@ -43,6 +48,8 @@ class Options:
     val_fraction: float = 0.05
     image_size: int | None = None
     follow_links: bool = False
+    normalise: str = "auto"
+    bad_voxels: str = "drop"
 
 
 DEFAULTS = Options()
@@ -169,6 +176,7 @@ class Recording:
     normalise : how the field z-scores these responses, in the crowd file's words: per session, run, or none, as a rule
         because the published numbers are z-scored already; `account` says why.
     ceiling : what the ncsnr of `voxels` is.
+    no_sessions : why the column session tells nothing, where that is so.
     """
 
     name: str
@@ -183,6 +191,27 @@ class Recording:
     missing: list[str] = field(default_factory=list)
     normalise: str = "session"
     ceiling: str = "ncsnr as published"
+    no_sessions: str = ""
+
+    def normalised(self, how: str) -> "Recording":
+        """The same recording, z-scored as asked: "auto" as it is, or per "session" or "run", or "none".
+
+        Raises
+        ------
+        UbrainError
+            If it is not known which trials are of one session or run.
+        """
+        if how in ("auto", self.normalise):
+            return self
+        unknown = self.no_sessions
+        if how == "run" and "run" not in self.trials:
+            unknown = unknown or "which trials are of one run is not known"
+        if how != "none" and unknown:
+            raise UbrainError(f"{self.source}: --normalise {how}: {unknown}; possible are auto"
+                              f"{', session' if not self.no_sessions else ''} and none")  # fmt: skip
+        said = f"Z-scoring is chosen with --normalise {how}; the custom with these responses is {self.normalise}"
+        ceiling = f"{self.ceiling}, for responses z-scored as is the custom"
+        return replace(self, normalise=how, account=[*self.account, said], ceiling=ceiling)
 
     def units(self) -> NDArray[np.int64]:
         """Number, from 0, of the session (or run) within which each trial is z-scored: (n_trials,)."""
@@ -267,6 +296,18 @@ def complete(names: Sequence[str], asked: Sequence[str] | None, describe: Callab
     for name, problem in missing.items():
         log.warning("%s is left out: %s", name, problem)
     return found
+
+
+def check_preparation(normalise: str, bad_voxels: str) -> None:
+    """Refuse options that do not exist."""
+    for name, value, allowed in (("normalise", normalise, ("auto", *NORMALISE)), ("bad-voxels", bad_voxels, BAD_VOXELS)):
+        if value not in allowed:
+            raise UbrainError(f"--{name} {value}: expected {', '.join(allowed[:-1])} or {allowed[-1]}")
+
+
+def kept_voxels(voxels: pd.DataFrame, good: NDArray[np.bool_]) -> pd.DataFrame:
+    """The table of the good voxels; `source_row` is the row that each has had among all."""
+    return voxels[good].assign(source_row=np.flatnonzero(good)).reset_index(drop=True)
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -55,7 +55,7 @@ class Stage:
     """
 
     def __init__(self, recording: Recording, work: Path, settings: dict[str, Any]) -> None:
-        self.recording, self.dtype = recording, np.dtype(settings["dtype"])
+        self.recording, self.settings, self.dtype = recording, settings, np.dtype(settings["dtype"])
         self.n_voxels, self.units = len(recording.voxels), recording.units()
         self.starts = np.cumsum([0, *(block.n_trials for block in recording.blocks)])
         self.folder = work / recording.name
@@ -141,8 +141,15 @@ class Stage:
             while data:
                 data = data[file.write(data) :]
 
-    def usable(self) -> tuple[NDArray[np.bool_], list[str]]:
-        """Which voxels can be used, (n_voxels,), and what is said about the others."""
+    def usable(self, bad_voxels: str = "drop") -> tuple[NDArray[np.bool_], list[str]]:
+        """Which voxels can be used, (n_voxels,), and what is said about the others.
+
+        Raises
+        ------
+        UbrainError
+            If none can be used, if the type of the stored responses rounds them off, or if there are others and
+            `bad_voxels` is "refuse".
+        """
         endless, constant, coarse = (np.zeros(self.n_voxels, dtype=bool) for _ in range(3))
         for low, high in self._unit_ranges():
             with np.errstate(invalid="ignore"):
@@ -151,15 +158,20 @@ class Stage:
                 constant |= spread <= np.maximum(1e-6 * largest, NOTHING)
                 coarse |= spread < COARSE * np.finfo(self.dtype).eps / 2 * largest
         unit = {"session": "in all trials of a session", "run": "in all trials of a run", "none": "in all trials"}
-        said = [self._list(endless, "not a number, or infinite, in some trial"),
-                self._list(constant & ~endless, f"the same number {unit[self.recording.normalise]}")]  # fmt: skip
+        same = f"the same number {unit[self.recording.normalise]}"
+        verdict = "were dropped" if bad_voxels == "drop" else "cannot be used"
+        bad = ((endless, "not a number, or infinite, in some trial"), (constant & ~endless, same))
+        said = [self._list(which, f"{verdict}: {why}") for which, why in bad if which.any()]
         good: NDArray[np.bool_] = ~endless & ~constant
         if not good.any():
-            self.refuse(f"{self.recording.source}: no usable voxel is left: {'; '.join(filter(None, said))}")
+            self.refuse(f"{self.recording.source}: no usable voxel is left: {'; '.join(said)}")
+        if said and bad_voxels == "refuse":
+            raise UbrainError(f"{self.recording.source}: {'; '.join(said)}. Import without them with --bad-voxels drop, which "
+                              f"continues with what has been read, or delete {self.folder}")  # fmt: skip
         if (coarse & good).sum() > 0.01 * good.sum():
             self.refuse(f"{self.recording.source}: {(coarse & good).sum()} voxels vary so little around a large mean that "
                         f"{self.dtype} would round them off; use --dtype float32")  # fmt: skip
-        return good, [line for line in said if line]
+        return good, said or [f"No voxel was dropped: all are finite, and none is {same}"]
 
     def _unit_ranges(self) -> Iterator[NDArray[np.float32]]:
         """Lowest and highest response of each voxel, (2, n_voxels), for each session (or run), which may span blocks."""
@@ -176,11 +188,9 @@ class Stage:
 
     def _list(self, bad: NDArray[np.bool_], what: str) -> str:
         rows = np.flatnonzero(bad)
-        if not len(rows):
-            return ""
         listed = "; ".join(self.recording.place(int(row)) for row in rows[:LISTED])
         more = "; ..." if len(rows) > LISTED else ""
-        return f"{len(rows)} of {self.n_voxels} voxels were dropped: {what} (at {listed}{more})"
+        return f"{len(rows)} of {self.n_voxels} voxels {what} (at {listed}{more})"
 
     def rows(self, voxels: NDArray[np.bool_]) -> Iterator[NDArray]:
         """Responses of some voxels, in the order of the trials."""

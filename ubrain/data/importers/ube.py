@@ -28,7 +28,7 @@ from ubrain.data.importers.files import (
     whole_numbers,
 )
 from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, MAX_DESIGN, pictures_of
-from ubrain.data.importers.recording import DEFAULTS, PART_BYTES, Block, ImageArray, Options, Part, Recording, select
+from ubrain.data.importers.recording import AVERAGED, DEFAULTS, PART_BYTES, Block, ImageArray, Options, Part, Recording, select
 from ubrain.errors import UbrainError
 from ubrain.progress import track
 
@@ -390,7 +390,7 @@ def _recording(name: str, subject: int, crowd: _Responses, pictures: _Pictures, 
     if "vertex" not in voxels:
         missing.append("all-vertices_fsaverage_space.npy masks, so it is not known where the voxels are")
     return Recording(f"ube-{name}", "UBE", "7T", "fsaverage" if "vertex" in voxels else "", pictures, crowd.trials(subject),
-                     voxels, crowd.blocks(subject), account, missing, normalise="none")  # fmt: skip
+                     voxels, crowd.blocks(subject), account, missing, normalise="none", no_sessions=AVERAGED)  # fmt: skip
 
 
 def _voxels(name: str, subject: int, crowd: _Responses, masks: Folder) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ubrain.data.importers.engine import import_recordings
 from ubrain.data.importers.files import Folder, check_array, natural, open_hdf5, read_mat, whole_numbers
-from ubrain.data.importers.recording import DEFAULTS, ImageArray, Options, Recording, array_block, select
+from ubrain.data.importers.recording import AVERAGED, DEFAULTS, ImageArray, Options, Recording, array_block, select
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 
@@ -122,7 +122,8 @@ def _recording(name: str, path: Path, shown: ImageArray, n_train: int) -> Record
         "Test images: the validation images",
         f"Voxels: all that the files have of the volume {' × '.join(map(str, VOLUME))}",
     ]  # fmt: skip
-    return Recording(f"vim1-{name}", "vim-1", "4T", "volume", shown, trials, voxels, blocks, account, normalise="none")
+    return Recording(f"vim1-{name}", "vim-1", "4T", "volume", shown, trials, voxels, blocks, account, normalise="none",
+                     no_sessions=AVERAGED)  # fmt: skip
 
 
 def _voxels(name: str, path: Path) -> pd.DataFrame:
