@@ -328,20 +328,25 @@ class NpzArray:
                 yield np.frombuffer(data, self.dtype).reshape(shape)
             _at_end(stream)
 
-    def rows(self, wanted: NDArray[np.int64], step: int) -> Iterator[NDArray]:
-        """Some rows, in ascending order, up to `step` at a time; the others are not read, if the file allows that."""
+    def rows(self, wanted: NDArray[np.int64], columns: slice, step: int) -> Iterator[NDArray]:
+        """Some rows, in ascending order, up to `step` at a time, of an array with two axes.
+
+        Other rows and columns are not read, if the file allows that.
+        """
         if self.offset is None:
             for number, block in enumerate(self.blocks(step)):
                 inside = np.searchsorted(wanted, [number * step, (number + 1) * step])
                 if inside[0] < inside[1]:
-                    yield block[wanted[slice(*inside)] - number * step]
+                    yield block[wanted[slice(*inside)] - number * step, columns]
             return
-        width = self.nbytes // self.shape[0]
+        first, end, _ = columns.indices(self.shape[1])
+        width, size = self.shape[1] * self.dtype.itemsize, (end - first) * self.dtype.itemsize
+        begin = self.offset + first * self.dtype.itemsize
         for start in range(0, len(wanted), step):
             rows = wanted[start : start + step].tolist()
             with reading(self.path, "a .npz file"), self.path.open("rb") as file:
-                data = b"".join([_exactly(file, width, self.offset + row * width) for row in rows])
-            yield np.frombuffer(data, self.dtype).reshape(len(rows), *self.shape[1:])
+                data = b"".join([_exactly(file, size, begin + row * width) for row in rows])
+            yield np.frombuffer(data, self.dtype).reshape(len(rows), end - first)
 
     @contextmanager
     def _stream(self) -> Iterator[Any]:
