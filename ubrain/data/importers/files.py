@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import mmap
 import os
 import re
 import struct
@@ -280,6 +281,15 @@ def load_npy(path: Path) -> NDArray:
         return array
     except Exception as error:
         raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
+
+
+def let_go(array: NDArray) -> None:
+    """Take what has been read of a mapped file out of this process's memory; otherwise, in the end, it has the whole file."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

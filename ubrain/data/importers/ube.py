@@ -108,7 +108,7 @@ class _Pictures(ImageArray):
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """Row i."""
         with reading(self.path):
-            return np.asarray(self.array[i])
+            return super().pixels(i)
 
 
 @contextmanager
