@@ -166,6 +166,13 @@ def test_voxel_table_with_whole_numbers_as_ncsnr(recording: SimpleNamespace) -> 
         assert list(crowd["A"].voxels.ncsnr) == [1, 0, 1, 2, 1]
 
 
+def test_ncsnr_that_is_no_number_is_refused_by_its_file(recording: SimpleNamespace, refused) -> None:
+    voxels, out = recording.folder / "voxels.csv", recording.folder / "out.h5"
+    voxels.write_text("ncsnr,areas\n1,V1\n,V1\n0.5x,V1\n2,V1\n1,V1\n")
+    with refused(out, r"voxels\.csv: column 'ncsnr': expected numbers, got '0\.5x' in row 2"):
+        import_arrays(recording.images, recording.responses, "A", out, voxels=voxels)
+
+
 def test_test_list_decides_alone(recording: SimpleNamespace) -> None:
     listed, out = recording.folder / "test.txt", recording.folder / "out.h5"
     listed.write_text("image7\n\n  image10.png  \nimage2\n")

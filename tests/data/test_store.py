@@ -248,6 +248,20 @@ def test_damaged_file_is_refused(
         append(recording, tiny)
 
 
+@pytest.mark.parametrize("column", ["image", "session", "repeat"])
+def test_whole_numbers_may_be_without_sign_but_not_too_large(tiny: Path, refused, column: str) -> None:
+    name = f"subjects/A/trials/{column}"
+    with Crowd(tiny) as crowd, h5py.File(tiny) as file:
+        expected, numbers = crowd["A"].responses(), file[name][:].astype(np.uint64)
+    replace(name, numbers)(h5py.File(tiny, "r+"))
+    with Crowd(tiny) as crowd:
+        np.testing.assert_array_equal(crowd["A"].responses(), expected)
+    numbers[0] = 2**63 + 5
+    replace(name, numbers)(h5py.File(tiny, "r+"))
+    with refused(tiny, f"{name}: .*outside the 12 images"):
+        Crowd(tiny)
+
+
 @pytest.mark.parametrize("name", ["images/pixels/8x8", "subjects/A/responses", "subjects/A/session_moments"])
 def test_what_cannot_be_read_later_is_an_error_that_names_the_file(tiny: Path, name: str) -> None:
     with h5py.File(tiny, "r+") as file:

@@ -540,16 +540,17 @@ def _validate_subject(file: h5py.File, name: str, group: Any, n_images: int) -> 
         raise UbrainError(f"{where}: attribute {missing[0]!r} is missing")
     n_trials, n_voxels = _dataset(file, f"{where}/responses", "f", 2).shape
     for column in ("image", "session", "repeat"):
-        values = _dataset(file, f"{where}/trials/{column}", "iu", 1, length=n_trials)[:]
+        values = _whole_numbers(file, f"{where}/trials/{column}", n_trials)
         if values.min(initial=0) < 0 or (column == "image" and values.max(initial=-1) >= n_images):
             raise UbrainError(f"{where}/trials/{column}: a row number is outside the {n_images} images of the file")
     normalise = group.attrs.get("normalise", "session")
     if normalise not in NORMALISE:
         raise UbrainError(f"{where}: attribute 'normalise': expected one of {', '.join(NORMALISE)}, got {normalise!r}")
     for column in {"run"} & {*group["trials"], normalise}:
-        if _dataset(file, f"{where}/trials/{column}", "iu", 1, length=n_trials)[:].min(initial=0) < 0:
+        if _whole_numbers(file, f"{where}/trials/{column}", n_trials).min(initial=0) < 0:
             raise UbrainError(f"{where}/trials/{column}: a run has a negative number")
-    sessions = int(file[f"{where}/trials/{'run' if normalise == 'run' else 'session'}"][:].max(initial=-1)) + 1
+    unit = _whole_numbers(file, f"{where}/trials/{'run' if normalise == 'run' else 'session'}", n_trials)
+    sessions = int(unit.max(initial=-1)) + 1
     moments = _dataset(file, f"{where}/session_moments", "f", 3)
     if moments.shape != (2, sessions, n_voxels):
         raise UbrainError(f"{where}/session_moments: expected (2, {sessions}, {n_voxels}), got {moments.shape}")
@@ -572,6 +573,12 @@ def _dataset(file: h5py.File, name: str, kinds: str, ndim: int, length: int | No
     if found.nbytes > stored:
         raise UbrainError(f"{name}: {found.shape} {found.dtype} are {found.nbytes} bytes, but there are {stored}")
     return found
+
+
+def _whole_numbers(file: h5py.File, name: str, length: int) -> NDArray[np.int64]:
+    """As their readers have them: as int64, in which those that are too large are negative."""
+    numbers: NDArray[np.int64] = _dataset(file, name, "iu", 1, length)[:].astype(np.int64)
+    return numbers
 
 
 def _no_links_out(group: h5py.Group) -> None:

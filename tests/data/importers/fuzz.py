@@ -263,7 +263,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 def subject_differences(before: tuple, after: tuple) -> set[str]:
     (voxels, shown, sessions, rows), (new_voxels, new_shown, new_sessions, new_rows) = before, after
     found = set()
-    shared = [column for column in PLACE if column in voxels and column in new_voxels]
+    both = voxels, new_voxels
+    shared = [column for column in PLACE if all(column in table and (table[column] != "").any() for table in both)]
     where, new_where = places(voxels, shared), places(new_voxels, shared)
     if where is not None and new_where is not None:
         at = {place: column for column, place in enumerate(where)}

@@ -39,7 +39,7 @@ class Packaged:
             full = np.zeros(163842, np.int64)
             full[vertices] = [2, 1] + [1] * (len(vertices) - 2)  # a vertex in both masks is 2
             np.save(masks / f"{side}.all-vertices_fsaverage_space.npy", full)
-            labels = np.arange(len(vertices))
+            labels = np.arange(len(vertices)) % 8
             np.save(masks / f"{side}.prf-visualrois_challenge_space.npy", labels)
             np.save(masks / f"{side}.streams_challenge_space.npy", np.full(len(vertices), 5))
             np.save(masks / f"{side}.prf-visualrois_fsaverage_space.npy", full)

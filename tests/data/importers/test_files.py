@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -17,9 +18,11 @@ import pytest
 from damage import mat_zeros, npy_header
 from test_god import Original
 
-from ubrain.data.importers import files
+from ubrain.data.importers import algonauts, arrays, files
+from ubrain.data.importers.arrays import ImageSource
 from ubrain.data.importers.bdata import open_bdata
 from ubrain.data.importers.files import Folder
+from ubrain.data.importers.recording import ImageArray
 from ubrain.errors import UbrainError
 
 MB = 1 << 20
@@ -138,6 +141,45 @@ def test_npy_files_with_other_numbers_than_their_header_says(tmp_path: Path, dat
         files.load_npy(tmp_path / "x.npy")
 
 
+def mapped() -> float:
+    """MB of mapped files that this process has in memory."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("only Linux says how much of the memory is of mapped files")
+    return int(re.findall(r"RssFile:\s+(\d+)", status.read_text())[0]) / 1024
+
+
+def images_of_arrays(path: Path) -> Iterator[np.ndarray]:
+    source = ImageSource(path)
+    return (source.pixels(i) for i in range(len(source)))
+
+
+def images_of_a_dataset(path: Path) -> Iterator[np.ndarray]:
+    images = ImageArray(files.load_npy(path), [])
+    return (images.pixels(i) for i in range(len(images.array)))
+
+
+def responses_of_arrays(path: Path) -> Iterator[np.ndarray]:
+    return arrays._blocks(files.load_npy(path).reshape(96, -1), slice(None))
+
+
+def responses_of_algonauts(path: Path) -> Iterator[np.ndarray]:
+    block = algonauts._block("all", [path], [files.load_npy(path).reshape(96, -1)])
+    return (part.values for part in block.read())
+
+
+@pytest.mark.parametrize("read", [images_of_arrays, images_of_a_dataset, responses_of_arrays, responses_of_algonauts])
+def test_what_has_been_read_of_a_large_array_is_not_kept_in_memory(tmp_path: Path, monkeypatch, read: Callable) -> None:
+    np.save(tmp_path / "x.npy", np.ones((96, 512, 512, 3), np.uint8))  # 75 MB
+    monkeypatch.setattr(arrays, "BLOCK", 4)
+    monkeypatch.setattr(algonauts, "PART_BYTES", 12 * MB)  # as float32
+    before, taken = mapped(), []
+    for values in read(tmp_path / "x.npy"):
+        assert values.min() == 1
+        taken.append(mapped() - before)
+    assert max(taken) < 20
+
+
 def long_header() -> Iterator[bytes]:
     yield b"\x93NUMPY\x02\x00" + struct.pack("<I", 64 * MB)
     yield from (b" " * MB for _ in range(65))
@@ -155,9 +197,9 @@ def test_headers_of_arrays_are_short(tmp_path: Path, memory: Callable[[], float]
 
 
 def test_the_arrays_of_an_npz_file_have_a_limit_together(tmp_path: Path) -> None:
-    arrays = {name: np.zeros(MB // 2) for name in "abc"}
-    np.savez_compressed(tmp_path / "packed.npz", **arrays)
-    np.savez(tmp_path / "plain.npz", **arrays)
+    members = {name: np.zeros(MB // 2) for name in "abc"}
+    np.savez_compressed(tmp_path / "packed.npz", **members)
+    np.savez(tmp_path / "plain.npz", **members)
     with pytest.raises(UbrainError, match=r"packed\.npz is compressed and unpacks to"):
         files.load_npz(tmp_path / "packed.npz", "a")
     assert isinstance(files.load_npz(tmp_path / "plain.npz", "a"), np.memmap)

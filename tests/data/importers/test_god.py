@@ -43,8 +43,9 @@ class Original:
         rng = np.random.default_rng(subject)
         self.shown = [*TRAINING, *(name for _ in range(REPEATS) for name in rng.permutation(TEST)), *TEST]
         self.kind = np.repeat([1, 2, 3], [len(TRAINING), REPEATS * len(TEST), len(TEST)])
-        self.run = np.concatenate([np.repeat([1, 2], 4), np.repeat(np.arange(1, REPEATS + 1), 3), np.ones(3)])  # from 1 each
-        offset = 0.5 * self.run[:, None] * np.arange(1, 3, 0.2) + 20 * self.kind[:, None]
+        test = np.repeat(np.arange(1, REPEATS + 1), len(TEST))
+        self.run = np.concatenate([np.repeat([1, 2], len(TRAINING) // 2), test, np.ones(len(TEST))])  # from 1 each
+        offset = 0.5 * self.run[:, None] * np.linspace(1, 2.8, N_VOXELS) + 20 * self.kind[:, None]
         self.voxels = rng.normal(size=(len(self.kind), N_VOXELS)) * 5 + offset
         ids = [image_id(name) for name in self.shown]
         self.dataset = np.column_stack([self.kind, self.run, ids, self.voxels])

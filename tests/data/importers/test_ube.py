@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import scipy.io
 
 from ubrain.data.crowd import Crowd
-from ubrain.data.importers import ube
+from ubrain.data.importers import files, ube
 from ubrain.data.importers.files import NpzArray
 from ubrain.data.importers.recording import Options
 from ubrain.data.importers.ube import import_ube
@@ -81,7 +82,7 @@ class Authors:
         path = self.root / "experiment/nsd_expdesign.mat"
         path.parent.mkdir(exist_ok=True)
         images = self.images if images is None else images
-        scipy.io.savemat(path, {"masterordering": self.order[None].astype(np.uint8), "subjectim": images.astype(np.int32)})
+        scipy.io.savemat(path, {"masterordering": self.order[None].astype(np.uint16), "subjectim": images.astype(np.int32)})
         return path
 
     def write_masks(self, subject: int, left: int, place: str) -> dict[str, np.ndarray]:
@@ -386,6 +387,19 @@ def test_rows_are_read_in_blocks_of_bounded_size(authors: Authors, out: Path, mo
     assert len(parts) > 50
     assert max(parts) <= 100
     assert not {"single_sub_fmri", "multi_sub_fmri"} & set(whole)
+
+
+def test_columns_of_other_subjects_are_not_read(authors: Authors, out: Path, monkeypatch) -> None:
+    """Rows of shared images have the voxels of all subjects: read by each of them, they would be read eight times."""
+    read, exactly = [], files._exactly
+
+    def counted(stream: Any, size: int, offset: int | None = None) -> bytes:
+        read.append(size if offset is not None else 0)
+        return exactly(stream, size, offset)
+
+    monkeypatch.setattr(files, "_exactly", counted)
+    import_ube(authors.root, out, EXACT)
+    assert sum(read) == sum(response.nbytes for s in range(1, 9) for response in authors.expected(s).values())
 
 
 def test_nothing_is_unpickled(authors: Authors, out: Path, tmp_path: Path) -> None:

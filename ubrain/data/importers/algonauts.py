@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import Folder, area_name, check_array, check_voxels, load_npy, read_table, reading
+from ubrain.data.importers.files import Folder, area_name, check_array, check_voxels, let_go, load_npy, read_table, reading
 from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, LABELS
 from ubrain.data.importers.recording import (
     AVERAGED,
@@ -206,6 +206,8 @@ def _block(name: str, files: Sequence[Path], arrays: Sequence[NDArray]) -> Block
         for start in range(0, n, step):
             with reading(files[0]):
                 rows = np.concatenate([a[start : start + step] for a in arrays], axis=1)
+            for array in arrays:
+                let_go(array)
             yield Part(rows, start)
 
     return Block(name, n, read, tuple(files))

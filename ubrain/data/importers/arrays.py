@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.files import SUFFIXES, load_npy, natural, read_rgb
+from ubrain.data.importers.files import SUFFIXES, let_go, load_npy, natural, read_rgb
 from ubrain.data.importers.recording import check_preparation, kept_voxels
 from ubrain.data.importers.stage import LISTED, NOTHING
 from ubrain.data.preparation import NORMALISE
@@ -137,7 +137,8 @@ class ImageSource:
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """Image number i as (height, width, 3)."""
         if self._array is not None:
-            pixels = np.asarray(self._array[i])
+            pixels = np.array(self._array[i])
+            let_go(self._array)
             return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
         return read_rgb(self._files[i])
 
@@ -196,6 +197,11 @@ def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
         raise UbrainError(f"{path}: expected one row for each of the {n_voxels} voxels, got {len(table)}")
     for column in table:
         check_name(str(column), f"{path}: voxel column")
+    if "ncsnr" in table:
+        wrong = table["ncsnr"].notna() & pd.to_numeric(table["ncsnr"], errors="coerce").isna()
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise UbrainError(f"{path}: column 'ncsnr': expected numbers, got {str(table['ncsnr'][row])[:40]!r} in row {row}")
     text = [c for c in ("hemisphere", "areas") if c in table]
     return table.fillna(dict.fromkeys(text, "")).astype(dict.fromkeys(text, str))
 
@@ -242,4 +248,5 @@ def _dropped(bad: NDArray[np.bool_]) -> str:
 
 def _blocks(values: NDArray, voxels: NDArray[np.bool_] | slice) -> Iterator[NDArray[np.float32]]:
     for start in range(0, len(values), BLOCK):
-        yield np.asarray(values[start : start + BLOCK][:, voxels], dtype=np.float32)
+        yield np.array(values[start : start + BLOCK][:, voxels], dtype=np.float32)
+        let_go(values)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import mmap
 import os
 import re
 import struct
@@ -282,6 +283,15 @@ def load_npy(path: Path) -> NDArray:
         raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
 
 
+def let_go(array: NDArray) -> None:
+    """Take what has been read of a mapped file out of this process's memory; otherwise, in the end, it has the whole file."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether it is in Fortran order, and type of an array; headers of other versions may have gigabytes."""
     if (version := np.lib.format.read_magic(stream)) != (1, 0):
@@ -328,20 +338,25 @@ class NpzArray:
                 yield np.frombuffer(data, self.dtype).reshape(shape)
             _at_end(stream)
 
-    def rows(self, wanted: NDArray[np.int64], step: int) -> Iterator[NDArray]:
-        """Some rows, in ascending order, up to `step` at a time; the others are not read, if the file allows that."""
+    def rows(self, wanted: NDArray[np.int64], columns: slice, step: int) -> Iterator[NDArray]:
+        """Some rows, in ascending order, up to `step` at a time, of an array with two axes.
+
+        Other rows and columns are not read, if the file allows that.
+        """
         if self.offset is None:
             for number, block in enumerate(self.blocks(step)):
                 inside = np.searchsorted(wanted, [number * step, (number + 1) * step])
                 if inside[0] < inside[1]:
-                    yield block[wanted[slice(*inside)] - number * step]
+                    yield block[wanted[slice(*inside)] - number * step, columns]
             return
-        width = self.nbytes // self.shape[0]
+        first, end, _ = columns.indices(self.shape[1])
+        width, size = self.shape[1] * self.dtype.itemsize, (end - first) * self.dtype.itemsize
+        begin = self.offset + first * self.dtype.itemsize
         for start in range(0, len(wanted), step):
             rows = wanted[start : start + step].tolist()
             with reading(self.path, "a .npz file"), self.path.open("rb") as file:
-                data = b"".join([_exactly(file, width, self.offset + row * width) for row in rows])
-            yield np.frombuffer(data, self.dtype).reshape(len(rows), *self.shape[1:])
+                data = b"".join([_exactly(file, size, begin + row * width) for row in rows])
+            yield np.frombuffer(data, self.dtype).reshape(len(rows), end - first)
 
     @contextmanager
     def _stream(self) -> Iterator[Any]:

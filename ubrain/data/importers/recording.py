@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ubrain.data.importers.files import PART_BYTES, natural, read_rgb, reading, rgb_shape
+from ubrain.data.importers.files import PART_BYTES, let_go, natural, read_rgb, reading, rgb_shape
 from ubrain.data.preparation import NORMALISE
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
@@ -147,7 +147,9 @@ class ImageArray:
 
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """Row i."""
-        return np.asarray(self.array[i])
+        pixels = np.array(self.array[i])
+        let_go(self.array)
+        return pixels
 
     split = ImageFiles.split
     key = ImageFiles.key

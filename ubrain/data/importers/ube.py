@@ -108,7 +108,7 @@ class _Pictures(ImageArray):
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """Row i."""
         with reading(self.path):
-            return np.asarray(self.array[i])
+            return super().pixels(i)
 
 
 @contextmanager
@@ -368,8 +368,8 @@ def _step(array: NpzArray) -> int:
 
 def _read(array: NpzArray, wanted: NDArray[np.int64], columns: slice) -> Iterator[Part]:
     start = 0
-    for rows in array.rows(wanted, _step(array)):
-        yield Part(rows[:, columns], start)
+    for rows in array.rows(wanted, columns, _step(array)):
+        yield Part(rows, start)
         start += len(rows)
 
 
