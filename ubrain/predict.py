@@ -94,8 +94,10 @@ class Predictor:
         with autocast(self.device, self._precision):
             for block in self._blocks:
                 out[:, block] = self._encoder.respond(tokens, self._terms(block)).float().cpu().numpy()
-            whole = self._encoder.with_rest(torch.from_numpy(out).to(self.device), tokens, self._subject, self._voxels)
-        return whole.float().cpu().numpy()
+            if self._subject not in self._encoder.rests:
+                return out
+            responses = torch.from_numpy(out).to(self.device)
+            return self._encoder.with_rest(responses, tokens, self._subject, self._voxels).cpu().numpy()
 
     def _terms(self, block: slice) -> list[VoxelTerms]:
         if self._kept is not None:
