@@ -1,6 +1,5 @@
 """Tokens of any timm model, adapters, and the feature cache."""
 
-import errno
 import multiprocessing
 import os
 import shutil
@@ -27,7 +26,6 @@ from ubrain.backbone import Backbone, Features, shifted
 from ubrain.cli import app
 from ubrain.config import BackboneConfig
 from ubrain.data.crowd import Crowd
-from ubrain.data.store import Sink
 from ubrain.errors import UbrainError
 
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
@@ -438,28 +436,41 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_begun(small_c
     assert not list(tmp_path.rglob("*.h5"))
 
 
-def test_after_a_disk_was_full_the_finished_files_are_kept_and_the_rest_follows(small_crowd, tmp_path, monkeypatch):
-    class Full(Sink):
-        left = 2  # files that fit
+FULL_DISK = """
+import errno, sys
+from pathlib import Path
+from ubrain import backbone
+from ubrain.config import BackboneConfig
+from ubrain.data.crowd import Crowd
 
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            Full.left -= 1
+class Full(backbone.Sink):
+    left = 2  # files that fit
 
-        def write(self, data):
-            if Full.left < 0 and self.failure is None:
-                self.failure = OSError(errno.ENOSPC, "No space left on device")
-            return super().write(data)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        Full.left -= 1
 
-    monkeypatch.setattr(backbone_module, "SHARD", 16)
-    monkeypatch.setattr(backbone_module, "BATCH", 16)
+    def write(self, data):
+        if Full.left < 0 and self.failure is None:
+            self.failure = OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+backbone.SHARD = backbone.BATCH = 16
+backbone.Sink = Full
+with Crowd(sys.argv[1]) as crowd:
+    backbone.Features(crowd, BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0), Path(sys.argv[2]))
+"""
+
+
+def test_after_a_disk_was_full_the_finished_files_are_kept_and_the_rest_follows(small_crowd, tmp_path):
+    """The disk is full in a process of its own, as it would be; another one follows."""
+    command = [sys.executable, "-c", FULL_DISK, str(small_crowd), str(tmp_path)]
+    full = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert "No space left on device" in full.stderr.splitlines()[-1]
+    assert len(contents(tmp_path)) == 32
+    assert not list(tmp_path.rglob("*.partial"))
     with Crowd(small_crowd) as crowd:
-        with monkeypatch.context() as patch:
-            patch.setattr(backbone_module, "Sink", Full)
-            with pytest.raises(OSError, match="No space left"):
-                Features(crowd, CNN, tmp_path)
-        assert len(contents(tmp_path)) == 32
-        assert not list(tmp_path.rglob("*.partial"))
         Features(crowd, CNN, tmp_path).close()
         assert sorted(contents(tmp_path)) == sorted(crowd.content)
 
