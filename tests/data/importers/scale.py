@@ -81,8 +81,8 @@ def write_picture(path: Path, number: int, height: int, width: int) -> None:
     Image.fromarray(photograph(number, height, width)).save(path, "JPEG", quality=90)
 
 
-def noise(n: int, width: int, dtype: str) -> np.ndarray:
-    return np.random.default_rng(1).normal(0.5, 1, (n, width)).astype(dtype)
+def noise(n: int, width: int, dtype: str, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.5, 1, (n, width)).astype(dtype)
 
 
 # ------------------------------------------------------------------------------------------------------- datasets
@@ -234,7 +234,7 @@ def run_arrays(root: Path, out: Path) -> None:
 
 def crowd(root: Path, share: float) -> None:
     """Eight subjects, a share of 9000 images each, of which a tenth are shared, 224 × 224."""
-    n, block = round(9000 * share), noise(300, 39548, "<f2")
+    n = round(9000 * share)
     root.mkdir()
     with write_crowd(root / "crowd.h5") as writer:
         n_test = n // 10
@@ -244,7 +244,8 @@ def crowd(root: Path, share: float) -> None:
             image = np.r_[rows[:n_test], rows[n_test + s * (n - n_test) :][: n - n_test]]
             trials = pd.DataFrame({"image": image, "session": np.arange(n) * 4 // n})
             voxels = pd.DataFrame({"hemisphere": "L", "vertex": np.arange(39548), "areas": "V1"})
-            values = (np.roll(block[i % 300], i // 300 + 1000 * s)[None] for i in range(n))
+            block = noise(300, 39548, "<f2", seed=s)
+            values = (np.roll(block[i % 300], i // 300)[None] for i in range(n))
             writer.add_subject(f"S{s}", trials, voxels, values, "synthetic", "7T", dtype="float16")
 
 
@@ -316,7 +317,7 @@ def read_dataset(data: h5py.Dataset) -> None:
         rows = sorted({i for a, b in extents for i in range(max(0, a), min(b, len(data)))})
         for i in rows:
             data[i]
-    elif data.chunks and data.ndim == 4:  # NSD's betas: a chunk is all trials of a voxel
+    elif data.name == "/betas" and data.ndim == 4:  # of NSD, where a chunk is all trials of a voxel
         for k in range(data.shape[1]):
             data[:, k]
     elif not data.shape:

@@ -55,7 +55,7 @@ class Packaged:
             self.responses[subject, split, side] = rng.normal(size=(len(images), len(vertices))).astype(np.float32)
             np.save(fmri / f"{side}_{split}_fmri.npy", self.responses[subject, split, side])
         for row, image in enumerate(images):
-            Image.fromarray(self.pixels(image)).save(pictures / f"{prefix}-{row + 1:04d}_nsd-{image:05d}.png")
+            Image.fromarray(self.pixels(image)).save(pictures / f"{prefix}-{row + 1:04d}_nsd-{image:05d}.png", compress_level=1)
         self.images[subject, split] = images
 
     @staticmethod
