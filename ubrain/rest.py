@@ -15,7 +15,7 @@ of what it leaves over; and ridge regression alone; the last two with penalties 
 times its share among all voxels, which is found from the same evidence (expectation maximisation); the full evidence,
 n / 2, is too sure of itself where candidates share images (seen on simulated crowds of seeds 21 to 25). The readout is
 the mean over candidates. Few images or noise leave the embedding alone, more images add a rest, and a voxel unlike any of
-the crowd ends with the rest alone. This is ours, not the paper's.
+the crowd ends near ridge regression. This is ours, not the paper's.
 """
 
 import math
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 SIDES = (1, 2, 4)  # squares per side of the image
 MOST_COMPONENTS = 512
-STRENGTHS = tuple(10 ** (i / 2) for i in range(-6, 9))  # relative to the mean square of the features; and infinity
+STRENGTHS = tuple(10 ** (i / 2) for i in range(-6, 9))  # relative to the mean square of the features
 TRUST = 0.5  # exponent of the evidence
 ROUNDS = 100  # of expectation maximisation
 TINY = 1e-6

@@ -25,7 +25,7 @@ Ours
     f is almost linear in e, so a few Gauss–Newton steps, solved exactly for each voxel, do what takes Adam hundreds, and
     need no learning rate. In this tangent space the crowd's directions Σ are what a linear mixture of crowd voxels can
     reach; but whatever comes out is an embedding. What it leaves over goes to a linear rest, as far as held-out images
-    say that there is something to get (`ubrain.rest`): a voxel unlike any of the crowd ends as ridge regression would.
+    say that there is something to get (`ubrain.rest`): a voxel unlike any of the crowd ends near ridge regression.
 
 Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only). The others are ours.
 """
