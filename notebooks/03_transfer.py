@@ -27,7 +27,7 @@
 # | encoder, one subject | an encoder trained from scratch on the new subject only, briefly; at few points |
 # | gradient (the paper) | the crowd's encoder, frozen; new embeddings by Adam from a random start, the best on held-out images kept |
 # | matching (ours) | no training: the mean of the crowd's embeddings, weighted by how well their predictions explain the new voxel |
-# | matching, then gradient (ours) | from there, gradient steps that are pulled back to the matching, the less the more images there are; and ridge regression of what is left over (the linear rest), voxel by voxel, as far as held-out images ask for it |
+# | matching, then gradient (ours) | from there, gradient steps that are pulled back to the matching, the less the more images there are; and ridge regression of what is left over (the linear rest), voxel by voxel, if held-out images ask for it clearly |
 #
 # **The last two are ours, not the paper's.** The paper starts from random numbers; the crowd itself is a prior that this
 # does not use. All choices (temperature of the matching, strength of the pull, strength of the rest) are made on held-out

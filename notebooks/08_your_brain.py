@@ -88,8 +88,8 @@ lab.save(fig, "images")
 #
 # The shared weights stay frozen. *Gradient* is the paper's way: new embeddings from a random start. *Matching*, and *matching,
 # then gradient*, are ours: they start from the embeddings of those voxels of the crowd that would respond alike. What
-# embeddings leave over, the latter reads linearly from the image, voxel by voxel, if held-out images ask for it (the
-# linear rest): a brain may have voxels that are unlike any of the crowd.
+# embeddings leave over, the latter reads linearly from the image, voxel by voxel, if held-out images ask for it
+# clearly (the linear rest): a brain may have voxels that are unlike any of the crowd.
 
 # %%
 encoder, chosen = own_brain.join(lab, mine, lab.subjects)

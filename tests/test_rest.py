@@ -10,7 +10,7 @@ from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.predict import Predictor
-from ubrain.rest import STRENGTHS, Components, LinearRest, candidates, features, n_features
+from ubrain.rest import STRENGTHS, Components, LinearRest, candidates, features, is_clear, n_features, no_rest
 
 SIZES = EncoderConfig(widths=(6, 8), n_tokens=17, embedding_size=8, channels=5)
 
@@ -58,21 +58,39 @@ def test_a_rest_reads_new_images_as_it_read_the_old():
     torch.testing.assert_close(whole[:, 2], 0.5 * f[:, 2])
 
 
-def shares_of(known, linear, wrong=0.0, n=200, n_voxels=40):
-    """Mean shares of embedding and ridge, ridge, embedding, if y is so much of each, and f has a part that y has not."""
-    components, n_strengths = Components(features([random(n, 16, 5)])), len(STRENGTHS)
+def misses_of(known, linear, wrong=0.0, n=200, n_voxels=40):
+    """What candidates leave over, if y is so much of f and of a linear signal, and f has a part that y has not."""
+    components = Components(features([random(n, 16, 5)]))
     signal = components.values @ random(components.values.shape[1], n_voxels, seed=1)
     f = random(n, n_voxels, seed=2)
     y = known * f + linear * signal / signal.std(0) + 0.5 * random(n, n_voxels, seed=3)
-    fitted, held = torch.arange(120), torch.arange(120, n)
-    shares = candidates(components.errors(y, f + wrong * random(n, n_voxels, seed=4), fitted, held), len(held)).mean(1)
-    return [part.sum().item() for part in shares.split([n_strengths, n_strengths, 1])]
+    return components.misses(y, f + wrong * random(n, n_voxels, seed=4), torch.arange(120), torch.arange(120, n))
+
+
+def shares_of(**kinds):
+    """Mean shares of embedding and ridge, ridge, embedding."""
+    misses = misses_of(**kinds)
+    shares = candidates(misses.square().sum(1), misses.shape[1]).mean(1)
+    return [part.sum().item() for part in shares.split([len(STRENGTHS), len(STRENGTHS), 1])]
 
 
 def test_each_kind_of_readout_is_found_where_it_is_right():
     assert np.argmax(shares_of(known=1, linear=1)) == 0
     assert np.argmax(shares_of(known=0, linear=1, wrong=1)) == 1
     assert shares_of(known=1, linear=0)[2] > 0.8
+
+
+def test_a_rest_is_taken_only_where_it_is_clear():
+    assert is_clear(misses_of(known=1, linear=1))
+    assert is_clear(misses_of(known=1, linear=0.5))
+    assert not is_clear(misses_of(known=1, linear=0))
+    assert not is_clear(misses_of(known=1, linear=0.05))
+    one_voxel = misses_of(known=1, linear=1)[:, :, :1]
+    assert is_clear(one_voxel)
+    assert not is_clear(one_voxel[:, :4])  # the same gain on four images may be chance
+    shares = no_rest(3, torch.device("cpu"))
+    assert shares.shape == (len(one_voxel), 3)
+    assert shares.sum() == shares[-1].sum() == 3
 
 
 def test_a_candidate_that_many_voxels_want_is_likelier_for_all():

@@ -14,8 +14,10 @@ of what it leaves over; and ridge regression alone; the last two with penalties 
 
 times its share among all voxels, which is found from the same evidence (expectation maximisation); the full evidence,
 n / 2, is too sure of itself where candidates share images (seen on simulated crowds of seeds 21 to 25). The readout is
-the mean over candidates. Few images or noise leave the embedding alone, more images add a rest, and a voxel unlike any of
-the crowd ends near ridge regression. This is ours, not the paper's.
+the mean over candidates. If that, with shares found on other images, does not lower the squared error over all voxels by
+more than three standard errors, there is no rest at all (seen on the same crowds: at 25 noisy images a rest costs
+retrieval). So few images or noise leave the embedding alone, more images add a rest, and a voxel unlike any of the crowd
+ends near ridge regression. This is ours, not the paper's.
 """
 
 import math
@@ -29,6 +31,7 @@ SIDES = (1, 2, 4)  # squares per side of the image
 MOST_COMPONENTS = 512
 STRENGTHS = tuple(10 ** (i / 2) for i in range(-6, 9))  # relative to the mean square of the features
 TRUST = 0.5  # exponent of the evidence
+CLEAR, PARTS = 3, 5  # standard errors that a rest must gain; parts of the images, each scored with shares of the others
 ROUNDS = 100  # of expectation maximisation
 TINY = 1e-6
 
@@ -131,19 +134,22 @@ class Components:
         weights = torch.stack([turn @ (right / (size.clamp_min(0) + a / len(u))[:, None]) for a in STRENGTHS])
         return weights, y.mean(0) - mean @ weights
 
-    def errors(self, y: Tensor, f: Tensor, fitted: Tensor, held: Tensor) -> Tensor:
-        """Squared errors on held-out images, (2 n_strengths + 1, n_voxels): with embedding and ridge, ridge, embedding alone.
+    def misses(self, y: Tensor, f: Tensor, fitted: Tensor, held: Tensor) -> Tensor:
+        """What candidates leave over of held-out images: with embedding and ridge, with ridge, with the embedding alone.
 
         Parameters
         ----------
         y, f : (n_images, n_voxels), measured responses, and those of embeddings that know only the images `fitted`, scaled.
+
+        Returns
+        -------
+        (2 n_strengths + 1, n_held_out, n_voxels)
         """
         found = []
         for base in (f, torch.zeros_like(f)):
             weights, offset = self.ridge((y - base)[fitted], fitted)
-            rest = self.values[held] @ weights + offset[:, None]
-            found.append(((y - base)[held] - rest).square().sum(1))
-        return torch.cat([*found, (y - f)[held].square().sum(0)[None]])
+            found.append((y - base)[held] - self.values[held] @ weights - offset[:, None])
+        return torch.cat([*found, (y - f)[held][None]])
 
     def fit(self, y: Tensor, f: Tensor, shares: Tensor) -> dict[str, Tensor]:
         """Weights, offset and scale of a rest that is the mean over all candidates, by their shares."""
@@ -160,6 +166,23 @@ class Components:
         found = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
         found["scale"] = scale * found["scale"]
         return LinearRest.of({"basis": self.basis, "shift": self.shift, **found})
+
+
+def is_clear(misses: Tensor) -> bool:
+    """Whether there is something to get beside the embedding, from what candidates leave over on held-out images."""
+    everything, unit = misses.square().sum(1), misses[-1].square().mean(0).clamp_min(TINY)
+    gains = []
+    for part in misses.tensor_split(PARTS, 1):
+        shares = candidates(everything - part.square().sum(1), misses.shape[1] - part.shape[1])
+        mixed = (shares[:, None] * part).sum(0)
+        gains.append(((part[-1].square() - mixed.square()) / unit).mean(1))
+    gain = torch.cat(gains)
+    return bool(gain.mean() > CLEAR * gain.std() / math.sqrt(len(gain)))
+
+
+def no_rest(n_voxels: int, device: torch.device) -> Tensor:
+    """Shares (n_candidates, n_voxels) of no rest at all."""
+    return F.one_hot(torch.full((n_voxels,), 2 * len(STRENGTHS), device=device)).T.float()
 
 
 def candidates(errors: Tensor, n_images: int) -> Tensor:

@@ -24,8 +24,8 @@ Ours
     for each newcomer, the strongest that is within a standard error of the best; an infinite one is matching alone. Near m,
     f is almost linear in e, so a few Gauss–Newton steps, solved exactly for each voxel, do what takes Adam hundreds, and
     need no learning rate. In this tangent space the crowd's directions Σ are what a linear mixture of crowd voxels can
-    reach; but whatever comes out is an embedding. What it leaves over goes to a linear rest, as far as held-out images
-    say that there is something to get (`ubrain.rest`): a voxel unlike any of the crowd ends near ridge regression.
+    reach; but whatever comes out is an embedding. What it leaves over goes to a linear rest, if held-out images say
+    clearly that there is something to get (`ubrain.rest`): a voxel unlike any of the crowd ends near ridge regression.
 
 Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only). The others are ours.
 """
@@ -58,7 +58,7 @@ from ubrain.fused import VoxelTerms
 from ubrain.model import UniversalEncoder
 from ubrain.paths import atomic, cache_root
 from ubrain.progress import log, track
-from ubrain.rest import Components, LinearRest, candidates, features
+from ubrain.rest import Components, LinearRest, candidates, features, is_clear, no_rest
 from ubrain.train import Source, correlate, loss_of
 
 METHODS = ("ours", "matching", "gradient")
@@ -357,9 +357,13 @@ def ours(newcomer: Newcomer) -> Fitted:
     moments = torch.cat([block.moments(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 2)
     best = _strongest(r := _r(moments))
     pull, scale = pulls[best], _slope(moments[:, best])
-    components, n = Components(newcomer.head.features()), sum(len(held) for _, held in newcomer.folds())
-    errors = torch.cat([block.errors(components, pull, scale) for block in track(blocks, len(blocks), "choosing the rest")], 1)
-    shares = candidates(errors, n)
+    components = Components(newcomer.head.features())
+    some = _Block(newcomer, prior, slice(None, None, len(blocks))).misses(components, pull, scale)
+    shares = no_rest(newcomer.responses.shape[1], some.device)
+    if is_clear(some):
+        steps = track(blocks, len(blocks), "choosing the rest")
+        errors = [block.misses(components, pull, scale).square().sum(1) for block in steps]
+        shares = candidates(torch.cat(errors, 1), some.shape[1])
     embeddings, rests = [], []
     for block in track(blocks, len(blocks), f"fitting {newcomer.responses.shape[1]} voxels"):
         embeddings.append(block.fit(pull))
@@ -414,16 +418,16 @@ class _Block:
         f, y = f - f.mean(1, keepdim=True), (y - y.mean(0)).expand_as(f)
         return torch.stack([(f * y).sum(1), f.square().sum(1), y.square().sum(1)])
 
-    def errors(self, components: Components, pull: float, scale: float) -> Tensor:
-        """Squared errors on held-out images of all that the rest may be, (n_candidates, n_voxels)."""
+    def misses(self, components: Components, pull: float, scale: float) -> Tensor:
+        """What all that the rest may be leaves over on held-out images, (n_candidates, n_images, n_voxels)."""
         parts = []
         for matched, (images, held) in zip(self.prior.of_fold, self.newcomer.folds(), strict=True):
             z, noise = self.start(matched, images)
             if pull < math.inf:
                 z = _solve(*self.normal_equations(matched, z, images), pull * noise)
             f = scale * self.newcomer.head.respond(self.embedding(matched, z))
-            parts.append(components.errors(self.y, f, *(torch.from_numpy(i).to(f.device) for i in (images, held))))
-        return torch.stack(parts).sum(0)
+            parts.append(components.misses(self.y, f, *(torch.from_numpy(i).to(f.device) for i in (images, held))))
+        return torch.cat(parts, 1)
 
     def fit(self, pull: float) -> Tensor:
         """Embeddings (n_voxels, E) from all images."""
