@@ -154,7 +154,7 @@ def test_scoreboard_links_to_the_executed_notebook(run):
 def claims(monkeypatch):
     """Claims of a paper about which everything is known."""
     paper = {
-        "sources": {"paper": "book"}, "runs": {"seeds": [1, 2, 5], "recordings": "macaque-fast"},
+        "sources": {"paper": "book"}, "runs": {"seeds": [1, 2, 5], "recordings": "macaque-fast", "recordings_are": "neurons"},
         "claim": [
             {"text": t, "figure": "", "notebook": n, "name": t, "condition": "c", "paper": "", "run": ""}
             for t, n in (("each", "03_x"), ("whole", "03_x"), ("images", "03_x"), ("lost", "04_y"))
@@ -190,6 +190,7 @@ def test_other_seeds_and_recordings_are_shown_beside(tmp_path, claims):
     assert row(text, "each")[4:] == [*each, ""]
     assert row(text, "images")[4:7] == ["25", "25 … 35", "95"]
     assert row(text, "lost")[4:] == ["", "", "", ""]
+    assert text.endswith(" macaque-fast: neurons.")
     write(tmp_path / "fast-seed2" / "03_x.json", Record("each", float("nan"), "c", "S1"))
     assert row(results.scoreboard(tmp_path / "fast"), "each")[5] == "0.150 … 0.250, 2 seeds"
     assert "seeds" not in results.scoreboard(tmp_path / "macaque-fast").splitlines()[0]

@@ -99,12 +99,14 @@ def scoreboard(folder: Path) -> str:
     }
     if len(seeds) > 1:
         columns[f"{len(seeds)} seeds"] = lambda claim: _over_seeds(claim, seeds)
+    note = _note(documents, paper)
     if any(real.glob("*.json")) and real != folder:
         recordings = read_results(real)
         columns[f"here: {real.name}"] = lambda claim: _here(claim, recordings)
+        note += f" {real.name}: {paper['runs']['recordings_are']}."
     columns["notebook"] = lambda claim: _link(claim, folder)
     rows = [list(columns), ["---"] * len(columns), *([c(claim) for c in columns.values()] for claim in paper["claim"])]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", _note(documents, paper)])
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", note])
 
 
 def paper_claims() -> dict[str, Any]:
