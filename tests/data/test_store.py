@@ -1,5 +1,7 @@
 """The crowd file: splits are per image, broken files are refused, and nothing half-written appears."""
 
+import errno
+import io
 import os
 import resource
 import shutil
@@ -20,7 +22,7 @@ from ubrain.config import SimulationConfig
 from ubrain.data.crowd import Crowd
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.simulate import simulate_crowd
-from ubrain.data.store import write_crowd
+from ubrain.data.store import Sink, write_crowd
 from ubrain.errors import UbrainError
 
 
@@ -360,6 +362,53 @@ def test_write_that_fails(recording: SimpleNamespace, tiny: Path, run_cli, mode:
     assert not list(recording.folder.glob("*.partial"))
     assert tiny.read_bytes() == before
     assert out.exists() == (mode == "append")
+
+
+class Disk(io.FileIO):
+    """A disk that holds `room` bytes of a file."""
+
+    room = 10
+
+    def write(self, data: memoryview) -> int:
+        fits = self.room - self.tell()
+        if fits <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data[:fits])
+
+
+class Full(Sink, Disk):
+    """A sink on such a disk."""
+
+
+def test_what_a_full_disk_did_not_take_is_read_back_nevertheless(tmp_path: Path) -> None:
+    """HDF5 crashes on bytes that it did not write, as it keeps addresses in its files."""
+    with Full(tmp_path / "a", "w+") as sink:
+        assert sink.write(b"abcdefghijklmnop") == 16
+        assert sink.tell() == 16
+        sink.seek(20)
+        sink.write(b"xyz")
+        sink.seek(9)
+        sink.write(b"JK")
+        sink.seek(0)
+        read = bytearray(b"?" * 30)
+        assert sink.readinto(read) == sink.tell() == 30
+        assert read == b"abcdefghiJKlmnop" + bytes(4) + b"xyz" + bytes(7)
+        with pytest.raises(OSError, match="No space left"):
+            sink.check()
+    assert (tmp_path / "a").read_bytes() == b"abcdefghij"
+
+
+def test_hdf5_outlives_a_disk_that_fills_up_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in range(0, 12_000, 250):
+        monkeypatch.setattr(Disk, "room", room)
+        path = tmp_path / f"{room}.h5"
+        with Full(path, "w+") as sink:
+            with h5py.File(sink, "w") as file:
+                file.create_dataset("names", data=["abc"] * 300, dtype=h5py.string_dtype())
+                file["numbers"] = np.arange(600)
+                np.testing.assert_array_equal(file["names"][:], [b"abc"] * 300)
+            with pytest.raises(OSError, match="No space left"):
+                sink.check()
 
 
 def test_folder_that_cannot_be_made(recording: SimpleNamespace, refused) -> None:

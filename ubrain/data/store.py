@@ -427,19 +427,41 @@ def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Itera
 
 
 class Sink(io.FileIO):
-    """The file below HDF5, which crashes when a write fails: the first failure is kept, and the rest is swallowed."""
+    """The file below HDF5, which crashes when a write fails or does not read back what it wrote.
+
+    The first failure is kept for `check`; what is written from then on goes to memory, for HDF5 to read until it is closed.
+    """
 
     failure: OSError | None = None
 
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self._unwritten: list[tuple[int, bytes]] = []
+
     def write(self, data: Any) -> int:
-        """Write all of `data`; after a failure, nothing."""
+        """Write all of `data`; after a failure, to memory."""
         rest = memoryview(data).cast("B")
         try:
             while rest and self.failure is None:
                 rest = rest[super().write(rest) :]
         except OSError as error:
             self.failure = error
+        if rest:
+            self._unwritten.append((self.tell(), bytes(rest)))
+            self.seek(len(rest), io.SEEK_CUR)
         return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill all of `buffer`, with zeros where nothing was written."""
+        start, view = self.tell(), memoryview(buffer).cast("B")
+        n_read = super().readinto(view)
+        view[n_read:] = bytes(len(view) - n_read)
+        for at, data in self._unwritten:
+            low, high = max(at, start), min(at + len(data), start + len(view))
+            if low < high:
+                view[low - start : high - start] = data[low - at : high - at]
+        self.seek(start + len(view))
+        return len(view)
 
     def truncate(self, size: int | None = None) -> int:
         """Set the size of the file; after a failure, do nothing."""
