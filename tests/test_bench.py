@@ -41,6 +41,15 @@ def test_shares_of_time_add_up(found):
         assert shares["matrix products"] > 0
 
 
+@pytest.mark.parametrize(("seconds", "largest"), [(1e-3, 2048), (10.0, 256)])
+def test_the_limit_is_found_in_bounded_time_where_products_are_slow(monkeypatch, seconds, largest):
+    sizes = []
+    monkeypatch.setattr(bench, "_time", lambda work, device: sizes.append(len(work())) or seconds)
+    rate = bench._matrix_product(torch.device("cpu"), "fp32")
+    assert max(sizes) == largest
+    assert rate == pytest.approx(2 * largest**3 / seconds / 1e9)
+
+
 @pytest.mark.parametrize(("train", "keep"), [(False, 0), (True, 0), (True, 1 << 20)])
 def test_multiply_adds_are_those_that_happen(monkeypatch, train, keep):
     monkeypatch.setattr(fused, "KEEP", keep)

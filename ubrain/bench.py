@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -225,11 +226,18 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _matrix_product(device: torch.device, precision: str, n: int = 2048) -> float:
-    """GFLOP/s of a square matrix product."""
-    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    a @ a
-    return 2 * n**3 / min(_time(lambda: a @ a, device) for _ in range(5)) / 1e9
+def _matrix_product(device: torch.device, precision: str) -> float:
+    """GFLOP/s of a square matrix product, the largest of 256 to 2048 rows that should take less than a fifth of a second.
+
+    A processor without bf16 instructions needs half a minute for the largest.
+    """
+    n, seconds = 128, 0.0
+    while n < 2048 and 8 * seconds < 0.2:
+        n *= 2
+        a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+        a @ a
+        seconds = min(_time(partial(torch.mm, a, a), device) for _ in range(5))
+    return 2 * n**3 / seconds / 1e9
 
 
 def _where(setup: Setup, precision: str) -> dict[str, float]:
