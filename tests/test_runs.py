@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from jupyter_client.kernelspec import get_kernel_spec
 from typer.testing import CliRunner
 
 from ubrain import runs
@@ -83,6 +85,20 @@ def test_pairs_are_up_to_date(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert SOURCES
     assert runs.rebuild_notebooks(check=True) == []
+
+
+@each_notebook
+def test_a_save_in_jupyterlab_leaves_the_source_as_it_is(source, tmp_path):
+    for file in (source, source.with_suffix(".ipynb")):
+        shutil.copy(file, tmp_path)
+    manager = jupytext.TextFileContentsManager(root_dir=str(tmp_path))
+    model = manager.get(f"{source.stem}.ipynb")
+    spec = get_kernel_spec("python3")
+    model["content"].metadata["kernelspec"] = {"display_name": spec.display_name, "language": spec.language, "name": "python3"}
+    for cell in model["content"].cells:
+        cell.update({"execution_count": 1, "outputs": []} if cell.cell_type == "code" else {})
+    manager.save(model, f"{source.stem}.ipynb")
+    assert (tmp_path / source.name).read_text() == source.read_text()
 
 
 @each_notebook

@@ -20,7 +20,9 @@ def track(items: Iterable[T], total: int, label: str, size: Callable[[T], int] |
     With `size`, the bytes of an item, `total` is in bytes, too, and the rate is shown.
     """
     if os.environ.get("UBRAIN_PROGRESS") != "lines" and (sys.stderr.isatty() or "ipykernel" in sys.modules):
-        with tqdm(total=total, desc=label, leave=False, unit="B" if size else "it", unit_scale=size is not None) as bar:
+        file = sys.stdout if "ipykernel" in sys.modules else None  # what a bar leaves of stderr is a red stripe in JupyterLab
+        unit = "it" if size is None else "B"
+        with tqdm(total=total, desc=label, file=file, leave=False, unit=unit, unit_scale=size is not None) as bar:
             for item in items:
                 yield item
                 bar.update(size(item) if size else 1)
