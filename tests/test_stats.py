@@ -207,3 +207,32 @@ def test_subjects_that_saw_the_same_images_are_drawn_together():
     same = stats.bootstrap_mean_of_subjects(dict.fromkeys("ab", hits), dict.fromkeys("ab", np.arange(60)))
     apart = stats.bootstrap_mean_of_subjects(dict.fromkeys("ab", hits), {"a": np.arange(60), "b": np.arange(60, 120)})
     assert (apart.high - apart.low) < 0.85 * (same.high - same.low)  # 1 / sqrt(2) of it
+
+
+def test_resampled_scores_are_those_of_the_drawn_images_and_voxels():
+    rng = np.random.default_rng(1)
+    p, m = rng.normal(size=(30, 7)), rng.normal(size=(30, 7))
+    p += m
+    r, top1 = stats.resampled_scores(p, m, n_boot=20, seed=3)
+    weights, voxels = stats._resamples(30, 7, 20, 3)
+    hits = scores.retrieval_ranks(p, m) < 1
+    for i in range(20):
+        images = np.repeat(np.arange(30), weights[i].astype(int))
+        expected = [np.corrcoef(p[images, v], m[images, v])[0, 1] for v in voxels[i]]
+        assert r[i] == pytest.approx(np.median(expected))
+        assert top1[i] == pytest.approx(hits[images].mean())
+    shifted = stats.resampled_scores(p + 1, m, n_boot=20, seed=3)[0]
+    np.testing.assert_allclose(shifted, r)  # the same draws
+    constant = stats.resampled_scores(np.zeros_like(p), m, n_boot=5)[0]
+    np.testing.assert_array_equal(constant, 0)
+
+
+def test_units_are_resampled_together_with_what_they_were_measured_on():
+    rng = np.random.default_rng(1)
+    values, noise = np.array([0.2, 0.4]), rng.normal(size=(1, 4000))
+    exact = stats.bootstrap_units(values, np.repeat(values[:, None], 10, 1))
+    assert (exact.value, exact.low, exact.high, exact.n) == (pytest.approx(0.3), pytest.approx(0.2), pytest.approx(0.4), 2)
+    one = stats.bootstrap_units([0.2], 0.7 + 0.1 * noise, n_boot=20_000)  # the resamples' own mean plays no part
+    np.testing.assert_allclose([one.low, one.high], [0.2 - 0.196, 0.2 + 0.196], atol=0.01)
+    shared = stats.bootstrap_units([0.2, 0.2], np.repeat(0.1 * noise, 2, 0), n_boot=20_000)
+    assert shared.high - shared.low == pytest.approx(one.high - one.low, rel=0.05)  # the same images: no second sample

@@ -53,16 +53,13 @@ def bootstrap_median_r(
     keep = np.logical_and.reduce([np.isfinite(r) for r in full])
     if not keep.any():
         raise UbrainError("bootstrap: no voxel has a correlation (all constant or missing)")
-    rng = np.random.default_rng(seed)
-    n_images, n_voxels = m[:, keep].shape
-    weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot).astype(np.float64)
-    draws = rng.integers(n_voxels, size=(n_boot, n_voxels))
+    weights, draws = _resamples(*m[:, keep].shape, n_boot, seed)
     medians = [_median_of_draws(_weighted_correlation(p[:, keep], m[:, keep], weights), draws) for p in candidates]
     values = [float(np.median(r[keep])) for r in full]
     samples = medians[0] - medians[1] if against is not None else medians[0]
     value = values[0] - values[1] if against is not None else values[0]
     low, high = np.nanpercentile(samples, [2.5, 97.5])
-    return Interval(value, float(low), float(high), n_voxels)
+    return Interval(value, float(low), float(high), int(keep.sum()))
 
 
 def bootstrap_mean(
@@ -81,6 +78,50 @@ def bootstrap_mean(
         x = x - np.asarray(against, dtype=np.float64)
     draws = np.random.default_rng(seed).integers(len(x), size=(n_boot, len(x)))
     low, high = np.percentile(x[draws].mean(1), [2.5, 97.5])
+    return Interval(float(x.mean()), float(low), float(high), len(x))
+
+
+def resampled_scores(
+    predicted: ArrayLike, measured: ArrayLike, n_boot: int = 1000, seed: int = 0
+) -> tuple[Array, Array]:
+    """Median voxel correlation and top-1 retrieval in resamples of images and voxels.
+
+    The same seed draws the same images and voxels, so scores of several predictions of the same responses are paired.
+    For retrieval, queries are drawn and the gallery stays. A voxel that is constant in a resample counts as r = 0.
+
+    Parameters
+    ----------
+    predicted, measured : (n_images, n_voxels), no missing values.
+
+    Returns
+    -------
+    (n_boot,) medians, and (n_boot,) shares of hits.
+    """
+    p, m = (np.asarray(a, dtype=np.float64) for a in (predicted, measured))
+    weights, draws = _resamples(*m.shape, n_boot, seed)
+    r = np.nan_to_num(_weighted_correlation(p, m, weights))
+    return _median_of_draws(r, draws), weights @ (scores.retrieval_ranks(p, m) < 1) / len(m)
+
+
+def bootstrap_units(values: ArrayLike, resampled: ArrayLike, n_boot: int = 1000, seed: int = 0) -> Interval:
+    """Mean over units (newcomers, say), with a 95 % percentile interval over units and over what each was measured with.
+
+    Parameters
+    ----------
+    values : (n_units,), a score of each unit.
+    resampled : (n_units, n_resamples), the same score in resamples of the unit's images, as from `resampled_scores`. If
+        units share images, resample i draws the same ones in all. Only their spread is used: the median of a resample
+        is not the median of all, so they are shifted to have the mean of `values`.
+
+    Returns
+    -------
+    Interval, with n the number of units.
+    """
+    x, samples = np.asarray(values, dtype=np.float64), np.asarray(resampled, dtype=np.float64)
+    samples = samples + (x - samples.mean(1))[:, None]
+    rng = np.random.default_rng(seed)
+    units, draw = rng.integers(len(x), size=(n_boot, len(x))), rng.integers(samples.shape[1], size=(n_boot, 1))
+    low, high = np.percentile(samples[units, draw].mean(1), [2.5, 97.5])
     return Interval(float(x.mean()), float(low), float(high), len(x))
 
 
@@ -185,6 +226,13 @@ def _median_of_draws(r: Array, draws: NDArray[np.int64]) -> Array:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")
         return np.nanmedian(np.take_along_axis(r, draws, axis=1), axis=1)
+
+
+def _resamples(n_images: int, n_voxels: int, n_boot: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
+    """How often each image is drawn, (n_boot, n_images), and which voxels are, (n_boot, n_voxels)."""
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot).astype(np.float64)
+    return weights, rng.integers(n_voxels, size=(n_boot, n_voxels))
 
 
 def _weighted_correlation(p: Array, m: Array, weights: Array) -> Array:

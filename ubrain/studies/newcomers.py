@@ -163,7 +163,8 @@ def curves(
 
     Returns
     -------
-    One row each: direction, subject, method, n_images, all_images, draw, median_r, top1, gallery, seconds, chosen.
+    One row each: direction, subject, method, n_images, all_images, draw, median_r, top1, gallery, ceiling (median over
+    the voxels), seconds, chosen, and resampled_median_r and resampled_top1, scores in resamples of images and voxels.
     """
     rows: list[dict[str, Any]] = []
     for direction in directions:
@@ -176,13 +177,13 @@ def curves(
     table = pd.DataFrame(rows, columns=COLUMNS)
     for (name, subject, method, n), group in table.groupby(["direction", "subject", "method", "n_images"], sort=False):
         condition = f"{name}, {method}, {n} images"
-        lab.record("transfer_median_r", group["median_r"].mean(), condition, subject, n=len(group), unit="r")
-        lab.record("transfer_top1", group["top1"].mean(), condition, subject, n=len(group), unit="share")
+        for score, unit in (("median_r", "r"), ("top1", "share")):
+            lab.record(f"transfer_{score}", group[score].mean(), condition, subject, n=len(group), unit=unit)
     return table
 
 
-COLUMNS = ["direction", "subject", "method", "draw", "n_images", "all_images", "median_r", "top1", "gallery", "seconds",
-           "chosen"]  # fmt: skip
+COLUMNS = ["direction", "subject", "method", "draw", "n_images", "all_images", "median_r", "top1", "gallery", "ceiling", "seconds",
+           "chosen", "resampled_median_r", "resampled_top1"]  # fmt: skip
 
 
 def _cases(
@@ -212,25 +213,30 @@ def _score(case: Case, method: str) -> dict[str, Any]:
     predicted, chosen = case.predict(method)
     seconds = time.monotonic() - started
     measured = case.view.responses_to(case.view.image_rows("test"))
-    r = np.nan_to_num(scores.correlation(predicted, measured))
-    ranks = scores.retrieval_ranks(predicted, measured)
-    return {"median_r": float(np.median(r)), "top1": scores.top_k(ranks, 1), "gallery": len(ranks), "seconds": seconds,
-            "chosen": chosen}  # fmt: skip
+    r, ranks = np.nan_to_num(scores.correlation(predicted, measured)), scores.retrieval_ranks(predicted, measured)
+    resampled = stats.resampled_scores(predicted, measured, case.lab.profile.bootstrap, case.lab.seed)
+    return {"median_r": float(np.median(r)), "top1": scores.top_k(ranks, 1), "gallery": len(ranks), "chosen": chosen,
+            "ceiling": _median(case.lab.ceiling_r(case.subject)[case.voxels]), "seconds": seconds,
+            "resampled_median_r": resampled[0], "resampled_top1": resampled[1]}  # fmt: skip
 
 
-def summarise(table: pd.DataFrame, value: str = "median_r", n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Mean over newcomers and draws with a 95 % interval over them.
+def summarise(table: pd.DataFrame, score: str = "median_r", n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Mean over newcomers and draws with a 95 % interval over them, and over test images and voxels.
+
+    Parameters
+    ----------
+    score : median_r or top1.
 
     Returns
     -------
-    One row per direction, method and number of images: value, low, high, n (newcomers × draws).
+    One row per direction, method and number of images: value, low, high, n (newcomers × draws), ceiling.
     """
     rows = []
     for (direction, method, n_images), group in table.groupby(["direction", "method", "n_images"], sort=False):
-        found = stats.bootstrap_mean(group[value], n_boot=n_boot, seed=seed)
+        found = stats.bootstrap_units(group[score], np.stack(group[f"resampled_{score}"]), n_boot, seed)
         rows.append({"direction": direction, "method": method, "n_images": n_images, "value": found.value, "low": found.low,
-                     "high": found.high, "n": found.n})  # fmt: skip
-    return pd.DataFrame(rows, columns=["direction", "method", "n_images", "value", "low", "high", "n"])
+                     "high": found.high, "n": found.n, "ceiling": group["ceiling"].mean()})  # fmt: skip
+    return pd.DataFrame(rows, columns=["direction", "method", "n_images", "value", "low", "high", "n", "ceiling"])
 
 
 def images_needed(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
@@ -244,14 +250,13 @@ def images_needed(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
     first number of images counts as that number: it may need fewer.
     """
     mean = summarise(table)
-    ceilings = {s: _median(lab.ceiling_r(s)) for s in set(table["subject"])}
     rows = []
     for (direction, method), curve in mean.groupby(["direction", "method"], sort=False):
         mine = table[table["direction"] == direction]
         papers = mine[(mine["method"] == GRADIENT) & mine["all_images"]]["median_r"].mean()
-        ceiling = float(np.mean([ceilings[s] for s in set(mine["subject"])]))
         row = {"direction": direction, "method": method}
-        for what, target in (("90 % of gradient with all", float(papers)), ("90 % of the ceiling", ceiling)):
+        targets = {"90 % of gradient with all": float(papers), "90 % of the ceiling": curve["ceiling"].iloc[0]}
+        for what, target in targets.items():
             row[what] = _reached(curve["n_images"], curve["value"], ENOUGH * target)
             lab.record(f"images for {what}", row[what], f"{direction}, {method}", unit="images")
         rows.append(row)
@@ -277,7 +282,8 @@ def _reached(n_images: Sequence[float], values: Sequence[float], target: float) 
 def against_best(lab: Lab, table: pd.DataFrame, score: str = "median_r") -> pd.DataFrame:
     """Ours minus the best of ridge, gradient and matching, for each direction and number of images; recorded.
 
-    The best is the one that is best on average over newcomers and draws; the difference is paired.
+    The best is the one that is best on average over newcomers and draws, on the test images, which favours it a little.
+    The difference is paired: the same newcomers, draws, test images and voxels.
 
     Parameters
     ----------
@@ -285,16 +291,19 @@ def against_best(lab: Lab, table: pd.DataFrame, score: str = "median_r") -> pd.D
 
     Returns
     -------
-    One row per direction and number of images: best, difference, low, high (95 % over newcomers and draws).
+    One row per direction and number of images: best, difference, low, high (95 % over newcomers, draws, test images and
+    voxels).
     """
     rows = []
     for (direction, n_images), group in table.groupby(["direction", "n_images"], sort=False):
-        wide = group.pivot_table(score, ["subject", "draw"], "method", sort=False)
-        rivals = [m for m in (RIDGE, GRADIENT, MATCHING) if m in wide]
-        if OURS not in wide or not rivals:
+        mean = group.groupby("method", sort=False)[score].mean()
+        rivals = mean.reindex([RIDGE, GRADIENT, MATCHING]).dropna()
+        if OURS not in mean or not len(rivals):
             continue
-        best = wide[rivals].mean().idxmax()
-        found = stats.bootstrap_mean(wide[OURS], wide[best], lab.profile.bootstrap, lab.seed)
+        best = rivals.idxmax()
+        mine, other = (group[group["method"] == m].set_index(["subject", "draw"]).sort_index() for m in (OURS, best))
+        resampled = [np.stack(x[f"resampled_{score}"]) for x in (mine, other)]
+        found = stats.bootstrap_units(mine[score] - other[score], resampled[0] - resampled[1], lab.profile.bootstrap, lab.seed)
         name, unit = ("ours_minus_best", "r") if score == "median_r" else (f"ours_minus_best in {score}", "share")
         lab.record(name, found.value, f"{direction}, {n_images} images, {best}", interval=found, unit=unit)
         rows.append({"direction": direction, "n_images": n_images, "best of the others": best, "difference": found.value,
@@ -303,13 +312,16 @@ def against_best(lab: Lab, table: pd.DataFrame, score: str = "median_r") -> pd.D
 
 
 SMALL = config.SimulationConfig(subjects=5, images=250, test_images=100, voxels=300, scanner="7T")
-LACKING = "place"
 VARIANTS: dict[str, tuple[int, tuple[config.SimulationConfig, ...]]] = {  # seed, and parts of the crowd file; last is new
     "seed 11": (11, (SMALL,)),
     "seed 12": (12, (SMALL,)),
     "ncsnr halved": (11, (replace(SMALL, snr=0.5),)),
     "other mixes of types": (11, (replace(SMALL, spread=3.0),)),
-    f"nobody in the crowd has type {LACKING}": (11, (replace(SMALL, subjects=4, lacking=LACKING), replace(SMALL, subjects=1))),
+    "nobody has type place": (11, (replace(SMALL, subjects=4, lacking="place"), replace(SMALL, subjects=1))),
+    "seed 31 (new)": (31, (SMALL,)),
+    "ncsnr halved (new)": (32, (replace(SMALL, snr=0.5),)),
+    "other mixes of types (new)": (33, (replace(SMALL, spread=3.0),)),
+    "nobody has type word (new)": (34, (replace(SMALL, subjects=4, lacking="word"), replace(SMALL, subjects=1))),
 }
 
 
@@ -317,7 +329,7 @@ def robustness(
     lab: Lab, variants: Mapping[str, tuple[int, tuple[config.SimulationConfig, ...]]] = VARIANTS,
     n_images: Sequence[int] = (25, 100, 250), steps: int = 600,
 ) -> pd.DataFrame:  # fmt: skip
-    """Transfer to the last subject of simulated crowds other than the one that it was developed on; medians are recorded.
+    """Transfer to the last subject of simulated crowds other than that of the notebook; medians are recorded.
 
     Crowds and encoders are kept in the cache. The voxels of a type that nobody in the crowd has are also scored alone.
 
@@ -343,11 +355,11 @@ def robustness(
             measured = case.view.responses_to(case.view.image_rows("test"))
             for method in (RIDGE, *METHODS):
                 r = np.nan_to_num(scores.correlation(case.predict(method)[0], measured))
-                rows += [{"crowd": name, "voxels": group, "method": method, "n_images": len(case.rows), "draw": draw,
+                rows += [{"crowd": name, "voxels": f"{group} ({mask.sum()})", "method": method, "n_images": len(case.rows), "draw": draw,
                           "median_r": float(np.median(r[mask]))} for group, mask in groups.items()]  # fmt: skip
     table = pd.DataFrame(rows)
     for (name, group, method, n), found in table.groupby(["crowd", "voxels", "method", "n_images"], sort=False):
-        condition = f"{name}, {group} voxels, {method}, {n} images"
+        condition = f"{name}, {group.split()[0]} voxels, {method}, {n} images"
         lab.record("other_crowds_median_r", found["median_r"].mean(), condition, n=len(found), unit="r")
     return table
 
@@ -380,17 +392,17 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     return table.pivot_table("seconds", "method", "n_images", sort=False).sort_index(axis=1)
 
 
-def draw(
-    lab: Lab, found: Sequence[Direction], mean: pd.DataFrame, label: str, ceiling: bool = False
-) -> Figure:
-    """Learning curves, a panel for each direction; `mean` as from `summarise`."""
+def draw(found: Sequence[Direction], mean: pd.DataFrame, label: str, ceiling: bool = False, scale: float = 1) -> Figure:
+    """Learning curves, a panel for each direction; `mean` as from `summarise`, its values times `scale`."""
     figure, axes = plt.subplots(1, max(len(found), 1), figsize=(max(4 * len(found), 6), 4.6), sharey=True, squeeze=False)
     if not found:
         figures.text_only(axes[0, 0], "this crowd file has no newcomer: it has one dataset with fewer than three subjects")
         return figure
+    scaled = mean.assign(**{c: scale * mean[c] for c in ("value", "low", "high")})
     for ax, direction in zip(axes[0], found, strict=True):
-        highest = float(np.mean([_median(lab.ceiling_r(s)) for s in direction.newcomers])) if ceiling else None
-        figures.learning_curves(ax, mean[mean["direction"] == direction.name], label, highest)
+        mine = scaled[scaled["direction"] == direction.name]
+        highest = mine["ceiling"].mean() if ceiling else None
+        figures.learning_curves(ax, mine, label, highest)
         unknown = highest is not None and np.isnan(highest)
         ax.set_title(f"{direction.name} (ceiling unknown)" if unknown else direction.name)
         ax.label_outer()
@@ -434,19 +446,36 @@ def verdict(
     needed : of `images_needed`.
     against, in_top1 : of `against_best`, for median r and for top-1.
     """
+    if table.empty:
+        return "nothing to compare: this crowd file has no newcomer"
+    wide = summarise(table).pivot_table("value", ["direction", "n_images"], "method", sort=False)
+    images = table.groupby("direction", sort=False)["n_images"].max()
+    enough = needed.pivot(index="direction", columns="method", values="90 % of gradient with all").reindex(images.index)
     lines = []
-    mean = summarise(table).pivot_table("value", ["direction", "n_images"], "method", sort=False)
+    if GRADIENT in wide:
+        lines += [_paper_words(name, wide.loc[name], enough.loc[name, GRADIENT], table) for name in images.index]
+        half = enough[GRADIENT] <= images / 2
+        lines.append(_count("the paper's way reaches 90 % of its own best with at most half of the images", half))
     for mine, other in ((GRADIENT, ALONE), (GRADIENT, RIDGE), (OURS, ALONE)):
-        if {mine, other} <= set(mean):
-            both = mean[[mine, other]].dropna()
-            paper = "the paper: " if mine == GRADIENT else ""
-            lines.append(_count(f"{paper}{mine} is above {other} in median r", both[mine] > both[other]))
+        if {mine, other} <= set(wide):
+            both = wide[[mine, other]].dropna()
+            lines.append(_count(f"{mine} is above {other} in median r", both[mine] > both[other]))
     lines += [_against_words(rows, score) for score, rows in (("median r", against), ("top-1", in_top1)) if len(rows)]
-    wide = needed.pivot(index="direction", columns="method", values="90 % of gradient with all") if len(needed) else needed
-    if {GRADIENT, OURS} <= set(wide.columns):
-        half = wide[OURS] <= wide[GRADIENT] / 2
+    if {GRADIENT, OURS} <= set(enough):
+        half = enough[OURS] <= enough[GRADIENT] / 2
         lines.append(_count("ours reaches 90 % of the paper's best with at most half of the paper's images", half))
-    return "\n".join(lines) or "nothing to compare: this crowd file has no newcomer"
+    return "\n".join(lines)
+
+
+def _paper_words(direction: str, curve: pd.DataFrame, enough: float, table: pd.DataFrame) -> str:
+    """What the paper's way reaches with how many images, and what else there is to reach."""
+    last, ceiling = curve.index.max(), table[table["direction"] == direction]["ceiling"].mean()
+    rivals = {"ridge": RIDGE, "from scratch": ALONE}
+    others = [f"{name} {curve[c].loc[last]:.2f}" for name, c in rivals.items() if c in curve and np.isfinite(curve[c].loc[last])]
+    reached = f"with {enough:.0f} of {last} images" if np.isfinite(enough) else "unknown"
+    return (f"the paper's way, {direction}: 90 % of its own best {reached}; median r "
+            + ", ".join(f"{r:.2f} with {n}" for n, r in curve[GRADIENT].dropna().items())
+            + f"; with all: {', '.join([*others, f'ceiling {ceiling:.2f}'])}")  # fmt: skip
 
 
 def _against_words(rows: pd.DataFrame, score: str) -> str:
@@ -454,10 +483,11 @@ def _against_words(rows: pd.DataFrame, score: str) -> str:
     where = "; ".join(f"{r.direction} at {r.n_images} ({r.difference:+.3f})" for r in below.itertuples())
     return (f"ours against the best of ridge, gradient and matching, in {score}, by the 95 % intervals: below in "
             f"{len(below)} of {len(rows)}{': ' * bool(where)}{where}; above in {len(above)}, neither in "
-            f"{len(rows) - len(below) - len(above)}; on average over newcomers and draws below in "
-            f"{(rows['difference'] < 0).sum()}, at worst by {-min(rows['difference'].min(), 0):.3f}")  # fmt: skip
+            f"{len(rows) - len(below) - len(above)}; the difference itself is below 0 in "
+            f"{(rows['difference'] < 0).sum()}, at worst by {-min(rows['difference'].min(), 0):.3f}; "
+            f"mean over all {rows['difference'].mean():+.3f}")  # fmt: skip
 
 
 def _count(claim: str, holds: pd.Series) -> str:
-    fails = [" at ".join(f"{part}" for part in (i if isinstance(i, tuple) else (i,))) for i in holds.index[~holds]]
+    fails = [" at ".join(map(str, i)) if isinstance(i, tuple) else str(i) for i in holds.index[~holds]]
     return f"{claim}: {holds.sum()} of {len(holds)}" + (f"; not {'; '.join(fails)}" if fails else "")
