@@ -24,7 +24,13 @@
 #
 # This notebook shows the data, the model and one prediction. It takes about ten minutes to read. The default data are
 # a **simulated crowd**: rendered scenes seen by simulated brains, whose truth is known. Give `crowd` the path of a crowd
-# file to use recordings instead.
+# file to use recordings instead. It reproduces no figure of the paper; the notebooks after it do.
+#
+# Words: a **voxel** is a small cube of the brain, or a point of its surface, whose activity the scanner follows; its
+# **response** to an image is one number, given as z (0 is its mean, 1 a standard deviation). 7T, 3T and 4T are scanners, by
+# the strength of their magnet in tesla. **Areas** are parts of visual cortex: V1, V2, V3 and hV4 come early and see lines
+# and colours at one place of the image; others prefer faces (OFA, FFA), bodies (EBA, FBA), places (OPA, PPA, RSC) or words
+# (OWFA, VWFA).
 
 # %% tags=["parameters"]
 crowd = None
@@ -40,6 +46,7 @@ import pandas as pd
 import ubrain
 from ubrain import figures
 from ubrain.data import check
+from ubrain.studies import receptive_fields
 
 lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
 lab.crowd
@@ -83,7 +90,7 @@ print("areas:", ", ".join(a for a in first.voxels["areas"].unique() if a) or "un
 # Between published files and a crowd file much can go wrong without an error: a test image that is also a training image,
 # under another name or resized; trials in another order than the responses, or shifted by one; a wrong scale; images
 # transposed or mirrored; one recording imported twice. The **doctor** looks for it, and says what to do. What to look for:
-# no error and no warning. A note says what these data cannot tell. Outside of notebooks it is `ubrain check FILE`, with exit
+# no error and no warning. A note says what these data cannot tell; it may name subjects of the other datasets in the file. Outside of notebooks it is `ubrain check FILE`, with exit
 # code 0 for nothing, 1 for warnings and 2 for errors.
 
 # %%
@@ -97,7 +104,7 @@ check.table(findings)[["level", "where", "what", "to_do"]]
 # %% [markdown]
 # ## What the model is
 #
-# 1. A **backbone**, trained on images only and frozen, turns an image into tokens (places) at several levels (depths).
+# 1. A **backbone**, trained on images only and frozen (here EfficientNet-Lite0, trained on ImageNet; in the paper DINOv2), turns an image into tokens (places) at several levels (depths).
 # 2. The voxel embedding asks every token "are you where I look?": **spatial attention**, one weighted mean per level.
 # 3. It asks every channel of every level "are you what I care about?": **functional attention**, a weighted sum.
 #
@@ -116,8 +123,8 @@ print(f"{len(features.widths)} levels of {features.n_tokens} tokens, widths {fea
 # %% [markdown]
 # ## One prediction
 #
-# The test images were never shown to the encoder. What to look for: a cloud that rises to the right; two clouds, if the
-# voxel answers to something that an image either shows or not. The voxel is the one of the first subject that is
+# The test images were never shown to the encoder. What to look for: a cloud that rises to the right, or separate clouds, if
+# the voxel tells kinds of images apart (simulated scenes are textures, rooms or outdoor). The voxel is the one of the first subject that is
 # predicted best on the **val** images, so the test images had no part in choosing it, but it is no typical voxel: for that
 # there is the median.
 
@@ -140,13 +147,18 @@ lab.save(fig, "one_voxel")
 # %% [markdown]
 # ## Where the voxel looks
 #
-# Spatial attention of this voxel on the four test images to which it responds most, averaged over the levels. Bright
-# is where the tokens are read.
+# Spatial attention on the four test images to which a voxel responds most, averaged over the levels. Bright is where the
+# tokens are read; every image has its own scale. The voxel is another one: of the tenth that is predicted best on the val
+# images, the one that looks at the smallest part of the image. What to look for: does the bright patch stay where it is,
+# whatever is shown? That is the voxel's receptive field; `06_receptive_fields` compares all voxels with the true ones. Not
+# every voxel looks somewhere: one that answers to the kind of scene reads the whole image.
 
 # %%
+voxel = receptive_fields.most_focused(lab, encoder, first.name, val_r)
 best = np.argsort(responses[:, voxel])[::-1][:4]
 image_rows = first.image_rows("test")[best]
 weights = lab.attention(encoder, first.name, voxel, image_rows)
+print(f"voxel {voxel}, area {first.voxels['areas'].iloc[voxel] or 'unknown'}")
 fig, axes = plt.subplots(1, 4, figsize=(10, 3.4))
 for ax, image, w, z in zip(axes, lab.crowd.image_ids[image_rows], weights, responses[best, voxel], strict=True):
     figures.attention(ax, lab.crowd.image(image), w, f"{image}\nmeasured z = {z:.1f}")

@@ -67,7 +67,8 @@ predictions[CROWD] = lab.predict_each(lab.encoder(lab.subjects))
 # ## Scores
 #
 # `median_r`: median over voxels of the correlation between predicted and measured responses to the test images, with a
-# 95 % bootstrap interval over images and voxels. `noise_normalised`: median of r² divided by the noise ceiling.
+# 95 % bootstrap interval over images and voxels. `median_r2`: median of 1 − (squared error) / (variance), which also punishes
+# a wrong scale. `noise_normalised`: median of r² divided by the noise ceiling.
 # `significant`: share of voxels whose correlation is above chance (permutation of images, false discovery rate 5 %).
 # `top1`, `top5`: share of measured responses that find their image among all test images by predicted response.
 
@@ -103,7 +104,8 @@ gains.round(3)
 # ## Retrieval
 #
 # A measured response searches the predicted responses of all test images, the gallery. The dotted line is chance; it
-# depends on the size of the gallery, which stands below each subject and is recorded with every number.
+# depends on the size of the gallery, which stands below each subject and is recorded with every number. What to look for:
+# green above orange and grey, in every subject?
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
@@ -127,13 +129,15 @@ lab.save(fig, "growth")
 # ## Which areas gain?
 #
 # Median over all voxels of an area, of all subjects together, without intervals; dots may hide each other. What to look
-# for: areas where the green dot is not above the grey one. There, a linear readout does as well as the crowd.
+# for: areas where the green dot is not above the grey one. There, a linear readout does as well as the crowd, as far as such
+# medians can tell: differences below about 0.01 are not told apart here.
 
 # %%
 by_area = lab.area_table(predictions)
 wide = by_area.pivot(index="area", columns="condition", values="median_r")
 for other in (RIDGE, ALONE) if len(wide) else ():
-    print(f"{CROWD} is not above {other} in:", ", ".join(wide.index[wide[CROWD] <= wide[other]]) or "no area")
+    behind = (wide[CROWD] - wide[other])[wide[CROWD] <= wide[other]]
+    print(f"{CROWD} is not above {other} in:", ", ".join(f"{a} ({d:+.3f})" for a, d in behind.items()) or "no area")
 fig, ax = plt.subplots(figsize=(9, 4))
 figures.areas(ax, by_area) if len(by_area) else figures.text_only(ax, "this crowd file names no areas")
 lab.save(fig, "areas")
@@ -141,12 +145,13 @@ lab.save(fig, "areas")
 # %% [markdown]
 # ## Where on the cortex does the gain sit?
 #
-# Crowd minus alone, per voxel, all subjects on one surface (fsaverage5). Red: the crowd predicts better.
+# Crowd minus alone, per voxel, all subjects on one surface (fsaverage5, a common model of the cortex). Red: the crowd
+# predicts better. What to look for: is the red everywhere, or in some areas only?
 
 # %%
 r = lab.voxel_r({c: predictions[c] for c in (ALONE, CROWD)})
 gain, voxels = lab.pool(r, CROWD, ALONE)
-fig = figures.cortex(gain, voxels, "gain in r: crowd − alone", limit=0.3)
+fig = figures.cortex(gain, voxels, "gain in r: crowd − alone", limit=0.15)
 lab.save(fig, "cortex")
 
 # %% [markdown]

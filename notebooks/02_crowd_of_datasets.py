@@ -28,6 +28,7 @@
 # | encoder, one subject | this subject alone |
 # | encoder, crowd | all subjects of its own dataset |
 # | encoder, two datasets | all subjects of its own dataset and of the main dataset |
+# | encoder, crowd + 2 of (main dataset) | all subjects of its own dataset, and the first two of the main dataset |
 #
 # A crowd file with one dataset only has nothing to compare; the notebook then says so.
 
@@ -90,8 +91,9 @@ table = lab.score_table(predictions)
 table.round(3)
 
 # %% [markdown]
-# Subjects of the other datasets: median and quartiles over voxels. What to look for: is purple (two datasets) above green
-# (own dataset) and orange (alone), and how far below the dashed ceiling, where it is known?
+# Subjects of the other datasets: median and quartiles over voxels. What to look for: is wine red (two datasets) above green
+# (own dataset) and orange (alone), and how far below the dashed ceiling, where it is known? Correlations of different datasets
+# must not be compared: the 4T responses are averages already, so they hold less noise.
 
 # %%
 fig, ax = plt.subplots(figsize=(9, 4.2))
@@ -121,7 +123,8 @@ lab.save(fig, "gains")
 # ## Does the main dataset lose?
 #
 # The subjects of the main dataset, trained with another dataset, against their own crowd, in median r and in top-1
-# retrieval. What to look for: intervals that hold 0; those below it are the price of the company.
+# retrieval. What to look for: intervals that hold 0; those below it are the price of the company, within the same number of
+# steps: in a joint training the main dataset has fewer steps to itself (`of the main dataset` in the table of trainings).
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(13, 4))

@@ -62,8 +62,8 @@ images = subject.images("test")
 # one in the middle, and the worst of all (correlation across voxels). On the flattened fsaverage5 surface, cut to where
 # the voxels are; the left hemisphere is on the left.
 #
-# What to look for: the same patches of red and blue in both maps of the first row, less so in the second, hardly in
-# the third. Predictions have a colour scale of their own, because they vary less: they hold no noise.
+# What to look for: the same patches of red and blue in both maps of the first row, fewer in the second; in the third, do they
+# agree in more than the overall colour? Predictions have a colour scale of their own, because they vary less: they hold no noise.
 
 # %%
 graded = study.graded_images(predicted, measured)

@@ -53,8 +53,9 @@ print("(n_voxels, E) =", everyone.shape)
 # Every embedding is scaled to length 1: its length follows how strongly a voxel responds, its direction to what. K-means
 # then runs several times for each number of clusters, each time with another seed and another 80 % of the voxels.
 # **The rule**, set before looking: of the numbers whose stability is at least 0.9 × the best, take the one with the
-# highest silhouette. (After a first run the number of k-means restarts was raised; the rule stayed.) What to look for: a clear peak says that there is a natural number; a flat silhouette near 0 says
-# that the clusters touch each other, and that the number is a choice more than a finding.
+# highest silhouette. (After a first run the number of k-means restarts was raised; the rule stayed.) What to look
+# for: a clear peak says that there is a natural number; a flat curve, that the number is a choice more than a finding. How
+# high it lies says less: so many dimensions keep silhouettes low, also that of the true types (see *The truth*).
 
 # %%
 table, count = clustering.choose_count(lab, embeddings)
@@ -78,8 +79,9 @@ by_method.round(3)
 # %% [markdown]
 # ## Is it stable?
 #
-# Over seeds: the same voxels, another start. Over subjects: the centres are fitted without a subject, whose voxels then
-# join the nearest centre; 1 means that the others alone would have given this subject the same clusters.
+# Over seeds: the same embeddings, another start of k-means. Over subjects: the centres are fitted without a subject, whose
+# voxels then join the nearest centre; 1 means that the others' embeddings alone would have given the same clusters. The
+# encoder was trained with everybody, so both test the clustering, not the whole method; another world (`seed`) does.
 
 # %%
 seeds = clustering.seed_table(lab, embeddings, voxels, count)
@@ -100,7 +102,8 @@ display(seeds.round(3), held_out.round(3) if len(held_out) else "one subject onl
 # - The images of recordings come without descriptions; there areas name a cluster as they do early ones.
 #
 # A name says what is on the preferred images, not why. So the areas stand beside it, and in a simulation the means of the
-# true receptive fields: x, y and sigma. What to look for: do early clusters differ in where they look?
+# true receptive fields: x, y, eccentricity (distance from the middle) and sigma. What to look for: do early clusters differ
+# in where they look?
 
 # %%
 rows = clustering.test_rows(lab)
@@ -177,11 +180,12 @@ lab.save(fig, "map_colours")
 # A simulated voxel has a true functional type. *Homogeneity* is 1 if a cluster holds one type only, *completeness* if a type
 # lies in one cluster only; V1, V2 and V3 do nearly the same here, so that they are not told apart is to be expected.
 # Category types leaves out the early areas. For recordings, only areas are known: they are no truth, since an area may hold
-# several functions.
+# several functions. The last table is the yardstick: what the true types themselves would reach, early areas taken as one
+# type.
 
 # %%
-known = clustering.known_table(lab, named.labels, voxels)
-known.round(3)
+yardstick = clustering.yardstick(lab, embeddings, voxels)
+display(clustering.known_table(lab, named.labels, voxels).round(3), yardstick.round(3))
 
 # %%
 fig, ax = plt.subplots(figsize=(10, 4.5))
@@ -208,7 +212,8 @@ clustering.filter_table(lab, embeddings, voxels, keep, methods["k-means"]).round
 # The largest cluster outside of the early areas, clustered again by the same rule. The images are those that a sub-cluster
 # is predicted to prefer **more than its whole cluster**. What to look for: what differs, now that the main preference is
 # taken away? And is the split stable? If not, it may halve a continuum. In a simulation it may do so in any case: there,
-# besides its category, a voxel has small random weights on everything else, indoor and outdoor among them, without groups.
+# besides its category, a voxel has small random weights on everything else, indoor and outdoor among them, without groups. So
+# a stable split is no proof of groups either.
 
 # %%
 largest = clustering.largest_category_cluster(named, voxels)
@@ -231,7 +236,7 @@ lab.save(fig, "sub_clusters")
 # The statement is made from the recorded numbers, whatever they are:
 
 # %%
-print(clustering.verdict(named, table, seeds, held_out, by_method, parts, stability))
+print(clustering.verdict(named, table, seeds, held_out, by_method, parts, stability, voxels, yardstick))
 
 # %%
 lab.finish().head(12)

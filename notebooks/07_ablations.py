@@ -28,7 +28,7 @@
 # | voxels per step | how many voxels are drawn for each batch of images; at the same number of steps fewer voxels are also less training |
 # | adapters | small trainable layers in the backbone, trained from images; only where the profile's backbone can have them |
 #
-# Reviewers of the paper asked for some of these. All variants see the same subjects, images and number of steps, with two or
+# All variants see the same subjects, images and number of steps, with two or
 # more seeds each; what is compared are pairs of the same seed and subject.
 #
 # **What a small run cannot show.** Profile `fast` trains every variant briefly, on few subjects and a small backbone. A part

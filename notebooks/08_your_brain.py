@@ -42,6 +42,7 @@ reference = None
 
 # %%
 import matplotlib.pyplot as plt
+import pandas as pd
 
 import ubrain
 from ubrain import clusters, figures
@@ -49,6 +50,7 @@ from ubrain.data import check
 from ubrain.studies import own_brain
 from ubrain.studies.own_brain import NAME
 
+pd.options.display.max_colwidth = 120
 lab = ubrain.Lab("08_your_brain", crowd, profile, seed, subjects)
 lab.summary().round(3)
 
@@ -100,7 +102,8 @@ chosen.round(3)
 # ## Scores
 #
 # On your test images, which had no part in any choice. What to look for: which method comes closest to the noise ceiling (the
-# dashed line; unknown if no image was repeated).
+# dashed line; unknown if no image was repeated). Your ceiling is that of your data: r must not be compared with that of other
+# notebooks.
 
 # %%
 predictions = own_brain.predictions(mine, encoder)
@@ -123,7 +126,7 @@ gains.round(3)
 
 # %% [markdown]
 # The same median r for each area with at least 10 voxels; their number stands behind its name. What to look for: is there an
-# area in which the crowd does not help? A difference in an area of few voxels may be chance; these dots have no intervals.
+# area in which the crowd does not help, where ridge (grey), which knows no crowd, is not below the others? A difference in an area of few voxels may be chance; these dots have no intervals.
 
 # %%
 by_area = mine.area_table(predictions)
@@ -135,17 +138,18 @@ lab.save(fig, "areas")
 # ## Which clusters do your voxels fall into?
 #
 # The crowd's voxels, clustered by their embeddings and named by evidence as in `05_clusters`: early clusters by their areas,
-# others by what is on the images that they are predicted to prefer, which does not say why; and clusters that touch each
-# other have no natural number. Each of your voxels joins the nearest centre. What to look for: shares like the crowd's, since brains are alike; a cluster that you lack may lie outside of
-# what you measured.
+# others by what is on the images that they are predicted to prefer, which does not say why; and their number is a choice.
+# Each of your voxels joins the nearest centre. What to look for: shares outside of the range of the crowd's subjects (`least`
+# and `most` in the table); a cluster that you lack may lie outside of what you measured.
 
 # %%
 crowd_clusters = own_brain.crowd_clusters(lab, encoder)
 labels = clusters.assign(crowd_clusters, encoder.subject("ours").detach().cpu().numpy())
 shares = own_brain.cluster_table(lab, crowd_clusters, labels)
 fig, ax = plt.subplots(figsize=(8, 4.4))
-figures.shares(ax, shares, "share of voxels")
+figures.shares(ax, shares[["crowd", NAME]], "share of voxels")
 lab.save(fig, "clusters")
+shares.round(3)
 
 # %% [markdown]
 # ## Take a map with you
@@ -161,7 +165,8 @@ print(", ".join(path.name for path in written), reason)
 # %% [markdown]
 # Each voxel's correlation with what was measured, of matching, then gradient, where your voxels have a place on fsaverage5.
 # Vertices next to a voxel take its colour; grey has no voxels. Blue is below 0: predicted the wrong way round.
-# What to look for: is a pale patch an area that the crowd does not help with, or one of noisy voxels (low ceiling)?
+# What to look for: pale patches. They may be areas that the crowd does not help with, or noisy voxels; the map `ceiling_r`,
+# which is exported beside `r` and `cluster` where images were repeated, tells which.
 
 # %%
 r = voxel_maps["r"]
@@ -173,7 +178,7 @@ lab.save(fig, "cortex")
 # ## What came out
 
 # %%
-print(own_brain.verdict(lab, mine, table, gains, by_area))
+print(own_brain.verdict(lab, mine, table, gains, by_area, shares))
 
 # %%
 lab.finish().head(12)

@@ -48,6 +48,7 @@ def test_gains_and_the_verdict_name_who_does_not_follow(lab, predictions):
     r = {c: np.median(scores.correlation(predictions[c]["S1"], lab.measured("S1"))) for c in (CROWD, ALONE)}
     assert mine.loc["S1", "gain"] == pytest.approx(r[CROWD] - r[ALONE])
     text = lab.verdict(gains, table)
+    assert text.startswith("the claim of Fig. 4, a crowd improves each subject, shows in 2 of 3 subjects: median r")
     assert f"95 % interval of (crowd − {ALONE}) is above 0: 2 of 3 subjects; not S2" in text
 
 

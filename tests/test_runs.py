@@ -346,6 +346,11 @@ def test_publishing(project):
     staging, figures = project / "cache" / "runs" / "simulated-smoke", project / "figures" / "simulated-smoke"
     runs._publish("98_ok", staging, json_file.parent, figures, force=False)
     assert state() == second
+    redrawn = json.loads((staging / "98_ok.json").read_text()) | {"shown_by": "other code"}
+    (staging / "98_ok.json").write_text(json.dumps(redrawn))
+    runs._publish("98_ok", staging, json_file.parent, figures, force=False)
+    assert all(state()[p][1] != second[p][1] for p in second), "the numbers are the same, the figures are not"
+    second = state()
     runs._publish("98_ok", staging, json_file.parent, figures, force=True)
     assert all(state()[p][1] != second[p][1] for p in second)
     files[0].unlink()

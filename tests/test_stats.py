@@ -214,7 +214,7 @@ def test_resampled_scores_are_those_of_the_drawn_images_and_voxels():
     p, m = rng.normal(size=(30, 7)), rng.normal(size=(30, 7))
     p += m
     r, top1 = stats.resampled_scores(p, m, n_boot=20, seed=3)
-    weights, voxels = stats._resamples(30, 7, 20, 3)
+    weights, voxels = stats._resamples(m, 20, 3)
     hits = scores.retrieval_ranks(p, m) < 1
     for i in range(20):
         images = np.repeat(np.arange(30), weights[i].astype(int))

@@ -204,6 +204,13 @@ def count_table(
     return pd.DataFrame(rows)
 
 
+def silhouette(embeddings: ArrayLike, groups: ArrayLike, seed: int = 0) -> float:
+    """Silhouette of groups of voxels, on a sample of them; embeddings (n_voxels, E) are scaled to length 1."""
+    e, labels = unit(embeddings), np.asarray(groups)
+    sample = np.random.default_rng(seed).permutation(len(e))[: SAMPLE // 10]
+    return float(silhouette_score(e[sample], labels[sample])) if len(np.unique(labels[sample])) > 1 else np.nan
+
+
 def best_count(table: pd.DataFrame, tolerance: float = 0.9) -> int:
     """The number of clusters with the highest silhouette among those nearly as stable as the most stable one.
 

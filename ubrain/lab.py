@@ -323,7 +323,9 @@ class Lab:
 
     def verdict(self, gains: pd.DataFrame, table: pd.DataFrame) -> str:
         """Whether the claim shows in these numbers, in words, naming the subjects that do not follow."""
-        lines = []
+        alone = gains[gains["over"] == ALONE]
+        lines = [f"the claim of Fig. 4, a crowd improves each subject, shows in {(alone['low'] > 0).sum()} of {len(alone)} "
+                 f"subjects: median r {alone['gain'].median():+.3f} ({alone['gain'].min():+.3f} … {alone['gain'].max():+.3f})"]
         median = table.pivot(index="subject", columns="condition", values="median_r")
         top1 = table.pivot(index="subject", columns="condition", values="top1")
         for other in (ALONE, RIDGE):
@@ -337,6 +339,10 @@ class Lab:
                 lines.append(f"{what}: {holds} of {len(median)} subjects" + (f"; not {', '.join(fails)}" if len(fails) else ""))
         ahead = (median[ALONE] > median[RIDGE]).sum()
         lines.append(f"{ALONE} is above {RIDGE} in median r: {ahead} of {len(median)} subjects")
+        if FACTORISED in median:
+            behind = (median[FACTORISED] < median[RIDGE]).sum()
+            lines.append(f"{FACTORISED}, the kind of network used before, is below {RIDGE} in median r: {behind} of "
+                         f"{len(median)} subjects")
         self.record("claim_holds", float((gains[gains["over"] == ALONE]["low"] > 0).mean()), f"{CROWD} − {ALONE}",
                     n=len(median), unit="share")  # fmt: skip
         return "\n".join(lines)
@@ -381,10 +387,17 @@ class Lab:
         facts = {
             "run": self.run, "profile": self.profile.name, "crowd": self.crowd_name, "simulated": self.crowd.simulated,
             "subjects": self.subjects, "seed": self.seed, "device": str(choose_device(self.profile.training.device)),
-            "seconds": round(time.monotonic() - self.started, 1),
+            "seconds": round(time.monotonic() - self.started, 1), "shown_by": _shown_by(),
         }  # fmt: skip
         write_results(self.out / f"{self.notebook}.json", self.notebook, self.records, facts)
         return pd.DataFrame([asdict(r) for r in self.records])
+
+
+def _shown_by() -> str:
+    """Digest of the code that draws and words what a notebook shows, which can change while the numbers stay."""
+    here = Path(__file__).parent
+    files = [Path(__file__), *sorted((here / "figures").glob("*.py")), *sorted((here / "studies").glob("*.py"))]
+    return hashlib.blake2b(b"".join(f.read_bytes() for f in files), digest_size=8).hexdigest()
 
 
 def _code_digest(*modules: ModuleType) -> str:

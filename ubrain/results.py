@@ -169,7 +169,7 @@ def _here(claim: Claim, documents: Documents) -> str:
     found = _records(claim, documents)
     if not found:
         return ""
-    unit, values = found[0]["unit"], [r["value"] for r in found]
+    unit, values = _unit(found[0]), [r["value"] for r in found]
     if found[0]["subject"] == "all":
         low, high = (found[0][end] for end in ("low", "high"))
         text = _show(values[0], unit)
@@ -196,7 +196,7 @@ def _over_seeds(claim: Claim, runs: Sequence[Documents]) -> str:
     middles = [_median([r["value"] for r in found]) for found in records]
     if len(middles) < 2:
         return ""
-    unit = records[0][0]["unit"]
+    unit = _unit(records[0][0])
     text = f"{_show(min(middles), unit)} … {_show(max(middles), unit)}"
     return text if len(middles) == len(runs) else f"{text}, {len(middles)} seeds"
 
@@ -213,12 +213,18 @@ def _note(documents: Documents, paper: dict[str, Any]) -> str:
     return (f"Here: {'simulated crowd' if first['simulated'] else first['crowd']}, profile {first['profile']}, seed "
             f"{first['seed']}, median over subjects, range over subjects in brackets, unless the row says otherwise. "
             f"Numbers from different data cannot be compared: read along the claims, not along the columns. "
-            f"A blank is a number that we do not know. Sources: {sources}.")  # fmt: skip
+            f"*3 seeds*: the smallest and the largest of this number over three simulated worlds. A blank is a number that is "
+            f"not known, not run, or does not exist for these data. Sources: {sources}.")  # fmt: skip
+
+
+def _unit(record: Mapping[str, Any]) -> str:
+    """The unit, in which a difference of shares is one of percentage points."""
+    return "points" if record["unit"] == "share" and record["name"].startswith(("gain", "difference")) else record["unit"]
 
 
 def _show(value: float, unit: str) -> str:
-    if unit == "share":
-        return f"{100 * value:.1f} %"
+    if unit in ("share", "points"):
+        return f"{100 * value:.1f} {'%' if unit == 'share' else 'points'}"
     return f"{value:.0f}" if unit in COUNTED else f"{value:.3f}"
 
 

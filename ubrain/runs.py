@@ -376,9 +376,11 @@ def _publish(name: str, staging: Path, target: Path, figure_dir: Path, force: bo
     pictures = sorted((staging / "figures").glob(f"{name}__*"))
     complete = (target / f"{name}.ipynb").exists() and all((figure_dir / p.name).exists() for p in pictures)
     if old_file.exists() and complete and not force:
-        same, total = same_numbers(json.loads(old_file.read_text(encoding="utf-8")), new)
+        old = json.loads(old_file.read_text(encoding="utf-8"))
+        same, total = same_numbers(old, new)
         log.info("%s: %d of %d published numbers came out the same", name, same, total)
-        if same == total and _sources(target / f"{name}.ipynb") == _sources(staging / f"{name}.ipynb"):
+        shown_alike = old.get("shown_by") == new.get("shown_by")
+        if same == total and shown_alike and _sources(target / f"{name}.ipynb") == _sources(staging / f"{name}.ipynb"):
             return old_file
     for old_picture in figure_dir.glob(f"{name}__*"):
         if not any(p.name == old_picture.name for p in pictures):

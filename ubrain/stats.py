@@ -53,7 +53,7 @@ def bootstrap_median_r(
     keep = np.logical_and.reduce([np.isfinite(r) for r in full])
     if not keep.any():
         raise UbrainError("bootstrap: no voxel has a correlation (all constant or missing)")
-    weights, draws = _resamples(*m[:, keep].shape, n_boot, seed)
+    weights, draws = _resamples(m[:, keep], n_boot, seed)
     medians = [_median_of_draws(_weighted_correlation(p[:, keep], m[:, keep], weights), draws) for p in candidates]
     values = [float(np.median(r[keep])) for r in full]
     samples = medians[0] - medians[1] if against is not None else medians[0]
@@ -98,7 +98,7 @@ def resampled_scores(
     (n_boot,) medians, and (n_boot,) shares of hits.
     """
     p, m = (np.asarray(a, dtype=np.float64) for a in (predicted, measured))
-    weights, draws = _resamples(*m.shape, n_boot, seed)
+    weights, draws = _resamples(m, n_boot, seed)
     r = np.nan_to_num(_weighted_correlation(p, m, weights))
     return _median_of_draws(r, draws), weights @ (scores.retrieval_ranks(p, m) < 1) / len(m)
 
@@ -228,9 +228,9 @@ def _median_of_draws(r: Array, draws: NDArray[np.int64]) -> Array:
         return np.nanmedian(np.take_along_axis(r, draws, axis=1), axis=1)
 
 
-def _resamples(n_images: int, n_voxels: int, n_boot: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
+def _resamples(measured: Array, n_boot: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
     """How often each image is drawn, (n_boot, n_images), and which voxels are, (n_boot, n_voxels)."""
-    rng = np.random.default_rng(seed)
+    (n_images, n_voxels), rng = measured.shape, np.random.default_rng(seed)
     weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot).astype(np.float64)
     return weights, rng.integers(n_voxels, size=(n_boot, n_voxels))
 

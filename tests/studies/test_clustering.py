@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import pearsonr
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from ubrain import clusters
 from ubrain.config import SimulationConfig
@@ -187,17 +188,36 @@ def test_all_tables_are_recorded_once_each(lab, encoder, voxels, tmp_path):
     clustering.filter_table(lab, embeddings, voxels, np.arange(len(voxels)) % 3 > 0, methods["k-means"])
     assert by_method.loc["k-means", "ARI with k-means"] == 1
     assert list(held_out.index) == lab.subjects
+    known = clustering.yardstick(lab, embeddings, voxels)
     write_results(tmp_path / "numbers.json", "98_test", lab.records, {})  # refuses a number recorded twice
     parts = clusters.Clustering("k-means within 1 a", np.eye(2), np.zeros(1), ("", ""))
-    text = clustering.verdict(methods["k-means"], counts, seeds, held_out, by_method, parts, 0.536)
+    text = clustering.verdict(methods["k-means"], counts, seeds, held_out, by_method, parts, 0.536, voxels, known)
     assert f"{count} clusters, 0 named by evidence" in text
     assert "HDBSCAN" in text
     assert "k-means within 1 a: 2 sub-clusters, stability 0.54 (ARI between runs; good from 0.8): not stable" in text
     assert "some structure" in text  # types are directions of their own here
+    assert "against the truth, by the most frequent type: none is named" in text
     flat = counts.assign(silhouette=0.14)
-    text = clustering.verdict(methods["k-means"], flat, seeds, held_out, by_method, parts, 0.85)
-    assert "silhouette 0.14 at this number, 0.14 to 0.14 at all numbers tried: at most 0.25" in text
+    named = methods["k-means"].named(["face"] + ["early: V1"] * (count - 1))
+    text = clustering.verdict(named, flat, seeds, held_out, by_method, parts, 0.85, voxels, known)
+    true = known.loc["true types", "silhouette"]
+    assert f"silhouette 0.14 at this number, 0.14 to 0.14 at all numbers tried, {true:.2f} for the true types: none" in text
+    types = voxels["type"][named.labels == 0].value_counts(normalize=True)
+    assert f"most frequent type: {named.titles[0]}: {types.index[0]} {types.iloc[0]:.0%}\n" in text
     assert text.endswith(": stable")
+
+
+def test_the_yardstick_scores_the_truth_itself(lab, encoder, voxels):
+    embeddings, _ = clustering.gather(lab, encoder)
+    table = clustering.yardstick(lab, embeddings, voxels)
+    e = clustering.pooled(embeddings)
+    types = voxels["type"].where(~voxels["type"].isin(EARLY), "early")
+    assert table.loc["true types", "silhouette"] == pytest.approx(silhouette_score(e, types, metric="cosine"), abs=0.2)
+    assert table.loc["true types", "silhouette"] > table.loc["areas", "silhouette"]  # embeddings were made from the types
+    named = voxels["area"] != "none"
+    expected = adjusted_rand_score(voxels["type"][named], voxels["area"][named])
+    assert table.loc["true types", "ARI with areas"] == pytest.approx(expected)
+    assert clustering.yardstick(lab, embeddings, voxels.assign(type="", area="none")).empty
 
 
 def test_areas_of_a_subject_with_few_voxels_are_drawn_from_everybody(voxels, monkeypatch):

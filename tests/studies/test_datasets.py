@@ -82,7 +82,13 @@ def test_the_plan_tells_subjects_and_steps(lab, found):
     assert plan.loc[(THREE, study.TOGETHER), "subjects"] == 5
     assert plan.loc[(THREE, CROWD), "main subjects"] == 0
     assert plan.loc[(FOUR, f"{CROWD} + 2 of {SEVEN}"), "subjects"] == 3
-    assert len(plan) == len(lab.records) == 7
+    assert (len(plan), len(lab.records)) == (7, 14)
+    joint = plan.loc[(THREE, study.TOGETHER)]
+    train = {s: len(lab.crowd[s].image_rows("train")) for s in found[SEVEN] + found[THREE]}
+    share = sum(train[s] for s in found[SEVEN]) / sum(train.values())
+    assert joint["of the main dataset"] == pytest.approx(share * joint["steps"], rel=0.2)
+    assert plan.loc[(THREE, CROWD), "of the main dataset"] == 0
+    assert plan.loc[(SEVEN, CROWD), "of the main dataset"] == plan.loc[(SEVEN, CROWD), "steps"]
 
 
 def test_gains_are_those_of_the_two_encoders(lab, found, trained):
@@ -148,6 +154,8 @@ def test_the_verdict_names_who_loses_and_where(lab, found):
     text = study.verdict(planned, gains, areas, growth, two)
     assert "by the 95 % intervals gain in S4, loss in S5; top-1 +0.0 points (-10.0 … +10.0), loss in S4, neither in S5" in text
     assert "gain in 1 of 3, loss in FFA, neither in V2" in text
+    assert text.startswith("the claim of Fig. 5, a large dataset lifts smaller ones, shows in 1 of 2 of their subjects")
+    assert f"lose, by interval: with {THREE} 0 in median r and 1 in top-1, of 1" in text
     assert "steps do not explain a gain" in text
     assert "neither in S1; top-1 -10.0 points (-10.0 … -10.0), loss in S1" in text
     longer = study.verdict(planned.assign(steps=[100, 150]), gains, areas, growth, two)

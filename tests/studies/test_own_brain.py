@@ -9,6 +9,7 @@ import pytest
 
 from ubrain import UbrainError, clusters, scores
 from ubrain.data.crowd import Crowd
+from ubrain.lab import RIDGE
 from ubrain.studies import own_brain
 from ubrain.studies.own_brain import GRADIENT, METHODS, NAME, OURS
 
@@ -89,7 +90,8 @@ def test_scores_are_those_of_the_predictions_and_share_the_notebooks_records(lab
     assert ("median_r", OURS, NAME) in {(x.name, x.condition, x.subject) for x in lab.records}
     gains = own_brain.gain_table(mine, found)
     assert gains["gain"].iloc[0] == pytest.approx(table.loc[OURS, "median_r"] - table.loc[GRADIENT, "median_r"])
-    text = own_brain.verdict(lab, mine, table.reset_index(), gains, mine.area_table(found))
+    shares = pd.DataFrame({"least": [0.1], "most": [0.3], NAME: [0.2]}, index=["1 face"])
+    text = own_brain.verdict(lab, mine, table.reset_index(), gains, mine.area_table(found), shares)
     assert f"median r, {OURS}: {table.loc[OURS, 'median_r']:.3f}" in text
 
 
@@ -97,12 +99,15 @@ def test_the_verdict_claims_what_intervals_allow_and_names_areas_that_lose(lab, 
     table = pd.DataFrame({"condition": [GRADIENT, OURS], "median_r": [0.55, 0.58]})
     gains = pd.DataFrame({"over": [GRADIENT], "gain": 0.03, "low": 0.01, "high": 0.05, "top1_gain": -0.01, "top1_low": -0.05,
                           "top1_high": 0.02})  # fmt: skip
-    by_area = pd.DataFrame({"area": ["V1", "V1", "hV4", "hV4"], "condition": [GRADIENT, OURS] * 2,
-                            "median_r": [0.5, 0.6, 0.63, 0.58]})  # fmt: skip
-    lines = own_brain.verdict(lab, mine, table, gains, by_area).splitlines()
-    assert lines[-3].endswith("median r: +0.030 [+0.010, +0.050]: better")
-    assert lines[-2].endswith("top-1: -0.010 [-0.050, +0.020]: not told apart")
-    assert lines[-1].endswith("in 1 of 2 areas (medians, without intervals): hV4 -0.050")
+    by_area = pd.DataFrame({"area": ["V1"] * 3 + ["hV4"] * 3, "condition": [RIDGE, GRADIENT, OURS] * 2,
+                            "median_r": [0.4, 0.5, 0.6, 0.64, 0.63, 0.58]})  # fmt: skip
+    shares = pd.DataFrame({"least": [0.1, 0.1], "most": [0.3, 0.3], NAME: [0.2, 0.35]}, index=["1 face", "2 body"])
+    lines = own_brain.verdict(lab, mine, table, gains, by_area, shares).splitlines()
+    assert lines[-6].endswith("median r: +0.030 [+0.010, +0.050]: better")
+    assert lines[-5].endswith("top-1: -0.010 [-0.050, +0.020]: not told apart")
+    assert lines[-4].endswith(f"is below {RIDGE} in 1 of 2 areas (medians, without intervals): hV4 -0.060")
+    assert lines[-2].endswith(f"is below {GRADIENT} in 1 of 2 areas (medians, without intervals): hV4 -0.050")
+    assert lines[-1].endswith("1 of 2; 2 body 35.0%, crowd 10.0% to 30.0%")
 
 
 def test_shares_of_clusters_add_up(lab, joined):
@@ -111,7 +116,9 @@ def test_shares_of_clusters_add_up(lab, joined):
     found = clusters.kmeans(e, 3)
     labels = clusters.assign(found, encoder.subject("ours").detach().numpy())
     table = own_brain.cluster_table(lab, found, labels)
-    assert table.sum().to_list() == pytest.approx([1, 1])
+    assert table[["crowd", own_brain.NAME]].sum().to_list() == pytest.approx([1, 1])
+    assert (table["least"] <= table["crowd"]).all()
+    assert (table["crowd"] <= table["most"]).all()
     assert table[own_brain.NAME].iloc[0] == np.mean(labels == 0)
 
 

@@ -158,6 +158,12 @@ def test_the_verdict_says_what_is_above_the_controls(lab, readings):
     assert f"vertical position: V1 {r:.2f}" in text
     assert "areas beyond hV4 read deeper than V1–V3: gap +0.70 levels" in text
     assert "interval above 0 in 3 of 3 subjects" in text
+    away = study.distances(lab, table).set_index("area")
+    v1 = f"V1 ({away.loc['V1', 'size']:.2f} for {away.loc['V1', 'known_size']:.2f})"
+    (line,) = [line for line in text.splitlines() if v1 in line]
+    assert ("too large" in line) == (away.loc["V1", "size"] > away.loc["V1", "known_size"])
+    mine = found[(found["area"] == "V1") & (found["field"] == "level 1") & found["quantity"].isin(["x", "y"])]
+    assert f"V1: level 1 {mine['r'].mean():.2f}, level 2" in text
     nothing = study.verdict(lab, found.iloc[:0], controls.iloc[:0], sizes.iloc[:0], None, pd.DataFrame())
     assert "knows no receptive fields" in nothing
     assert "not enough voxels" in nothing
@@ -171,7 +177,8 @@ def test_the_verdict_counts_intervals_not_estimates(lab):
     controls = by_use.assign(high=0.3)
     sizes = pd.DataFrame({"area": areas, "low": [-0.1, 0.1, -0.1, 0.1], "r": 0.2, "high": 0.4})
     away = pd.DataFrame({"area": areas, "nearer": [0.8, 0.1, -0.4, -0.5], "low": [0.7, -0.1, -0.5, -1.2],
-                         "high": [0.9, 0.3, -0.2, 0.1]})  # fmt: skip
+                         "high": [0.9, 0.3, -0.2, 0.1], "size": [1.0, 1.0, 1.0, 2.0],
+                         "known_size": [0.5, 1.0, 2.0, 3.0]})  # fmt: skip
     gaps = pd.DataFrame({"condition": study.UNTRAINED, "subject": ["all", "S1", "S2", "S3"], "gap": [0.01, 0.1, 0.1, -0.1],
                          "low": [-0.1, 0.05, -0.05, -0.2], "high": 0.2})  # fmt: skip
     lines = study.verdict(lab, found, controls, sizes, away, gaps).splitlines()
@@ -180,7 +187,9 @@ def test_the_verdict_counts_intervals_not_estimates(lab):
     assert lines[3].endswith("in 1 of 4 areas: V1; by up to 0.80 degrees")
     assert "farther from" in lines[4]
     assert lines[4].endswith("in 1 of 4 areas: FFA; by up to 0.40 degrees")
-    assert lines[5].endswith("interval above 0 in 1 of 3 subjects")
+    assert lines[5].endswith("too large, in degrees: V1 (1.00 for 0.50)")
+    assert lines[6].endswith("too small, in degrees: FFA (1.00 for 2.00), EBA (2.00 for 3.00)")
+    assert lines[7].endswith("interval above 0 in 1 of 3 subjects")
 
 
 def test_field_of_view_is_known_of_simulations_and_checked(lab):

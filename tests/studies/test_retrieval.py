@@ -197,4 +197,5 @@ def test_the_verdict_says_when_a_claim_does_not_show(lab, perfect, noise, monkey
     text = study.verdict(*parts, controls)
     assert "interval above 0 in 0 of 3 subjects" in text
     assert "areas: this crowd file names none" in text
+    assert "the claim, a response tells which image was seen, shows in 0 of 3 subjects" in text
     assert f"{study.ANY_VOXEL}: top-1 20.0 % [10.0, 30.0], above chance (3.3 %)" in text

@@ -124,8 +124,10 @@ def _curves(ax: Axes, panel: Panel, found: Mapping[tuple[str, float | None], Seq
         ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
         ax.minorticks_off()
     ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.05 * (2 + len(ax.lines)) * (high - low), high)  # room for the legend below the curves
     finish(ax)
-    ax.legend(frameon=False, fontsize=7)
+    ax.legend(frameon=False, fontsize=7, loc="lower right", borderaxespad=0.1)
 
 
 def draw_encoder(ax: Axes, image: NDArray[np.uint8]) -> Axes:

@@ -23,7 +23,7 @@ DENSE = 3000  # voxels with a place: enough to draw the areas of a subject alone
 LEAST_SHARE_OF_IMAGES, LEAST_SHARE_OF_VOXELS = 0.5, 0.2  # for a feature, or an area, to name a cluster
 MOSTLY = 0.5  # of its voxels in early areas: an early cluster
 PLACE = "place"  # indoor or outdoor
-STRUCTURE = 0.25  # silhouettes up to here: no substantial structure (Kaufman & Rousseeuw 1990)
+FLAT = 0.05  # range of silhouettes over the numbers tried, below which none stands out: our choice
 STABLE = 0.8  # ARI from here: good agreement (Steinley 2004)
 
 
@@ -120,6 +120,32 @@ def known_table(lab: Lab, labels: NDArray, voxels: pd.DataFrame, condition: str 
             lab.record(f"{measure} with {known}".lower(), value, condition, n=int(which.sum()), unit=measure)
         rows.append({"known": known, "n_voxels": int(which.sum()), "groups": groups.nunique(), **found})
     return pd.DataFrame(rows, columns=["known", "n_voxels", "groups", "ARI", "homogeneity", "completeness"])
+
+
+def yardstick(lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame) -> pd.DataFrame:
+    """What groups that are known would score as clusters, early areas taken as one type; recorded.
+
+    Returns
+    -------
+    One row per grouping (true types, areas), as far as known: groups, silhouette (of unit embeddings, cosine's order), and
+    ARI of the true types with the areas.
+    """
+    types = voxels["type"].where(~voxels["type"].isin(EARLY), "early")
+    rows = []
+    for name, groups in (("true types", types), ("areas", voxels["area"].replace("none", ""))):
+        which = (groups != "").to_numpy()
+        if groups[which].nunique() < 2:
+            continue
+        silhouette = clusters.silhouette(pooled(embeddings)[which], groups[which], lab.seed)
+        lab.record("silhouette", silhouette, name, n=int(which.sum()), unit="silhouette")
+        rows.append({"known": name, "groups": groups[which].nunique(), "silhouette": silhouette})
+    table = pd.DataFrame(rows, columns=["known", "groups", "silhouette"]).set_index("known")
+    both = (voxels["type"] != "") & (voxels["area"] != "none")
+    if "true types" in table.index and both.any():
+        same = clusters.agreement(voxels["type"][both], voxels["area"][both])["ARI"]
+        table.loc["true types", "ARI with areas"] = same
+        lab.record("ari with areas", same, "true types", n=int(both.sum()), unit="ARI")
+    return table
 
 
 def seed_table(lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame, count: int, seeds: int = 5) -> pd.DataFrame:
@@ -262,10 +288,11 @@ def cluster_table(
     -------
     One row per cluster: name, voxels, subjects (how many have voxels in it), largest subject (its share of the voxels),
     areas that at least a fifth of the voxels are in, more than by chance, the evidence of a name (given by images, or the
-    share of voxels in early areas), and the means of the true receptive fields of a simulated crowd (x, y, sigma in degrees).
+    share of voxels in early areas), and the means of the true receptive fields of a simulated crowd (x, y, eccentricity and
+    sigma, in degrees).
     """
     early, in_early = early_share(named, voxels), early_areas(voxels["areas"]).mean()
-    areas = clusters.names(in_areas, named.n_clusters, LEAST_SHARE_OF_VOXELS, most=3)
+    areas = clusters.names(in_areas, named.n_clusters, LEAST_SHARE_OF_VOXELS, most=4)
     rows = []
     for c, name in enumerate(named.names):
         mine = voxels["subject"][named.labels == c].value_counts(normalize=True)
@@ -281,6 +308,7 @@ def cluster_table(
     table = pd.DataFrame(rows).set_index("cluster")
     if all(s in truth.subjects(lab.crowd) for s in lab.subjects):
         fields = pd.concat([truth.voxels(lab.crowd, s)[["x", "y", "sigma"]] for s in lab.subjects], ignore_index=True)
+        fields.insert(2, "eccentricity", np.hypot(fields["x"], fields["y"]))
         means = fields.groupby(named.labels).mean().drop(index=clusters.OUTLIER, errors="ignore")
         table[[f"true {q} (degrees)" for q in means]] = means.to_numpy()
     return table
@@ -389,7 +417,7 @@ def outlines(voxels: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def verdict(
     named: Clustering, counts: pd.DataFrame, seeds: pd.DataFrame, held_out: pd.DataFrame, methods: pd.DataFrame,
-    parts: Clustering, stability: float,
+    parts: Clustering, stability: float, voxels: pd.DataFrame, known: pd.DataFrame,
 ) -> str:  # fmt: skip
     """What the recorded numbers say about the claims, in words.
 
@@ -397,17 +425,24 @@ def verdict(
     ----------
     counts, seeds, held_out, methods : from `choose_count`, `seed_table`, `held_out_table` and `method_table`.
     parts, stability : from `split`.
+    voxels, known : from `gather` and `yardstick`.
     """
     n_named = sum(name != clusters.UNNAMED for name in named.names)
     lines = [f"{named.n_clusters} clusters, {n_named} named by evidence: {', '.join(named.titles)}"]
     silhouette = counts.set_index("n_clusters")["silhouette"]
-    weak = silhouette.max() <= STRUCTURE
+    true = f", {known.loc['true types', 'silhouette']:.2f} for the true types" if "true types" in known.index else ""
+    flat = np.ptp(silhouette) < FLAT
     lines.append(f"silhouette {silhouette.get(named.n_clusters, np.nan):.2f} at this number, {silhouette.min():.2f} to "
-                 f"{silhouette.max():.2f} at all numbers tried: {'at most' if weak else 'up to more than'} {STRUCTURE}, so "
-                 + ("clusters touch each other and their number is a choice more than a finding" if weak
-                    else "there is some structure that the number follows"))  # fmt: skip
+                 f"{silhouette.max():.2f} at all numbers tried{true}: "
+                 + ("none stands out, so their number is a choice more than a finding" if flat
+                    else "the number follows some structure"))  # fmt: skip
+    if (voxels["type"] != "").any():
+        lines.append(f"names against the truth, by the most frequent type: {_true_words(named, voxels)}")
     low, high = seeds.min(), seeds.max()
-    lines += [f"k-means, {column}: {low[column]:.3f} to {high[column]:.3f} over {len(seeds)} seeds" for column in seeds]
+    lines += [f"k-means, {column}: {low[column]:.3f} to {high[column]:.3f} over {len(seeds)} starts on the same embeddings"
+              for column in seeds]  # fmt: skip
+    if "ARI with areas" in known.columns:
+        lines.append(f"the true types themselves reach an ARI with areas of {known['ARI with areas'].iloc[0]:.2f}")
     if len(held_out):
         worst = held_out["ARI"].idxmin()
         lines.append(f"held-out subjects: ARI {held_out['ARI'].min():.2f} ({worst}) to {held_out['ARI'].max():.2f}")
@@ -418,6 +453,16 @@ def verdict(
     lines.append(f"{parts.method}: {parts.n_clusters} sub-clusters, stability {stability:.2f} (ARI between runs; good from "
                  f"{STABLE}): {says}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _true_words(named: Clustering, voxels: pd.DataFrame) -> str:
+    """Each cluster that is named, and not early, with the true type of most of its voxels."""
+    words = []
+    for c, (name, title) in enumerate(zip(named.names, named.titles, strict=True)):
+        if name != clusters.UNNAMED and not name.startswith("early"):
+            types = voxels["type"][named.labels == c].value_counts(normalize=True)
+            words.append(f"{title}: {types.index[0]} {types.iloc[0]:.0%}")
+    return ", ".join(words) or "none is named"
 
 
 def _n_top(lab: Lab, rows: NDArray[np.int64]) -> int:

@@ -182,8 +182,8 @@ def curves(
     return table
 
 
-COLUMNS = ["direction", "subject", "method", "draw", "n_images", "all_images", "median_r", "top1", "gallery", "ceiling", "seconds",
-           "chosen", "resampled_median_r", "resampled_top1"]  # fmt: skip
+COLUMNS = ["direction", "subject", "method", "draw", "n_images", "all_images", "median_r", "top1", "gallery", "ceiling",
+           "seconds", "chosen", "resampled_median_r", "resampled_top1"]  # fmt: skip
 
 
 def _cases(
@@ -355,8 +355,8 @@ def robustness(
             measured = case.view.responses_to(case.view.image_rows("test"))
             for method in (RIDGE, *METHODS):
                 r = np.nan_to_num(scores.correlation(case.predict(method)[0], measured))
-                rows += [{"crowd": name, "voxels": f"{group} ({mask.sum()})", "method": method, "n_images": len(case.rows), "draw": draw,
-                          "median_r": float(np.median(r[mask]))} for group, mask in groups.items()]  # fmt: skip
+                rows += [{"crowd": name, "voxels": f"{group} ({mask.sum()})", "method": method, "n_images": len(case.rows),
+                          "draw": draw, "median_r": float(np.median(r[mask]))} for group, mask in groups.items()]  # fmt: skip
     table = pd.DataFrame(rows)
     for (name, group, method, n), found in table.groupby(["crowd", "voxels", "method", "n_images"], sort=False):
         condition = f"{name}, {group.split()[0]} voxels, {method}, {n} images"
@@ -471,7 +471,8 @@ def _paper_words(direction: str, curve: pd.DataFrame, enough: float, table: pd.D
     """What the paper's way reaches with how many images, and what else there is to reach."""
     last, ceiling = curve.index.max(), table[table["direction"] == direction]["ceiling"].mean()
     rivals = {"ridge": RIDGE, "from scratch": ALONE}
-    others = [f"{name} {curve[c].loc[last]:.2f}" for name, c in rivals.items() if c in curve and np.isfinite(curve[c].loc[last])]
+    found = {name: curve[c].loc[last] for name, c in rivals.items() if c in curve}
+    others = [f"{name} {r:.2f}" for name, r in found.items() if np.isfinite(r)]
     reached = f"with {enough:.0f} of {last} images" if np.isfinite(enough) else "unknown"
     return (f"the paper's way, {direction}: 90 % of its own best {reached}; median r "
             + ", ".join(f"{r:.2f} with {n}" for n, r in curve[GRADIENT].dropna().items())

@@ -171,12 +171,24 @@ def crowd_clusters(lab: Lab, encoder: UniversalEncoder) -> Clustering:
 
 
 def cluster_table(lab: Lab, crowd: Clustering, labels: NDArray[np.int64]) -> pd.DataFrame:
-    """Share of the voxels in each cluster, of the crowd and of the newcomer, whose clusters are `labels`; recorded."""
-    mine = np.bincount(labels, minlength=crowd.n_clusters) / len(labels)
-    table = pd.DataFrame({"cluster": crowd.titles, "crowd": crowd.sizes / crowd.sizes.sum(), NAME: mine})
+    """Share of the voxels in each cluster, of the newcomer, whose clusters are `labels`, and of the crowd; recorded.
+
+    Returns
+    -------
+    One row per cluster: crowd, least and most (of its subjects), and the newcomer's.
+    """
+    owner = np.repeat(lab.subjects, [lab.crowd[s].n_voxels for s in lab.subjects])
+    of_each = np.stack([_shares(crowd.labels[owner == s], crowd.n_clusters) for s in lab.subjects])
+    mine = _shares(labels, crowd.n_clusters)
+    table = pd.DataFrame({"cluster": crowd.titles, "crowd": crowd.sizes / crowd.sizes.sum(), "least": of_each.min(0),
+                          "most": of_each.max(0), NAME: mine})  # fmt: skip
     for title, share in zip(crowd.titles, mine, strict=True):
         lab.record(f"share of cluster {title}", share, OURS, NAME, n=len(labels), unit="share")
     return table.set_index("cluster")
+
+
+def _shares(labels: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:
+    return np.bincount(labels, minlength=n_clusters) / len(labels)
 
 
 def export(mine: Lab, values: Mapping[str, NDArray], reference: str | None = None) -> tuple[list[Path], str]:
@@ -211,12 +223,14 @@ def gain_table(mine: Lab, found: Mapping[str, Mapping[str, NDArray]]) -> pd.Data
     return mine.gain_table(found, OURS, over=(GRADIENT, RIDGE)).drop(columns="subject")
 
 
-def verdict(lab: Lab, mine: Lab, table: pd.DataFrame, gains: pd.DataFrame, by_area: pd.DataFrame) -> str:
+def verdict(
+    lab: Lab, mine: Lab, table: pd.DataFrame, gains: pd.DataFrame, by_area: pd.DataFrame, shares: pd.DataFrame
+) -> str:
     """What transfer brought to these recordings, in words.
 
     Parameters
     ----------
-    table, gains, by_area : from `Lab.score_table`, `gain_table` and `Lab.area_table`.
+    table, gains, by_area, shares : from `Lab.score_table`, `gain_table`, `Lab.area_table` and `cluster_table`.
     """
     median = table.set_index("condition")["median_r"]
     ceiling = mine.ceiling_r(NAME)
@@ -231,9 +245,14 @@ def verdict(lab: Lab, mine: Lab, table: pd.DataFrame, gains: pd.DataFrame, by_ar
             lines.append(f"{OURS} minus {g.over}, {what}: {value:+.3f} [{low:+.3f}, {high:+.3f}]: {says}")
     if len(by_area):
         r = by_area.pivot(index="area", columns="condition", values="median_r").reindex(by_area["area"].unique())
-        below = (r[OURS] - r[GRADIENT])[r[OURS] < r[GRADIENT]]
-        lines.append(f"{OURS} is below {GRADIENT} in {len(below)} of {len(r)} areas (medians, without intervals)"
-                     f"{': ' * bool(len(below))}{', '.join(f'{area} {by:+.3f}' for area, by in below.items())}")  # fmt: skip
+        for of, over in ((OURS, RIDGE), (GRADIENT, RIDGE), (OURS, GRADIENT)):
+            below = (r[of] - r[over])[r[of] < r[over]]
+            where = ": " * bool(len(below)) + ", ".join(f"{area} {by:+.3f}" for area, by in below.items())
+            lines.append(f"{of} is below {over} in {len(below)} of {len(r)} areas (medians, without intervals){where}")
+    outside = shares[(shares[NAME] < shares["least"]) | (shares[NAME] > shares["most"])]
+    lines.append(f"shares of clusters outside of the range of the crowd's subjects: {len(outside)} of {len(shares)}"
+                 + "".join(f"; {title} {row[NAME]:.1%}, crowd {row['least']:.1%} to {row['most']:.1%}"
+                           for title, row in outside.iterrows()))  # fmt: skip
     return "\n".join(lines)
 
 

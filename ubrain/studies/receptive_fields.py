@@ -40,6 +40,18 @@ def read_all(lab: Lab, encoder: UniversalEncoder) -> dict[str, Reading]:
     return {s: _read(lab, encoder, s) for s in track(lab.subjects, len(lab.subjects), "reading attention")}
 
 
+def most_focused(lab: Lab, encoder: UniversalEncoder, subject: str, val_r: NDArray, share: float = 0.1) -> int:
+    """The voxel with the smallest receptive field among the `share` that is predicted best on the val images.
+
+    Parameters
+    ----------
+    val_r : (n_voxels,), correlations on the val images.
+    """
+    sigma = fields.locate(fields.weighted(_read(lab, encoder, subject)), 1).sigma
+    predicted_best = np.nan_to_num(val_r) >= np.nanquantile(val_r, 1 - share)
+    return int(np.argmin(np.where(predicted_best & np.isfinite(sigma), sigma, np.inf)))
+
+
 def untrained(lab: Lab, encoder: UniversalEncoder) -> UniversalEncoder:
     """The trained shared weights with new embeddings for everybody: what the encoder does when it knows no voxel."""
     found = copy.deepcopy(encoder)
@@ -363,7 +375,22 @@ def verdict(
             by = f": {', '.join(rows['area'])}; by up to {rows['nearer'].abs().max():.2f} degrees" if len(rows) else ""
             lines.append(f"centres are {where} the known ones than the middle of the image is, interval clear of 0, "
                          f"in {len(rows)} of {len(away)} areas{by}")  # fmt: skip
+        for what, rows in (("too large", away["size"] > away["known_size"]), ("too small", away["size"] < away["known_size"])):
+            pairs = zip(*(away[rows][c] for c in ("area", "size", "known_size")), strict=True)
+            text = ", ".join(f"{area} ({size:.2f} for {known:.2f})" for area, size, known in pairs)
+            lines.append(f"median size {what}, in degrees: {text or 'nowhere'}")
+    lines += _level_lines(found)
     return "\n".join([*lines, *_gap_lines(gaps)])
+
+
+def _level_lines(found: pd.DataFrame) -> list[str]:
+    """Which level knows the place best, in the early areas."""
+    mine = found[found["quantity"].isin(["x", "y"]) & found["area"].map(lambda a: EARLY.fullmatch(a) is not None)]
+    if mine.empty:
+        return []
+    r = mine.groupby(["area", "field"], sort=False)["r"].mean().unstack(sort=False)
+    return ["position by level, mean r of x and y: " + "; ".join(
+        f"{area}: " + ", ".join(f"{field} {value:.2f}" for field, value in row.items()) for area, row in r.iterrows())]
 
 
 def _gap_lines(gaps: pd.DataFrame) -> list[str]:

@@ -235,7 +235,11 @@ def verdict(
 ) -> str:  # fmt: skip
     """What these numbers say, in words."""
     mean = scored[scored["subject"] == "all"].set_index("condition")
-    lines = [f"{condition}: top-1 {_percent(row, 1)}, top-5 {_percent(row, 5)} among {row['gallery']:.0f} images; "
+    crowds = scored[(scored["condition"] == CROWD) & (scored["subject"] != "all")]
+    shows = (crowds["top1_low"] > 1 / crowds["gallery"]).sum()
+    lines = [f"the claim, a response tells which image was seen, shows in {shows} of {len(crowds)} subjects (top-1 above "
+             f"chance by its interval)"]
+    lines += [f"{condition}: top-1 {_percent(row, 1)}, top-5 {_percent(row, 5)} among {row['gallery']:.0f} images; "
              f"chance is {100 / row['gallery']:.1f} % and {500 / row['gallery']:.1f} %"
              for condition, row in mean.iterrows()]  # fmt: skip
     each = gained[gained["subject"] != "all"]
@@ -261,8 +265,9 @@ def _voxel_words(voxels: pd.DataFrame, mean: pd.DataFrame) -> list[str]:
         mine = voxels[(voxels["line"] == line) & (voxels["subject"] == "all")].sort_values("n_voxels")
         enough = mine[mine["top1"] >= 0.9 * mean.loc[CROWD, "top1"]]["n_voxels"]
         text = f"{enough.min()} are the fewest of those tried that reach" if len(enough) else "no number tried reaches"
-        every = " (the largest number tried: it saves nothing)" if enough.min() == mine["n_voxels"].max() else ""
-        lines.append(f"voxels {line}: {text} 90 % of the top-1 of all voxels{every}")
+        fewer = mine[mine["n_voxels"] < enough.min()]  # NaN if there are none
+        before = f" ({fewer['n_voxels'].iloc[-1]} give {_percent(fewer.iloc[-1], 1)})" if len(fewer) else ""
+        lines.append(f"voxels {line}: {text} 90 % of the top-1 of all voxels{before}")
     return lines
 
 
