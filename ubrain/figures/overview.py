@@ -141,7 +141,7 @@ def draw_encoder(ax: Axes, image: NDArray[np.uint8]) -> Axes:
         _grid(ax, 7.8 + right, y, tokens, level)
         _grid(ax, 16.3 + right, y, heat, level)
         _bars(ax, 24.8, y + 0.5, level)
-        _arrow(ax, (10.4 + right, y + 1.7), (16.1 + right, y + 1.7), SHARED)
+        _arrow(ax, (10.4 + right, y + 1.7), (16.2 + right, y + 1.7), SHARED, 2.9 + level)
         _arrow(ax, (18.9 + right, y + 1.7), (24.5, y + 1.1), SHARED)
         _arrow(ax, (28.6, y + 1.1), (30.8, 5.25 - 0.25 * level), SHARED)
     ax.text(31.8, 5, "$\\hat y$", fontsize=26, ha="center", va="center", color=INK)
@@ -152,7 +152,7 @@ def draw_encoder(ax: Axes, image: NDArray[np.uint8]) -> Axes:
     ax.text(0.5, 0.55, "shared by all voxels of all subjects", fontsize=10, color=SHARED, va="center", fontweight="bold")
     for x, name, what in STEPS:
         ax.text(x, 9.5, name, ha="center", va="top", fontsize=11, fontweight="bold", color=INK)
-        ax.text(x, 8.85, what, ha="center", va="top", fontsize=9, color=INK, linespacing=1.1)
+        ax.text(x, 8.85, what, ha="center", va="top", fontsize=9, color=INK, linespacing=1.25)
     return ax
 
 
@@ -191,5 +191,5 @@ def _embedding(ax: Axes, x: float, y: float) -> None:
         ax.add_patch(Rectangle((x + 0.55 * i, y), 0.55, 0.7, facecolor=OWN, alpha=shade, edgecolor="white", zorder=3))
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], ink: str) -> None:
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.4, color=ink, zorder=1, shrinkA=0))
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], ink: str, zorder: float = 1) -> None:
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.4, color=ink, zorder=zorder, shrinkA=0))
