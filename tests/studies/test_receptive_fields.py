@@ -163,7 +163,7 @@ def test_the_verdict_says_what_is_above_the_controls(lab, readings):
     (line,) = [line for line in text.splitlines() if v1 in line]
     assert ("too large" in line) == (away.loc["V1", "size"] > away.loc["V1", "known_size"])
     mine = found[(found["area"] == "V1") & (found["field"] == "level 1") & found["quantity"].isin(["x", "y"])]
-    assert f"V1: level 1 {mine["r"].mean():.2f}, levels by use" in text
+    assert f"V1: level 1 {mine.r.mean():.2f}, levels by use" in text
     nothing = study.verdict(lab, found.iloc[:0], controls.iloc[:0], sizes.iloc[:0], None, pd.DataFrame())
     assert "knows no receptive fields" in nothing
     assert "not enough voxels" in nothing
