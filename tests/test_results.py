@@ -184,16 +184,19 @@ def test_other_seeds_and_recordings_are_shown_beside(tmp_path, claims):
         world(tmp_path / name, by)
     text = results.scoreboard(tmp_path / "fast")
     assert text.splitlines()[0] == (
-        "| claim | figure | paper | authors' run | here: fast | 3 seeds | here: macaque-fast | notebook |"
+        "| claim | figure | paper | authors' run | here: fast | over seeds | here: macaque-fast | notebook |"
     )
-    each = ["0.150 (0.100 … 0.200), 2 subjects", "0.150 … 0.250", "0.850 (0.800 … 0.900), 2 subjects"]
+    each = ["0.150 (0.100 … 0.200), 2 subjects", "0.150 … 0.250, 3 seeds", "0.850 (0.800 … 0.900), 2 subjects"]
     assert row(text, "each")[4:] == [*each, ""]
-    assert row(text, "images")[4:7] == ["25", "25 … 35", "95"]
+    assert row(text, "images")[4:7] == ["25", "25 … 35, 3 seeds", "95"]
     assert row(text, "lost")[4:] == ["", "", "", ""]
     assert text.endswith(" macaque-fast: neurons.")
+    points = Record("gain", 0.1, "c", "S1", 0.05, 0.15, unit="share")
+    assert results._show(points.value, results._unit(vars(points))) == "10.0 points"
+    assert results._show(points.value, results._unit({**vars(points), "name": "top1"})) == "10.0 %"
     write(tmp_path / "fast-seed2" / "03_x.json", Record("each", float("nan"), "c", "S1"))
     assert row(results.scoreboard(tmp_path / "fast"), "each")[5] == "0.150 … 0.250, 2 seeds"
-    assert "seeds" not in results.scoreboard(tmp_path / "macaque-fast").splitlines()[0]
+    assert "over seeds" not in results.scoreboard(tmp_path / "macaque-fast").splitlines()[0]
 
 
 def test_scoreboard_needs_results(tmp_path):

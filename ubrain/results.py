@@ -98,7 +98,7 @@ def scoreboard(folder: Path) -> str:
         f"here: {folder.name}": lambda claim: _here(claim, documents),
     }
     if len(seeds) > 1:
-        columns[f"{len(seeds)} seeds"] = lambda claim: _over_seeds(claim, seeds)
+        columns["over seeds"] = lambda claim: _over_seeds(claim, seeds)
     note = _note(documents, paper)
     if any(real.glob("*.json")) and real != folder:
         recordings = read_results(real)
@@ -191,14 +191,13 @@ def _count(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _over_seeds(claim: Claim, runs: Sequence[Documents]) -> str:
-    """Range over simulated worlds of the median over subjects."""
+    """Range over simulated worlds of the median over subjects, and how many worlds have it."""
     records = [found for documents in runs if (found := _records(claim, documents))]
     middles = [_median([r["value"] for r in found]) for found in records]
     if len(middles) < 2:
         return ""
     unit = _unit(records[0][0])
-    text = f"{_show(min(middles), unit)} … {_show(max(middles), unit)}"
-    return text if len(middles) == len(runs) else f"{text}, {len(middles)} seeds"
+    return f"{_show(min(middles), unit)} … {_show(max(middles), unit)}, {len(middles)} seeds"
 
 
 def _link(claim: Claim, folder: Path) -> str:
@@ -213,7 +212,7 @@ def _note(documents: Documents, paper: dict[str, Any]) -> str:
     return (f"Here: {'simulated crowd' if first['simulated'] else first['crowd']}, profile {first['profile']}, seed "
             f"{first['seed']}, median over subjects, range over subjects in brackets, unless the row says otherwise. "
             f"Numbers from different data cannot be compared: read along the claims, not along the columns. "
-            f"*3 seeds*: the smallest and the largest of this number over three simulated worlds. A blank is a number that is "
+            f"*Over seeds*: the smallest and the largest of this number over simulated worlds. A blank is a number that is "
             f"not known, not run, or does not exist for these data. Sources: {sources}.")  # fmt: skip
 
 
