@@ -128,7 +128,7 @@ lab.save(fig, "growth")
 # %% [markdown]
 # ## Which areas gain?
 #
-# Median over all voxels of an area, of all subjects together, without intervals; dots may hide each other. What to look
+# Median over all voxels of an area, of all subjects together, without intervals. What to look
 # for: areas where the green dot is not above the grey one. There, a linear readout does as well as the crowd, as far as such
 # medians can tell: differences below about 0.01 are not told apart here.
 

@@ -144,7 +144,7 @@ lab.save(fig, "main_dataset")
 growth = study.growth(table, found, main_subjects)
 fig, axes = plt.subplots(1, 2, figsize=(11, 4))
 figures.joined(axes[0], growth, "median_r", "median voxel correlation r", main) if others else figures.text_only(axes[0], nothing)
-figures.joined(axes[1], growth, "top1", "top-1 retrieval (share)", main) if others else figures.text_only(axes[1], nothing)
+figures.joined(axes[1], growth, "top1", "top-1 retrieval (%)", main, 100) if others else figures.text_only(axes[1], nothing)
 lab.save(fig, "joined")
 
 # %% [markdown]

@@ -90,7 +90,7 @@ study.summary(in_r, in_top1)
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(12, 0.36 * len(in_r) + 1.8), sharey=True)
 figures.ablations(axes[0], in_r, "median r")
-figures.ablations(axes[1], in_top1, "top-1 retrieval")
+figures.ablations(axes[1], in_top1, "top-1 retrieval (points)", 100)
 lab.save(fig, "differences")
 
 # %% [markdown]

@@ -31,7 +31,7 @@ def test_gains_stand_with_their_subject_and_interval():
     _, ax = plt.subplots()
     figures.subject_gains(ax, top1.assign(dataset=["3T", "4T", "3T", "4T"]), ["first", "second"], top1=True)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["S7\n3T", "S8\n4T"]
-    assert list(ax.containers[0][0].get_ydata()) == [-0.1, -0.2]
+    assert list(ax.containers[0][0].get_ydata()) == [-10, -20]  # percentage points
     assert "top-1" in ax.get_ylabel()
 
 

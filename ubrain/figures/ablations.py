@@ -7,14 +7,17 @@ from matplotlib.axes import Axes
 from ubrain.figures.style import CEILING, colour, finish
 
 
-def ablations(ax: Axes, table: pd.DataFrame, score: str) -> Axes:
+def ablations(ax: Axes, table: pd.DataFrame, score: str, scale: float = 1) -> Axes:
     """Difference of each variant from what it is compared with: mean and interval, and a small dot per seed and subject.
 
     Parameters
     ----------
     table : one row per variant: variant, group, against, difference, low, high, pairs; variants of a group together.
     score : what differs, with its unit.
+    scale : what it is multiplied with; 100 for percentage points.
     """
+    table = table.assign(**{c: scale * table[c] for c in ("difference", "low", "high")},
+                         pairs=[scale * np.asarray(p) for p in table["pairs"]])  # fmt: skip
     at = np.arange(len(table)) + 0.5 * (table["group"] != table["group"].shift()).cumsum().to_numpy()
     for y, pairs in zip(at, table["pairs"], strict=True):
         ax.plot(pairs, np.full(len(pairs), y + 0.27), "o", ms=3, color="#777777", alpha=0.8, mew=0)

@@ -71,9 +71,10 @@ def areas(ax: Axes, table: pd.DataFrame) -> Axes:
     table : one row per area and condition: area, condition, median_r, n_voxels.
     """
     order = list(dict.fromkeys(table["area"]))
-    for condition in dict.fromkeys(table["condition"]):
+    conditions = list(dict.fromkeys(table["condition"]))
+    for offset, condition in zip(np.linspace(-0.27, 0.27, len(conditions)), conditions, strict=True):
         mine = table[table["condition"] == condition].set_index("area").reindex(order)
-        ax.plot(range(len(order)), mine["median_r"], "o", ms=7, color=colour(condition), label=condition)
+        ax.plot(np.arange(len(order)) + offset, mine["median_r"], "o", ms=6, color=colour(condition), label=condition)
     n_voxels = table.groupby("area")["n_voxels"].max()
     ax.set_xticks(range(len(order)), [f"{a} ({n_voxels[a]})" for a in order], rotation=45, ha="right")
     ax.set(xlabel="area (voxels)", ylabel="voxel correlation r\n(median over voxels)")

@@ -22,7 +22,7 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
     top1 : draw the gain in top-1 retrieval, not in median r.
     """
     if top1:
-        table = table.assign(gain=table["top1_gain"], low=table["top1_low"], high=table["top1_high"])
+        table = table.assign(**{c: 100 * table[f"top1_{c}"] for c in ("gain", "low", "high")})
     subjects = list(dict.fromkeys(table["subject"]))
     compared = list(dict.fromkeys(zip(table["of"], table["over"], strict=True)))
     for label, (of, over), offset, tint in zip(labels, compared, _offsets(len(compared)), TINTS, strict=False):
@@ -33,7 +33,7 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
     home = table.set_index("subject")["dataset"].to_dict()
     several = len(set(home.values())) > 1
     ax.set_xticks(range(len(subjects)), [f"{s}\n{home[s]}" if several else s for s in subjects])
-    ylabel = "gain in top-1 retrieval\n(share of the gallery)" if top1 else "gain in median\nvoxel correlation r"
+    ylabel = "gain in top-1 retrieval\n(percentage points)" if top1 else "gain in median\nvoxel correlation r"
     ax.set(ylabel=ylabel, xlim=(-0.6, len(subjects) - 0.4))
     return finish(ax, legend="above")
 
@@ -57,16 +57,17 @@ def area_gains(ax: Axes, table: pd.DataFrame) -> Axes:
     return finish(ax, legend="above")
 
 
-def joined(ax: Axes, table: pd.DataFrame, column: str, ylabel: str, main: str) -> Axes:
+def joined(ax: Axes, table: pd.DataFrame, column: str, ylabel: str, main: str, scale: float = 1) -> Axes:
     """A score against the number of subjects of the main dataset that joined: a thin line per subject, a thick mean.
 
     Parameters
     ----------
     table : one row per subject and number: dataset, n_main, subject and the column to draw.
     main : name of the main dataset.
+    scale : what the score is multiplied with; 100 for per cent.
     """
     for dataset, tint in zip(dict.fromkeys(table["dataset"]), TINTS, strict=False):
-        wide = table[table["dataset"] == dataset].pivot(index="n_main", columns="subject", values=column)
+        wide = table[table["dataset"] == dataset].pivot(index="n_main", columns="subject", values=column) * scale
         ax.plot(wide.index, wide, color=tint, lw=1, alpha=0.4)
         ax.plot(wide.index, wide.mean(axis=1), "o-", color=tint, lw=3, label=f"{dataset}, mean of {wide.shape[1]}")
     numbers = sorted(set(table["n_main"]))
