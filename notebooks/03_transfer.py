@@ -94,7 +94,7 @@ table.groupby(["direction", "n_images", "method"], sort=False)[["median_r", "top
 #
 # Median voxel correlation on the test images; bands are 95 % intervals over newcomers and draws, and over test images and
 # voxels. Newcomers are few, so another one may lie outside. The dashed line is the ceiling of the same voxels. The first and
-# the last panel have the same newcomers, so there ridge and the encoder from scratch (orange dots) are the same.
+# the last panel have the same newcomers, so there ridge and the encoder from scratch (orange) are the same.
 # What to look for: at few images, does the paper's gradient (orange-red) lie above ridge (grey)? Does matching (pink,
 # dashed) start high, and in which panels does it go flat? Does the blue line follow whichever is best?
 

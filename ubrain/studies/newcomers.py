@@ -476,7 +476,7 @@ def _paper_words(direction: str, curve: pd.DataFrame, enough: float, table: pd.D
     reached = f"with {enough:.0f} of {last} images" if np.isfinite(enough) else "unknown"
     return (f"the paper's way, {direction}: 90 % of its own best {reached}; median r "
             + ", ".join(f"{r:.2f} with {n}" for n, r in curve[GRADIENT].dropna().items())
-            + f"; with all: {', '.join([*others, f'ceiling {ceiling:.2f}'])}")  # fmt: skip
+            + f"; with all: {', '.join([*others, f'ceiling {ceiling:.2f}' if np.isfinite(ceiling) else 'ceiling unknown'])}")  # fmt: skip
 
 
 def _against_words(rows: pd.DataFrame, score: str) -> str:
