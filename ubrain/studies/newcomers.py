@@ -473,10 +473,11 @@ def _paper_words(direction: str, curve: pd.DataFrame, enough: float, table: pd.D
     rivals = {"ridge": RIDGE, "from scratch": ALONE}
     found = {name: curve[c].loc[last] for name, c in rivals.items() if c in curve}
     others = [f"{name} {r:.2f}" for name, r in found.items() if np.isfinite(r)]
+    others.append(f"ceiling {ceiling:.2f}" if np.isfinite(ceiling) else "ceiling unknown")
     reached = f"with {enough:.0f} of {last} images" if np.isfinite(enough) else "unknown"
     return (f"the paper's way, {direction}: 90 % of its own best {reached}; median r "
             + ", ".join(f"{r:.2f} with {n}" for n, r in curve[GRADIENT].dropna().items())
-            + f"; with all: {', '.join([*others, f'ceiling {ceiling:.2f}' if np.isfinite(ceiling) else 'ceiling unknown'])}")  # fmt: skip
+            + f"; with all: {', '.join(others)}")  # fmt: skip
 
 
 def _against_words(rows: pd.DataFrame, score: str) -> str:
