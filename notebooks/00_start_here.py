@@ -104,7 +104,7 @@ check.table(findings)[["level", "where", "what", "to_do"]]
 # %% [markdown]
 # ## What the model is
 #
-# 1. A **backbone**, trained on images only and frozen (here EfficientNet-Lite0, trained on ImageNet; in the paper DINOv2), turns an image into tokens (places) at several levels (depths).
+# 1. A **backbone**, trained on images only and frozen (in the small profiles EfficientNet-Lite0, trained on ImageNet; in the profile `paper`, as in the paper, DINOv2), turns an image into tokens (places) at several levels (depths).
 # 2. The voxel embedding asks every token "are you where I look?": **spatial attention**, one weighted mean per level.
 # 3. It asks every channel of every level "are you what I care about?": **functional attention**, a weighted sum.
 #

@@ -129,8 +129,8 @@ lab.save(fig, "growth")
 # ## Which areas gain?
 #
 # Median over all voxels of an area, of all subjects together, without intervals. What to look
-# for: areas where the green dot is not above the grey one. There, a linear readout does as well as the crowd, as far as such
-# medians can tell: differences below about 0.01 are not told apart here.
+# for: areas where the green dot is not above the grey one. There, a linear readout does as well as the crowd; by how little, is
+# printed, and without an interval a small difference tells nothing.
 
 # %%
 by_area = lab.area_table(predictions)

@@ -104,9 +104,9 @@ def test_ours_is_compared_with_the_best_of_the_others(lab):
     in_top1 = newcomers.against_best(lab, table.assign(top1=[*table["top1"][:-2], 0.9, 0.9]), "top1")
     text = newcomers.verdict(table, newcomers.images_needed(lab, table), against.reset_index(), in_top1)
     assert f"{GRADIENT} is above {RIDGE} in median r: 1 of 2; not a → b at 10" in text
-    assert "a → b: 90 % of its own best with 63 of 100 images; median r 0.20 with 10, 0.40 with 100; with all: " in text
+    assert "a → b: 90 % of its own best with 63 of 100 images; median r 0.20 with 10, 0.40 with 100 images; " in text
     assert "at most half of the images: 0 of 1; not a → b" in text
-    assert "with all: ridge 0.20, ceiling 0.60" in text
+    assert "beside it, with 100: ridge 0.20, ceiling 0.60" in text
     assert "in median r, by the 95 % intervals: below in 1 of 2: a → b at 100 (-0.100); above in 1, neither in 0" in text
     assert "in top-1, by the 95 % intervals: below in 0 of 2; above in 2" in text
 
@@ -121,6 +121,15 @@ def test_a_difference_within_the_noise_of_the_test_images_is_neither(lab):
     apart = newcomers.against_best(lab, table)
     assert ((apart["low"] < 0) & (apart["high"] > 0)).all()
     np.testing.assert_allclose(apart["difference"], -0.01)
+
+
+def test_where_all_images_were_not_tried_nothing_is_said_of_the_own_best(lab):
+    table = table_of({GRADIENT: (0.2, 0.4), OURS: (0.3, 0.4)}, all_images=500)
+    against = newcomers.against_best(lab, table)
+    text = newcomers.verdict(table, newcomers.images_needed(lab, table), against, against)
+    assert "half of the images: 0 of 0\n" in text
+    assert text.endswith("half of the paper's images: 0 of 0")
+    assert "its own best with" not in text.splitlines()[0]
 
 
 def test_a_failure_of_half_the_images_is_said(lab):

@@ -87,7 +87,7 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
         sized = replace(encoder, embedding_size=size)
         found.append(replace(base, name=f"embedding size {size}", group="embedding size", encoder=sized))
     for levels in config.levels:
-        name = f"level {', '.join(str(i + 1) for i in levels)} only"
+        name = f"level{'s' * (len(levels) > 1)} {', '.join(str(i + 1) for i in levels)} only"
         found.append(replace(base, name=name, group="levels", levels=levels))
     for part in ("spatial", "position", "functional"):
         less = replace(encoder, without=(part,))

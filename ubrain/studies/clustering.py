@@ -23,7 +23,6 @@ DENSE = 3000  # voxels with a place: enough to draw the areas of a subject alone
 LEAST_SHARE_OF_IMAGES, LEAST_SHARE_OF_VOXELS = 0.5, 0.2  # for a feature, or an area, to name a cluster
 MOSTLY = 0.5  # of its voxels in early areas: an early cluster
 PLACE = "place"  # indoor or outdoor
-FLAT = 0.05  # range of silhouettes over the numbers tried, below which none stands out: our choice
 STABLE = 0.8  # ARI from here: good agreement (Steinley 2004)
 
 
@@ -127,7 +126,7 @@ def yardstick(lab: Lab, embeddings: Embeddings, voxels: pd.DataFrame) -> pd.Data
 
     Returns
     -------
-    One row per grouping (true types, areas), as far as known: groups, silhouette (of unit embeddings, cosine's order), and
+    One row per grouping (true types, areas), as far as known: groups, silhouette (of embeddings scaled to length 1), and
     ARI of the true types with the areas.
     """
     types = voxels["type"].where(~voxels["type"].isin(EARLY), "early")
@@ -431,11 +430,8 @@ def verdict(
     lines = [f"{named.n_clusters} clusters, {n_named} named by evidence: {', '.join(named.titles)}"]
     silhouette = counts.set_index("n_clusters")["silhouette"]
     true = f", {known.loc['true types', 'silhouette']:.2f} for the true types" if "true types" in known.index else ""
-    flat = np.ptp(silhouette) < FLAT
     lines.append(f"silhouette {silhouette.get(named.n_clusters, np.nan):.2f} at this number, {silhouette.min():.2f} to "
-                 f"{silhouette.max():.2f} at all numbers tried{true}: "
-                 + ("none stands out, so their number is a choice more than a finding" if flat
-                    else "the number follows some structure"))  # fmt: skip
+                 f"{silhouette.max():.2f} at all numbers tried{true}")  # fmt: skip
     if (voxels["type"] != "").any():
         lines.append(f"names against the truth, by the most frequent type: {_true_words(named, voxels)}")
     low, high = seeds.min(), seeds.max()

@@ -451,10 +451,11 @@ def verdict(
     wide = summarise(table).pivot_table("value", ["direction", "n_images"], "method", sort=False)
     images = table.groupby("direction", sort=False)["n_images"].max()
     enough = needed.pivot(index="direction", columns="method", values="90 % of gradient with all").reindex(images.index)
+    known = enough[GRADIENT].notna() if GRADIENT in enough else enough.index == ""  # not where all images were not tried
     lines = []
     if GRADIENT in wide:
         lines += [_paper_words(name, wide.loc[name], enough.loc[name, GRADIENT], table) for name in images.index]
-        half = enough[GRADIENT] <= images / 2
+        half = (enough[GRADIENT] <= images / 2)[known]
         lines.append(_count("the paper's way reaches 90 % of its own best with at most half of the images", half))
     for mine, other in ((GRADIENT, ALONE), (GRADIENT, RIDGE), (OURS, ALONE)):
         if {mine, other} <= set(wide):
@@ -462,7 +463,7 @@ def verdict(
             lines.append(_count(f"{mine} is above {other} in median r", both[mine] > both[other]))
     lines += [_against_words(rows, score) for score, rows in (("median r", against), ("top-1", in_top1)) if len(rows)]
     if {GRADIENT, OURS} <= set(enough):
-        half = enough[OURS] <= enough[GRADIENT] / 2
+        half = (enough[OURS] <= enough[GRADIENT] / 2)[known]
         lines.append(_count("ours reaches 90 % of the paper's best with at most half of the paper's images", half))
     return "\n".join(lines)
 
@@ -474,10 +475,10 @@ def _paper_words(direction: str, curve: pd.DataFrame, enough: float, table: pd.D
     found = {name: curve[c].loc[last] for name, c in rivals.items() if c in curve}
     others = [f"{name} {r:.2f}" for name, r in found.items() if np.isfinite(r)]
     others.append(f"ceiling {ceiling:.2f}" if np.isfinite(ceiling) else "ceiling unknown")
-    reached = f"with {enough:.0f} of {last} images" if np.isfinite(enough) else "unknown"
-    return (f"the paper's way, {direction}: 90 % of its own best {reached}; median r "
+    reached = f"90 % of its own best with {enough:.0f} of {last} images; " if np.isfinite(enough) else ""
+    return (f"the paper's way, {direction}: {reached}median r "
             + ", ".join(f"{r:.2f} with {n}" for n, r in curve[GRADIENT].dropna().items())
-            + f"; with all: {', '.join(others)}")  # fmt: skip
+            + f" images; beside it, with {last}: {', '.join(others)}")  # fmt: skip
 
 
 def _against_words(rows: pd.DataFrame, score: str) -> str:
