@@ -63,7 +63,9 @@ lab.crowd
 table = lab.summary()
 for name, row in table.iterrows():
     lab.record("voxels", row["voxels"], subject=name, unit="voxels")
-    lab.record("median_ceiling_r", row["median ceiling r"], subject=name, n=int(row["voxels"]), unit="r")
+    lab.record(
+        "median_ceiling_r", row["median ceiling r"], subject=name, n=int(row["voxels"]), unit="r"
+    )
 table.round(3)
 
 # %% [markdown]
@@ -96,7 +98,9 @@ print("areas:", ", ".join(a for a in first.voxels["areas"].unique() if a) or "un
 # %%
 findings = check.check(lab.crowd, seed)
 for level in check.LEVELS:
-    lab.record("findings of the doctor", sum(f.level == level for f in findings), level, unit="findings")
+    lab.record(
+        "findings of the doctor", sum(f.level == level for f in findings), level, unit="findings"
+    )
 print(check.report(findings).splitlines()[0])
 pd.options.display.max_colwidth = None
 check.table(findings)[["level", "where", "what", "to_do"]]
@@ -117,7 +121,10 @@ shared = sum(p.numel() for p in encoder.shared_parameters())
 own = sum(e.numel() for e in encoder.embeddings.values())
 lab.record("shared_parameters", shared, "encoder, crowd", unit="numbers")
 lab.record("embedding_parameters", own, "encoder, crowd", unit="numbers")
-print(f"{shared:,} shared numbers, and {encoder.config.embedding_size} for each of {own // encoder.config.embedding_size:,} voxels")
+print(
+    f"{shared:,} shared numbers, and {encoder.config.embedding_size} for each of"
+    f" {own // encoder.config.embedding_size:,} voxels"
+)
 print(f"{len(features.widths)} levels of {features.n_tokens} tokens, widths {features.widths}")
 
 # %% [markdown]
@@ -130,18 +137,25 @@ print(f"{len(features.widths)} levels of {features.n_tokens} tokens, widths {fea
 
 # %%
 rows = first.image_rows("val")
-val_r = ubrain.scores.correlation(ubrain.train.predict(encoder, lab.source, first.name, rows), first.responses("val"))
+val_r = ubrain.scores.correlation(
+    ubrain.train.predict(encoder, lab.source, first.name, rows), first.responses("val")
+)
 voxel = int(np.nanargmax(val_r))
 predicted = lab.predict(encoder, first.name)
 r = ubrain.scores.correlation(predicted, responses)
 lab.record("voxel_r", r[voxel], "encoder, crowd", first.name, n=len(responses), unit="r")
 lab.record("median_r", np.nanmedian(r), "encoder, crowd", first.name, n=len(r), unit="r")
-print(f"voxel {voxel}: r = {r[voxel]:.2f}; median over the {len(r)} voxels of {first.name}: r = {np.nanmedian(r):.2f}")
+print(
+    f"voxel {voxel}: r = {r[voxel]:.2f}; median over the {len(r)} voxels of {first.name}: r ="
+    f" {np.nanmedian(r):.2f}"
+)
 
 # %%
 fig, ax = plt.subplots(figsize=(4.6, 4))
 area = first.voxels["areas"].iloc[voxel] or "area unknown"
-figures.measured_against_predicted(ax, responses[:, voxel], predicted[:, voxel], f"voxel {voxel} ({area}), r = {r[voxel]:.2f}")
+figures.measured_against_predicted(
+    ax, responses[:, voxel], predicted[:, voxel], f"voxel {voxel} ({area}), r = {r[voxel]:.2f}"
+)
 lab.save(fig, "one_voxel")
 
 # %% [markdown]
@@ -160,7 +174,9 @@ image_rows = first.image_rows("test")[best]
 weights = lab.attention(encoder, first.name, voxel, image_rows)
 print(f"voxel {voxel}, area {first.voxels['areas'].iloc[voxel] or 'unknown'}")
 fig, axes = plt.subplots(1, 4, figsize=(10, 3.4))
-for ax, image, w, z in zip(axes, lab.crowd.image_ids[image_rows], weights, responses[best, voxel], strict=True):
+for ax, image, w, z in zip(
+    axes, lab.crowd.image_ids[image_rows], weights, responses[best, voxel], strict=True
+):
     figures.attention(ax, lab.crowd.image(image), w, f"{image}\nmeasured z = {z:.1f}")
 lab.save(fig, "attention")
 

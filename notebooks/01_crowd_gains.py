@@ -95,9 +95,11 @@ lab.save(fig, "voxel_correlation")
 # %%
 gains = lab.gain_table(predictions, CROWD, over=(ALONE, RIDGE, FACTORISED))
 for other, rows in gains.groupby("over", sort=False):
-    print(f"crowd − {other}: median gain {rows['gain'].median():+.3f}, "
-          f"interval above 0 in {(rows['low'] > 0).sum()} of {len(rows)} subjects; "
-          f"not above in: {', '.join(rows['subject'][rows['low'] <= 0]) or 'none'}")
+    print(
+        f"crowd − {other}: median gain {rows['gain'].median():+.3f}, "
+        f"interval above 0 in {(rows['low'] > 0).sum()} of {len(rows)} subjects; "
+        f"not above in: {', '.join(rows['subject'][rows['low'] <= 0]) or 'none'}"
+    )
 gains.round(3)
 
 # %% [markdown]
@@ -137,9 +139,16 @@ by_area = lab.area_table(predictions)
 wide = by_area.pivot(index="area", columns="condition", values="median_r")
 for other in (RIDGE, ALONE) if len(wide) else ():
     behind = (wide[CROWD] - wide[other])[wide[CROWD] <= wide[other]]
-    print(f"{CROWD} is not above {other} in:", ", ".join(f"{a} ({d:+.3f})" for a, d in behind.items()) or "no area")
+    print(
+        f"{CROWD} is not above {other} in:",
+        ", ".join(f"{a} ({d:+.3f})" for a, d in behind.items()) or "no area",
+    )
 fig, ax = plt.subplots(figsize=(9, 4))
-figures.areas(ax, by_area) if len(by_area) else figures.text_only(ax, "this crowd file names no areas")
+(
+    figures.areas(ax, by_area)
+    if len(by_area)
+    else figures.text_only(ax, "this crowd file names no areas")
+)
 lab.save(fig, "areas")
 
 # %% [markdown]
@@ -163,7 +172,11 @@ lab.save(fig, "cortex")
 # %%
 truth = lab.truth_table(predictions)
 fig, ax = plt.subplots(figsize=(5.6, 4.2))
-figures.truth(ax, truth) if len(truth) else figures.text_only(ax, "real recordings: the truth is unknown")
+(
+    figures.truth(ax, truth)
+    if len(truth)
+    else figures.text_only(ax, "real recordings: the truth is unknown")
+)
 lab.save(fig, "truth")
 
 # %% [markdown]

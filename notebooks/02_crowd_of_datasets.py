@@ -98,7 +98,11 @@ table.round(3)
 # %%
 fig, ax = plt.subplots(figsize=(9, 4.2))
 ceilings = {s: lab.ceiling_r(s) for d in others for s in found[d]}
-figures.voxel_quartiles(ax, lab.voxel_r(others_only), ceilings) if others else figures.text_only(ax, nothing)
+(
+    figures.voxel_quartiles(ax, lab.voxel_r(others_only), ceilings)
+    if others
+    else figures.text_only(ax, nothing)
+)
 lab.save(fig, "voxel_correlation")
 
 # %% [markdown]
@@ -130,7 +134,11 @@ lab.save(fig, "gains")
 fig, axes = plt.subplots(1, 2, figsize=(13, 4))
 theirs, labels = gains[gains["dataset"] == main], [f"with {d}" for d in others]
 figures.subject_gains(axes[0], theirs, labels) if others else figures.text_only(axes[0], nothing)
-figures.subject_gains(axes[1], theirs, labels, top1=True) if others else figures.text_only(axes[1], nothing)
+(
+    figures.subject_gains(axes[1], theirs, labels, top1=True)
+    if others
+    else figures.text_only(axes[1], nothing)
+)
 lab.save(fig, "main_dataset")
 
 # %% [markdown]
@@ -143,8 +151,16 @@ lab.save(fig, "main_dataset")
 # %%
 growth = study.growth(table, found, main_subjects)
 fig, axes = plt.subplots(1, 2, figsize=(11, 4))
-figures.joined(axes[0], growth, "median_r", "median voxel correlation r", main) if others else figures.text_only(axes[0], nothing)
-figures.joined(axes[1], growth, "top1", "top-1 retrieval (%)", main, 100) if others else figures.text_only(axes[1], nothing)
+(
+    figures.joined(axes[0], growth, "median_r", "median voxel correlation r", main)
+    if others
+    else figures.text_only(axes[0], nothing)
+)
+(
+    figures.joined(axes[1], growth, "top1", "top-1 retrieval (%)", main, 100)
+    if others
+    else figures.text_only(axes[1], nothing)
+)
 lab.save(fig, "joined")
 
 # %% [markdown]
@@ -157,7 +173,11 @@ lab.save(fig, "joined")
 # %%
 by_area = study.area_gains(lab, fitted, found)
 fig, ax = plt.subplots(figsize=(11, 4.4))
-figures.area_gains(ax, by_area) if len(by_area) else figures.text_only(ax, "no areas are named, or nothing to compare")
+(
+    figures.area_gains(ax, by_area)
+    if len(by_area)
+    else figures.text_only(ax, "no areas are named, or nothing to compare")
+)
 lab.save(fig, "areas")
 
 # %%

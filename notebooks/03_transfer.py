@@ -87,7 +87,9 @@ with pd.option_context("display.max_colwidth", None):
 
 # %%
 table = newcomers.curves(lab, directions, n_images)
-table.groupby(["direction", "n_images", "method"], sort=False)[["median_r", "top1"]].mean().unstack().round(2)
+table.groupby(["direction", "n_images", "method"], sort=False)[
+    ["median_r", "top1"]
+].mean().unstack().round(2)
 
 # %% [markdown]
 # ## Learning curves
@@ -157,7 +159,9 @@ newcomers.time_table(table).round(1)
 if other_crowds:
     others = newcomers.robustness(lab)
     display(newcomers.robustness_table(others).round(3))
-print(newcomers.robustness_verdict(others) if other_crowds else "not asked for (other_crowds = False)")
+print(
+    newcomers.robustness_verdict(others) if other_crowds else "not asked for (other_crowds = False)"
+)
 
 # %% [markdown]
 # ## What came out

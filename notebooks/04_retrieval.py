@@ -68,8 +68,18 @@ images = subject.images("test")
 # %%
 graded = study.graded_images(predicted, measured)
 for row in graded.itertuples():
-    lab.record("pattern_r", row.r, f"{CROWD}, {row.grade} image", subject.name, n=measured.shape[1], unit="r")
-titles = [f"{g.grade} of {len(images)} images\n{images[g.row]}, r = {g.r:.2f}" for g in graded.itertuples()]
+    lab.record(
+        "pattern_r",
+        row.r,
+        f"{CROWD}, {row.grade} image",
+        subject.name,
+        n=measured.shape[1],
+        unit="r",
+    )
+titles = [
+    f"{g.grade} of {len(images)} images\n{images[g.row]}, r = {g.r:.2f}"
+    for g in graded.itertuples()
+]
 maps = {"measured": measured[graded["row"]], "predicted": predicted[graded["row"]]}
 pixels = [lab.crowd.image(images[i]) for i in graded["row"]]
 fig = figures.responses_on_cortex(pixels, titles, maps, study.places(subject))
@@ -85,9 +95,12 @@ lab.save(fig, "cortex")
 # %%
 hits = study.examples(lab, predicted, subject.name, n_examples, hit=True)
 fig = figures.retrieved(
-    [lab.crowd.image(images[e.query]) for e in hits], [[lab.crowd.image(images[i]) for i in e.found] for e in hits],
-    [f"shown\nfound as number {e.rank + 1}" for e in hits], [e.found == e.query for e in hits],
-    [[f"r = {r:.2f}" for r in e.similarity] for e in hits])
+    [lab.crowd.image(images[e.query]) for e in hits],
+    [[lab.crowd.image(images[i]) for i in e.found] for e in hits],
+    [f"shown\nfound as number {e.rank + 1}" for e in hits],
+    [e.found == e.query for e in hits],
+    [[f"r = {r:.2f}" for r in e.similarity] for e in hits],
+)
 lab.save(fig, "hits")
 
 # %% [markdown]
@@ -99,9 +112,12 @@ lab.save(fig, "hits")
 # %%
 misses = study.examples(lab, predicted, subject.name, n_examples, hit=False)
 fig = figures.retrieved(
-    [lab.crowd.image(images[e.query]) for e in misses], [[lab.crowd.image(images[i]) for i in e.found] for e in misses],
-    [f"shown\nfound as number {e.rank + 1}" for e in misses], [e.found == e.query for e in misses],
-    [[f"r = {r:.2f}" for r in e.similarity] for e in misses])
+    [lab.crowd.image(images[e.query]) for e in misses],
+    [[lab.crowd.image(images[i]) for i in e.found] for e in misses],
+    [f"shown\nfound as number {e.rank + 1}" for e in misses],
+    [e.found == e.query for e in misses],
+    [[f"r = {r:.2f}" for r in e.similarity] for e in misses],
+)
 lab.save(fig, "misses")
 
 # %% [markdown]
@@ -156,7 +172,11 @@ lab.save(fig, "voxels")
 # %%
 by_area = study.area_table(lab, predictions[CROWD], area_voxels)
 fig, ax = plt.subplots(figsize=(10, 4.2))
-figures.hits_by_area(ax, by_area, 1) if len(by_area) else figures.text_only(ax, "no area is named, or none has enough voxels")
+(
+    figures.hits_by_area(ax, by_area, 1)
+    if len(by_area)
+    else figures.text_only(ax, "no area is named, or none has enough voxels")
+)
 lab.save(fig, "areas")
 
 # %% [markdown]

@@ -86,7 +86,9 @@ by_method.round(3)
 # %%
 seeds = clustering.seed_table(lab, embeddings, voxels, count)
 held_out = clustering.held_out_table(lab, embeddings, methods["k-means"])
-display(seeds.round(3), held_out.round(3) if len(held_out) else "one subject only: none can be held out")
+display(
+    seeds.round(3), held_out.round(3) if len(held_out) else "one subject only: none can be held out"
+)
 
 # %% [markdown]
 # ## What does each cluster respond to?
@@ -220,7 +222,10 @@ largest = clustering.largest_category_cluster(named, voxels)
 parts, stability = clustering.split(lab, embeddings, named, largest)
 (inner,) = clustering.profiles(lab, encoder, [parts.labels], rows)
 parts, beyond, inside = clustering.split_evidence(lab, parts, inner, rows, voxels)
-print(f"inside cluster {named.titles[largest]}: stability {stability:.3f} (ARI between runs; good from {clustering.STABLE})")
+print(
+    f"inside cluster {named.titles[largest]}: stability {stability:.3f} (ARI between runs; good"
+    f" from {clustering.STABLE})"
+)
 inside.round(2)
 
 # %%
@@ -236,7 +241,11 @@ lab.save(fig, "sub_clusters")
 # The statement is made from the recorded numbers, whatever they are:
 
 # %%
-print(clustering.verdict(named, table, seeds, held_out, by_method, parts, stability, voxels, yardstick))
+print(
+    clustering.verdict(
+        named, table, seeds, held_out, by_method, parts, stability, voxels, yardstick
+    )
+)
 
 # %%
 lab.finish().head(12)

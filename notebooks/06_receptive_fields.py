@@ -67,7 +67,9 @@ chosen.round(2)
 rows = lab.crowd[first].image_rows("test")[:n_images]
 shown = lab.crowd.image_ids[rows]
 weights = study.on_images(lab, encoder, readings[first], first, chosen["voxel"].to_numpy(), rows)
-fig = figures.attention_on_images([lab.crowd.image(i) for i in shown], weights, names, [str(i) for i in shown])
+fig = figures.attention_on_images(
+    [lab.crowd.image(i) for i in shown], weights, names, [str(i) for i in shown]
+)
 lab.save(fig, "attention")
 
 # %% [markdown]
@@ -99,9 +101,13 @@ table = study.field_table(lab, readings, view)
 found = study.agreement(lab, table)
 blank = study.read_all(lab, study.untrained(lab, encoder))
 blank_table = study.field_table(lab, blank, view)
-blank_found = study.agreement(lab, blank_table[blank_table["field"] == study.BY_USE], study.UNTRAINED)
+blank_found = study.agreement(
+    lab, blank_table[blank_table["field"] == study.BY_USE], study.UNTRAINED
+)
 controls = pd.concat([study.layout_alone(lab, table), blank_found])
-found[found["field"] == study.BY_USE].drop(columns=["condition", "field"]).reset_index(drop=True).round(3)
+found[found["field"] == study.BY_USE].drop(columns=["condition", "field"]).reset_index(
+    drop=True
+).round(3)
 
 # %% [markdown]
 # What to look for: dots far above the bars; early areas above the others, whose receptive fields are large; and which
@@ -150,11 +156,17 @@ away.round(2) if away is not None else "distances need field_of_view in degrees"
 # (dorsal) blue. First as estimated, then as known.
 
 # %%
-fig = figures.cortex(*study.angles(table), "angle from the horizontal, estimated (degrees; up is +90)", limit=90)
+fig = figures.cortex(
+    *study.angles(table), "angle from the horizontal, estimated (degrees; up is +90)", limit=90
+)
 lab.save(fig, "cortex_estimated")
 
 # %%
-fig = figures.cortex(*study.angles(table, known=True), "angle from the horizontal, known (degrees; up is +90)", limit=90)
+fig = figures.cortex(
+    *study.angles(table, known=True),
+    "angle from the horizontal, known (degrees; up is +90)",
+    limit=90,
+)
 lab.save(fig, "cortex_known")
 
 # %% [markdown]
@@ -168,13 +180,22 @@ lab.save(fig, "cortex_known")
 # beyond from the description of the scene. So there hV4 may well read as early as V1, which says nothing about brains.
 
 # %%
-use = pd.concat([study.use_of_levels(lab, readings), study.use_of_levels(lab, blank, study.UNTRAINED)])
+use = pd.concat(
+    [study.use_of_levels(lab, readings), study.use_of_levels(lab, blank, study.UNTRAINED)]
+)
 fig, axes = plt.subplots(1, 2, figsize=(11, max(2.5, 0.3 * len(use) / 2 + 1.5)))
-figures.level_use(axes, use) if len(use) else [figures.text_only(ax, "this crowd file names no areas") for ax in axes]
+(
+    figures.level_use(axes, use)
+    if len(use)
+    else [figures.text_only(ax, "this crowd file names no areas") for ax in axes]
+)
 lab.save(fig, "levels")
 
 # %%
-gaps = pd.concat([study.depth_gap(lab, readings), study.depth_gap(lab, blank, study.UNTRAINED)], ignore_index=True)
+gaps = pd.concat(
+    [study.depth_gap(lab, readings), study.depth_gap(lab, blank, study.UNTRAINED)],
+    ignore_index=True,
+)
 gaps.round(3)
 
 # %% [markdown]

@@ -70,7 +70,9 @@ study.settings_table(lab, variants)
 
 # %%
 scores = study.train_all(lab, variants, n_seeds)
-scores.groupby("variant", sort=False)[["median_r", "top1", "shared"]].agg({"median_r": ["mean", "std"], "top1": "mean", "shared": "first"}).round(3)
+scores.groupby("variant", sort=False)[["median_r", "top1", "shared"]].agg(
+    {"median_r": ["mean", "std"], "top1": "mean", "shared": "first"}
+).round(3)
 
 # %% [markdown]
 # `shared`: how many numbers the subjects share, used or not: without spatial attention, say, its weights are there but

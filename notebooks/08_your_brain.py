@@ -63,8 +63,17 @@ lab.summary().round(3)
 
 # %%
 files = own_brain.recording(
-    lab, images, responses, trials=trials, voxels=voxels, test_images=test_images, transpose=transpose,
-    test_fraction=test_fraction, scanner=scanner, space=space)
+    lab,
+    images,
+    responses,
+    trials=trials,
+    voxels=voxels,
+    test_images=test_images,
+    transpose=transpose,
+    test_fraction=test_fraction,
+    scanner=scanner,
+    space=space,
+)
 own_brain.file_table(files)
 
 # %%
@@ -131,7 +140,11 @@ gains.round(3)
 # %%
 by_area = mine.area_table(predictions)
 fig, ax = plt.subplots(figsize=(9, 4))
-figures.areas(ax, by_area) if len(by_area) else figures.text_only(ax, "these recordings name no areas")
+(
+    figures.areas(ax, by_area)
+    if len(by_area)
+    else figures.text_only(ax, "these recordings name no areas")
+)
 lab.save(fig, "areas")
 
 # %% [markdown]

@@ -1,4 +1,6 @@
-"""What several tests need: a small simulated crowd, a small recording on disk, and checks of refusals."""
+"""What several tests need: a small simulated crowd, a small recording on disk, and checks of
+refusals.
+"""
 
 import os
 import subprocess
@@ -39,7 +41,9 @@ def small_config() -> SimulationConfig:
 
 @pytest.fixture(scope="session")
 def small_crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated crowd: 2 subjects, 40 own and 10 test images each, 7T. Copy it before changing it."""
+    """A simulated crowd: 2 subjects, 40 own and 10 test images each, 7T. Copy it before changing
+    it.
+    """
     path = tmp_path_factory.mktemp("crowd") / "small.h5"
     simulate_crowd(path, SMALL, seed=0)
     return path
@@ -76,13 +80,21 @@ def recording(tmp_path: Path) -> SimpleNamespace:
     values = rng.normal(2, 3, (12, 5)).astype(np.float32)
     np.save(tmp_path / "responses.npy", values)
     images = save_images(tmp_path / "images", pixels)
-    return SimpleNamespace(images=images, responses=tmp_path / "responses.npy", pixels=pixels, values=values,
-                           save_images=save_images, folder=tmp_path)  # fmt: skip
+    return SimpleNamespace(
+        images=images,
+        responses=tmp_path / "responses.npy",
+        pixels=pixels,
+        values=values,
+        save_images=save_images,
+        folder=tmp_path,
+    )
 
 
 @pytest.fixture
 def refused() -> Callable[[Path, str], AbstractContextManager[None]]:
-    """`with refused(out, "message"): ...`: an UbrainError with that message, and `out` is as it was."""
+    """`with refused(out, "message"): ...`: an UbrainError with that message, and `out` is as it
+    was.
+    """
 
     @contextmanager
     def check(out: Path, match: str) -> Iterator[None]:
@@ -99,9 +111,18 @@ def refused() -> Callable[[Path, str], AbstractContextManager[None]]:
 def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_cli("info", path)`: the command as a user runs it, in a process of its own."""
 
-    def run(*args: object, preexec_fn: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: object, preexec_fn: Callable[[], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ubrain.cli", *map(str, args)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=preexec_fn, timeout=120)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            preexec_fn=preexec_fn,
+            timeout=120,
+        )
 
     return run

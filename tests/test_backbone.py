@@ -30,7 +30,9 @@ from ubrain.errors import UbrainError
 
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
 VIT = BackboneConfig("vit_tiny_patch16_224", "random", (0, 5, 11), 64, None, True, 0)
-REGISTERS = BackboneConfig("vit_small_patch14_reg4_dinov2.lvd142m", "random", (0, 4, 7), 56, None, True, 0)
+REGISTERS = BackboneConfig(
+    "vit_small_patch14_reg4_dinov2.lvd142m", "random", (0, 4, 7), 56, None, True, 0
+)
 DINOV3 = replace(VIT, name="vit_small_patch16_dinov3")  # of another class in timm
 
 
@@ -50,7 +52,9 @@ def test_a_cnn_gives_its_maps_pooled_to_a_grid():
 
 
 def loud(backbone, seed=1):
-    """Random weights that make every part count: layer scale starts at 1e-5, and the adapters' B at zero."""
+    """Random weights that make every part count: layer scale starts at 1e-5, and the adapters' B
+    at zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in backbone.model.named_parameters():
@@ -64,14 +68,19 @@ def loud(backbone, seed=1):
 def timm_levels(backbone, x, fmt):
     with torch.no_grad():
         return backbone.model.forward_intermediates(
-            x, indices=list(backbone.config.levels), output_fmt=fmt, intermediates_only=True)  # fmt: skip
+            x, indices=list(backbone.config.levels), output_fmt=fmt, intermediates_only=True
+        )
 
 
 def block_outputs(backbone):
-    """What plain hooks on timm's blocks see at the levels; the last hook on a block sees what comes after its adapter."""
+    """What plain hooks on timm's blocks see at the levels; the last hook on a block sees what
+    comes after its adapter.
+    """
     seen = []
-    handles = [backbone.model.blocks[i].register_forward_hook(lambda _m, _i, out: seen.append(out))
-               for i in backbone.config.levels]  # fmt: skip
+    handles = [
+        backbone.model.blocks[i].register_forward_hook(lambda _m, _i, out: seen.append(out))
+        for i in backbone.config.levels
+    ]
     with torch.no_grad():
         tokens = backbone(images(size=backbone.image_size[0]))
     for handle in handles:
@@ -86,7 +95,9 @@ def test_a_vit_gives_class_token_and_patches_but_no_registers(config, keep_cls, 
     backbone = loud(Backbone(replace(config, keep_cls=keep_cls, adapter_rank=adapter_rank)))
     for level, everything in block_outputs(backbone):
         patches = everything[:, backbone.model.num_prefix_tokens :]
-        torch.testing.assert_close(level, torch.cat([everything[:, :1], patches], 1) if keep_cls else patches)
+        torch.testing.assert_close(
+            level, torch.cat([everything[:, :1], patches], 1) if keep_cls else patches
+        )
 
 
 def test_registers_last_keeps_the_registers_and_drops_as_many_patches():
@@ -109,9 +120,12 @@ def test_a_register_is_not_taken_for_a_class_token_that_is_not_there():
 
 def test_the_embedded_weights_recognise_edges_better_than_chance():
     """Trained first filters are smooth: neighbouring weights agree; random ones do not."""
+
     def smoothness(weights):
         w = Backbone(replace(CNN, weights=weights)).model.conv_stem.weight
-        return torch.corrcoef(torch.stack([w[..., :-1].flatten(), w[..., 1:].flatten()]))[0, 1].item()
+        return torch.corrcoef(torch.stack([w[..., :-1].flatten(), w[..., 1:].flatten()]))[
+            0, 1
+        ].item()
 
     assert smoothness("embedded") > 0.2 > abs(smoothness("random"))
 
@@ -132,9 +146,17 @@ def test_adapters_act_after_every_block_by_the_formula(checkpointing):
     alpha, rank = 5.0, 7
     config = replace(REGISTERS, adapter_rank=rank, adapter_alpha=alpha, checkpointing=checkpointing)
     backbone = loud(Backbone(config)).double()
-    plain = timm.create_model(config.name, img_size=56, num_classes=0).double().eval().requires_grad_(False)
+    plain = (
+        timm.create_model(config.name, img_size=56, num_classes=0)
+        .double()
+        .eval()
+        .requires_grad_(False)
+    )
     plain.load_state_dict(backbone.model.state_dict())
-    copies = [[p.detach().clone().requires_grad_() for p in pair.parameters()] for pair in backbone.adapters]
+    copies = [
+        [p.detach().clone().requires_grad_() for p in pair.parameters()]
+        for pair in backbone.adapters
+    ]
     x, expected = plain.norm_pre(plain._pos_embed(plain.patch_embed(images(size=56).double()))), []
     for i, (block, (b, a)) in enumerate(zip(plain.blocks, copies, strict=True)):
         x = block(x)
@@ -147,7 +169,9 @@ def test_adapters_act_after_every_block_by_the_formula(checkpointing):
     weighted_sum(tokens).backward()
     read = max(config.levels) + 1
     for (b, a), adapter in zip(copies[:read], backbone.adapters[:read], strict=True):
-        torch.testing.assert_close([adapter[0].weight.grad, adapter[1].weight.grad], [b.grad, a.grad])
+        torch.testing.assert_close(
+            [adapter[0].weight.grad, adapter[1].weight.grad], [b.grad, a.grad]
+        )
         assert b.grad.any()
         assert a.grad.any()
     assert all(p.grad is None for p in backbone.adapters[read:].parameters())
@@ -206,7 +230,9 @@ def test_the_frozen_model_stays_in_eval_mode_whatever_is_asked_for(config):
 
 @pytest.fixture(scope="module")
 def original():
-    """Random weights under the names and in the shapes that DINOv2 with registers is published in, for 518 px."""
+    """Random weights under the names and in the shapes that DINOv2 with registers is published in,
+    for 518 px.
+    """
     model = loud(Backbone(replace(REGISTERS, levels=(0,), image_size=518))).model
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     generator = torch.Generator().manual_seed(2)
@@ -226,15 +252,24 @@ def as_timm_has_it(weights):
 
 @pytest.mark.parametrize("to_file", [dict, as_timm_has_it])
 def test_weights_made_for_518_px_serve_224_px_as_in_dinov2(original, to_file, tmp_path):
-    """DINOv2 with registers: 37 × 37 to 16 × 16 by antialiased bicubic interpolation, without an offset; the class token
+    """DINOv2 with registers: 37 × 37 to 16 × 16 by antialiased bicubic interpolation, without an
+    offset; the class token
     has its own position, the registers none."""
     save_file(to_file(original), tmp_path / "weights.safetensors")
-    config = replace(REGISTERS, levels=(0, 1), image_size=224, weights=str(tmp_path / "weights.safetensors"))
+    config = replace(
+        REGISTERS, levels=(0, 1), image_size=224, weights=str(tmp_path / "weights.safetensors")
+    )
     backbone = Backbone(config)
     grid = original["pos_embed"][:, 1:].reshape(1, 37, 37, 384).permute(0, 3, 1, 2)
-    positions = F.interpolate(grid, size=(16, 16), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    positions = (
+        F.interpolate(grid, size=(16, 16), mode="bicubic", antialias=True)
+        .flatten(2)
+        .transpose(1, 2)
+    )
     x = images(size=224)
-    patches = F.conv2d(x, original["patch_embed.proj.weight"], original["patch_embed.proj.bias"], stride=14)
+    patches = F.conv2d(
+        x, original["patch_embed.proj.weight"], original["patch_embed.proj.bias"], stride=14
+    )
     patches = patches.flatten(2).transpose(1, 2) + positions
     cls = (original["cls_token"] + original["pos_embed"][:, :1]).expand(2, -1, -1)
     tokens = torch.cat([cls, original["register_tokens"].expand(2, -1, -1), patches], 1)
@@ -246,11 +281,23 @@ def test_weights_made_for_518_px_serve_224_px_as_in_dinov2(original, to_file, tm
         assert torch.equal(backbone.model.state_dict()[name], original[name])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda w: w.pop("blocks.3.norm1.bias"), r"1 weights of the backbone are missing, first 'blocks\.3\.norm1\.bias'"),
-    (lambda w: w.update(pos_embed=torch.zeros(1, 1 + 37 * 37, 192)), "does not hold weights of this backbone"),
-    (lambda w: w.update(pos_embed=torch.zeros(1, 1000, 384)), "does not hold weights of this backbone"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: w.pop("blocks.3.norm1.bias"),
+            r"1 weights of the backbone are missing, first 'blocks\.3\.norm1\.bias'",
+        ),
+        (
+            lambda w: w.update(pos_embed=torch.zeros(1, 1 + 37 * 37, 192)),
+            "does not hold weights of this backbone",
+        ),
+        (
+            lambda w: w.update(pos_embed=torch.zeros(1, 1000, 384)),
+            "does not hold weights of this backbone",
+        ),
+    ],
+)
 def test_a_file_of_other_weights_is_refused(original, change, message, tmp_path):
     weights = dict(original)
     change(weights)
@@ -260,7 +307,9 @@ def test_a_file_of_other_weights_is_refused(original, change, message, tmp_path)
 
 
 def coordinates(n, height=7, width=9):
-    """Images whose pixels are their own places: red is y, green is x, blue is the number of the image."""
+    """Images whose pixels are their own places: red is y, green is x, blue is the number of the
+    image.
+    """
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.stack([y, x, torch.full_like(y, i)]) for i in range(n)]).float()
 
@@ -283,8 +332,15 @@ def test_no_shift_changes_nothing():
     assert torch.equal(shifted(coordinates(3), 0), coordinates(3))
 
 
-@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="no CUDA"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "device",
+    [
+        "meta",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+        ),
+    ],
+)
 def test_shifts_are_the_same_on_every_device(device):
     torch.manual_seed(0)
     here, state = shifted(coordinates(5), 3), torch.get_rng_state()
@@ -304,18 +360,27 @@ def test_preprocessing_uses_the_models_own_mean_and_std():
     torch.testing.assert_close(batch, torch.ones(1, 3, 64, 64))  # mean = std = 0.5
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    (replace(CNN, name="no_such_model"), "unknown backbone 'no_such_model'"),
-    (replace(VIT, weights="embedded"), "no embedded weights"),
-    (replace(VIT, weights="somewhere.bin"), "existing .safetensors"),
-    (replace(VIT, levels=(0, 99)), "levels"),
-    (replace(VIT, name="vit_tiny_patch16_224.no_such_tag"), "timm cannot make the backbone"),
-    (replace(CNN, adapter_rank=2), "need a vision transformer"),
-    (replace(VIT, adapter_rank=-1), "adapter_rank is -1"),
-    (replace(VIT, name="tnt_s_patch16_224", image_size=None, adapter_rank=2), "blocks that give one tensor"),
-    (replace(VIT, registers="first"), "unknown registers 'first'; expected one of prefix, last"),
-    (replace(VIT, registers="last", keep_cls=False), "set keep_cls to true"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(CNN, name="no_such_model"), "unknown backbone 'no_such_model'"),
+        (replace(VIT, weights="embedded"), "no embedded weights"),
+        (replace(VIT, weights="somewhere.bin"), "existing .safetensors"),
+        (replace(VIT, levels=(0, 99)), "levels"),
+        (replace(VIT, name="vit_tiny_patch16_224.no_such_tag"), "timm cannot make the backbone"),
+        (replace(CNN, adapter_rank=2), "need a vision transformer"),
+        (replace(VIT, adapter_rank=-1), "adapter_rank is -1"),
+        (
+            replace(VIT, name="tnt_s_patch16_224", image_size=None, adapter_rank=2),
+            "blocks that give one tensor",
+        ),
+        (
+            replace(VIT, registers="first"),
+            "unknown registers 'first'; expected one of prefix, last",
+        ),
+        (replace(VIT, registers="last", keep_cls=False), "set keep_cls to true"),
+    ],
+)
 def test_what_cannot_be_had_is_refused(config, message):
     with pytest.raises(UbrainError, match=message):
         Backbone(config)
@@ -323,20 +388,33 @@ def test_what_cannot_be_had_is_refused(config, message):
 
 def test_no_connection_to_the_hub_is_said(monkeypatch):
     def offline(*_, **__):
-        raise LocalEntryNotFoundError("cannot find the files in the cache.\nPlease check your connection.")
+        raise LocalEntryNotFoundError(
+            "cannot find the files in the cache.\nPlease check your connection."
+        )
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UbrainError, match=r"could not be fetched from the hub .*in the cache\.\)\. Fetch them once"):
+    with pytest.raises(
+        UbrainError, match=r"could not be fetched from the hub .*in the cache\.\)\. Fetch them once"
+    ):
         Backbone(replace(VIT, weights="hub"))
 
 
 def test_the_hubs_offline_mode_is_said_at_once(tmp_path):
-    code = ("import time; from ubrain.backbone import Backbone, BackboneConfig; from ubrain.errors import UbrainError\n"
-            "start = time.monotonic()\n"
-            "try: Backbone(BackboneConfig('vit_tiny_patch16_224', 'hub', (0,), 64))\n"
-            "except UbrainError as error: print(time.monotonic() - start, error)\n")  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    code = (
+        "import time; from ubrain.backbone import Backbone, BackboneConfig; from ubrain.errors"
+        " import UbrainError\nstart = time.monotonic()\ntry:"
+        " Backbone(BackboneConfig('vit_tiny_patch16_224', 'hub', (0,), 64))\nexcept UbrainError as"
+        " error: print(time.monotonic() - start, error)\n"
+    )
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     seconds, message = done.stdout.split(maxsplit=1)
     assert "HF_HUB_OFFLINE is set" in message
     assert float(seconds) < 5
@@ -428,10 +506,17 @@ def test_few_files_of_the_cache_are_open_at_a_time(small_crowd, tmp_path, monkey
         assert open_hdf5_files() == before
 
 
-def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_begun(small_crowd, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=100, used=0, free=100))
+def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_begun(
+    small_crowd, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: SimpleNamespace(total=100, used=0, free=100)
+    )
     monkeypatch.setattr(Backbone, "preprocess", lambda *_: pytest.fail("computed features"))
-    with Crowd(small_crowd) as crowd, pytest.raises(UbrainError, match=r"needs about .* GB, but only 0\.0 GB .*UBRAIN_CACHE"):
+    with (
+        Crowd(small_crowd) as crowd,
+        pytest.raises(UbrainError, match=r"needs about .* GB, but only 0\.0 GB .*UBRAIN_CACHE"),
+    ):
         Features(crowd, CNN, tmp_path)
     assert not list(tmp_path.rglob("*.h5"))
 
@@ -458,11 +543,14 @@ class Full(backbone.Sink):
 backbone.SHARD = backbone.BATCH = 16
 backbone.Sink = Full
 with Crowd(sys.argv[1]) as crowd:
-    backbone.Features(crowd, BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0), Path(sys.argv[2]))
+    config = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
+    backbone.Features(crowd, config, Path(sys.argv[2]))
 """
 
 
-def test_after_a_disk_was_full_the_finished_files_are_kept_and_the_rest_follows(small_crowd, tmp_path):
+def test_after_a_disk_was_full_the_finished_files_are_kept_and_the_rest_follows(
+    small_crowd, tmp_path
+):
     """The disk is full in a process of its own, as it would be; another one follows."""
     command = [sys.executable, "-c", FULL_DISK, str(small_crowd), str(tmp_path)]
     full = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -484,13 +572,19 @@ def test_the_cache_tells_register_conventions_apart_but_not_checkpointing():
 
 
 def train_command(crowd, out, *options):
-    done = CliRunner().invoke(app, ["train", "--crowd", str(crowd), "--out", str(out), "--profile", "smoke", *options])
+    done = CliRunner().invoke(
+        app, ["train", "--crowd", str(crowd), "--out", str(out), "--profile", "smoke", *options]
+    )
     return str(done.exception)
 
 
-def test_the_command_line_computes_features_on_the_wanted_device(small_crowd, tmp_path, monkeypatch):
+def test_the_command_line_computes_features_on_the_wanted_device(
+    small_crowd, tmp_path, monkeypatch
+):
     monkeypatch.setenv("UBRAIN_CACHE", str(tmp_path / "cache"))
-    assert "device 'cuda:77' is not available" in train_command(small_crowd, tmp_path / "out", "--device", "cuda:77")
+    assert "device 'cuda:77' is not available" in train_command(
+        small_crowd, tmp_path / "out", "--device", "cuda:77"
+    )
     assert not list(tmp_path.rglob("*.h5"))
 
 
@@ -502,24 +596,57 @@ def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_pat
         raise UbrainError("that is enough")
 
     monkeypatch.setattr(backbone_module, "Backbone", instead)
-    options = ["--backbone", REGISTERS.name, "--weights", "random", "--levels", "0,4,7", "--image-size", "56", "--adapters",
-               "3", "--checkpointing", "--registers", "last", "--keep-cls", "--seed", "9"]  # fmt: skip
+    options = [
+        "--backbone",
+        REGISTERS.name,
+        "--weights",
+        "random",
+        "--levels",
+        "0,4,7",
+        "--image-size",
+        "56",
+        "--adapters",
+        "3",
+        "--checkpointing",
+        "--registers",
+        "last",
+        "--keep-cls",
+        "--seed",
+        "9",
+    ]
     assert train_command(small_crowd, tmp_path / "out", *options) == "that is enough"
-    expected = replace(REGISTERS, adapter_rank=3, checkpointing=True, registers="last", grid=seen[0][0].grid)
+    expected = replace(
+        REGISTERS, adapter_rank=3, checkpointing=True, registers="last", grid=seen[0][0].grid
+    )
     assert seen == [(expected, 9)]
 
 
 def test_pretrained_is_short_for_the_weights_of_the_hub(small_crowd, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from ubrain import backbone, train  # noqa: F401  train needs the real Features when it is imported
+    from ubrain import (
+        backbone,
+    )
     from ubrain.cli import app
 
     asked = []
-    monkeypatch.setattr(backbone, "Features", lambda _, config, *__: asked.append(config.weights) or 1 / 0)
+    monkeypatch.setattr(
+        backbone, "Features", lambda _, config, *__: asked.append(config.weights) or 1 / 0
+    )
     for flags in (["--pretrained"], ["--no-pretrained"], []):
-        CliRunner().invoke(app, ["train", "--crowd", str(small_crowd), "--out", str(tmp_path / "out"), *flags])
+        CliRunner().invoke(
+            app, ["train", "--crowd", str(small_crowd), "--out", str(tmp_path / "out"), *flags]
+        )
     assert asked == ["hub", "random", "embedded"]
-    both = ["train", "--crowd", str(small_crowd), "--out", str(tmp_path / "out"), "--pretrained", "--weights", "hub"]
+    both = [
+        "train",
+        "--crowd",
+        str(small_crowd),
+        "--out",
+        str(tmp_path / "out"),
+        "--pretrained",
+        "--weights",
+        "hub",
+    ]
     with pytest.raises(UbrainError, match="give one of them"):
         CliRunner().invoke(app, both, catch_exceptions=False)

@@ -1,4 +1,6 @@
-"""Ridge against sklearn and the factorised readout against its formula, on small crowds whose truth is known."""
+"""Ridge against sklearn and the factorised readout against its formula, on small crowds whose
+truth is known.
+"""
 
 from dataclasses import replace
 
@@ -15,7 +17,9 @@ from ubrain.config import BaselineConfig
 from ubrain.errors import UbrainError
 
 ONLY_ALL = BaselineConfig(folds=4, pca=(), random_projection=(), band_draws=0)
-QUICK = BaselineConfig(factorised_epochs=20, factorised_channels=8, factorised_penalties=(1e-4, 1e-2))
+QUICK = BaselineConfig(
+    factorised_epochs=20, factorised_channels=8, factorised_penalties=(1e-4, 1e-2)
+)
 
 
 class FakeFeatures:
@@ -32,7 +36,9 @@ class FakeFeatures:
 
 
 class FakeSubject:
-    """What the baselines use of `ubrain.data.crowd.Subject`; responses to test images are not given out."""
+    """What the baselines use of `ubrain.data.crowd.Subject`; responses to test images are not
+    given out.
+    """
 
     name = "S1"
 
@@ -56,14 +62,24 @@ def splits_of(n_train, n_val, n_test, seed=0):
     return {"train": train, "val": val, "test": test}
 
 
-def linear_crowd(widths=(5, 3), n_tokens=4, n=(90, 30, 60), v=6, noise=0.3, only_level=None, seed=0):
+def linear_crowd(
+    widths=(5, 3), n_tokens=4, n=(90, 30, 60), v=6, noise=0.3, only_level=None, seed=0
+):
     """Responses that are linear in the features; features of one level that differ in scale."""
     rng = np.random.default_rng(seed)
     splits = splits_of(*n)
     scale = rng.uniform(0.2, 5, sum(widths))
-    tokens = (scale * rng.standard_normal((sum(n), n_tokens, sum(widths))) + 2).astype(np.float16).astype(np.float64)
+    tokens = (
+        (scale * rng.standard_normal((sum(n), n_tokens, sum(widths))) + 2)
+        .astype(np.float16)
+        .astype(np.float64)
+    )
     edges = np.cumsum([0, *widths])
-    used = slice(0, edges[-1]) if only_level is None else slice(edges[only_level], edges[only_level + 1])
+    used = (
+        slice(0, edges[-1])
+        if only_level is None
+        else slice(edges[only_level], edges[only_level + 1])
+    )
     x = (tokens / scale)[:, :, used].reshape(sum(n), -1)
     x = x - x.mean(0)
     signal = x @ rng.standard_normal((x.shape[1], v)) / np.sqrt(x.shape[1])
@@ -72,13 +88,17 @@ def linear_crowd(widths=(5, 3), n_tokens=4, n=(90, 30, 60), v=6, noise=0.3, only
 
 
 def explicit_design(features, rows, test):
-    """Tokens and their mean, centred, channels divided by their std over `rows`, each scaled to a mean squared length of 1."""
+    """Tokens and their mean, centred, channels divided by their std over `rows`, each scaled to a
+    mean squared length of 1.
+    """
     out, start = [], 0
     for width in features.widths:
         tokens = features.tokens[:, :, start : start + width].astype(np.float64)
         for x in (tokens, tokens.mean(1, keepdims=True)):
             std = x[rows].std((0, 1))
-            z = (np.where(std > 1e-6, (x - x[rows].mean(0)) / np.where(std > 1e-6, std, 1), 0)).reshape(len(x), -1)
+            z = (
+                np.where(std > 1e-6, (x - x[rows].mean(0)) / np.where(std > 1e-6, std, 1), 0)
+            ).reshape(len(x), -1)
             out.append(z / np.sqrt((z[rows] ** 2).sum(1).mean()))
         start += width
     design = np.concatenate(out, 1)
@@ -137,7 +157,9 @@ def test_ridge_at_one_penalty_equals_sklearn(alpha, monkeypatch):
 
 
 def brute_force_ridge(subject, features, folds, seed):
-    """Per-voxel penalty by cross-validation on the explicit features: predictions, best R² of each voxel."""
+    """Per-voxel penalty by cross-validation on the explicit features: predictions, best R² of each
+    voxel.
+    """
     rows, test = train_rows(subject), subject.image_rows("test")
     x, x_test, _ = explicit_design(features, rows, test)
     y = subject.y[rows].astype(np.float64)
@@ -148,16 +170,18 @@ def brute_force_ridge(subject, features, folds, seed):
             held_out = Ridge(alpha, fit_intercept=False).fit(x[fit], y[fit]).predict(x[held])
             score[i] += r2_score(y[held], held_out, multioutput="raw_values") / folds
     best = baselines.ALPHAS[score.argmax(0)]
-    predicted = np.column_stack([
-        Ridge(a, fit_intercept=False).fit(x, y[:, i]).predict(x_test) for i, a in enumerate(best)
-    ])  # fmt: skip
+    predicted = np.column_stack(
+        [Ridge(a, fit_intercept=False).fit(x, y[:, i]).predict(x_test) for i, a in enumerate(best)]
+    )
     return predicted + subject.y[rows].mean(0), score.max(0)
 
 
 @pytest.mark.parametrize("noise", [0.3, 3.0])
 def test_every_voxel_gets_the_penalty_of_a_brute_force_search(noise):
     subject, features, _ = linear_crowd(noise=noise)
-    subject.y[:, 0] += 5 * np.random.default_rng(1).standard_normal(len(subject.y))  # needs another penalty than the others
+    subject.y[:, 0] += 5 * np.random.default_rng(1).standard_normal(
+        len(subject.y)
+    )  # needs another penalty than the others
     found = baselines.ridge(subject, features, ONLY_ALL, seed=3)
     expected, _ = brute_force_ridge(subject, features, 4, 3)
     assert (scores.correlation(found.predicted, expected) > 0.999).all()
@@ -167,7 +191,9 @@ def test_candidates_are_compared_by_cross_validated_r2():
     subject, features, _ = linear_crowd(noise=1.0)
     subject.y *= np.array([1, 2, 5, 0.1, 1, 1], np.float32)
     found = baselines.ridge(subject, features, ONLY_ALL, seed=3)
-    assert found.validation == pytest.approx(brute_force_ridge(subject, features, 4, 3)[1].mean(), abs=0.01)
+    assert found.validation == pytest.approx(
+        brute_force_ridge(subject, features, 4, 3)[1].mean(), abs=0.01
+    )
 
 
 def test_ridge_recovers_a_linear_truth():
@@ -180,10 +206,15 @@ def test_ridge_recovers_a_linear_truth():
 
 @pytest.mark.parametrize("level", [0, 1])
 def test_banded_is_chosen_when_one_level_carries_the_signal(level):
-    subject, features, signal = linear_crowd(widths=(8, 8), n=(70, 20, 60), noise=0.5, only_level=level)
+    subject, features, signal = linear_crowd(
+        widths=(8, 8), n=(70, 20, 60), noise=0.5, only_level=level
+    )
     config = replace(ONLY_ALL, band_draws=20)
     test = subject.image_rows("test")
-    banded, plain = baselines.ridge(subject, features, config), baselines.ridge(subject, features, ONLY_ALL)
+    banded, plain = (
+        baselines.ridge(subject, features, config),
+        baselines.ridge(subject, features, ONLY_ALL),
+    )
     assert banded.chosen == "banded"
     assert banded.validation > plain.validation
     r = [np.median(scores.correlation(f.predicted, signal[test])) for f in (banded, plain)]
@@ -193,21 +224,27 @@ def test_banded_is_chosen_when_one_level_carries_the_signal(level):
 def test_principal_components_are_chosen_when_they_carry_the_signal():
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((180, 3))
-    tokens = (latent @ rng.standard_normal((3, 400)) + 2 * rng.standard_normal((180, 400))).reshape(180, 4, 100)
+    tokens = (latent @ rng.standard_normal((3, 400)) + 2 * rng.standard_normal((180, 400))).reshape(
+        180, 4, 100
+    )
     subject = FakeSubject(latent @ rng.standard_normal((3, 6)), splits_of(60, 20, 100))
     found = baselines.ridge(subject, FakeFeatures(tokens, (60, 40)), replace(ONLY_ALL, pca=(3,)))
     assert found.chosen == "3 principal components"
 
 
 def candidates(subject, features, config):
-    kernels, kernels_test = baselines.level_kernels(features, train_rows(subject), subject.image_rows("test"))
+    kernels, kernels_test = baselines.level_kernels(
+        features, train_rows(subject), subject.image_rows("test")
+    )
     found = baselines._candidates(kernels, kernels_test, config, 0)
     return {name: (np.sum(k, axis=0), np.sum(k_test, axis=0)) for name, k, k_test in found}
 
 
 def test_principal_components_equal_those_of_the_features():
     subject, features, _ = linear_crowd()
-    found, found_test = candidates(subject, features, replace(ONLY_ALL, pca=(5,)))["5 principal components"]
+    found, found_test = candidates(subject, features, replace(ONLY_ALL, pca=(5,)))[
+        "5 principal components"
+    ]
     x, x_test, _ = explicit_design(features, train_rows(subject), subject.image_rows("test"))
     top = np.linalg.svd(x, full_matrices=False)[2][:5].T
     np.testing.assert_allclose(found, x @ top @ top.T @ x.T, atol=1e-4)
@@ -218,7 +255,9 @@ def test_more_components_than_the_features_span_change_nothing():
     subject, features, _ = linear_crowd(widths=(2, 1), n_tokens=3)  # 9 features
     found = candidates(subject, features, replace(ONLY_ALL, pca=(60,)))
     for i in range(2):
-        np.testing.assert_allclose(found["60 principal components"][i], found["all features"][i], atol=1e-3)
+        np.testing.assert_allclose(
+            found["60 principal components"][i], found["all features"][i], atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("rank", ["full", "deficient"])
@@ -227,15 +266,23 @@ def test_random_projection_keeps_the_geometry(rank):
     subject, features, _ = linear_crowd(widths=widths, n=(250, 50, 80))
     found = candidates(subject, features, replace(ONLY_ALL, random_projection=(290,)))
     (k, k_test), (p, p_test) = found["all features"], found["random projection to 290"]
-    for exact, projected in ((k, p), (k_test, p_test)):  # <x, y> is off by about |x| |y| / sqrt(290), here 2 · 0.06
+    for exact, projected in (
+        (k, p),
+        (k_test, p_test),
+    ):  # <x, y> is off by about |x| |y| / sqrt(290), here 2 · 0.06
         assert np.sqrt(((projected - exact) ** 2).mean()) < 0.25
 
 
 def test_candidates_larger_than_the_data_are_left_out():
     subject, features, _ = linear_crowd(n=(20, 10, 10))
-    assert list(candidates(subject, features, BaselineConfig(pca=(5, 30), random_projection=(29, 2000)))) == [
-        "all features", "5 principal components", "random projection to 29", "banded",
-    ]  # fmt: skip
+    assert list(
+        candidates(subject, features, BaselineConfig(pca=(5, 30), random_projection=(29, 2000)))
+    ) == [
+        "all features",
+        "5 principal components",
+        "random projection to 29",
+        "banded",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["ridge", "factorised"])
@@ -246,7 +293,9 @@ def test_test_images_do_not_take_part(kind):
     first, again = fit(subject, features, config), fit(subject, features, config)
     np.testing.assert_array_equal(first.predicted, again.predicted)
     half = subject.image_rows("test")[:30]
-    features.tokens[half] = 10 * np.random.default_rng(9).standard_normal(features.tokens[half].shape)
+    features.tokens[half] = 10 * np.random.default_rng(9).standard_normal(
+        features.tokens[half].shape
+    )
     changed = fit(subject, features, config)
     assert (changed.chosen, changed.validation) == (first.chosen, first.validation)
     np.testing.assert_allclose(changed.predicted[30:], first.predicted[30:], atol=1e-5)
@@ -265,7 +314,9 @@ def test_readout_is_its_formula():
     levels = [torch.randn(7, 4, 5), torch.randn(7, 4, 3)]
     expected = model.bias.expand(7, 6)
     for i, x in enumerate(levels):
-        y = torch.nn.functional.layer_norm(x, x.shape[2:], model.norms[i].weight, model.norms[i].bias)
+        y = torch.nn.functional.layer_norm(
+            x, x.shape[2:], model.norms[i].weight, model.norms[i].bias
+        )
         y = torch.einsum("bpd,cd->bpc", y, model.inputs[i].weight) + model.inputs[i].bias
         expected = expected + torch.einsum("vp,vc,bpc->bv", model.space[i], model.feature[i], y)
     torch.testing.assert_close(model(levels), expected)
@@ -276,7 +327,10 @@ def test_readout_is_its_formula():
 def factorised_crowd(n_tokens=6, widths=(8, 6), v=5, n=(300, 60, 80), seed=0):
     rng = np.random.default_rng(seed)
     tokens = rng.standard_normal((sum(n), n_tokens, sum(widths)))
-    space, feature = np.eye(n_tokens)[rng.integers(n_tokens, size=v)], rng.standard_normal((v, sum(widths)))
+    space, feature = (
+        np.eye(n_tokens)[rng.integers(n_tokens, size=v)],
+        rng.standard_normal((v, sum(widths))),
+    )
     signal = np.einsum("vp,vd,bpd->bv", space, feature, tokens)
     signal /= signal.std(0)
     y = signal + 0.3 * rng.standard_normal(signal.shape)
@@ -294,7 +348,9 @@ def test_readout_recovers_space_and_feature():
 def test_readout_is_chosen_on_the_val_images():
     subject, features, _ = factorised_crowd()
     harsh, mild, both = (
-        baselines.factorised(subject, features, replace(QUICK, factorised_epochs=6, factorised_penalties=penalties))
+        baselines.factorised(
+            subject, features, replace(QUICK, factorised_epochs=6, factorised_penalties=penalties)
+        )
         for penalties in ((10.0,), (1e-4,), (10.0, 1e-4))
     )
     assert mild.validation > harsh.validation
@@ -318,7 +374,9 @@ def test_readout_keeps_its_best_epoch(monkeypatch):
         return np.array([0.1, 0.9, 0.3, 0.2][len(seen) - 1])
 
     monkeypatch.setattr(baselines.scores, "correlation", scripted)
-    found = baselines.factorised(subject, features, replace(QUICK, factorised_epochs=4, factorised_penalties=(0.01,)))
+    found = baselines.factorised(
+        subject, features, replace(QUICK, factorised_epochs=4, factorised_penalties=(0.01,))
+    )
     assert (found.validation, found.chosen) == (0.9, "penalty 0.01, 2 of 4 epochs")
     np.testing.assert_array_equal(found.predicted, seen[1])
     assert np.abs(found.predicted - seen[3]).max() > 1e-3

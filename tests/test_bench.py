@@ -10,7 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ubrain import bench, fused
 from ubrain.errors import UbrainError
 
-TINY = bench.Sizes(images=3, voxels=12, crowd=40, tokens=9, width=8, levels=2, embedding_size=6, channels=4)
+TINY = bench.Sizes(
+    images=3, voxels=12, crowd=40, tokens=9, width=8, levels=2, embedding_size=6, channels=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,14 @@ def test_multiply_adds_are_those_that_happen(monkeypatch, train, keep):
     sizes = replace(TINY, images=4, voxels=64)
     setup = bench.Setup(sizes, torch.device("cpu"))
     setup.prepare()
-    terms = [t._replace(**{k: v.clone().requires_grad_(train) for k, v in t._asdict().items()}) for t in setup.terms]
+    terms = [
+        t._replace(**{k: v.clone().requires_grad_(train) for k, v in t._asdict().items()})
+        for t in setup.terms
+    ]
     setup.encoder.train(train)
-    in_place = {torch.ops.aten.baddbmm_: lambda _, a, b, **rest: 2 * a[0] * a[1] * a[2] * b[2]}  # torch does not count it
+    in_place = {
+        torch.ops.aten.baddbmm_: lambda _, a, b, **rest: 2 * a[0] * a[1] * a[2] * b[2]
+    }  # torch does not count it
     with FlopCounterMode(display=False, custom_mapping=in_place) as head:
         out = setup.encoder.respond(setup.tokens, terms)
         if train:
@@ -82,7 +89,10 @@ def flops(voxels, work):
 
 
 def test_the_literal_form_needs_the_arithmetic_that_the_design_note_says():
-    more = [flops(60, work) - flops(20, work) for work in (bench.Setup.predict_reference, bench.Setup.predict)]
+    more = [
+        flops(60, work) - flops(20, work)
+        for work in (bench.Setup.predict_reference, bench.Setup.predict)
+    ]
     assert more[0] / 40 == pytest.approx(1.64e6, rel=0.01)
     assert more[1] / 40 == pytest.approx(0.66e6, rel=0.01)
     assert more[1] / 40 == bench.Sizes().multiply_adds(train=False)

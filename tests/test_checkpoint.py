@@ -1,4 +1,6 @@
-"""Encoders on disk and on the hub: what comes back is what was saved, and nothing else is believed."""
+"""Encoders on disk and on the hub: what comes back is what was saved, and nothing else is
+believed.
+"""
 
 import json
 from dataclasses import asdict
@@ -21,7 +23,9 @@ from ubrain.config import BackboneConfig, EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 
-CONFIG = EncoderConfig(widths=(12, 20), n_tokens=17, embedding_size=16, channels=8, embedding_scale=4.0)
+CONFIG = EncoderConfig(
+    widths=(12, 20), n_tokens=17, embedding_size=16, channels=8, embedding_scale=4.0
+)
 BONES = BackboneConfig("vit_tiny_patch16_224", "random", (0, 5), 64, registers="last")
 
 
@@ -33,11 +37,18 @@ def make(subjects=None):
 
 def adapters(rank=2):
     torch.manual_seed(2)
-    return nn.ModuleList(nn.Sequential(nn.Linear(12, rank, bias=False), nn.Linear(rank, 12, bias=False)) for _ in range(3))
+    return nn.ModuleList(
+        nn.Sequential(nn.Linear(12, rank, bias=False), nn.Linear(rank, 12, bias=False))
+        for _ in range(3)
+    )
 
 
 def table(n):
-    columns = {"hemisphere": ["L", "", "R"] * n, "areas": ["FFA,EBA", "", "V1"] * n, "vertex": np.arange(3 * n)}
+    columns = {
+        "hemisphere": ["L", "", "R"] * n,
+        "areas": ["FFA,EBA", "", "V1"] * n,
+        "vertex": np.arange(3 * n),
+    }
     ncsnr = np.append(np.linspace(0.1, 0.7, 3 * n - 1), np.nan).astype(np.float32)
     return pd.DataFrame({**columns, "ncsnr": ncsnr}).rename_axis("voxel")
 
@@ -54,8 +65,15 @@ def saved(tmp_path):
     """An encoder of A and B, with adapters, a table of A and all facts."""
     about = {"A": {"dataset": "NSD", "scanner": "7T", "space": "fsaverage"}}
     settings = {"backbone": asdict(BONES), "crowd": "c0ffee", "seed": 5, "training": {"epochs": 3}}
-    checkpoint.save(make()[0], tmp_path / "crowd", adapters(), voxels={"A": table(10)}, recordings=about, settings=settings,
-                    val_r75=0.4321)  # fmt: skip
+    checkpoint.save(
+        make()[0],
+        tmp_path / "crowd",
+        adapters(),
+        voxels={"A": table(10)},
+        recordings=about,
+        settings=settings,
+        val_r75=0.4321,
+    )
     return tmp_path / "crowd"
 
 
@@ -80,7 +98,11 @@ def test_a_damaged_encoder_is_refused(tmp_path, file, damage):
     checkpoint.save(make()[0], tmp_path)
     path = tmp_path / file
     content = path.read_bytes()
-    path.unlink() if damage == "missing" else path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    (
+        path.unlink()
+        if damage == "missing"
+        else path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    )
     with pytest.raises(UbrainError, match="does not hold an encoder"):
         checkpoint.load(tmp_path)
 
@@ -94,8 +116,11 @@ def test_only_the_embeddings_of_the_chosen_subjects_are_read(saved, monkeypatch)
 
         def __enter__(self):
             opened = self.file.__enter__()
-            return SimpleNamespace(keys=opened.keys, get_slice=opened.get_slice,
-                                   get_tensor=lambda name: names.append(name) or opened.get_tensor(name))  # fmt: skip
+            return SimpleNamespace(
+                keys=opened.keys,
+                get_slice=opened.get_slice,
+                get_tensor=lambda name: names.append(name) or opened.get_tensor(name),
+            )
 
         def __exit__(self, *error):
             return self.file.__exit__(*error)
@@ -111,7 +136,10 @@ def test_only_the_embeddings_of_the_chosen_subjects_are_read(saved, monkeypatch)
 def test_the_shared_weights_can_be_loaded_alone(saved):
     encoder = checkpoint.load(saved, subjects=[], without_adapters=True)
     assert not encoder.embeddings
-    torch.testing.assert_close(encoder.state_dict(), {k: v for k, v in make()[0].state_dict().items() if "embeddings" not in k})
+    torch.testing.assert_close(
+        encoder.state_dict(),
+        {k: v for k, v in make()[0].state_dict().items() if "embeddings" not in k},
+    )
 
 
 def test_loading_leaves_the_seed_alone(tmp_path):
@@ -124,8 +152,11 @@ def test_loading_leaves_the_seed_alone(tmp_path):
 
 
 def test_an_unknown_subject_is_named_with_those_that_exist(saved):
-    for read in (lambda: checkpoint.load(saved, subjects=["C"]), lambda: checkpoint.voxel_table(saved, "C"),
-                 lambda: checkpoint.drop(saved, ["C"], saved)):  # fmt: skip
+    for read in (
+        lambda: checkpoint.load(saved, subjects=["C"]),
+        lambda: checkpoint.voxel_table(saved, "C"),
+        lambda: checkpoint.drop(saved, ["C"], saved),
+    ):
         with pytest.raises(UbrainError, match="no subject 'C'; it has A, B"):
             read()
 
@@ -143,24 +174,38 @@ def test_adapters_come_back_into_those_of_a_backbone(saved):
 
 
 def test_a_voxel_table_comes_back_as_it_was(saved):
-    pd.testing.assert_frame_equal(checkpoint.voxel_table(saved, "A"), table(10), check_index_type=False)
+    pd.testing.assert_frame_equal(
+        checkpoint.voxel_table(saved, "A"), table(10), check_index_type=False
+    )
     with pytest.raises(UbrainError, match="no voxel table of 'B'"):
         checkpoint.voxel_table(saved, "B")
 
 
 def test_a_crowd_tells_what_it_knows_of_its_subjects(tmp_path, crowd):
     name = crowd.subjects[0]
-    checkpoint.save(make({name: crowd[name].n_voxels})[0], tmp_path, **checkpoint.recorded(crowd, [name]))
-    pd.testing.assert_frame_equal(checkpoint.voxel_table(tmp_path, name), crowd[name].voxels, check_index_type=False,
-                                  check_dtype=False)  # fmt: skip
+    checkpoint.save(
+        make({name: crowd[name].n_voxels})[0], tmp_path, **checkpoint.recorded(crowd, [name])
+    )
+    pd.testing.assert_frame_equal(
+        checkpoint.voxel_table(tmp_path, name),
+        crowd[name].voxels,
+        check_index_type=False,
+        check_dtype=False,
+    )
     assert checkpoint.describe(tmp_path).recordings[name]["scanner"] == "7T"
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"voxels": {"A": table(9)}}, "voxel table of 'A': expected 30 rows, one per voxel, got 27"),
-    ({"voxels": {"C": table(3)}}, "of 'C': the encoder has A, B"),
-    ({"recordings": {"C": {"dataset": "NSD"}}}, "of 'C': the encoder has A, B"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"voxels": {"A": table(9)}},
+            "voxel table of 'A': expected 30 rows, one per voxel, got 27",
+        ),
+        ({"voxels": {"C": table(3)}}, "of 'C': the encoder has A, B"),
+        ({"recordings": {"C": {"dataset": "NSD"}}}, "of 'C': the encoder has A, B"),
+    ],
+)
 def test_a_table_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, given, message):
     with pytest.raises(UbrainError, match=message):
         checkpoint.save(make()[0], tmp_path / "new", **given)
@@ -189,9 +234,13 @@ def test_subjects_are_added_and_dropped_by_loading_changing_and_saving(saved, tm
 
 
 def test_a_dropped_subject_leaves_nothing_behind(saved, tmp_path):
-    done = CliRunner().invoke(app, ["checkpoint", "drop", str(saved), "--subjects", "A", "--out", str(tmp_path / "small")])
+    done = CliRunner().invoke(
+        app, ["checkpoint", "drop", str(saved), "--subjects", "A", "--out", str(tmp_path / "small")]
+    )
     assert done.exit_code == 0, done.output
-    before, after = (set(load_file(folder / checkpoint.WEIGHTS)) for folder in (saved, tmp_path / "small"))
+    before, after = (
+        set(load_file(folder / checkpoint.WEIGHTS)) for folder in (saved, tmp_path / "small")
+    )
     assert before - after == {"embeddings.A"}
     assert after < before
     assert not list((tmp_path / "small").rglob("*.csv"))
@@ -199,7 +248,9 @@ def test_a_dropped_subject_leaves_nothing_behind(saved, tmp_path):
 
 
 def test_saving_over_a_checkpoint_removes_tables_of_subjects_that_are_gone(saved):
-    checkpoint.save(checkpoint.load(saved, subjects=["B"], without_adapters=True), saved, like=saved)
+    checkpoint.save(
+        checkpoint.load(saved, subjects=["B"], without_adapters=True), saved, like=saved
+    )
     assert not list(saved.rglob("*.csv"))
     assert list(checkpoint.describe(saved).subjects) == ["B"]
 
@@ -232,17 +283,29 @@ def edited(folder, change):
     (folder / checkpoint.CONFIG).write_text(json.dumps(told))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda told: told["config"].update(channels=9), "'functional': config.json expects .16, 18., .* has .16, 16"),
-    (lambda told: told["config"].update(n_tokens=10**15), "'position': config.json expects .1000000000000000, 16., .*.17, 16"),
-    (lambda told: told["config"].update(widths=[12] * 10**5), "too few for 100000 levels"),
-    (lambda told: told["config"].update(surprise=1), "unknown option 'surprise'"),
-    (lambda told: told["subjects"].update(B=10), "'embeddings.B': config.json expects .10, 16., .* has .9, 16"),
-    (lambda told: told["subjects"].update(C=3), "'embeddings.C': .* has nothing"),
-    (lambda told: told["subjects"].pop("B"), "'embeddings.B': config.json expects nothing"),
-    (lambda told: told["subjects"].update({"../up": 3}), "name '../up': expected"),
-    (lambda told: told.pop("config"), "does not hold an encoder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda told: told["config"].update(channels=9),
+            "'functional': config.json expects .16, 18., .* has .16, 16",
+        ),
+        (
+            lambda told: told["config"].update(n_tokens=10**15),
+            "'position': config.json expects .1000000000000000, 16., .*.17, 16",
+        ),
+        (lambda told: told["config"].update(widths=[12] * 10**5), "too few for 100000 levels"),
+        (lambda told: told["config"].update(surprise=1), "unknown option 'surprise'"),
+        (
+            lambda told: told["subjects"].update(B=10),
+            "'embeddings.B': config.json expects .10, 16., .* has .9, 16",
+        ),
+        (lambda told: told["subjects"].update(C=3), "'embeddings.C': .* has nothing"),
+        (lambda told: told["subjects"].pop("B"), "'embeddings.B': config.json expects nothing"),
+        (lambda told: told["subjects"].update({"../up": 3}), "name '../up': expected"),
+        (lambda told: told.pop("config"), "does not hold an encoder"),
+    ],
+)
 def test_a_config_that_does_not_fit_the_weights_is_refused(saved, change, message):
     edited(saved, change)
     with pytest.raises(UbrainError, match=message):
@@ -252,20 +315,38 @@ def test_a_config_that_does_not_fit_the_weights_is_refused(saved, change, messag
 def test_an_unexpected_weight_is_refused(saved):
     weights = load_file(saved / checkpoint.WEIGHTS)
     save_file({**weights, "extra": torch.zeros(2)}, saved / checkpoint.WEIGHTS)
-    with pytest.raises(UbrainError, match=r"weight 'extra': config\.json expects nothing, encoder\.safetensors has \(2"):
+    with pytest.raises(
+        UbrainError,
+        match=r"weight 'extra': config\.json expects nothing, encoder\.safetensors has \(2",
+    ):
         checkpoint.load(saved, adapters())
 
 
 def test_the_card_states_data_training_scores_limits_licence_and_citation(saved, tmp_path):
     encoder = checkpoint.load(saved, without_adapters=True)
-    checkpoint.save_pretrained(encoder, tmp_path / "gift", like=saved, scores={"median test r": {"A": 0.42, "B": 0.3987654}},
-                               notes="Only seen on simulated images.")  # fmt: skip
+    checkpoint.save_pretrained(
+        encoder,
+        tmp_path / "gift",
+        like=saved,
+        scores={"median test r": {"A": 0.42, "B": 0.3987654}},
+        notes="Only seen on simulated images.",
+    )
     card = (tmp_path / "gift" / checkpoint.CARD).read_text()
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "other"
-    for words in ("| A | 30 | NSD | 7T | fsaverage | yes |", "| B | 9 | ? | ? | ? | no |", "c0ffee", "epochs 3", "seed: 5",
-                  "val correlation: 0.4321", "median test r: A 0.42, B 0.3988", "## Limits", "Only seen on simulated images.",
-                  "data\naccess agreement", "2406.12179"):  # fmt: skip
+    for words in (
+        "| A | 30 | NSD | 7T | fsaverage | yes |",
+        "| B | 9 | ? | ? | ? | no |",
+        "c0ffee",
+        "epochs 3",
+        "seed: 5",
+        "val correlation: 0.4321",
+        "median test r: A 0.42, B 0.3988",
+        "## Limits",
+        "Only seen on simulated images.",
+        "data\naccess agreement",
+        "2406.12179",
+    ):
         assert words in text, words
 
 
@@ -315,10 +396,15 @@ def test_the_hub_does_not_learn_where_files_lie_on_this_machine(saved, hub):
     sent = hub.calls[-1][1]
     assert b"somebody" not in sent["config.json"] + sent["README.md"]
     assert b"dino.safetensors" in sent["README.md"]
-    assert json.loads(sent["config.json"])["facts"]["settings"]["backbone"] == {"name": "x", "weights": "dino.safetensors"}
+    assert json.loads(sent["config.json"])["facts"]["settings"]["backbone"] == {
+        "name": "x",
+        "weights": "dino.safetensors",
+    }
 
 
-@pytest.mark.parametrize(("option", "value"), [("image_size", 10**6), ("grid", 10**4), ("adapter_rank", 10**6)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("image_size", 10**6), ("grid", 10**4), ("adapter_rank", 10**6)]
+)
 def test_a_backbone_of_absurd_size_is_refused(saved, option, value):
     encoder = checkpoint.load(saved, without_adapters=True)
     checkpoint.save(encoder, saved, settings={"backbone": {"name": "x", option: value}})
@@ -342,37 +428,71 @@ def test_an_incomplete_checkpoint_is_not_uploaded(saved, hub):
 
 def test_what_the_hub_says_reaches_the_user(saved, hub, monkeypatch):
     monkeypatch.setattr(hub, "create_repo", raising(PermissionError("not yours")))
-    with pytest.raises(UbrainError, match=r"me/encoder: the hub did not take the upload \(PermissionError: not yours"):
+    with pytest.raises(
+        UbrainError,
+        match=r"me/encoder: the hub did not take the upload \(PermissionError: not yours",
+    ):
         checkpoint.push_to_hub(saved, "me/encoder")
 
 
 def test_an_encoder_comes_from_the_hub_with_the_files_that_are_needed(saved, monkeypatch):
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **rest: asked.append((name, rest)) or str(saved))
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **rest: asked.append((name, rest)) or str(saved),
+    )
     encoder = checkpoint.from_pretrained("me/encoder", ["B"], "v1", without_adapters=True)
     assert list(encoder.embeddings) == ["B"]
-    assert asked == [("me/encoder", {"revision": "v1", "allow_patterns": ["config.json", "encoder.safetensors", "README.md",
-                                                                       "voxels/B.csv"]})]  # fmt: skip
+    assert asked == [
+        (
+            "me/encoder",
+            {
+                "revision": "v1",
+                "allow_patterns": [
+                    "config.json",
+                    "encoder.safetensors",
+                    "README.md",
+                    "voxels/B.csv",
+                ],
+            },
+        )
+    ]
 
 
 def test_a_folder_needs_no_hub(saved, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
+    )
     same_responses(checkpoint.from_pretrained(saved, adapters=adapters()), make()[0], "A")
 
 
 def test_without_a_connection_the_user_is_told_what_to_do(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", raising(LocalEntryNotFoundError("x")))
-    with pytest.raises(UbrainError, match=r"could not be fetched.*LocalEntryNotFoundError.*copy the folder here"):
+    with pytest.raises(
+        UbrainError, match=r"could not be fetched.*LocalEntryNotFoundError.*copy the folder here"
+    ):
         checkpoint.from_pretrained("me/encoder")
 
 
 def test_a_wrong_path_is_not_looked_for_on_the_hub(monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
+    )
     with pytest.raises(UbrainError, match="no folder 'runs/crowd/best'"):
         checkpoint.from_pretrained("runs/crowd/best")
 
 
 def test_show_tells_what_a_folder_holds(saved):
     shown = CliRunner().invoke(app, ["checkpoint", "show", str(saved)]).output
-    for words in ("A: 30 voxels", "fsaverage", "embeddings.B", "(9, 16)", "F32", "0.6 kB", "c0ffee", "adapters.2.1.weight"):
+    for words in (
+        "A: 30 voxels",
+        "fsaverage",
+        "embeddings.B",
+        "(9, 16)",
+        "F32",
+        "0.6 kB",
+        "c0ffee",
+        "adapters.2.1.weight",
+    ):
         assert words in shown, words

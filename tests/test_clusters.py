@@ -16,7 +16,9 @@ def blobs():
     rng = np.random.default_rng(0)
     groups = np.repeat([0, 1, 2, 3], [90, 60, 40, 30])
     directions = np.linalg.qr(rng.normal(size=(12, 4)))[0].T
-    e = (directions[groups] + 0.08 * rng.normal(size=(len(groups), 12))) * rng.uniform(0.1, 10, (len(groups), 1))
+    e = (directions[groups] + 0.08 * rng.normal(size=(len(groups), 12))) * rng.uniform(
+        0.1, 10, (len(groups), 1)
+    )
     shuffled = rng.permutation(len(groups))
     return e[shuffled], groups[shuffled]
 
@@ -43,7 +45,11 @@ def test_hdbscan_finds_the_number_and_leaves_outliers(blobs):
 
 def test_hdbscan_without_dense_groups_finds_none():
     found = clusters.hdbscan(np.random.default_rng(0).normal(size=(60, 6)), least=25)
-    assert (found.n_clusters, set(found.labels), found.members.shape) == (0, {clusters.OUTLIER}, (0, 60))
+    assert (found.n_clusters, set(found.labels), found.members.shape) == (
+        0,
+        {clusters.OUTLIER},
+        (0, 60),
+    )
 
 
 def test_assignment_gives_the_labels_of_k_means_back_and_takes_new_voxels(blobs):
@@ -62,7 +68,9 @@ def test_large_data_go_through_mini_batches_and_samples(blobs, monkeypatch, capl
     monkeypatch.setattr(clusters, "_sample", lambda n, method, seed, most=0: np.arange(0, n, 2))
     found = clusters.hdbscan(e, least=8)
     known = found.labels >= 0
-    assert known[1::2].mean() > 0.7  # voxels that HDBSCAN has not seen; its own members are the inner ones
+    assert (
+        known[1::2].mean() > 0.7
+    )  # voxels that HDBSCAN has not seen; its own members are the inner ones
     assert adjusted_rand_score(found.labels[known], groups[known]) == 1
     assert adjusted_rand_score(clusters.mixture(e, 4).labels, groups) == 1
     places = clusters.map_2d(e, seed=0)
@@ -72,7 +80,9 @@ def test_large_data_go_through_mini_batches_and_samples(blobs, monkeypatch, capl
 
 def test_the_same_seed_gives_the_same_clusters_and_map(blobs):
     e, _ = blobs
-    np.testing.assert_array_equal(clusters.kmeans(e, 7, 1, 3).labels, clusters.kmeans(e, 7, 1, 3).labels)
+    np.testing.assert_array_equal(
+        clusters.kmeans(e, 7, 1, 3).labels, clusters.kmeans(e, 7, 1, 3).labels
+    )
     np.testing.assert_array_equal(clusters.map_2d(e, seed=2), clusters.map_2d(e, seed=2))
 
 
@@ -94,7 +104,9 @@ def test_the_true_number_is_chosen(blobs):
 
 
 def test_an_unstable_number_is_not_chosen():
-    table = pd.DataFrame({"n_clusters": [2, 4, 6], "stability": [0.5, 0.9, 0.82], "silhouette": [0.9, 0.2, 0.3]})
+    table = pd.DataFrame(
+        {"n_clusters": [2, 4, 6], "stability": [0.5, 0.9, 0.82], "silhouette": [0.9, 0.2, 0.3]}
+    )
     assert clusters.best_count(table) == 6
     assert clusters.best_count(table, tolerance=0.95) == 4
 
@@ -112,7 +124,9 @@ def test_a_held_out_subject_shows_whether_it_shares_the_clusters(blobs):
 
 
 def test_agreement_is_that_of_the_known_groups():
-    found = clusters.agreement([0, 0, 1, 2], ["a", "a", "b", "b"])  # "b" is split: pure, not complete
+    found = clusters.agreement(
+        [0, 0, 1, 2], ["a", "a", "b", "b"]
+    )  # "b" is split: pure, not complete
     assert found["homogeneity"] == pytest.approx(1)
     assert found["completeness"] < 1
     assert found["ARI"] == pytest.approx(adjusted_rand_score([0, 0, 1, 1], [0, 0, 1, 2]))
@@ -135,7 +149,10 @@ def test_enrichment_is_fishers_exact_test():
     table = clusters.enrichment(members, features).set_index(["cluster", "feature"])
     for (c, feature), row in table.iterrows():
         has, inside = features[feature].to_numpy(), members[c]
-        counts = [[(has & inside).sum(), (~has & inside).sum()], [(has & ~inside).sum(), (~has & ~inside).sum()]]
+        counts = [
+            [(has & inside).sum(), (~has & inside).sum()],
+            [(has & ~inside).sum(), (~has & ~inside).sum()],
+        ]
         assert row["p"] == pytest.approx(fisher_exact(counts, alternative="greater").pvalue)
         assert row["share"] == has[inside].mean()
         assert row["fold"] == pytest.approx(has[inside].mean() / has.mean())
@@ -144,11 +161,28 @@ def test_enrichment_is_fishers_exact_test():
 
 
 def test_names_need_evidence():
-    rows = [(0, "face", 0.9, 3.0, 1e-6), (0, "body", 0.6, 1.5, 1e-3), (0, "word", 0.5, 1.4, 1e-2),
-            (1, "face", 0.3, 1.5, 1e-4), (2, "word", 0.9, 1.0, 0.4)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["cluster", "feature", "share", "fold", "p"]).assign(q=lambda t: t["p"])
-    assert clusters.names(table, 4, least_share=0.5) == ["face + body", "unnamed", "unnamed", "unnamed"]
-    assert clusters.names(clusters.enrichment(np.ones((2, 5), bool), pd.DataFrame(index=range(5))), 2, 0.5) == ["unnamed"] * 2
+    rows = [
+        (0, "face", 0.9, 3.0, 1e-6),
+        (0, "body", 0.6, 1.5, 1e-3),
+        (0, "word", 0.5, 1.4, 1e-2),
+        (1, "face", 0.3, 1.5, 1e-4),
+        (2, "word", 0.9, 1.0, 0.4),
+    ]
+    table = pd.DataFrame(rows, columns=["cluster", "feature", "share", "fold", "p"]).assign(
+        q=lambda t: t["p"]
+    )
+    assert clusters.names(table, 4, least_share=0.5) == [
+        "face + body",
+        "unnamed",
+        "unnamed",
+        "unnamed",
+    ]
+    assert (
+        clusters.names(
+            clusters.enrichment(np.ones((2, 5), bool), pd.DataFrame(index=range(5))), 2, 0.5
+        )
+        == ["unnamed"] * 2
+    )
 
 
 def test_names_follow_the_number_of_clusters(blobs):
@@ -162,11 +196,23 @@ def test_names_follow_the_number_of_clusters(blobs):
     ("call", "message"),
     [
         (lambda e: clusters.kmeans(e[0], 2), r"expected an array \(n_voxels, E\), got shape"),
-        (lambda e: clusters.kmeans(np.where(np.arange(len(e))[:, None] == 3, 0, e), 2), "row 3 has length 0"),
-        (lambda e: clusters.kmeans(np.where(np.arange(len(e))[:, None] == 4, np.nan, e), 2), "row 4 has length nan"),
+        (
+            lambda e: clusters.kmeans(np.where(np.arange(len(e))[:, None] == 3, 0, e), 2),
+            "row 3 has length 0",
+        ),
+        (
+            lambda e: clusters.kmeans(np.where(np.arange(len(e))[:, None] == 4, np.nan, e), 2),
+            "row 4 has length nan",
+        ),
         (lambda e: clusters.kmeans(e, 1000), "between 1 and 220 clusters"),
-        (lambda e: clusters.assign(clusters.kmeans(e, 2), e[:, :5]), "embeddings of the encoder that was clustered"),
-        (lambda e: clusters.count_table(e, (1, 500)), "none lies between 2 and the number of voxels"),
+        (
+            lambda e: clusters.assign(clusters.kmeans(e, 2), e[:, :5]),
+            "embeddings of the encoder that was clustered",
+        ),
+        (
+            lambda e: clusters.count_table(e, (1, 500)),
+            "none lies between 2 and the number of voxels",
+        ),
     ],
 )
 def test_what_cannot_be_clustered_is_refused(blobs, call, message):

@@ -24,12 +24,16 @@ def test_profile_loads_what_its_file_says(name):
 
     profile = config.load_profile(name)
     assert profile.name == name
-    written = yaml.safe_load(resources.files("ubrain").joinpath("profiles", f"{name}.yaml").read_text())
+    written = yaml.safe_load(
+        resources.files("ubrain").joinpath("profiles", f"{name}.yaml").read_text()
+    )
     loaded = asdict(profile)
     for section, value in written.items():
         if isinstance(value, dict):
             for option, expected in value.items():
-                assert json.loads(json.dumps(loaded[section][option])) == expected  # tuples are lists in the file
+                assert (
+                    json.loads(json.dumps(loaded[section][option])) == expected
+                )  # tuples are lists in the file
         elif isinstance(value, list):
             for part, expected in zip(loaded[section], value, strict=True):
                 assert expected.items() <= part.items()
@@ -46,14 +50,20 @@ def test_defaults_are_the_papers_sizes():
 
 def test_profiles_only_grow():
     smoke, fast, paper = (config.load_profile(n).simulation for n in ("smoke", "fast", "paper"))
-    assert [part.scanner for part in smoke] == [part.scanner for part in fast] == [part.scanner for part in paper]
+    assert (
+        [part.scanner for part in smoke]
+        == [part.scanner for part in fast]
+        == [part.scanner for part in paper]
+    )
     for small, middle, large in zip(smoke, fast, paper, strict=True):
         for option in ("subjects", "images", "test_images", "voxels"):
             assert getattr(small, option) <= getattr(middle, option) <= getattr(large, option)
 
 
 def test_unknown_profile_names_the_known_ones():
-    with pytest.raises(UbrainError, match=r"unknown profile 'papre': expected one of smoke, fast, paper"):
+    with pytest.raises(
+        UbrainError, match=r"unknown profile 'papre': expected one of smoke, fast, paper"
+    ):
         config.load_profile("papre")
 
 
@@ -65,7 +75,10 @@ def test_unknown_profile_names_the_known_ones():
         ({"training": {"epochs": "3"}}, "here: training: epochs: expected int, got '3'"),
         ({"training": {"epochs": 3.5}}, "here: training: epochs: expected int, got 3.5"),
         ({"training": {"epochs": True}}, "here: training: epochs: expected int, got True"),
-        ({"training": {"learning_rate": True}}, "here: training: learning_rate: expected float, got True"),
+        (
+            {"training": {"learning_rate": True}},
+            "here: training: learning_rate: expected float, got True",
+        ),
         ({"training": {"learning_rate": "1e-3"}}, "learning_rate: expected float, got '1e-3'"),
         ({"training": {"schedule": 1}}, "schedule: expected str, got 1"),
         ({"training": {"epochs": None}}, "epochs: expected int, got None"),
@@ -86,9 +99,10 @@ def test_wrong_options_are_refused(values, message):
 
 def test_what_is_accepted():
     built = build(
-        training={"learning_rate": 1, "epochs": 2}, backbone={"grid": None, "image_size": 96, "levels": [1], "keep_cls": False},
+        training={"learning_rate": 1, "epochs": 2},
+        backbone={"grid": None, "image_size": 96, "levels": [1], "keep_cls": False},
         baselines={"factorised_penalties": [1, 0.5]},
-    )  # fmt: skip
+    )
     assert (built.training.learning_rate, type(built.training.learning_rate)) == (1.0, float)
     assert built.backbone.grid is None
     assert built.backbone.image_size == 96

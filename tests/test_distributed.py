@@ -1,7 +1,8 @@
-"""Several processes train what one does: same losses and weights, any number of processes on resume, ends when one dies.
+"""Several processes train what one does: same losses and weights, any number of processes on
+resume, ends when one dies.
 
-Processes are started as torchrun starts them, by forks of a server that has imported torch already; and, where the launcher
-itself matters, by torchrun.
+Processes are started as torchrun starts them, by forks of a server that has imported torch already;
+and, where the launcher itself matters, by torchrun.
 """
 
 import csv
@@ -36,17 +37,27 @@ from ubrain.errors import UbrainError
 
 PROFILE = load_profile("smoke")
 TRAINING = replace(PROFILE.training, epochs=4, min_steps=0, batches_per_step=3, device="cpu")
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32 gradients summed in another order; seen: 2e-7 of the largest weight
+CLOSE = {
+    "rtol": 1e-5,
+    "atol": 1e-6,
+}  # float32 gradients summed in another order; seen: 2e-7 of the largest weight
 PROMPT = 60  # seconds in which a job ends when one process has died; one or two on an idle machine
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A crowd of 4 subjects that differ in images and voxels, its features, and a folder for runs, with that of one process."""
+    """A crowd of 4 subjects that differ in images and voxels, its features, and a folder for runs,
+    with that of one process.
+    """
     folder = tmp_path_factory.mktemp("distributed")
     place = SimpleNamespace(folder=folder, crowd=folder / "crowd.h5", cache=folder / "cache")
     for subjects, images, voxels in ((2, 60, 20), (1, 110, 70), (1, 80, 30)):
-        simulate_crowd(place.crowd, SimulationConfig(subjects, images, 10, voxels), 1, append=place.crowd.exists())
+        simulate_crowd(
+            place.crowd,
+            SimulationConfig(subjects, images, 10, voxels),
+            1,
+            append=place.crowd.exists(),
+        )
     fit(place, "whole")
     return place
 
@@ -60,19 +71,32 @@ def source_of(place):
 
 
 def fit(place, name, config=TRAINING, subjects=None):
-    """Train into a folder of that name; the subjects whose embeddings this process has in the end."""
+    """Train into a folder of that name; the subjects whose embeddings this process has in the
+    end.
+    """
     with source_of(place) as source:
         out = None if name is None else place.folder / name
-        return list(train.fit(source, subjects or source.crowd.subjects, PROFILE.encoder, config, 0, out).embeddings)
+        return list(
+            train.fit(
+                source, subjects or source.crowd.subjects, PROFILE.encoder, config, 0, out
+            ).embeddings
+        )
 
 
 def launch(size, work, *args):
-    """Run `work(*args)` in so many processes: what each returned, the message of its error, or how it ended; and seconds."""
+    """Run `work(*args)` in so many processes: what each returned, the message of its error, or how
+    it ended; and seconds.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ubrain.cli", "ubrain.train", "ubrain.data.simulate", "pytest"])
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun has one
+    store = torch.distributed.TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )  # as torchrun has one
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
-    ranks = [context.Process(target=_rank, args=(r, size, store.port, pipes[r][1], work, args)) for r in range(size)]
+    ranks = [
+        context.Process(target=_rank, args=(r, size, store.port, pipes[r][1], work, args))
+        for r in range(size)
+    ]
     for process, (_, sender) in zip(ranks, pipes, strict=True):
         process.start()
         sender.close()
@@ -83,16 +107,26 @@ def launch(size, work, *args):
     for process in hanging:
         process.kill()
     assert not hanging, f"{len(hanging)} of {size} processes hang"
-    told = [receiver.recv() if process.exitcode == 0 else process.exitcode
-            for process, (receiver, _) in zip(ranks, pipes, strict=True)]  # fmt: skip
+    told = [
+        receiver.recv() if process.exitcode == 0 else process.exitcode
+        for process, (receiver, _) in zip(ranks, pipes, strict=True)
+    ]
     return SimpleNamespace(told=told, seconds=time.monotonic() - start)
 
 
 def _rank(rank, size, port, pipe, work, args):
     torch.set_num_threads(1)
-    distributed.PATIENCE = timedelta(minutes=3)  # so that none is left over for long if a test breaks off
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
+    distributed.PATIENCE = timedelta(
+        minutes=3
+    )  # so that none is left over for long if a test breaks off
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     try:
         pipe.send(work(*args))
     except UbrainError as error:
@@ -124,7 +158,9 @@ def test_several_processes_end_where_one_does(place, size):
 
 
 def test_the_plateau_schedule_is_that_of_one_process_too(place):
-    config = replace(TRAINING, schedule="plateau", patience=0, threshold=0.05, epochs=5)  # the rate falls
+    config = replace(
+        TRAINING, schedule="plateau", patience=0, threshold=0.05, epochs=5
+    )  # the rate falls
     fit(place, "plateau whole", config)
     launch(2, fit, place, "plateau by 2", config)
     assert_the_same_training(place.folder / "plateau by 2", place.folder / "plateau whole")
@@ -181,17 +217,28 @@ def test_an_error_in_one_process_ends_all(place):
     assert "the loss became nan in epoch 1" in found.told[1]
 
 
-@pytest.mark.parametrize(("size", "change", "subjects", "message"), [
-    (2, {"batches_per_step": 1}, None, r"2 processes need .* batches_per_step \(here 1; --batches-per-step\)"),
-    (2, {}, ["S3"], r"2 processes need at least as many subjects \(here 1\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "change", "subjects", "message"),
+    [
+        (
+            2,
+            {"batches_per_step": 1},
+            None,
+            r"2 processes need .* batches_per_step \(here 1; --batches-per-step\)",
+        ),
+        (2, {}, ["S3"], r"2 processes need at least as many subjects \(here 1\)"),
+    ],
+)
 def test_more_processes_than_can_be_used_are_refused(place, size, change, subjects, message):
     for told in launch(size, fit, place, "refused", replace(TRAINING, **change), subjects).told:
         assert re.search(message, told)
 
 
 def test_several_processes_need_a_folder(place):
-    assert launch(2, fit, place, None).told == ["several processes need a folder for what they share; give one as `out`"] * 2
+    assert (
+        launch(2, fit, place, None).told
+        == ["several processes need a folder for what they share; give one as `out`"] * 2
+    )
 
 
 def with_another_folder(place, name):
@@ -202,10 +249,16 @@ def with_other_epochs(place, name):
     return fit(place, name, replace(TRAINING, epochs=4 + this_rank()))
 
 
-@pytest.mark.parametrize(("work", "message"), [
-    (with_another_folder, "process 1 does not see what process 0 writes"),
-    (with_other_epochs, r"process 1 was started with other settings than process 0 \(training\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (with_another_folder, "process 1 does not see what process 0 writes"),
+        (
+            with_other_epochs,
+            r"process 1 was started with other settings than process 0 \(training\)",
+        ),
+    ],
+)
 def test_processes_that_do_not_mean_the_same_training_are_refused(place, work, message):
     for told in launch(2, work, place, "apart").told:
         assert re.search(message, told)
@@ -219,7 +272,9 @@ def twice(place):
 def test_two_trainings_in_one_job_are_the_same_bit_by_bit(place):
     assert len(launch(2, twice, place).told[0]) == 8
     for file in (train.LOG, checkpoint.WEIGHTS):
-        assert (place.folder / "first" / file).read_bytes() == (place.folder / "second" / file).read_bytes()
+        assert (place.folder / "first" / file).read_bytes() == (
+            place.folder / "second" / file
+        ).read_bytes()
 
 
 def summed(gradients):
@@ -236,18 +291,23 @@ def test_gradients_are_added_up_and_none_counts_as_zero():
     assert told[0] == told[1] == [[11.0, 22.0], [3.0, 4.0], [0.0, 0.0]]
 
 
-@pytest.mark.parametrize(("gpus", "name", "rank", "expected"), [
-    (4, "auto", "2", "cuda:2"),
-    (4, "cuda", "2", "cuda:2"),
-    (4, "cuda:1", "2", "cuda:1"),
-    (1, "auto", "2", "cuda"),  # the launcher shows each process its own GPU only
-    (4, "cpu", "2", "cpu"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gpus", "name", "rank", "expected"),
+    [
+        (4, "auto", "2", "cuda:2"),
+        (4, "cuda", "2", "cuda:2"),
+        (4, "cuda:1", "2", "cuda:1"),
+        (1, "auto", "2", "cuda"),  # the launcher shows each process its own GPU only
+        (4, "cpu", "2", "cpu"),
+    ],
+)
 def test_each_process_on_a_machine_takes_a_gpu_of_its_own(monkeypatch, gpus, name, rank, expected):
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch, "zeros", lambda _, device: SimpleNamespace(device=torch.device(device)))
+    monkeypatch.setattr(
+        torch, "zeros", lambda _, device: SimpleNamespace(device=torch.device(device))
+    )
     assert choose_device(name) == torch.device(expected)
 
 
@@ -266,7 +326,9 @@ def test_every_training_image_of_every_subject_is_shown_once_in_an_epoch(place, 
                 assert len(batches) == plan.batches_of(name)
                 shown = np.concatenate([batch.rows for batch in batches])
                 np.testing.assert_array_equal(np.sort(shown), crowd[name].image_rows("train"))
-                assert all(len(set(batch.voxels)) == min(25, crowd[name].n_voxels) for batch in batches)
+                assert all(
+                    len(set(batch.voxels)) == min(25, crowd[name].n_voxels) for batch in batches
+                )
         assert len({batch.seed for step in steps for batch in step}) == sum(map(len, steps))
 
 
@@ -279,20 +341,30 @@ def test_every_subject_has_one_owner_and_the_work_is_shared_evenly():
             owned.append(group.own(sizes))
         assert sorted(name for own in owned for name in own) == sorted(sizes)
         assert all(owned)
-        assert max(sum(sizes[n] for n in own) for own in owned) <= max(300, math.ceil(sum(sizes.values()) / size) + 40)
+        assert max(sum(sizes[n] for n in own) for own in owned) <= max(
+            300, math.ceil(sum(sizes.values()) / size) + 40
+        )
 
 
 def test_neighbours_in_an_epoch_are_of_different_subjects():
     items = [(name, i) for name, n in (("a", 6), ("b", 3), ("c", 3)) for i in range(n)]
     order = [name for name, _ in interleave(items, {"a": 0, "b": 1, "c": 2})]
     assert order == list("abcaabcaabca"), order
-    assert [i for name, i in interleave(items, {"a": 0, "b": 1, "c": 2}) if name == "a"] == list(range(6))
+    assert [i for name, i in interleave(items, {"a": 0, "b": 1, "c": 2}) if name == "a"] == list(
+        range(6)
+    )
 
 
 def options(place, name, epochs=TRAINING.epochs):
     """Of `ubrain train`, for what `fit` trains."""
-    given = {"crowd": place.crowd, "profile": "smoke", "epochs": epochs, "batches-per-step": 3, "device": "cpu",
-             "out": place.folder / name}  # fmt: skip
+    given = {
+        "crowd": place.crowd,
+        "profile": "smoke",
+        "epochs": epochs,
+        "batches-per-step": 3,
+        "device": "cpu",
+        "out": place.folder / name,
+    }
     return ["train", *(str(part) for name, value in given.items() for part in (f"--{name}", value))]
 
 
@@ -311,16 +383,34 @@ def test_the_command_gives_what_one_process_gives_and_only_the_first_speaks(plac
 
 def workers_of(pid):
     """Processes that this one has started."""
-    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    return [int(child) for child, parent in map(str.split, table.splitlines()) if int(parent) == pid]
+    table = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    return [
+        int(child) for child, parent in map(str.split, table.splitlines()) if int(parent) == pid
+    ]
 
 
 def test_torchrun_ends_when_a_process_is_killed_and_its_checkpoint_is_good(place):
     config = replace(TRAINING, epochs=40)
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ubrain.cli"]
+    start = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "ubrain.cli",
+    ]
     environment = {**os.environ, "UBRAIN_CACHE": str(place.cache), "OMP_NUM_THREADS": "1"}
-    job = subprocess.Popen([*start, *options(place, "torchrun", config.epochs)], env=environment, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    job = subprocess.Popen(
+        [*start, *options(place, "torchrun", config.epochs)],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     while job.poll() is None and not (place.folder / "torchrun" / train.STATE).exists():
         time.sleep(0.01)
     os.kill(workers_of(job.pid)[-1], signal.SIGKILL)
@@ -329,6 +419,8 @@ def test_torchrun_ends_when_a_process_is_killed_and_its_checkpoint_is_good(place
     assert time.monotonic() - killed < PROMPT
     assert job.returncode != 0
     assert "SIGKILL" in told
-    assert not (place.folder / "torchrun" / checkpoint.CONFIG).exists(), "it was finished before it could be killed"
+    assert not (place.folder / "torchrun" / checkpoint.CONFIG).exists(), (
+        "it was finished before it could be killed"
+    )
     fit(place, "torchrun", config)
     assert len(log_of(place.folder / "torchrun")) == config.epochs

@@ -35,7 +35,9 @@ def test_conda_environment_installs_the_project_with_pip(conda):
 
 
 def test_conda_environment_wants_the_python_of_the_project(conda):
-    (python,) = [d for d in conda["dependencies"] if isinstance(d, str) and re.match(r"python\b", d)]
+    (python,) = [
+        d for d in conda["dependencies"] if isinstance(d, str) and re.match(r"python\b", d)
+    ]
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
 
 
@@ -48,7 +50,10 @@ def test_conda_environment_adds_no_dependency(conda):
 
 
 def constraints():
-    lines = (line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    lines = (
+        line.split("#")[0].strip()
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    )
     return {r.name: str(r.specifier) for r in map(Requirement, filter(None, lines))}
 
 
@@ -66,14 +71,18 @@ def test_version_is_that_of_the_package():
 def test_make_help_lists_what_there_is_to_do():
     if shutil.which("make") is None:
         pytest.skip("no make")
-    help_text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    help_text = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     listed = set(re.findall(r"^make (\w+)\s+\S", help_text, re.MULTILINE))
     assert listed >= {"reproduce", "test", "notebooks", "lab", "smoke", "clean"}
 
 
 def test_package_data_holds_every_profile_and_the_paper():
     package = Path(ubrain.__file__).parent
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["ubrain"]
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]["ubrain"]
     shipped = {p for pattern in patterns for p in package.glob(pattern)}
     assert {*package.glob("**/*.yaml"), *package.glob("**/*.toml")} <= shipped
 
@@ -95,5 +104,7 @@ def test_notebooks_are_compared_without_what_differs_from_run_to_run(tmp_path):
         nbformat.write(notebook, file)
     for other, differs in ((files[1], False), (files[2], True)):
         command = [str(Path(sys.executable).with_name("nbdiff")), str(files[0]), str(other)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+        )
         assert ("1 + 3" in done.stdout) == bool(done.stdout) == differs

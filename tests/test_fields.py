@@ -1,4 +1,6 @@
-"""Receptive fields and levels read off an encoder: places in degrees, averages over images, shares of the variance."""
+"""Receptive fields and levels read off an encoder: places in degrees, averages over images, shares
+of the variance.
+"""
 
 import numpy as np
 import pytest
@@ -32,12 +34,20 @@ def batches(tokens, size):
 
 
 def gaussian(x, y, sigma, side=SIDE):
-    """A Gaussian on a grid of tokens, in reading order, with y upwards: written anew, point by point."""
+    """A Gaussian on a grid of tokens, in reading order, with y upwards: written anew, point by
+    point.
+    """
     cell = VIEW / side
-    return np.array([
-        np.exp(-((-VIEW / 2 + (c + 0.5) * cell - x) ** 2 + (VIEW / 2 - (r + 0.5) * cell - y) ** 2) / (2 * sigma**2))
-        for r in range(side) for c in range(side)
-    ])  # fmt: skip
+    return np.array(
+        [
+            np.exp(
+                -((-VIEW / 2 + (c + 0.5) * cell - x) ** 2 + (VIEW / 2 - (r + 0.5) * cell - y) ** 2)
+                / (2 * sigma**2)
+            )
+            for r in range(side)
+            for c in range(side)
+        ]
+    )
 
 
 @pytest.mark.parametrize("class_token", [False, True])
@@ -59,7 +69,9 @@ def test_centre_and_size_of_a_gaussian_are_found():
 def test_attention_on_the_class_token_has_no_place():
     weights = np.concatenate([[5.0], gaussian(1.0, 0.5, 0.7)])
     with_class, without = fields.locate(weights, VIEW), fields.locate(weights[1:], VIEW)
-    np.testing.assert_allclose([with_class.x, with_class.y, with_class.sigma], [without.x, without.y, without.sigma])
+    np.testing.assert_allclose(
+        [with_class.x, with_class.y, with_class.sigma], [without.x, without.y, without.sigma]
+    )
 
 
 def test_tokens_that_are_no_square_grid_are_refused():
@@ -68,7 +80,9 @@ def test_tokens_that_are_no_square_grid_are_refused():
 
 
 @pytest.mark.parametrize("triples", [1 << 24, 9 * 5 * 2])
-def test_fields_are_the_mean_attention_however_images_and_voxels_are_cut(encoder, tokens, monkeypatch, triples):
+def test_fields_are_the_mean_attention_however_images_and_voxels_are_cut(
+    encoder, tokens, monkeypatch, triples
+):
     monkeypatch.setattr(fields, "NUMBERS", triples)
     reading = fields.read(encoder, "S1", batches(tokens, 5))
     with torch.no_grad():
@@ -81,10 +95,16 @@ def test_shares_are_those_of_the_variance(encoder, tokens):
     reading = fields.read(encoder, "S1", batches(tokens, 5))
     with torch.no_grad():
         terms = encoder.voxel_terms(encoder.subject("S1"))
-        parts = [level(t, v).double().numpy() for level, t, v in zip(encoder.levels, tokens, terms, strict=True)]
+        parts = [
+            level(t, v).double().numpy()
+            for level, t, v in zip(encoder.levels, tokens, terms, strict=True)
+        ]
         response = encoder(tokens, "S1").double().numpy()
     for share, part in zip(reading.share, parts, strict=True):
-        expected = [np.cov(part[:, v], response[:, v])[0, 1] / np.var(response[:, v], ddof=1) for v in range(11)]
+        expected = [
+            np.cov(part[:, v], response[:, v])[0, 1] / np.var(response[:, v], ddof=1)
+            for v in range(11)
+        ]
         np.testing.assert_allclose(share, expected, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(reading.share.sum(0), 1, rtol=1e-4)
 
@@ -111,11 +131,15 @@ def test_one_image_is_too_few(encoder, tokens):
 
 def test_negative_and_unknown_shares_do_not_weigh():
     share = np.array([[0.25, 1.5, np.nan, -1.0], [0.75, -0.5, np.nan, -1.0]])
-    np.testing.assert_allclose(fields.level_weights(share), [[0.25, 1, 0.5, 0.5], [0.75, 0, 0.5, 0.5]])
+    np.testing.assert_allclose(
+        fields.level_weights(share), [[0.25, 1, 0.5, 0.5], [0.75, 0, 0.5, 0.5]]
+    )
     np.testing.assert_allclose(fields.depth(share), [1.75, 1, 1.5, 1.5])
 
 
 def test_the_weighted_field_follows_the_levels_in_use(encoder, tokens):
     reading = fields.read(encoder, "S1", batches(tokens, 12))
-    only_second = fields.Reading(reading.attention, np.array([[0.0], [1.0], [0.0]]) * np.ones(11), reading.norm)
+    only_second = fields.Reading(
+        reading.attention, np.array([[0.0], [1.0], [0.0]]) * np.ones(11), reading.norm
+    )
     np.testing.assert_allclose(fields.weighted(only_second), reading.attention[1])

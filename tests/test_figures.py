@@ -1,4 +1,6 @@
-"""Figures draw what they are given, in the colours of the conditions, and say when data are simulated."""
+"""Figures draw what they are given, in the colours of the conditions, and say when data are
+simulated.
+"""
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -30,12 +32,21 @@ def test_quartiles_are_drawn_for_each_subject_and_condition():
     figures.voxel_quartiles(ax, r, {"S1": np.full(50, 0.7), "S2": np.full(50, np.nan)})
     drawn = {line.get_color(): line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2}
     for condition, colour in CONDITIONS.items():
-        np.testing.assert_allclose(drawn[colour], [np.median(r[condition][s]) for s in ("S1", "S2")])
+        np.testing.assert_allclose(
+            drawn[colour], [np.median(r[condition][s]) for s in ("S1", "S2")]
+        )
     assert "noise ceiling (median)" in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
 def test_chance_is_drawn_for_every_gallery():
-    table = pd.DataFrame({"condition": "encoder, crowd", "subject": ["S1", "S2"], "gallery": [10, 4], "top1": [0.5, 1.0]})
+    table = pd.DataFrame(
+        {
+            "condition": "encoder, crowd",
+            "subject": ["S1", "S2"],
+            "gallery": [10, 4],
+            "top1": [0.5, 1.0],
+        }
+    )
     _, ax = plt.subplots()
     figures.retrieval(ax, table, 1)
     assert [c.get_segments()[0][0][1] for c in ax.collections] == [10, 25]

@@ -1,4 +1,6 @@
-"""The workbench of the notebooks, on the smoke profile: what it tabulates is what the scores say."""
+"""The workbench of the notebooks, on the smoke profile: what it tabulates is what the scores
+say.
+"""
 
 import json
 
@@ -45,10 +47,15 @@ def test_gains_and_the_verdict_name_who_does_not_follow(lab, predictions):
     mine = gains[gains["over"] == ALONE].set_index("subject")
     assert (mine.loc[["S1", "S3"], "low"] > 0).all()
     assert mine.loc["S2", "high"] < 0
-    r = {c: np.median(scores.correlation(predictions[c]["S1"], lab.measured("S1"))) for c in (CROWD, ALONE)}
+    r = {
+        c: np.median(scores.correlation(predictions[c]["S1"], lab.measured("S1")))
+        for c in (CROWD, ALONE)
+    }
     assert mine.loc["S1", "gain"] == pytest.approx(r[CROWD] - r[ALONE])
     text = lab.verdict(gains, table)
-    assert text.startswith("the claim of Fig. 4, a crowd improves each subject, shows in 2 of 3 subjects: median r")
+    assert text.startswith(
+        "the claim of Fig. 4, a crowd improves each subject, shows in 2 of 3 subjects: median r"
+    )
     assert f"95 % interval of (crowd − {ALONE}) is above 0: 2 of 3 subjects; not S2" in text
 
 
@@ -72,7 +79,9 @@ def test_gains_on_the_cortex_keep_voxel_and_place_together(lab, predictions):
     gain, voxels = lab.pool(r, CROWD, ALONE)
     first = lab.crowd["S1"].n_voxels
     np.testing.assert_allclose(gain[:first], r[CROWD]["S1"] - r[ALONE]["S1"])
-    assert (voxels["vertex"][:first].to_numpy() == lab.crowd["S1"].voxels["vertex"].to_numpy()).all()
+    assert (
+        voxels["vertex"][:first].to_numpy() == lab.crowd["S1"].voxels["vertex"].to_numpy()
+    ).all()
 
 
 def test_growing_crowds_hold_every_subject_at_every_size(lab):
@@ -97,18 +106,40 @@ def test_finish_writes_what_was_recorded(lab):
     lab.record("answer", 42, "crowd", "S1", n=3, unit="r")
     lab.finish()
     document = json.loads((lab.out / "98_test.json").read_text())
-    assert {"notebook", "run", "profile", "crowd", "seed", "commit", "versions", "device", "seconds"} <= document.keys()
+    assert {
+        "notebook",
+        "run",
+        "profile",
+        "crowd",
+        "seed",
+        "commit",
+        "versions",
+        "device",
+        "seconds",
+    } <= document.keys()
     assert document["results"] == [
-        {"name": "answer", "value": 42.0, "condition": "crowd", "subject": "S1", "low": None, "high": None, "n": 3, "unit": "r"}
+        {
+            "name": "answer",
+            "value": 42.0,
+            "condition": "crowd",
+            "subject": "S1",
+            "low": None,
+            "high": None,
+            "n": 3,
+            "unit": "r",
+        }
     ]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"subjects": "S1"}, "expected a list"),
-    ({"subjects": ["S9"]}, "no subject 'S9'"),
-    ({"profile": "slow"}, "unknown profile 'slow'"),
-    ({"crowd": "nowhere.h5"}, "no crowd file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"subjects": "S1"}, "expected a list"),
+        ({"subjects": ["S9"]}, "no subject 'S9'"),
+        ({"profile": "slow"}, "unknown profile 'slow'"),
+        ({"crowd": "nowhere.h5"}, "no crowd file"),
+    ],
+)
 def test_wrong_parameters_are_refused(options, message):
     with pytest.raises(UbrainError, match=message):
         Lab("98_test", **{"profile": "smoke", **options})

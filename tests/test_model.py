@@ -13,7 +13,9 @@ from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 
-CONFIG = EncoderConfig(widths=(12, 20), n_tokens=17, embedding_size=16, channels=8, embedding_scale=4.0)
+CONFIG = EncoderConfig(
+    widths=(12, 20), n_tokens=17, embedding_size=16, channels=8, embedding_scale=4.0
+)
 
 
 def make(dtype, config=CONFIG):
@@ -39,24 +41,40 @@ def test_values_and_gradients_agree_with_the_formulas(
     monkeypatch, dtype, tolerance, n_tokens, per_image, dropout, tile, keep
 ):
     monkeypatch.setattr(fused, "KEEP", keep)
-    monkeypatch.setitem(fused.NUMBERS_PER_TILE, "cpu", tile[0] * tile[1] * max(n_tokens, 4 * CONFIG.channels))
+    monkeypatch.setitem(
+        fused.NUMBERS_PER_TILE, "cpu", tile[0] * tile[1] * max(n_tokens, 4 * CONFIG.channels)
+    )
     monkeypatch.setitem(fused.VOXELS_PER_TILE, "cpu", tile[1])
     encoder, tokens = make(dtype, replace(CONFIG, n_tokens=n_tokens))
     encoder.train(dropout)
     e = embeddings(encoder, dtype, per_image)
-    masks = [torch.rand(5, 6, CONFIG.channels) > CONFIG.dropout for _ in CONFIG.widths] if dropout else None
-    ours, theirs = encoder.respond(tokens, encoder.voxel_terms(e), masks), reference.respond(encoder, tokens, e, masks)
+    masks = (
+        [torch.rand(5, 6, CONFIG.channels) > CONFIG.dropout for _ in CONFIG.widths]
+        if dropout
+        else None
+    )
+    ours, theirs = (
+        encoder.respond(tokens, encoder.voxel_terms(e), masks),
+        reference.respond(encoder, tokens, e, masks),
+    )
     assert ours.std() > 1e-2
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * theirs.detach().abs().max().item())
+    torch.testing.assert_close(
+        ours, theirs, rtol=tolerance, atol=tolerance * theirs.detach().abs().max().item()
+    )
     target = torch.randn_like(ours)
     wanted = [*seen_by_softmax(encoder), e]
-    for a, b in zip(torch.autograd.grad((ours * target).sum(), wanted),
-                    torch.autograd.grad((theirs * target).sum(), wanted), strict=True):  # fmt: skip
+    for a, b in zip(
+        torch.autograd.grad((ours * target).sum(), wanted),
+        torch.autograd.grad((theirs * target).sum(), wanted),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max()))
 
 
 def seen_by_softmax(encoder):
-    """All shared weights but the bias of the keys, which adds the same to the scores of all tokens."""
+    """All shared weights but the bias of the keys, which adds the same to the scores of all
+    tokens.
+    """
     named = encoder.named_parameters()
     return [p for n, p in named if not n.startswith("embeddings.") and not n.endswith("key.bias")]
 
@@ -64,7 +82,10 @@ def seen_by_softmax(encoder):
 def test_the_bias_of_the_keys_changes_nothing():
     encoder, tokens = make(torch.float64)
     encoder.eval()
-    before, theirs = encoder(tokens, "A"), reference.respond(encoder, tokens, encoder.embeddings["A"])
+    before, theirs = (
+        encoder(tokens, "A"),
+        reference.respond(encoder, tokens, encoder.embeddings["A"]),
+    )
     (gradient,) = torch.autograd.grad(theirs.square().sum(), [encoder.levels[0].key.bias])
     assert gradient.abs().max() < 1e-9
     with torch.no_grad():
@@ -94,8 +115,13 @@ def test_dropout_drops_its_share_and_scales_the_rest():
     torch.manual_seed(5)
     drawn = encoder(tokens, "A")
     torch.manual_seed(5)
-    masks = [fused.dropout_mask((5, 30, CONFIG.channels), CONFIG.dropout, torch.device("cpu")) for _ in CONFIG.widths]
-    torch.testing.assert_close(drawn, reference.respond(encoder, tokens, encoder.embeddings["A"], masks))
+    masks = [
+        fused.dropout_mask((5, 30, CONFIG.channels), CONFIG.dropout, torch.device("cpu"))
+        for _ in CONFIG.widths
+    ]
+    torch.testing.assert_close(
+        drawn, reference.respond(encoder, tokens, encoder.embeddings["A"], masks)
+    )
 
 
 def test_bf16_comes_close_in_values_and_gradients():
@@ -107,8 +133,14 @@ def test_bf16_comes_close_in_values_and_gradients():
     assert rounded.dtype == torch.float32
     wanted = seen_by_softmax(encoder)
     target = torch.randn_like(exact)
-    for a, b in [(exact, rounded), *zip(torch.autograd.grad((exact * target).sum(), wanted),
-                                        torch.autograd.grad((rounded * target).sum(), wanted), strict=True)]:  # fmt: skip
+    for a, b in [
+        (exact, rounded),
+        *zip(
+            torch.autograd.grad((exact * target).sum(), wanted),
+            torch.autograd.grad((rounded * target).sum(), wanted),
+            strict=True,
+        ),
+    ]:
         if b.abs().max() > 1e-3:
             assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
 
@@ -119,7 +151,9 @@ def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass(monkeyp
     encoder.train()
     monkeypatch.setattr(fused, "KEEP", keep)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(tuple(t.shape)) or t, lambda t: t
+    ):
         encoder(tokens, "A")
     assert kept
     assert not [s for s in kept if s in {(5, 30, 64), (150, 64)}]
@@ -129,7 +163,9 @@ def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass(monkeyp
 def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
     encoder, tokens = make(torch.float32)
     seen = []
-    monkeypatch.setattr(fused._Readout, "apply", lambda *inputs: seen.append(inputs[-1]) or torch.zeros(5, 30))
+    monkeypatch.setattr(
+        fused._Readout, "apply", lambda *inputs: seen.append(inputs[-1]) or torch.zeros(5, 30)
+    )
     with torch.inference_mode():
         encoder(tokens, "A")
     with torch.no_grad():
@@ -172,7 +208,9 @@ def test_attention_is_a_distribution_over_tokens():
 
 def test_embeddings_start_as_small_as_the_paper_says():
     encoder = UniversalEncoder(EncoderConfig(widths=(4,), n_tokens=2), {"A": 4000})
-    assert encoder.embeddings["A"].std().item() == pytest.approx(0.1 / (2 * math.sqrt(256)), rel=0.01)
+    assert encoder.embeddings["A"].std().item() == pytest.approx(
+        0.1 / (2 * math.sqrt(256)), rel=0.01
+    )
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
@@ -193,7 +231,9 @@ def test_unknown_and_repeated_subjects_are_refused():
 
 def test_without_spatial_attention_all_tokens_count_alike():
     encoder, tokens = make(torch.float64, replace(CONFIG, without=("spatial",)))
-    torch.testing.assert_close(encoder.attention(tokens, "A"), torch.full((2, 5, 30, 17), 1 / 17, dtype=torch.float64))
+    torch.testing.assert_close(
+        encoder.attention(tokens, "A"), torch.full((2, 5, 30, 17), 1 / 17, dtype=torch.float64)
+    )
 
 
 def test_without_position_the_place_of_a_token_does_not_matter():
@@ -201,7 +241,10 @@ def test_without_position_the_place_of_a_token_does_not_matter():
     for without, same in (((), False), (("position",), True)):
         encoder, tokens = make(torch.float64, replace(CONFIG, without=without))
         encoder.eval()
-        assert torch.allclose(encoder(tokens, "A"), encoder([t[:, shuffled] for t in tokens], "A")) is same
+        assert (
+            torch.allclose(encoder(tokens, "A"), encoder([t[:, shuffled] for t in tokens], "A"))
+            is same
+        )
 
 
 def test_without_functional_attention_voxels_differ_only_in_where_they_look():
@@ -215,5 +258,7 @@ def test_without_functional_attention_voxels_differ_only_in_where_they_look():
 
 @pytest.mark.parametrize("without", [("spacial",), ("spatial", "functional")])
 def test_unknown_or_empty_ablations_are_refused(without):
-    with pytest.raises(UbrainError, match="without: expected some of spatial, position, functional"):
+    with pytest.raises(
+        UbrainError, match="without: expected some of spatial, position, functional"
+    ):
         UniversalEncoder(replace(CONFIG, without=without), {})

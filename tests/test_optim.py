@@ -64,7 +64,9 @@ def test_rows_that_are_never_drawn_stay():
 @pytest.mark.parametrize(("amsgrad", "rows"), [(False, 3), (True, 4)])
 def test_memory_is_three_or_four_times_the_embeddings(amsgrad, rows):
     ours = EmbeddingAdam(torch.zeros(100, 256), amsgrad)
-    held = [t for t in vars(ours).values() if isinstance(t, torch.Tensor)] + list(ours.moments.values())
+    held = [t for t in vars(ours).values() if isinstance(t, torch.Tensor)] + list(
+        ours.moments.values()
+    )
     assert sum(t.nbytes for t in held) == rows * 100 * 256 * 4
 
 
@@ -88,7 +90,9 @@ def test_planned_steps_that_were_not_made_are_an_error():
 def test_planning_needs_no_second_copy_of_the_embeddings(monkeypatch):
     largest = []
     ratio = EmbeddingAdam._ratio
-    monkeypatch.setattr(EmbeddingAdam, "_ratio", lambda self, m: largest.append(len(m["m"])) or ratio(self, m))
+    monkeypatch.setattr(
+        EmbeddingAdam, "_ratio", lambda self, m: largest.append(len(m["m"])) or ratio(self, m)
+    )
     ours = EmbeddingAdam(torch.zeros(10_000, 4))
     ours.plan([Rate(0.1)])
     assert max(largest) <= 4096

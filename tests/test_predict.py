@@ -1,4 +1,6 @@
-"""Prediction for anybody: the numbers of the encoder, at the right places, in bounded memory, whatever interrupts it."""
+"""Prediction for anybody: the numbers of the encoder, at the right places, in bounded memory,
+whatever interrupts it.
+"""
 
 import json
 import os
@@ -43,14 +45,23 @@ GRID = (5, 6, 7)
 
 def encoder_on(backbone, subjects=SIZES):
     torch.manual_seed(1)
-    return UniversalEncoder(replace(ENCODER, widths=backbone.widths, n_tokens=backbone.n_tokens), subjects).eval()
+    return UniversalEncoder(
+        replace(ENCODER, widths=backbone.widths, n_tokens=backbone.n_tokens), subjects
+    ).eval()
 
 
 def tables():
     rng = np.random.default_rng(2)
     places = np.stack(np.unravel_index(rng.permutation(np.prod(GRID))[:20], GRID))
-    on_surface = {"hemisphere": ["L", "R", "R"] * 20, "vertex": rng.permutation(10242)[:60], "areas": AREAS * 12}
-    in_volume = dict(zip("ijk", places, strict=True)) | {"hemisphere": [""] * 20, "areas": AREAS * 4}
+    on_surface = {
+        "hemisphere": ["L", "R", "R"] * 20,
+        "vertex": rng.permutation(10242)[:60],
+        "areas": AREAS * 12,
+    }
+    in_volume = dict(zip("ijk", places, strict=True)) | {
+        "hemisphere": [""] * 20,
+        "areas": AREAS * 4,
+    }
     return {"S1": pd.DataFrame(on_surface), "S2": pd.DataFrame(in_volume)}
 
 
@@ -63,7 +74,9 @@ def backbone():
 def made_once(backbone):
     """The same backbone for every prediction, since making it takes longer than everything else."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "Backbone", lambda config: backbone if config == CNN else Backbone(config))
+        patch.setattr(
+            predict, "Backbone", lambda config: backbone if config == CNN else Backbone(config)
+        )
         yield
 
 
@@ -72,8 +85,17 @@ def made(tmp_path_factory, backbone):
     """A checkpoint, pictures, and the encoder's own answer."""
     root = tmp_path_factory.mktemp("predict")
     encoder = encoder_on(backbone)
-    recordings = {"S1": {"dataset": "test", "scanner": "7T", "space": "fsaverage5"}, "S2": {"space": "func1pt8mm"}}
-    checkpoint.save(encoder, root / "crowd", voxels=tables(), recordings=recordings, settings={"backbone": asdict(CNN)})
+    recordings = {
+        "S1": {"dataset": "test", "scanner": "7T", "space": "fsaverage5"},
+        "S2": {"space": "func1pt8mm"},
+    }
+    checkpoint.save(
+        encoder,
+        root / "crowd",
+        voxels=tables(),
+        recordings=recordings,
+        settings={"backbone": asdict(CNN)},
+    )
     rng, pictures = np.random.default_rng(3), []
     (root / "images").mkdir()
     for i in range(N_IMAGES):
@@ -82,8 +104,15 @@ def made(tmp_path_factory, backbone):
     with torch.no_grad():
         tokens = backbone(backbone.preprocess(pictures))
         direct = {name: encoder(tokens, name).numpy() for name in SIZES}
-    return SimpleNamespace(root=root, crowd=root / "crowd", images=root / "images", pictures=pictures, encoder=encoder,
-                           tokens=tokens, direct=direct)  # fmt: skip
+    return SimpleNamespace(
+        root=root,
+        crowd=root / "crowd",
+        images=root / "images",
+        pictures=pictures,
+        encoder=encoder,
+        tokens=tokens,
+        direct=direct,
+    )
 
 
 @pytest.fixture
@@ -91,7 +120,9 @@ def call(made, tmp_path):
     """`call("x.h5", **changes)`: predict S1, four images at a time; gives the path."""
 
     def run(name="pred.h5", subject="S1", images=made.images, folder=made.crowd, **options):
-        predict_images(folder, images, subject, tmp_path / name, **{"batch": 4, "device": "cpu"} | options)
+        predict_images(
+            folder, images, subject, tmp_path / name, **{"batch": 4, "device": "cpu"} | options
+        )
         return tmp_path / name
 
     return run
@@ -118,13 +149,20 @@ def test_a_file_holds_what_the_encoder_says(call, made):
         assert list(file["voxels/areas"].asstr()) == AREAS * 12
         assert list(file["voxels/vertex"]) == list(tables()["S1"]["vertex"])
         told = dict(file.attrs)
-    assert (told["subject"], told["units"], told["space"], told["dataset"]) == ("S1", "z-scored response", "fsaverage5", "test")
+    assert (told["subject"], told["units"], told["space"], told["dataset"]) == (
+        "S1",
+        "z-scored response",
+        "fsaverage5",
+        "test",
+    )
     assert re.fullmatch(r"[0-9a-f]{32}", told["checkpoint"])
     assert told["ubrain"]
 
 
 def test_the_responses_say_something_about_the_images(made):
-    assert made.direct["S1"].std(0).min() > 0.1  # else the comparisons of this file would compare nothing
+    assert (
+        made.direct["S1"].std(0).min() > 0.1
+    )  # else the comparisons of this file would compare nothing
 
 
 def test_another_checkpoint_has_another_digest(call, made, tmp_path):
@@ -146,7 +184,12 @@ def test_a_subject_without_a_table_gets_numbers_only(call, made):
 def test_an_archive_has_the_same_contents_and_no_pickles(call):
     h5, npz = call("p.h5", areas=["V1"]), call("p.npz", areas=["V1"])
     with h5py.File(h5) as file, np.load(npz, allow_pickle=False) as archive:
-        names = {"responses", "images", *(f"voxels/{c}" for c in file["voxels"]), *(f"attributes/{a}" for a in file.attrs)}
+        names = {
+            "responses",
+            "images",
+            *(f"voxels/{c}" for c in file["voxels"]),
+            *(f"attributes/{a}" for a in file.attrs),
+        }
         assert set(archive.files) == names
         np.testing.assert_array_equal(archive["responses"], file["responses"])
         assert list(archive["images"]) == list(file["images"].asstr())
@@ -181,7 +224,10 @@ def test_an_array_of_images_is_read_like_a_folder(call, made, tmp_path):
     folder.mkdir()
     for i, picture in enumerate(made.pictures):
         Image.fromarray(picture[:40]).save(folder / f"{i}.png")
-    np.testing.assert_array_equal(responses(call("a.h5", images=tmp_path / "some.npy")), responses(call("b.h5", images=folder)))
+    np.testing.assert_array_equal(
+        responses(call("a.h5", images=tmp_path / "some.npy")),
+        responses(call("b.h5", images=folder)),
+    )
 
 
 # --- maps
@@ -190,10 +236,15 @@ def test_an_array_of_images_is_read_like_a_folder(call, made, tmp_path):
 def test_surface_maps_have_each_voxel_at_its_vertex(call, made, tmp_path):
     call("p.func.gii", areas=["FFA", "V1"])
     table, wanted = tables()["S1"], [v for v in range(60) if v % 5 in (0, 2, 4)]
-    for side, name, structure in (("L", "p.lh.func.gii", "CortexLeft"), ("R", "p.rh.func.gii", "CortexRight")):
+    for side, name, structure in (
+        ("L", "p.lh.func.gii", "CortexLeft"),
+        ("R", "p.rh.func.gii", "CortexRight"),
+    ):
         image = nib.load(tmp_path / name)
         assert image.meta["AnatomicalStructurePrimary"] == structure
-        assert [array.meta["Name"] for array in image.darrays] == [f"image{i}" for i in range(N_IMAGES)]
+        assert [array.meta["Name"] for array in image.darrays] == [
+            f"image{i}" for i in range(N_IMAGES)
+        ]
         expected = np.full((N_IMAGES, 10242), np.nan)
         for v in wanted:
             if table["hemisphere"][v] == side:
@@ -205,7 +256,9 @@ def test_surface_maps_have_each_voxel_at_its_vertex(call, made, tmp_path):
 def test_shape_maps_say_that_they_are_shapes(call, tmp_path):
     call("p.shape.gii")
     for side in ("lh", "rh"):
-        assert {array.intent for array in nib.load(tmp_path / f"p.{side}.shape.gii").darrays} == {2005}  # NIFTI_INTENT_SHAPE
+        assert {array.intent for array in nib.load(tmp_path / f"p.{side}.shape.gii").darrays} == {
+            2005
+        }  # NIFTI_INTENT_SHAPE
 
 
 @pytest.fixture
@@ -273,7 +326,12 @@ def test_the_budget_is_the_smallest_that_is_said_to_do(made, precision):
 def test_what_is_counted_for_a_voxel_is_what_it_takes(made, precision):
     predictor = Predictor(made.encoder, "S1", precision=precision)
     predictor(made.tokens)
-    kept = sum(t.untyped_storage().nbytes() for level in predictor._kept for t in level if t is not level.readout)
+    kept = sum(
+        t.untyped_storage().nbytes()
+        for level in predictor._kept
+        for t in level
+        if t is not level.readout
+    )
     kept += predictor._kept[0].readout.untyped_storage().nbytes()  # of all levels
     costs = predict._Costs(made.encoder.config, 60, 32, precision, "cpu")
     assert 0.3 * costs.voxel * 60 < kept <= costs.voxel * 60
@@ -295,17 +353,30 @@ def test_shares_never_exceed_the_memory_and_always_go_on():
     rng = np.random.default_rng(5)
     for _ in range(500):
         image, voxel, pair, tile_voxel = (int(n) for n in 10 ** rng.uniform(0, 6, 4))
-        costs = SimpleNamespace(image=image, voxel=voxel, pair=pair, tile_voxel=tile_voxel, tile=int(rng.integers(1, 300)))
-        memory = image + voxel + pair + tile_voxel + int(rng.choice([0, 1, 10 ** rng.uniform(0, 9)]))
+        costs = SimpleNamespace(
+            image=image,
+            voxel=voxel,
+            pair=pair,
+            tile_voxel=tile_voxel,
+            tile=int(rng.integers(1, 300)),
+        )
+        memory = (
+            image + voxel + pair + tile_voxel + int(rng.choice([0, 1, 10 ** rng.uniform(0, 9)]))
+        )
         images, block = predict._shares(costs, memory, 32)
         assert 1 <= images <= 32
         assert block >= 1
-        assert images * image + block * (voxel + images * pair) + min(block, costs.tile) * tile_voxel <= memory
+        assert (
+            images * image + block * (voxel + images * pair) + min(block, costs.tile) * tile_voxel
+            <= memory
+        )
 
 
 def test_voxel_terms_are_computed_once_if_they_fit(made, monkeypatch):
     calls, real = [], UniversalEncoder.voxel_terms
-    monkeypatch.setattr(UniversalEncoder, "voxel_terms", lambda self, e: calls.append(len(e)) or real(self, e))
+    monkeypatch.setattr(
+        UniversalEncoder, "voxel_terms", lambda self, e: calls.append(len(e)) or real(self, e)
+    )
     predictor = Predictor(made.encoder, "S1", np.arange(7))
     for _ in range(3):
         predictor(made.tokens)
@@ -323,7 +394,9 @@ def test_bf16_comes_close(call, made):
 
 
 def test_memory_grows_neither_with_images_nor_with_voxels():
-    """29 MB of responses and 22 MB of voxel terms within 6 MB, beside 5 MB of embeddings that are loaded."""
+    """29 MB of responses and 22 MB of voxel terms within 6 MB, beside 5 MB of embeddings that are
+    loaded.
+    """
     script = """
         import resource, sys, tempfile
         from dataclasses import asdict, replace
@@ -346,11 +419,18 @@ def test_memory_grows_neither_with_images_nor_with_voxels():
             np.save(root / "few.npy", images[:6]), np.save(root / "many.npy", images)
             predict_images(root / "crowd", root / "few.npy", "small", root / "small.h5", batch=3)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-            predict_images(root / "crowd", root / "many.npy", "large", root / "large.h5", memory=6_000_000)
-            print((root / "large.h5").stat().st_size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before)
+            many, out = root / "many.npy", root / "large.h5"
+            predict_images(root / "crowd", many, "large", out, memory=6_000_000)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+            print(out.stat().st_size, peak - before)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     written, grown = map(int, done.stdout.split())
     assert written > 28e6
@@ -393,7 +473,11 @@ def cut(call, monkeypatch):
 
 def count_predicted(monkeypatch):
     real, counts = Predictor.__call__, []
-    monkeypatch.setattr(Predictor, "__call__", lambda self, tokens: counts.append(len(tokens[0])) or real(self, tokens))
+    monkeypatch.setattr(
+        Predictor,
+        "__call__",
+        lambda self, tokens: counts.append(len(tokens[0])) or real(self, tokens),
+    )
     return counts
 
 
@@ -401,10 +485,18 @@ def work_of(tmp_path, name="cut.h5"):
     return tmp_path / f".{name}.work"
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("cut.h5", {"dtype": "float16"}), ("cut.npz", {"areas": ["V1"]}), ("cut.func.gii", {}), ("cut.h5", {"precision": "bf16"}),
-])  # fmt: skip
-def test_what_was_stopped_goes_on_as_if_nothing_had_happened(call, cut, made, tmp_path, monkeypatch, name, options):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cut.h5", {"dtype": "float16"}),
+        ("cut.npz", {"areas": ["V1"]}),
+        ("cut.func.gii", {}),
+        ("cut.h5", {"precision": "bf16"}),
+    ],
+)
+def test_what_was_stopped_goes_on_as_if_nothing_had_happened(
+    call, cut, made, tmp_path, monkeypatch, name, options
+):
     call(name, **options)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for path in tmp_path.iterdir():
@@ -445,7 +537,9 @@ def test_kill_minus_nine_and_the_same_call_again(made, tmp_path):
             time.sleep(0.005)
         victim.send_signal(signal.SIGKILL)
     assert not (tmp_path / "killed.h5").exists(), "it was finished before it could be killed"
-    (tmp_path / ".killed.h5.12345.partial").write_bytes(b"left behind by another that was killed while it wrote the target")
+    (tmp_path / ".killed.h5.12345.partial").write_bytes(
+        b"left behind by another that was killed while it wrote the target"
+    )
     for name in ("killed.h5", "whole.h5"):
         predict_images(made.crowd, made.images, "S1", tmp_path / name, batch=2, device="cpu")
     assert (tmp_path / "killed.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
@@ -472,14 +566,19 @@ def test_if_only_the_target_was_not_written_nothing_is_predicted_again(call, tmp
     assert (tmp_path / "cut.h5").read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"subject": "bare"}, "subject was 'S1', is 'bare'"),
-    ({"areas": ["V1"]}, "areas was 'all', is 'V1'"),
-    ({"batch": 5}, "images at a time was 4, is 5"),
-    ({"dtype": "float16"}, "dtype was 'float32', is 'float16'"),
-    ({"precision": "bf16"}, "precision was 'fp32', is 'bf16'"),
-])  # fmt: skip
-def test_half_a_prediction_is_not_finished_with_other_settings(call, cut, tmp_path, change, message):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subject": "bare"}, "subject was 'S1', is 'bare'"),
+        ({"areas": ["V1"]}, "areas was 'all', is 'V1'"),
+        ({"batch": 5}, "images at a time was 4, is 5"),
+        ({"dtype": "float16"}, "dtype was 'float32', is 'float16'"),
+        ({"precision": "bf16"}, "precision was 'fp32', is 'bf16'"),
+    ],
+)
+def test_half_a_prediction_is_not_finished_with_other_settings(
+    call, cut, tmp_path, change, message
+):
     cut()
     before = (work_of(tmp_path) / "responses.raw").read_bytes()
     with pytest.raises(UbrainError, match=re.escape(message)):
@@ -513,7 +612,9 @@ def test_an_image_that_has_changed_since_it_was_predicted_is_noticed(cut, call, 
         call("cut.h5", images=images)
 
 
-def test_an_unreadable_image_is_named_and_the_run_continues_when_it_is_mended(call, made, tmp_path, monkeypatch):
+def test_an_unreadable_image_is_named_and_the_run_continues_when_it_is_mended(
+    call, made, tmp_path, monkeypatch
+):
     images = copied(made, tmp_path)
     whole = call("whole.h5", images=images)
     good = (images / "image10.png").read_bytes()
@@ -543,7 +644,10 @@ def test_images_that_were_added_at_the_end_are_predicted_too(call, made, tmp_pat
 
 def test_two_at_a_time_are_refused(call, tmp_path):
     work_of(tmp_path).mkdir()
-    with FileLock(work_of(tmp_path) / "lock"), pytest.raises(UbrainError, match="another process is writing"):
+    with (
+        FileLock(work_of(tmp_path) / "lock"),
+        pytest.raises(UbrainError, match="another process is writing"),
+    ):
         call("cut.h5")
     call("cut.h5")
 
@@ -558,30 +662,39 @@ def test_a_damaged_record_of_the_work_is_a_clear_error(call, cut, tmp_path):
 # --- refused
 
 
-@pytest.mark.parametrize(("name", "options", "message"), [
-    ("p.csv", {}, r"p\.csv: unknown format; expected a name that ends in \.h5"),
-    ("p.gii", {}, "unknown format"),
-    (".h5", {}, "unknown format"),
-    ("p.h5", {"subject": "S9"}, "no subject 'S9'; it has S1, S2, bare"),
-    ("p.h5", {"folder": Path("nowhere")}, "no folder 'nowhere'"),
-    ("p.h5", {"images": Path("nowhere")}, "expected a folder of images"),
-    ("p.h5", {"areas": ["FFA", "V9"]}, "no area 'V9'; it has EBA, FFA, PPA, V1, V2"),
-    ("p.h5", {"areas": []}, "it has EBA"),
-    ("p.h5", {"subject": "bare", "areas": ["V1"]}, "no voxel table of 'bare'"),
-    ("p.h5", {"precision": "fp8"}, "unknown precision 'fp8': expected one of fp32, bf16"),
-    ("p.h5", {"dtype": "int8"}, "unknown dtype 'int8'"),
-    ("p.h5", {"device": "cuda:77"}, "'cuda:77' is not available"),
-    ("p.h5", {"memory": 100}, "100 bytes of memory are too little"),
-    ("p.h5", {"reference": "mask.nii"}, r"gives the grid of a \.nii"),
-    ("p.h5", {"weights": "missing.safetensors"}, "existing .safetensors file"),
-    ("p.func.gii", {"dtype": "float16"}, "holds float32, not float16"),
-    ("p.func.gii", {"subject": "S2"}, "needs hemisphere, vertex of every voxel.*has no vertex"),
-    ("p.func.gii", {"subject": "bare"}, "needs hemisphere, vertex of every voxel"),
-    ("p.nii", {"subject": "S1"}, "has no i, j, k"),
-    ("p.nii.gz", {"subject": "S2"}, "needs the grid and the affine.*'func1pt8mm'; give --reference"),
-    ("p.nii", {"subject": "S2", "reference": "nowhere.nii"}, "nowhere.nii cannot be read"),
-])  # fmt: skip
-def test_what_cannot_be_done_is_said_at_once_and_leaves_nothing(call, tmp_path, name, options, message):
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("p.csv", {}, r"p\.csv: unknown format; expected a name that ends in \.h5"),
+        ("p.gii", {}, "unknown format"),
+        (".h5", {}, "unknown format"),
+        ("p.h5", {"subject": "S9"}, "no subject 'S9'; it has S1, S2, bare"),
+        ("p.h5", {"folder": Path("nowhere")}, "no folder 'nowhere'"),
+        ("p.h5", {"images": Path("nowhere")}, "expected a folder of images"),
+        ("p.h5", {"areas": ["FFA", "V9"]}, "no area 'V9'; it has EBA, FFA, PPA, V1, V2"),
+        ("p.h5", {"areas": []}, "it has EBA"),
+        ("p.h5", {"subject": "bare", "areas": ["V1"]}, "no voxel table of 'bare'"),
+        ("p.h5", {"precision": "fp8"}, "unknown precision 'fp8': expected one of fp32, bf16"),
+        ("p.h5", {"dtype": "int8"}, "unknown dtype 'int8'"),
+        ("p.h5", {"device": "cuda:77"}, "'cuda:77' is not available"),
+        ("p.h5", {"memory": 100}, "100 bytes of memory are too little"),
+        ("p.h5", {"reference": "mask.nii"}, r"gives the grid of a \.nii"),
+        ("p.h5", {"weights": "missing.safetensors"}, "existing .safetensors file"),
+        ("p.func.gii", {"dtype": "float16"}, "holds float32, not float16"),
+        ("p.func.gii", {"subject": "S2"}, "needs hemisphere, vertex of every voxel.*has no vertex"),
+        ("p.func.gii", {"subject": "bare"}, "needs hemisphere, vertex of every voxel"),
+        ("p.nii", {"subject": "S1"}, "has no i, j, k"),
+        (
+            "p.nii.gz",
+            {"subject": "S2"},
+            "needs the grid and the affine.*'func1pt8mm'; give --reference",
+        ),
+        ("p.nii", {"subject": "S2", "reference": "nowhere.nii"}, "nowhere.nii cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once_and_leaves_nothing(
+    call, tmp_path, name, options, message
+):
     with pytest.raises(UbrainError, match=message):
         call(name, **options)
     assert not list(tmp_path.iterdir())
@@ -612,19 +725,38 @@ SURFACE = {"voxel": [10, 11, 12], "hemisphere": ["L", "L", "R"], "vertex": [5, 6
 VOLUME = {"voxel": [10, 11, 12], "i": [0, 1, 4], "j": [0, 1, 5], "k": [0, 1, 6]}
 
 
-@pytest.mark.parametrize(("name", "change", "message"), [
-    ("p.func.gii", {"hemisphere": ["L", "", "R"]}, "hemisphere of voxel 11 is ''; expected L or R"),
-    ("p.func.gii", {"vertex": [5, 6, 10242]}, "vertex of voxel 12 is 10242; expected a whole number from 0 to 10241"),
-    ("p.func.gii", {"vertex": [5, np.nan, 7]}, "vertex of voxel 11 is nan"),
-    ("p.func.gii", {"vertex": ["5", "6.5", "7"]}, "vertex of voxel 11 is 6.5"),
-    ("p.func.gii", {"vertex": [5, 5, 5]}, "voxels 10 and 11 are at the same place"),
-    ("p.nii", {"i": [0, 1, 5]}, "i of voxel 12 is 5; expected a whole number from 0 to 4"),
-    ("p.nii", {"k": [-1, 1, 2]}, "k of voxel 10 is -1"),
-    ("p.nii", {"i": [0, 1, 0], "j": [0, 1, 0], "k": [0, 1, 0]}, "voxels 10 and 12 are at the same place"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "p.func.gii",
+            {"hemisphere": ["L", "", "R"]},
+            "hemisphere of voxel 11 is ''; expected L or R",
+        ),
+        (
+            "p.func.gii",
+            {"vertex": [5, 6, 10242]},
+            "vertex of voxel 12 is 10242; expected a whole number from 0 to 10241",
+        ),
+        ("p.func.gii", {"vertex": [5, np.nan, 7]}, "vertex of voxel 11 is nan"),
+        ("p.func.gii", {"vertex": ["5", "6.5", "7"]}, "vertex of voxel 11 is 6.5"),
+        ("p.func.gii", {"vertex": [5, 5, 5]}, "voxels 10 and 11 are at the same place"),
+        ("p.nii", {"i": [0, 1, 5]}, "i of voxel 12 is 5; expected a whole number from 0 to 4"),
+        ("p.nii", {"k": [-1, 1, 2]}, "k of voxel 10 is -1"),
+        (
+            "p.nii",
+            {"i": [0, 1, 0], "j": [0, 1, 0], "k": [0, 1, 0]},
+            "voxels 10 and 12 are at the same place",
+        ),
+    ],
+)
 def test_places_that_cannot_be_are_refused(reference, tmp_path, name, change, message):
     good = VOLUME if name == "p.nii" else SURFACE
-    options = {"space": "fsaverage5", "dtype": np.dtype("float32"), "reference": reference if name == "p.nii" else None}
+    options = {
+        "space": "fsaverage5",
+        "dtype": np.dtype("float32"),
+        "reference": reference if name == "p.nii" else None,
+    }
     maps.writer(tmp_path / name, pd.DataFrame(good), **options)
     with pytest.raises(UbrainError, match=re.escape(message)):
         maps.writer(tmp_path / name, pd.DataFrame({**good, **change}), **options)
@@ -632,7 +764,9 @@ def test_places_that_cannot_be_are_refused(reference, tmp_path, name, change, me
 
 @pytest.mark.parametrize(("space", "said"), [("", "nothing"), ("nativesurface", "nativesurface")])
 def test_vertices_of_an_unknown_surface_are_refused(tmp_path, space, said):
-    with pytest.raises(UbrainError, match=f"expected a space of fsaverage, .*the checkpoint says '?{said}"):
+    with pytest.raises(
+        UbrainError, match=f"expected a space of fsaverage, .*the checkpoint says '?{said}"
+    ):
         maps.writer(tmp_path / "p.func.gii", pd.DataFrame(SURFACE), space, np.dtype("float32"))
 
 
@@ -656,15 +790,22 @@ def test_only_the_embeddings_of_the_subject_are_loaded(call, monkeypatch):
 
 
 def test_adapters_come_with_the_checkpoint(call, made, tmp_path):
-    config = BackboneConfig("vit_tiny_patch16_224", "random", (1, 3), 32, None, True, 2, adapter_alpha=1.0)
+    config = BackboneConfig(
+        "vit_tiny_patch16_224", "random", (1, 3), 32, None, True, 2, adapter_alpha=1.0
+    )
     backbone = Backbone(config).eval()
     for p in backbone.adapters.parameters():
         nn.init.normal_(p, std=0.3)
     encoder = encoder_on(backbone, {"S1": 12})
-    checkpoint.save(encoder, tmp_path / "adapted", backbone.adapters, settings={"backbone": asdict(config)})
+    checkpoint.save(
+        encoder, tmp_path / "adapted", backbone.adapters, settings={"backbone": asdict(config)}
+    )
     with torch.no_grad():
         pixels = backbone.preprocess(made.pictures)
-        expected, without = encoder(backbone(pixels), "S1"), encoder(Backbone(config).eval()(pixels), "S1")
+        expected, without = (
+            encoder(backbone(pixels), "S1"),
+            encoder(Backbone(config).eval()(pixels), "S1"),
+        )
     assert (expected - without).abs().max() > 0.01
     close(responses(call(folder=tmp_path / "adapted")), expected.numpy())
 
@@ -675,16 +816,38 @@ def test_a_file_of_weights_replaces_those_that_are_not_here(call, made, backbone
     with pytest.raises(UbrainError, match=r"on_another_machine\.safetensors.*--weights"):
         call(folder=tmp_path / "moved")
     save_file(backbone.model.state_dict(), tmp_path / "mine.safetensors")
-    close(responses(call(folder=tmp_path / "moved", weights=tmp_path / "mine.safetensors")), made.direct["S1"])
+    close(
+        responses(call(folder=tmp_path / "moved", weights=tmp_path / "mine.safetensors")),
+        made.direct["S1"],
+    )
 
 
 # --- the command
 
 
 def test_the_command_does_what_the_function_does(call, made, tmp_path):
-    options = ["--checkpoint", made.crowd, "--images", made.images, "--subject", "S1", "--areas", "FFA, PPA", "--out",
-               tmp_path / "cli.h5", "--device", "cpu", "--precision", "bf16", "--memory", "1.5MB", "--batch", "4",
-               "--dtype", "float16"]  # fmt: skip
+    options = [
+        "--checkpoint",
+        made.crowd,
+        "--images",
+        made.images,
+        "--subject",
+        "S1",
+        "--areas",
+        "FFA, PPA",
+        "--out",
+        tmp_path / "cli.h5",
+        "--device",
+        "cpu",
+        "--precision",
+        "bf16",
+        "--memory",
+        "1.5MB",
+        "--batch",
+        "4",
+        "--dtype",
+        "float16",
+    ]
     done = CliRunner().invoke(app, ["predict", *map(str, options)])
     assert done.exit_code == 0, done.output
     assert "".join(done.output.split()) == str(tmp_path / "cli.h5")
@@ -692,7 +855,10 @@ def test_the_command_does_what_the_function_does(call, made, tmp_path):
     assert (tmp_path / "cli.h5").read_bytes() == same.read_bytes()
 
 
-@pytest.mark.parametrize(("text", "expected"), [("2GB", 2_000_000_000), ("1.5 MiB", 3 << 19), ("500kb", 500_000), ("77", 77)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("2GB", 2_000_000_000), ("1.5 MiB", 3 << 19), ("500kb", 500_000), ("77", 77)],
+)
 def test_memory_in_words(text, expected):
     assert bytes_of(text) == expected
 
@@ -728,7 +894,9 @@ def test_a_crowd_is_predicted_and_evaluated_the_same_in_the_least_memory(crowd_s
     close(train.predict(encoder, source, name, rows, memory=memory), plain)
     expected = scores.correlation(plain, source.crowd[name].responses_to(rows))
     assert np.abs(expected).max() > 0.05
-    np.testing.assert_allclose(train.correlate(encoder, source, name, rows, memory=memory), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        train.correlate(encoder, source, name, rows, memory=memory), expected, atol=1e-4
+    )
 
 
 def test_no_images_of_a_crowd_give_no_responses(crowd_source):

@@ -1,4 +1,6 @@
-"""The linear rest: its features, its ridge, how its strength is found, and its way through encoder, files and predictions."""
+"""The linear rest: its features, its ridge, how its strength is found, and its way through
+encoder, files and predictions.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,16 @@ from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.predict import Predictor
-from ubrain.rest import STRENGTHS, Components, LinearRest, candidates, features, is_clear, n_features, no_rest
+from ubrain.rest import (
+    STRENGTHS,
+    Components,
+    LinearRest,
+    candidates,
+    features,
+    is_clear,
+    n_features,
+    no_rest,
+)
 
 SIZES = EncoderConfig(widths=(6, 8), n_tokens=17, embedding_size=8, channels=5)
 
@@ -41,7 +52,9 @@ def test_the_ridge_is_ridge_regression_on_scaled_features():
     weights, offset = components.ridge(y[images], images)
     for a, w, o in zip(STRENGTHS, weights, offset, strict=True):
         known = Ridge(a).fit(components.values[images].double(), y[images].double())
-        np.testing.assert_allclose(components.values @ w + o, known.predict(components.values.double()), atol=2e-3)
+        np.testing.assert_allclose(
+            components.values @ w + o, known.predict(components.values.double()), atol=2e-3
+        )
 
 
 def test_a_rest_reads_new_images_as_it_read_the_old():
@@ -49,22 +62,36 @@ def test_a_rest_reads_new_images_as_it_read_the_old():
     components = Components(features(levels))
     y, f, n = random(40, 3), random(40, 3, seed=3), len(STRENGTHS)
     shares = torch.zeros(2 * n + 1, 3)
-    shares[4, 0] = shares[n + 5, 1] = shares[-1, 2] = 1  # embedding and ridge, ridge, embedding alone
-    blocks = [components.fit(y[:, some], 0.5 * f[:, some], shares[:, some]) for some in (slice(0, 2), slice(2, 3))]
+    shares[4, 0] = shares[n + 5, 1] = shares[-1, 2] = (
+        1  # embedding and ridge, ridge, embedding alone
+    )
+    blocks = [
+        components.fit(y[:, some], 0.5 * f[:, some], shares[:, some])
+        for some in (slice(0, 2), slice(2, 3))
+    ]
     whole = components.rest(blocks, 0.5)(f, levels)
     for v, i, base in ((0, 4, 0.5 * f[:, 0]), (1, 5, torch.zeros(40))):
         weights, offset = components.ridge((y[:, v] - base)[:, None], torch.arange(40))
-        torch.testing.assert_close(whole[:, v], base + (components.values @ weights[i] + offset[i])[:, 0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            whole[:, v],
+            base + (components.values @ weights[i] + offset[i])[:, 0],
+            rtol=1e-3,
+            atol=1e-3,
+        )
     torch.testing.assert_close(whole[:, 2], 0.5 * f[:, 2])
 
 
 def misses_of(known, linear, wrong=0.0, n=200, n_voxels=40):
-    """What candidates leave over, if y is so much of f and of a linear signal, and f has a part that y has not."""
+    """What candidates leave over, if y is so much of f and of a linear signal, and f has a part
+    that y has not.
+    """
     components = Components(features([random(n, 16, 5)]))
     signal = components.values @ random(components.values.shape[1], n_voxels, seed=1)
     f = random(n, n_voxels, seed=2)
     y = known * f + linear * signal / signal.std(0) + 0.5 * random(n, n_voxels, seed=3)
-    return components.misses(y, f + wrong * random(n, n_voxels, seed=4), torch.arange(120), torch.arange(120, n))
+    return components.misses(
+        y, f + wrong * random(n, n_voxels, seed=4), torch.arange(120), torch.arange(120, n)
+    )
 
 
 def shares_of(**kinds):
@@ -104,7 +131,13 @@ def test_a_candidate_that_many_voxels_want_is_likelier_for_all():
 def encoder():
     torch.manual_seed(0)
     made = UniversalEncoder(SIZES, {"S1": 4, "S10": 6}).eval()
-    parts = {"basis": (n_features(2, 17, 5), 3), "shift": (3,), "weights": (3, 6), "offset": (6,), "scale": (6,)}
+    parts = {
+        "basis": (n_features(2, 17, 5), 3),
+        "shift": (3,),
+        "weights": (3, 6),
+        "offset": (6,),
+        "scale": (6,),
+    }
     made.rests["S10"] = LinearRest.of({name: random(*shape) for name, shape in parts.items()})
     return made
 
@@ -114,16 +147,26 @@ def test_the_rest_is_added_wherever_the_subject_is_predicted(encoder):
     with torch.no_grad():
         whole, rest = encoder(tokens, "S10"), encoder.rests["S10"]
         alone = encoder.respond(tokens, encoder.voxel_terms(encoder.subject("S10")))
-        parts = features([level.project(t) for level, t in zip(encoder.levels, tokens, strict=True)])
-        more = (torch.cat([p.flatten(1) for p in parts], 1) @ rest.basis - rest.shift) @ rest.weights + rest.offset
+        parts = features(
+            [level.project(t) for level, t in zip(encoder.levels, tokens, strict=True)]
+        )
+        more = (
+            torch.cat([p.flatten(1) for p in parts], 1) @ rest.basis - rest.shift
+        ) @ rest.weights + rest.offset
         torch.testing.assert_close(whole, rest.scale * alone + more)
         torch.testing.assert_close(encoder(tokens, "S10", torch.tensor([4, 1])), whole[:, [4, 1]])
-        with pytest.raises(UbrainError, match="'S10' has a linear rest, which is for voxels that all images share"):
+        with pytest.raises(
+            UbrainError, match="'S10' has a linear rest, which is for voxels that all images share"
+        ):
             encoder(tokens, "S10", torch.zeros(7, 2, dtype=torch.int64))
     for voxels in (None, np.array([5, 0, 2])):
         predicted = Predictor(encoder, "S10", voxels)(tokens)
-        np.testing.assert_allclose(predicted, whole if voxels is None else whole[:, voxels], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(Predictor(encoder, "S1")(tokens), encoder(tokens, "S1").detach(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            predicted, whole if voxels is None else whole[:, voxels], rtol=1e-4, atol=1e-5
+        )
+    np.testing.assert_allclose(
+        Predictor(encoder, "S1")(tokens), encoder(tokens, "S1").detach(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_checkpoint_keeps_the_rest_with_its_subject(encoder, tmp_path):

@@ -26,7 +26,10 @@ def run(tmp_path):
     """A run of four subjects: the gain is above 0 in two, unknown in one."""
     folder = tmp_path / "simulated-smoke"
     medians = {"S0": 0.1, "S1": 0.4, "S2": 0.2, "S3": 0.3}
-    records = [Record("median_r", r, "encoder, crowd", s, r - 0.1, r + 0.1, 60, "r") for s, r in medians.items()]
+    records = [
+        Record("median_r", r, "encoder, crowd", s, r - 0.1, r + 0.1, 60, "r")
+        for s, r in medians.items()
+    ]
     records += [
         Record("gain_median_r", 0.03, GAIN, "S0", 0.01, 0.05, 60, "r"),
         Record("gain_median_r", 0.02, GAIN, "S1", 0.001, 0.05, 60, "r"),
@@ -52,12 +55,19 @@ def test_what_is_written_is_read(tmp_path):
         Record("r", 1.0, "≈ −"),
     ]
     write(tmp_path / "run" / "01_x.json", *records)
-    (name, document), = results.read_results(tmp_path / "run").items()
+    ((name, document),) = results.read_results(tmp_path / "run").items()
     assert name == document["notebook"] == "01_x"
     assert {k: document[k] for k in FACTS} == FACTS
     assert document["results"][0] == {
-        "name": "r", "value": 0.5, "condition": "x", "subject": "S1", "low": 0.25, "high": 1, "n": 7, "unit": "r",
-    }  # fmt: skip
+        "name": "r",
+        "value": 0.5,
+        "condition": "x",
+        "subject": "S1",
+        "low": 0.25,
+        "high": 1,
+        "n": 7,
+        "unit": "r",
+    }
     assert (document["results"][1]["value"], document["results"][1]["high"]) == (None, None)
     assert document["results"][1]["low"] is None
     assert document["results"][2]["condition"] == "≈ −"
@@ -74,7 +84,12 @@ def test_file_is_strict_json(tmp_path):
 
 def test_same_record_twice_is_refused(tmp_path):
     with pytest.raises(UbrainError, match=r"a: recorded more than once: \('r', 'x', 'S1'\)"):
-        write(tmp_path / "a.json", Record("r", 1, "x", "S1"), Record("r", 2, "x", "S2"), Record("r", 3, "x", "S1"))
+        write(
+            tmp_path / "a.json",
+            Record("r", 1, "x", "S1"),
+            Record("r", 2, "x", "S2"),
+            Record("r", 3, "x", "S1"),
+        )
     assert not (tmp_path / "a.json").exists()
 
 
@@ -82,7 +97,11 @@ def documents(tmp_path, old, new):
     return write(tmp_path / "old.json", *old), write(tmp_path / "new.json", *new)
 
 
-A, B, C = Record("a", 1.0, low=0.5, high=1.5, n=3), Record("b", float("nan")), Record("c", 0.0, "x", "S1")
+A, B, C = (
+    Record("a", 1.0, low=0.5, high=1.5, n=3),
+    Record("b", float("nan")),
+    Record("c", 0.0, "x", "S1"),
+)
 
 
 @pytest.mark.parametrize(
@@ -119,20 +138,25 @@ def test_scoreboard_leaves_blank_what_is_not_known(run):
 
 
 def test_scoreboard_counts_intervals_above_zero(run):
-    assert row(results.scoreboard(run), "Gain in median r: crowd − one subject")[4] == (
-        "0.020 (0.010 … 0.030), 3 subjects; 95 % interval above 0 in 2 of 3"
+    assert (
+        row(results.scoreboard(run), "Gain in median r: crowd − one subject")[4]
+        == "0.020 (0.010 … 0.030), 3 subjects; 95 % interval above 0 in 2 of 3"
     )
 
 
 def test_scoreboard_shows_gallery_and_chance(run):
-    assert row(results.scoreboard(run), "Top-1 retrieval, encoder on the crowd")[4] == (
-        "25.0 % (12.5 % … 37.5 %), 2 subjects; gallery 40, chance 2.5 %"
+    assert (
+        row(results.scoreboard(run), "Top-1 retrieval, encoder on the crowd")[4]
+        == "25.0 % (12.5 % … 37.5 %), 2 subjects; gallery 40, chance 2.5 %"
     )
 
 
 def test_scoreboard_says_what_it_was_made_with(run):
     text = results.scoreboard(run)
-    assert text.splitlines()[0] == "| claim | figure | paper | authors' run | here: simulated-smoke | notebook |"
+    assert (
+        text.splitlines()[0]
+        == "| claim | figure | paper | authors' run | here: simulated-smoke | notebook |"
+    )
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert "Here: simulated crowd, profile smoke, seed 0" in text
     write(run / "01_crowd_gains.json", Record("median_r", 0.5), simulated=False, crowd="nsd.h5")
@@ -147,27 +171,45 @@ def test_scoreboard_of_other_notebooks_only_is_blank_here(tmp_path):
 def test_scoreboard_links_to_the_executed_notebook(run):
     (run / "01_crowd_gains.ipynb").write_text("")
     link = f"[01]({run.parent.name}/simulated-smoke/01_crowd_gains.ipynb)"
-    assert {row(results.scoreboard(run), c["text"])[5] for c in CLAIMS if c["notebook"] == "01_crowd_gains"} == {link}
+    assert {
+        row(results.scoreboard(run), c["text"])[5]
+        for c in CLAIMS
+        if c["notebook"] == "01_crowd_gains"
+    } == {link}
 
 
 @pytest.fixture
 def claims(monkeypatch):
     """Claims of a paper about which everything is known."""
     paper = {
-        "sources": {"paper": "book"}, "runs": {"seeds": [1, 2, 5], "recordings": "macaque-fast", "recordings_are": "neurons"},
+        "sources": {"paper": "book"},
+        "runs": {"seeds": [1, 2, 5], "recordings": "macaque-fast", "recordings_are": "neurons"},
         "claim": [
-            {"text": t, "figure": "", "notebook": n, "name": t, "condition": "c", "paper": "", "run": ""}
+            {
+                "text": t,
+                "figure": "",
+                "notebook": n,
+                "name": t,
+                "condition": "c",
+                "paper": "",
+                "run": "",
+            }
             for t, n in (("each", "03_x"), ("whole", "03_x"), ("images", "03_x"), ("lost", "04_y"))
         ],
-    }  # fmt: skip
+    }
     monkeypatch.setattr(results, "paper_claims", lambda: paper)
 
 
 def world(folder, by):
     """A run of 03_x in which everything is `by` larger."""
-    write(folder / "03_x.json", Record("each", 0.1 + by, "c", "S1"), Record("each", 0.2 + by, "c", "S2"),
-          Record("each", 9, "c", "all"), Record("whole", 0.5 + by, "c", low=0.25 + by, high=0.75 + by, unit="share"),
-          Record("images", 25 + 100 * by, "c", unit="images"))  # fmt: skip
+    write(
+        folder / "03_x.json",
+        Record("each", 0.1 + by, "c", "S1"),
+        Record("each", 0.2 + by, "c", "S2"),
+        Record("each", 9, "c", "all"),
+        Record("whole", 0.5 + by, "c", low=0.25 + by, high=0.75 + by, unit="share"),
+        Record("images", 25 + 100 * by, "c", unit="images"),
+    )
 
 
 def test_a_number_over_all_subjects_is_shown_with_its_interval(tmp_path, claims):
@@ -180,13 +222,25 @@ def test_a_number_over_all_subjects_is_shown_with_its_interval(tmp_path, claims)
 
 
 def test_other_seeds_and_recordings_are_shown_beside(tmp_path, claims):
-    for name, by in (("fast", 0), ("fast-seed1", 0.1), ("fast-seed2", 0.04), ("fast-seed3", 0.9), ("macaque-fast", 0.7)):
+    for name, by in (
+        ("fast", 0),
+        ("fast-seed1", 0.1),
+        ("fast-seed2", 0.04),
+        ("fast-seed3", 0.9),
+        ("macaque-fast", 0.7),
+    ):
         world(tmp_path / name, by)
     text = results.scoreboard(tmp_path / "fast")
-    assert text.splitlines()[0] == (
-        "| claim | figure | paper | authors' run | here: fast | over seeds | here: macaque-fast | notebook |"
+    assert (
+        text.splitlines()[0]
+        == "| claim | figure | paper | authors' run | here: fast | over seeds | here: macaque-fast"
+        " | notebook |"
     )
-    each = ["0.150 (0.100 … 0.200), 2 subjects", "0.150 … 0.250, 3 seeds", "0.850 (0.800 … 0.900), 2 subjects"]
+    each = [
+        "0.150 (0.100 … 0.200), 2 subjects",
+        "0.150 … 0.250, 3 seeds",
+        "0.850 (0.800 … 0.900), 2 subjects",
+    ]
     assert row(text, "each")[4:] == [*each, ""]
     assert row(text, "images")[4:7] == ["25", "25 … 35, 3 seeds", "95"]
     assert row(text, "lost")[4:] == ["", "", "", ""]
@@ -217,7 +271,9 @@ def test_scoreboard_goes_between_its_markers(tmp_path):
         results.write_scoreboard(readme, "| newer |", check=True)
 
 
-@pytest.mark.parametrize("text", ["", START, END, f"{START}{START}{END}", f"{START}{END}{END}", f"{END}\n{START}"])
+@pytest.mark.parametrize(
+    "text", ["", START, END, f"{START}{START}{END}", f"{START}{END}{END}", f"{END}\n{START}"]
+)
 @pytest.mark.parametrize("check", [True, False])
 def test_missing_markers_are_refused(tmp_path, text, check):
     readme = tmp_path / "README.md"

@@ -1,4 +1,6 @@
-"""Scores against independent implementations (scipy, sklearn, the NSD formulas written out) and in the awkward cases."""
+"""Scores against independent implementations (scipy, sklearn, the NSD formulas written out) and in
+the awkward cases.
+"""
 
 import numpy as np
 import pytest
@@ -36,7 +38,9 @@ def sklearn_r2(p, m):
 
 
 score_and_reference = pytest.mark.parametrize(
-    ("score", "expected"), [(scores.correlation, scipy_r), (scores.r2, sklearn_r2)], ids=["correlation", "r2"]
+    ("score", "expected"),
+    [(scores.correlation, scipy_r), (scores.r2, sklearn_r2)],
+    ids=["correlation", "r2"],
 )
 
 
@@ -64,7 +68,9 @@ def test_chunks_do_not_show(score, expected, chunk, monkeypatch):
 
 
 @score_and_reference
-@pytest.mark.parametrize(("dtype", "offset"), [(np.float32, 1e4), (np.float64, 1e6), (np.float64, -1e6)])
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [(np.float32, 1e4), (np.float64, 1e6), (np.float64, -1e6)]
+)
 def test_large_offsets(score, expected, dtype, offset):
     p, m = pair(dtype, n=300, offset=offset)
     np.testing.assert_allclose(score(p, m), reference(expected, p, m), rtol=1e-6)
@@ -93,7 +99,9 @@ def test_constant_voxels_have_no_correlation(dtype, constant, n):
     assert np.isfinite(r[2])
     r2 = scores.r2(p, m)
     assert np.isnan(r2[1])
-    np.testing.assert_allclose(r2[[0, 2]], reference(sklearn_r2, p[:, [0, 2]], m[:, [0, 2]]), rtol=1e-6)
+    np.testing.assert_allclose(
+        r2[[0, 2]], reference(sklearn_r2, p[:, [0, 2]], m[:, [0, 2]]), rtol=1e-6
+    )
 
 
 @both_dtypes
@@ -122,7 +130,9 @@ def test_correlation_ignores_scale_and_shift_and_r2_does_not():
 
 
 def nsd_ncsnr(trials):
-    """Literal: (n_images, n_repeats, n_voxels) z-scored responses -> ncsnr, as in the NSD data manual."""
+    """Literal: (n_images, n_repeats, n_voxels) z-scored responses -> ncsnr, as in the NSD data
+    manual.
+    """
     noise_sd = np.sqrt(np.mean(np.var(trials, axis=1, ddof=1), axis=0))
     signal_sd = np.sqrt(np.maximum(1 - noise_sd**2, 0))
     return signal_sd / noise_sd
@@ -132,10 +142,14 @@ def nsd_ncsnr(trials):
 def test_ncsnr_is_that_of_nsd(dtype):
     rng = np.random.default_rng(1)
     sd = np.linspace(0.2, 1.3, 8)  # the last is all noise
-    trials = np.sqrt(np.maximum(1 - sd**2, 0)) * rng.standard_normal((50, 1, 8)) + sd * rng.standard_normal((50, 3, 8))
+    trials = np.sqrt(np.maximum(1 - sd**2, 0)) * rng.standard_normal(
+        (50, 1, 8)
+    ) + sd * rng.standard_normal((50, 3, 8))
     deviation = ((trials - trials.mean(1, keepdims=True)) ** 2).sum((0, 1)).astype(dtype)
     found = scores.ncsnr(deviation, 50 * 2)
-    np.testing.assert_allclose(found, nsd_ncsnr(trials), rtol=1e-4 if dtype == np.float32 else 1e-12)
+    np.testing.assert_allclose(
+        found, nsd_ncsnr(trials), rtol=1e-4 if dtype == np.float32 else 1e-12
+    )
     assert found[-1] == 0
 
 
@@ -144,7 +158,9 @@ def test_ncsnr_pools_images_with_different_repeats():
     groups = [0.6 * rng.standard_normal(n) for n in (2, 3, 5, 1)]
     deviation = sum(((g - g.mean()) ** 2).sum() for g in groups)
     variance = sum((len(g) - 1) * np.var(g, ddof=1) for g in groups if len(g) > 1) / (1 + 2 + 4)
-    np.testing.assert_allclose(scores.ncsnr([deviation], [7]), np.sqrt(1 - variance) / np.sqrt(variance))
+    np.testing.assert_allclose(
+        scores.ncsnr([deviation], [7]), np.sqrt(1 - variance) / np.sqrt(variance)
+    )
 
 
 def test_ncsnr_is_unknown_without_repeats():
@@ -171,7 +187,11 @@ def test_ceiling_of_a_voxel_without_noise_is_one():
     np.testing.assert_allclose(scores.noise_ceiling(snr, [3, 3]), 1)
 
 
-@pytest.mark.parametrize("repeats", [[1] * 6000, [3] * 6000, [3] * 2000 + [2] * 2000 + [1] * 2000], ids=["1", "3", "mixed"])
+@pytest.mark.parametrize(
+    "repeats",
+    [[1] * 6000, [3] * 6000, [3] * 2000 + [2] * 2000 + [1] * 2000],
+    ids=["1", "3", "mixed"],
+)
 def test_the_true_signal_scores_the_ceiling(repeats):
     snr = np.array([0.3, 0.7, 1.0, 2.0])
     rng = np.random.default_rng(3)
@@ -182,7 +202,9 @@ def test_the_true_signal_scores_the_ceiling(repeats):
 
 
 def test_noise_normalised():
-    found = scores.noise_normalised([0.5, -0.5, 0.9, 0.5, 0.5, 0.5, np.nan], [0.5, 0.5, 0.5, 0.01, 0.0, np.nan, 0.5])
+    found = scores.noise_normalised(
+        [0.5, -0.5, 0.9, 0.5, 0.5, 0.5, np.nan], [0.5, 0.5, 0.5, 0.01, 0.0, np.nan, 0.5]
+    )
     np.testing.assert_allclose(found, [0.5, 0, 1, np.nan, np.nan, np.nan, np.nan])
     np.testing.assert_allclose(scores.noise_normalised([0.1], [0.05], floor=0.1), [np.nan])
 
@@ -193,7 +215,9 @@ def test_noise_normalised():
 def brute_force_ranks(predicted, measured):
     p, m = np.float64(predicted), np.float64(measured)
     similarity = np.corrcoef(m, p - p.mean(0))[: len(m), len(m) :]  # (n_queries, n_gallery)
-    return np.array([sum(s >= row[i] for j, s in enumerate(row) if j != i) for i, row in enumerate(similarity)])
+    return np.array(
+        [sum(s >= row[i] for j, s in enumerate(row) if j != i) for i, row in enumerate(similarity)]
+    )
 
 
 @both_dtypes
@@ -224,7 +248,9 @@ def test_constant_predictions_are_never_right(dtype, constant):
     _, m = pair(dtype, n=50, v=30)
     ranks = scores.retrieval_ranks(np.full_like(m, constant), m)
     assert (ranks == 49).all()
-    ranks = scores.retrieval_ranks(np.tile(np.linspace(-1, 1, 30, dtype=dtype) * constant, (50, 1)), m)
+    ranks = scores.retrieval_ranks(
+        np.tile(np.linspace(-1, 1, 30, dtype=dtype) * constant, (50, 1)), m
+    )
     assert (ranks == 49).all()
 
 
@@ -240,16 +266,21 @@ def test_voxels_with_missing_values_are_left_out():
     p, m = pair(np.float64, n=20, v=15, noise=2)
     broken_p, broken_m = np.insert(p, 4, 99, axis=1), np.insert(m, 4, -99, axis=1)
     broken_p[3, 4] = np.nan
-    np.testing.assert_array_equal(scores.retrieval_ranks(broken_p, broken_m), scores.retrieval_ranks(p, m))
+    np.testing.assert_array_equal(
+        scores.retrieval_ranks(broken_p, broken_m), scores.retrieval_ranks(p, m)
+    )
     with pytest.raises(UbrainError, match="missing"):
         scores.retrieval_ranks(np.full_like(p, np.nan), m)
 
 
 def test_random_predictions_are_at_chance():
     rng = np.random.default_rng(6)
-    ranks = np.concatenate([
-        scores.retrieval_ranks(rng.standard_normal((40, 10)), rng.standard_normal((40, 10))) for _ in range(100)
-    ])  # fmt: skip
+    ranks = np.concatenate(
+        [
+            scores.retrieval_ranks(rng.standard_normal((40, 10)), rng.standard_normal((40, 10)))
+            for _ in range(100)
+        ]
+    )
     for k in (1, 5, 20):
         assert scores.top_k(ranks, k) == pytest.approx(k / 40, abs=4 * np.sqrt(k / 40 / len(ranks)))
     assert ranks.min() == 0
@@ -260,10 +291,16 @@ def test_order_of_images_and_voxels_does_not_matter():
     p, m = pair(np.float64, n=30, v=25, noise=3)
     rng = np.random.default_rng(7)
     images, voxels = rng.permutation(30), rng.permutation(25)
-    np.testing.assert_array_equal(scores.retrieval_ranks(p[images], m[images]), scores.retrieval_ranks(p, m)[images])
-    np.testing.assert_array_equal(scores.retrieval_ranks(p[:, voxels], m[:, voxels]), scores.retrieval_ranks(p, m))
+    np.testing.assert_array_equal(
+        scores.retrieval_ranks(p[images], m[images]), scores.retrieval_ranks(p, m)[images]
+    )
+    np.testing.assert_array_equal(
+        scores.retrieval_ranks(p[:, voxels], m[:, voxels]), scores.retrieval_ranks(p, m)
+    )
     np.testing.assert_allclose(scores.correlation(p[images], m[images]), scores.correlation(p, m))
-    np.testing.assert_allclose(scores.correlation(p[:, voxels], m[:, voxels]), scores.correlation(p, m)[voxels])
+    np.testing.assert_allclose(
+        scores.correlation(p[:, voxels], m[:, voxels]), scores.correlation(p, m)[voxels]
+    )
 
 
 def running(p, m, cuts):
@@ -292,9 +329,13 @@ def test_chunks_of_voxels_do_not_show_in_batches_either(chunk, monkeypatch):
 def test_correlation_in_batches_stands_large_offsets_and_drift(offset):
     p, m = pair(np.float64, n=300)
     drift = offset * np.linspace(0, 1, 300)[:, None]
-    expected = reference(scipy_r, p, m)  # of the values without the offset: a sum of squares would have lost them
+    expected = reference(
+        scipy_r, p, m
+    )  # of the values without the offset: a sum of squares would have lost them
     np.testing.assert_allclose(running(p + offset, m + offset, [7, 150]), expected, atol=1e-8)
-    np.testing.assert_allclose(running(p + drift, m, [7, 150]), scores.correlation(p + drift, m), atol=1e-10)
+    np.testing.assert_allclose(
+        running(p + drift, m, [7, 150]), scores.correlation(p + drift, m), atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 1e6 / 7])

@@ -18,11 +18,16 @@ def crowd_of_two(n=60, v=40, seed=0, shared=1.0):
 
 
 def brute_force(predictions, m, n_boot, seed):
-    """Median r of each prediction in resamples of images and voxels, one by one; (n_boot, n_predictions)."""
+    """Median r of each prediction in resamples of images and voxels, one by one; (n_boot,
+    n_predictions).
+    """
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(n_boot):
-        images, voxels = rng.integers(len(m), size=len(m)), rng.integers(m.shape[1], size=m.shape[1])
+        images, voxels = (
+            rng.integers(len(m), size=len(m)),
+            rng.integers(m.shape[1], size=m.shape[1]),
+        )
         out.append([np.median(column_r(p[images], m[images])[voxels]) for p in predictions])
     return np.array(out)
 
@@ -77,7 +82,9 @@ def test_offsets_and_scales_do_not_change_the_interval():
     a, m, _ = crowd_of_two()
     plain = stats.bootstrap_median_r(a, m, n_boot=200)
     moved = stats.bootstrap_median_r(1e-3 * a + 1e4, 1e3 * m - 1e6, n_boot=200)
-    assert (moved.value, moved.low, moved.high) == pytest.approx((plain.value, plain.low, plain.high), abs=1e-6)
+    assert (moved.value, moved.low, moved.high) == pytest.approx(
+        (plain.value, plain.low, plain.high), abs=1e-6
+    )
 
 
 def test_voxels_without_a_correlation_are_left_out_of_both():
@@ -85,7 +92,9 @@ def test_voxels_without_a_correlation_are_left_out_of_both():
     a[:, 0], b[:, 1], m[:, 2] = 0.1, 0.1, 0.1
     found = stats.bootstrap_median_r(a, m, b, 100)
     assert found.n == 37
-    assert found.value == pytest.approx(np.median(column_r(a, m)[3:]) - np.median(column_r(b, m)[3:]))
+    assert found.value == pytest.approx(
+        np.median(column_r(a, m)[3:]) - np.median(column_r(b, m)[3:])
+    )
     with pytest.raises(UbrainError, match="no voxel"):
         stats.bootstrap_median_r(np.ones_like(a), m)
 
@@ -101,7 +110,13 @@ def test_mean_interval_equals_scipy(kind):
     rng = np.random.default_rng(3)
     x = rng.random(80) < 0.4 if kind == "hits" else rng.standard_normal(80)
     found = stats.bootstrap_mean(x, n_boot=4000)
-    expected = bootstrap((x.astype(float),), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(8))
+    expected = bootstrap(
+        (x.astype(float),),
+        np.mean,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(8),
+    )
     low, high = expected.confidence_interval
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.08 * (high - low))
     assert (found.value, found.n) == (pytest.approx(x.mean()), 80)
@@ -113,7 +128,10 @@ def test_mean_difference_is_paired():
     assert stats.bootstrap_mean(a, a) == stats.Interval(0, 0, 0, 100)
     b = a.copy()
     b[:10] = ~b[:10]
-    found, direct = stats.bootstrap_mean(a, b, seed=5), stats.bootstrap_mean(a.astype(float) - b, seed=5)
+    found, direct = (
+        stats.bootstrap_mean(a, b, seed=5),
+        stats.bootstrap_mean(a.astype(float) - b, seed=5),
+    )
     assert found == direct
     assert found.value == pytest.approx(a.mean() - b.mean())
 
@@ -126,7 +144,9 @@ def test_permutation_p_equals_scipy():
     for i in range(6):
         method = PermutationMethod(n_resamples=3000, rng=np.random.default_rng(i))
         expected = pearsonr(p[:, i], m[:, i], alternative="greater", method=method).pvalue
-        assert found[i] == pytest.approx(expected, abs=5 * np.sqrt(2 * expected * (1 - expected) / 3000) + 1e-3)
+        assert found[i] == pytest.approx(
+            expected, abs=5 * np.sqrt(2 * expected * (1 - expected) / 3000) + 1e-3
+        )
 
 
 def test_permutation_p_is_uniform_without_an_effect():
@@ -158,8 +178,10 @@ def test_fdr_equals_scipy_on_what_is_known(missing):
 def test_same_seed_same_numbers(seed):
     a, m, b = crowd_of_two()
     for function, *arguments in (
-        (stats.bootstrap_median_r, a, m, b, 50), (stats.bootstrap_mean, a[:, 0], b[:, 0], 50), (stats.permutation_p, b, m, 50),
-    ):  # fmt: skip
+        (stats.bootstrap_median_r, a, m, b, 50),
+        (stats.bootstrap_mean, a[:, 0], b[:, 0], 50),
+        (stats.permutation_p, b, m, 50),
+    ):
         first, again, other = (function(*arguments, seed=s) for s in (seed, seed, seed + 1))
         np.testing.assert_equal(np.array(first, dtype=object), np.array(again, dtype=object))
         assert not np.array_equal(np.array(first, dtype=object), np.array(other, dtype=object))
@@ -167,7 +189,9 @@ def test_same_seed_same_numbers(seed):
 
 def test_value_is_the_median_of_the_voxel_correlations():
     a, m, _ = crowd_of_two()
-    assert stats.bootstrap_median_r(a, m, n_boot=10).value == pytest.approx(np.median(scores.correlation(a, m)))
+    assert stats.bootstrap_median_r(a, m, n_boot=10).value == pytest.approx(
+        np.median(scores.correlation(a, m))
+    )
     assert str(stats.Interval(0.12345, -0.1, 0.2, 3)) == "0.123 [-0.100, 0.200]"
 
 
@@ -176,8 +200,15 @@ def test_bootstrap_of_a_correlation_is_that_of_scipy():
     x = rng.normal(size=60)
     y = x + rng.normal(size=60)
     found = stats.bootstrap(stats.pearson, np.append(x, np.nan), np.append(y, 1.0), n_boot=1000)
-    expected = bootstrap((x, y), lambda a, b: pearsonr(a, b)[0], paired=True, vectorized=False, n_resamples=500,
-                         method="percentile", random_state=1)  # fmt: skip
+    expected = bootstrap(
+        (x, y),
+        lambda a, b: pearsonr(a, b)[0],
+        paired=True,
+        vectorized=False,
+        n_resamples=500,
+        method="percentile",
+        random_state=1,
+    )
     assert found.value == pytest.approx(pearsonr(x, y)[0])
     np.testing.assert_allclose([found.low, found.high], expected.confidence_interval, atol=0.05)
     assert found.n == 60
@@ -186,6 +217,8 @@ def test_bootstrap_of_a_correlation_is_that_of_scipy():
 def test_bootstrap_of_nothing_is_nan():
     assert np.isnan(stats.bootstrap(stats.pearson, [np.nan], [1.0]).value)
     assert np.isnan(stats.pearson(np.ones(5), np.arange(5.0)))
+
+
 def test_the_mean_of_subjects_weighs_them_equally_and_leaves_out_missing_images():
     values = {"S1": [1.0, 0.0, 1.0, 1.0], "S2": [0.0, np.nan]}
     found = stats.bootstrap_mean_of_subjects(values, {"S1": [4, 5, 6, 7], "S2": [4, 9]}, n_boot=300)
@@ -204,8 +237,12 @@ def test_one_subject_gives_the_interval_of_its_images():
 
 def test_subjects_that_saw_the_same_images_are_drawn_together():
     hits = (np.random.default_rng(0).random(60) < 0.5).astype(float)
-    same = stats.bootstrap_mean_of_subjects(dict.fromkeys("ab", hits), dict.fromkeys("ab", np.arange(60)))
-    apart = stats.bootstrap_mean_of_subjects(dict.fromkeys("ab", hits), {"a": np.arange(60), "b": np.arange(60, 120)})
+    same = stats.bootstrap_mean_of_subjects(
+        dict.fromkeys("ab", hits), dict.fromkeys("ab", np.arange(60))
+    )
+    apart = stats.bootstrap_mean_of_subjects(
+        dict.fromkeys("ab", hits), {"a": np.arange(60), "b": np.arange(60, 120)}
+    )
     assert (apart.high - apart.low) < 0.85 * (same.high - same.low)  # 1 / sqrt(2) of it
 
 
@@ -231,8 +268,17 @@ def test_units_are_resampled_together_with_what_they_were_measured_on():
     rng = np.random.default_rng(1)
     values, noise = np.array([0.2, 0.4]), rng.normal(size=(1, 4000))
     exact = stats.bootstrap_units(values, np.repeat(values[:, None], 10, 1))
-    assert (exact.value, exact.low, exact.high, exact.n) == (pytest.approx(0.3), pytest.approx(0.2), pytest.approx(0.4), 2)
-    one = stats.bootstrap_units([0.2], 0.7 + 0.1 * noise, n_boot=20_000)  # the resamples' own mean plays no part
+    assert (exact.value, exact.low, exact.high, exact.n) == (
+        pytest.approx(0.3),
+        pytest.approx(0.2),
+        pytest.approx(0.4),
+        2,
+    )
+    one = stats.bootstrap_units(
+        [0.2], 0.7 + 0.1 * noise, n_boot=20_000
+    )  # the resamples' own mean plays no part
     np.testing.assert_allclose([one.low, one.high], [0.2 - 0.196, 0.2 + 0.196], atol=0.01)
     shared = stats.bootstrap_units([0.2, 0.2], np.repeat(0.1 * noise, 2, 0), n_boot=20_000)
-    assert shared.high - shared.low == pytest.approx(one.high - one.low, rel=0.05)  # the same images: no second sample
+    assert shared.high - shared.low == pytest.approx(
+        one.high - one.low, rel=0.05
+    )  # the same images: no second sample

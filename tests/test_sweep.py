@@ -1,4 +1,6 @@
-"""Sweeps: what a grid may say, what runs, what is left when something fails or stops, and the table at the end."""
+"""Sweeps: what a grid may say, what runs, what is left when something fails or stops, and the
+table at the end.
+"""
 
 import json
 import os
@@ -39,8 +41,10 @@ from pathlib import Path
 
 print("before")
 assert rate < 1, "broken on purpose"
-record = {"name": "r", "value": rate + seed, "condition": "x", "subject": "S1", "low": None, "high": None, "n": 7, "unit": "r"}
-Path(os.environ["UBRAIN_OUT"], "98_ok.json").write_text(json.dumps({"seed": seed, "commit": "c", "results": [record]}))
+record = {"name": "r", "value": rate + seed, "condition": "x", "subject": "S1"}
+record |= {"low": None, "high": None, "n": 7, "unit": "r"}
+document = {"seed": seed, "commit": "c", "results": [record]}
+Path(os.environ["UBRAIN_OUT"], "98_ok.json").write_text(json.dumps(document))
 """
 RUN = r"""
 import json, os, sys, time
@@ -56,7 +60,8 @@ if os.environ.get("UBRAIN_TEST_FAIL", "no seed") in out.name:
 if "silent" in os.environ.get("UBRAIN_TEST_FAIL", ""):
     sys.exit()
 record = {"condition": "x", "low": None, "high": None, "n": 7, "unit": "r"}
-values = {"S1": given.get("seed", 0), "S2": 1 + given.get("seed", 0), "S3": 5 + given.get("seed", 0), "all": 3}
+seed = given.get("seed", 0)
+values = {"S1": seed, "S2": 1 + seed, "S3": 5 + seed, "all": 3}
 results = [{"name": "r", "subject": s, "value": v, **record} for s, v in values.items()]
 results += [{"name": "nothing", "subject": "S1", "value": None, **record}]
 (out / "98_ok.json").write_text(json.dumps({"commit": "c", "results": results}))
@@ -77,7 +82,9 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def quick(project, monkeypatch):
-    """Runs are a small script instead of papermill; returns the names of those that started since last asked."""
+    """Runs are a small script instead of papermill; returns the names of those that started since
+    last asked.
+    """
     (project / "run.py").write_text(RUN)
 
     def command(notebook, parameters, folder):
@@ -93,7 +100,11 @@ def quick(project, monkeypatch):
     return started
 
 
-def grid(project, text="{notebook: 98_ok, parameters: {seed: [0, 1, 2], profile: smoke, n_images: [[25], [25, 100]]}}"):
+def grid(
+    project,
+    text="{notebook: 98_ok, parameters: "
+    "{seed: [0, 1, 2], profile: smoke, n_images: [[25], [25, 100]]}}",
+):
     (project / "grid.yaml").write_text(text)
     return sweep.read_grid(project / "grid.yaml")
 
@@ -143,26 +154,49 @@ BAD = {
     "{notebook: 98_ok, parameters: {1: 0}}": "98_ok has no parameter 1",
     "{notebook: 98_ok, parameters: {seed: [0, '1']}}": "parameter 'seed' is '1', expected a int",
     "{notebook: 98_ok, parameters: {seed: [0, true]}}": "parameter 'seed' is True, expected a int",
-    "{notebook: 98_ok, parameters: {seed: [0, -1]}}": "seed: expected 0 or a positive number, got -1",
-    "{notebook: 98_ok, parameters: {seed: []}}": r"'seed': expected a list of different values, got \[\]",
-    "{notebook: 98_ok, parameters: {seed: [0, 1, 0]}}": r"'seed': expected a list of different values, got \[0, 1, 0\]",
-    "{notebook: 98_ok, parameters: {n_images: [25, 50]}}": r"is 25, expected a list such as \[25\]; in a grid a list is swept",
+    "{notebook: 98_ok, parameters: {seed: [0, -1]}}": (
+        "seed: expected 0 or a positive number, got -1"
+    ),
+    "{notebook: 98_ok, parameters: {seed: []}}": (
+        r"'seed': expected a list of different values, got \[\]"
+    ),
+    "{notebook: 98_ok, parameters: {seed: [0, 1, 0]}}": (
+        r"'seed': expected a list of different values, got \[0, 1, 0\]"
+    ),
+    "{notebook: 98_ok, parameters: {n_images: [25, 50]}}": (
+        r"is 25, expected a list such as \[25\]; in a grid a list is swept"
+    ),
     "{notebook: 98_ok, parameters: {profile: [smoke, huge]}}": "unknown profile 'huge'",
     "{notebook: 98_ok, parameters: {crowd: [nowhere.h5]}}": "nowhere.h5",
-    "{notebook: 98_ok, parameters: {subjects: 2020-01-01}}": "expected null, true, false, a number, a text, or a list",
-    "{notebook: 98_ok, parameters: {subjects: [{2020-01-01: 1}]}}": "expected null, true, false, a number",
+    "{notebook: 98_ok, parameters: {subjects: 2020-01-01}}": (
+        "expected null, true, false, a number, a text, or a list"
+    ),
+    "{notebook: 98_ok, parameters: {subjects: [{2020-01-01: 1}]}}": (
+        "expected null, true, false, a number"
+    ),
     "{notebook: 98_ok, parameters: {rate: .nan}}": "expected null, true, false, a number",
     "{notebook: 98_ok, parameters: {seed: 1, seed: 2}}": "'seed' comes twice",
-    "{notebook: 98_ok, parameters: {subjects: &a [x], n_images: *a}}": "references .* are not supported",
-    "{notebook: 98_ok, parameters: {subjects: !!python/object/apply:os.getcwd []}}": "not valid YAML",
+    "{notebook: 98_ok, parameters: {subjects: &a [x], n_images: *a}}": (
+        "references .* are not supported"
+    ),
+    "{notebook: 98_ok, parameters: {subjects: !!python/object/apply:os.getcwd []}}": (
+        "not valid YAML"
+    ),
     "{notebook: 98_ok, parameters: {": "not valid YAML",
     "{notebook: 98_ok, parameters: " + "[" * 5000: "not valid YAML",
     "{notebook: 98_ok, parameters: {seed: " + "9" * 5000 + "}}": "not valid YAML",
-    "{notebook: 98_ok, parameters: {seed: [" + ", ".join(map(str, range(1001))) + "]}}": "1,001 runs; more than 1,000",
-    "{notebook: 98_ok, parameters: {seed: [" + ", ".join(map(str, range(60))) + "], rate: ["
-    + ", ".join(map(str, range(60))) + "], subjects: [" + ", ".join(map(str, range(60))) + "]}}": "216,000 runs",
+    "{notebook: 98_ok, parameters: {seed: ["
+    + ", ".join(map(str, range(1001)))
+    + "]}}": "1,001 runs; more than 1,000",
+    "{notebook: 98_ok, parameters: {seed: ["
+    + ", ".join(map(str, range(60)))
+    + "], rate: ["
+    + ", ".join(map(str, range(60)))
+    + "], subjects: ["
+    + ", ".join(map(str, range(60)))
+    + "]}}": "216,000 runs",
     "#" * 1_000_001: "less than 1,000,000 bytes",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "message"), BAD.items(), ids=range(len(BAD)))
@@ -182,10 +216,15 @@ def test_a_grid_that_is_no_text_is_refused(project, content):
 
 
 def test_many_runs_can_be_allowed(project):
-    (project / "grid.yaml").write_text(f"{{notebook: 98_ok, parameters: {{seed: {list(range(12))}}}}}")
+    (project / "grid.yaml").write_text(
+        f"{{notebook: 98_ok, parameters: {{seed: {list(range(12))}}}}}"
+    )
     with pytest.raises(UbrainError, match="12 runs; more than 11 take a larger --max-runs"):
         sweep.read_grid(project / "grid.yaml", most_runs=11)
-    assert list(sweep.read_grid(project / "grid.yaml", most_runs=12).runs())[:2] == ["00-seed_0", "01-seed_1"]
+    assert list(sweep.read_grid(project / "grid.yaml", most_runs=12).runs())[:2] == [
+        "00-seed_0",
+        "01-seed_1",
+    ]
 
 
 # --- running
@@ -209,7 +248,9 @@ def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(project, quick
     table, errors = sweep.sweep(read, out, environment={"UBRAIN_TEST_FAIL": "seed_1"})
     failed = ["2-seed_1-n_images_25", "3-seed_1-n_images_25_100"]
     assert errors == dict.fromkeys(failed, "ubrain: broken on purpose\nfor the second time")
-    assert [(out / "runs" / name / "error.txt").read_text() for name in failed] == [f"{e}\n" for e in errors.values()]
+    assert [(out / "runs" / name / "error.txt").read_text() for name in failed] == [
+        f"{e}\n" for e in errors.values()
+    ]
     assert len(quick(out)) == 6
     assert set(table["seed"]) == {0, 2}
     table, errors = sweep.sweep(read, out)
@@ -220,7 +261,9 @@ def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(project, quick
 
 
 def test_a_run_that_ends_well_but_without_numbers_has_failed(project, quick):
-    _, errors = sweep.sweep(grid(project), project / "out", environment={"UBRAIN_TEST_FAIL": "silent"})
+    _, errors = sweep.sweep(
+        grid(project), project / "out", environment={"UBRAIN_TEST_FAIL": "silent"}
+    )
     assert set(errors.values()) == {"ended with exit code 0 and said nothing"}
     assert len(errors) == 6
 
@@ -233,13 +276,23 @@ def test_so_many_run_at_a_time_and_share_the_threads(project, quick, monkeypatch
     sweep.sweep(read, out, jobs, environment={"UBRAIN_TEST_SLEEP": "0.3"})
     threads = {line.split()[1] for line in (out / "runs" / "started.txt").read_text().splitlines()}
     assert threads == {str(6 // jobs)}
-    times = [[float((out / "runs" / n / end).read_text()) for end in ("begun", "ended")] for n in read.runs()]
+    times = [
+        [float((out / "runs" / n / end).read_text()) for end in ("begun", "ended")]
+        for n in read.runs()
+    ]
     assert max(sum(a < t < b for a, b in times) for t, _ in times) + 1 == jobs
 
 
 def test_threads_are_never_more_than_allowed(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    for allowed, jobs, expected in (("", 2, "4"), ("4", 2, "2"), ("1", 2, "1"), ("16", 2, "4"), ("x", 3, "2"), ("", 20, "1")):
+    for allowed, jobs, expected in (
+        ("", 2, "4"),
+        ("4", 2, "2"),
+        ("1", 2, "1"),
+        ("16", 2, "4"),
+        ("x", 3, "2"),
+        ("", 20, "1"),
+    ):
         monkeypatch.setenv("OMP_NUM_THREADS", allowed)
         assert sweep._threads(jobs) == {"OMP_NUM_THREADS": expected}
 
@@ -248,10 +301,21 @@ def test_a_folder_belongs_to_one_grid(project, quick):
     out = project / "out"
     sweep.sweep(grid(project), out)
     quick(out)
-    for other in ("{notebook: 99_other, parameters: {seed: [0, 1, 2], profile: smoke, n_images: [[25], [25, 100]]}}",
-                  "{notebook: 98_ok, parameters: {seed: [0, 1], profile: smoke, n_images: [[25], [25, 100]]}}",
-                  "{notebook: 98_ok, parameters: {n_images: [[25], [25, 100]], seed: [0, 1, 2], profile: smoke}}",
-                  "{notebook: 98_ok, parameters: {seed: [0, 1, 2], n_images: [[25], [25, 100]]}}"):  # fmt: skip
+    for other in (
+        (
+            "{notebook: 99_other, parameters: {seed: [0, 1, 2], profile: smoke, n_images: [[25],"
+            " [25, 100]]}}"
+        ),
+        (
+            "{notebook: 98_ok, parameters: {seed: [0, 1], profile: smoke, n_images: [[25], [25,"
+            " 100]]}}"
+        ),
+        (
+            "{notebook: 98_ok, parameters: {n_images: [[25], [25, 100]], seed: [0, 1, 2], profile:"
+            " smoke}}"
+        ),
+        "{notebook: 98_ok, parameters: {seed: [0, 1, 2], n_images: [[25], [25, 100]]}}",
+    ):
         with pytest.raises(UbrainError, match="is the folder of another grid"):
             sweep.sweep(grid(project, other), out)
     (project / "mine").mkdir()
@@ -264,7 +328,10 @@ def test_a_folder_belongs_to_one_grid(project, quick):
 def test_two_sweeps_do_not_share_a_folder(project, quick):
     out = project / "out"
     out.mkdir()
-    with sweep.FileLock(out / ".lock"), pytest.raises(UbrainError, match="another sweep is running in this folder"):
+    with (
+        sweep.FileLock(out / ".lock"),
+        pytest.raises(UbrainError, match="another sweep is running in this folder"),
+    ):
         sweep.sweep(grid(project), out)
     assert quick(out) == []
 
@@ -277,7 +344,8 @@ import signal, sys
 from pathlib import Path
 from ubrain import sweep
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sweep._command = lambda n, p, folder: [sys.executable, "-S", "run.py", str(folder), sweep.json.dumps(p)]
+run = [sys.executable, "-S", "run.py"]
+sweep._command = lambda n, p, folder: [*run, str(folder), sweep.json.dumps(p)]
 grid = sweep.read_grid(Path("grid.yaml"))
 sweep.sweep(grid, Path("out"), 2, {"UBRAIN_TEST_SLEEP": "0"})
 """
@@ -285,14 +353,18 @@ sweep.sweep(grid, Path("out"), 2, {"UBRAIN_TEST_SLEEP": "0"})
     (project / "run.py").write_text(slow)
     read, out = grid(project), project / "out"
     environment = {**os.environ, "PYTHONPATH": str(Path(sweep.__file__).parents[1])}
-    running = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL
+    )
     waits = [out / "runs" / name / "begun" for name in list(read.runs())[2:4]]
     limit = time.monotonic() + 100
     while not all(w.exists() for w in waits) and time.monotonic() < limit:
         time.sleep(0.05)
     running.send_signal(stop)
     assert running.wait(60) != 0
-    assert [n for n in read.runs() if (out / "runs" / n / "98_ok.json").exists()] == list(read.runs())[:2]
+    assert [n for n in read.runs() if (out / "runs" / n / "98_ok.json").exists()] == list(
+        read.runs()
+    )[:2]
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(out / "runs") not in left
     (project / "run.py").write_text(RUN)
@@ -307,20 +379,36 @@ sweep.sweep(grid, Path("out"), 2, {"UBRAIN_TEST_SLEEP": "0"})
 def test_the_table_holds_every_number_with_its_parameters(project, quick):
     read, out = grid(project), project / "out"
     table, _ = sweep.sweep(read, out)
-    assert list(table) == ["run", "seed", "n_images", "name", "value", "condition", "subject", "low", "high", "n", "unit",
-                           "commit"]  # fmt: skip
+    assert list(table) == [
+        "run",
+        "seed",
+        "n_images",
+        "name",
+        "value",
+        "condition",
+        "subject",
+        "low",
+        "high",
+        "n",
+        "unit",
+        "commit",
+    ]
     assert len(table) == 6 * 5
     mine = table[(table["run"] == "3-seed_1-n_images_25_100") & (table["subject"] == "S3")]
     assert mine[["seed", "n_images", "value"]].values.tolist() == [[1, "[25, 100]", 6]]
     written = pd.read_csv(out / "table.csv")
     assert written["value"].sum() == table["value"].dropna().astype(float).sum()
-    assert written["n_images"].map(json.loads).tolist() == table["n_images"].map(json.loads).tolist()
+    assert (
+        written["n_images"].map(json.loads).tolist() == table["n_images"].map(json.loads).tolist()
+    )
 
 
 def test_a_parameter_with_the_name_of_a_column_keeps_its_own(project, quick):
     source = project / "notebooks" / "98_ok.py"
     source.write_text(source.read_text().replace("rate = 0.1", "value = 0.1"))
-    table, _ = sweep.sweep(grid(project, "{notebook: 98_ok, parameters: {value: [0.5, 0.25]}}"), project / "out")
+    table, _ = sweep.sweep(
+        grid(project, "{notebook: 98_ok, parameters: {value: [0.5, 0.25]}}"), project / "out"
+    )
     assert set(table["value (parameter)"]) == {0.5, 0.25}
     assert set(table["value"].dropna()) == {0, 1, 5, 3}
 
@@ -329,12 +417,25 @@ def test_the_summary_is_a_median_over_subjects_then_a_mean_over_seeds(project, q
     read = grid(project)
     table, _ = sweep.sweep(read, project / "out")
     short = sweep.summary(table, read)
-    assert list(short) == ["n_images", "name", "condition", "unit", "mean", "low", "high", "seeds", "subjects"]
+    assert list(short) == [
+        "n_images",
+        "name",
+        "condition",
+        "unit",
+        "mean",
+        "low",
+        "high",
+        "seeds",
+        "subjects",
+    ]
     assert short[short["n_images"] == "[25]"].values.tolist() == [
-        ["[25]", "r", "x", "r", 2, 1, 3, 3, "3"], ["[25]", "r", "x", "r", 3, 3, 3, 3, "all"],
-    ]  # fmt: skip
+        ["[25]", "r", "x", "r", 2, 1, 3, 3, "3"],
+        ["[25]", "r", "x", "r", 3, 3, 3, 3, "all"],
+    ]
     assert len(short) == 4
-    pd.testing.assert_frame_equal(pd.read_csv(project / "out" / "summary.csv"), short, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(project / "out" / "summary.csv"), short, check_dtype=False
+    )
 
 
 def test_a_sweep_without_results_has_an_empty_table(project, quick):
@@ -357,15 +458,25 @@ def test_a_long_summary_is_cut(project, quick):
 
 
 def test_a_sweep_of_a_notebook(project, monkeypatch):
-    """Of two runs one fails and keeps its notebook; the exit code says so; started again, only that one runs."""
+    """Of two runs one fails and keeps its notebook; the exit code says so; started again, only
+    that one runs.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(sweep.__file__).parents[1]))
-    (project / "grid.yaml").write_text("{notebook: 98_ok, parameters: {seed: 3, n_images: [[25, 100]], rate: [1e-3, 2]}}")
+    (project / "grid.yaml").write_text(
+        "{notebook: 98_ok, parameters: {seed: 3, n_images: [[25, 100]], rate: [1e-3, 2]}}"
+    )
     done = CliRunner().invoke(app, ["sweep", "grid.yaml", "--jobs", "2", "--out", "out"])
     assert done.exit_code == 1, done.output
     assert "1 of 2 runs finished" in done.output
-    assert "failed: out/runs/1-n_images_25_100-rate_2: AssertionError: broken on purpose" in done.output
-    finished, failed = (project / "out" / "runs" / f"{i}-n_images_25_100-rate_{rate}" for i, rate in enumerate((0.001, 2)))
+    assert (
+        "failed: out/runs/1-n_images_25_100-rate_2: AssertionError: broken on purpose"
+        in done.output
+    )
+    finished, failed = (
+        project / "out" / "runs" / f"{i}-n_images_25_100-rate_{rate}"
+        for i, rate in enumerate((0.001, 2))
+    )
     assert sorted(p.name for p in finished.iterdir()) == ["98_ok.ipynb", "98_ok.json", "log.txt"]
     assert pd.read_csv(project / "out" / "table.csv")["value"].tolist() == [3.001]
     (kept,) = failed.rglob("98_ok.ipynb")

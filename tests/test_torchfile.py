@@ -41,28 +41,44 @@ def refuse(path, match):
 
 def test_a_whole_module_gives_its_state_dict_and_its_attributes(tmp_path):
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.LayerNorm(4, eps=0.5)))
+    module = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.LayerNorm(4, eps=0.5))
+    )
     module.turned = nn.Parameter(torch.randn(5, 2).T)
     module.part = nn.Parameter(torch.randn(6, 4)[2:4, 1:])
     module.rough = nn.Parameter(torch.randn(3).bfloat16())
     module.nothing = nn.Parameter(torch.zeros(0, 3))
     module.root, module.count, module.names = np.sqrt(3.0), np.int64(7), ["a", "b"]
-    module.place, module.size, module.kind = torch.device("cuda", 1), torch.Size([2, 3]), torch.float32
+    module.place, module.size, module.kind = (
+        torch.device("cuda", 1),
+        torch.Size([2, 3]),
+        torch.float32,
+    )
     torch.save(module, tmp_path / "m.pth")
     found = torchfile.read(tmp_path / "m.pth", allowed)
     tensors = {name: stored.read() for name, stored in torchfile.tensors(found).items()}
     torch.testing.assert_close(tensors, dict(module.state_dict()), rtol=0, atol=0)
     state = found.state
     assert (state["root"], state["count"], state["names"]) == (np.sqrt(3.0), 7, ["a", "b"])
-    assert (state["place"], state["size"], str(state["kind"])) == ("cuda:1", (2, 3), "torch.float32")
+    assert (state["place"], state["size"], str(state["kind"])) == (
+        "cuda:1",
+        (2, 3),
+        "torch.float32",
+    )
     assert state["_modules"]["2"].state["_modules"]["0"].state["eps"] == 0.5
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_a_state_dict_is_read_whatever_the_protocol(tmp_path, protocol):
     state = nn.Linear(3, 4).state_dict()  # with the attribute _metadata
-    torch.save({"config": {"r": 7, "alpha": 0.01, "on": True, "none": None, "set": {"x"}}, "shared": state}, tmp_path / "s.pth",
-               pickle_protocol=protocol)  # fmt: skip
+    torch.save(
+        {
+            "config": {"r": 7, "alpha": 0.01, "on": True, "none": None, "set": {"x"}},
+            "shared": state,
+        },
+        tmp_path / "s.pth",
+        pickle_protocol=protocol,
+    )
     found = torchfile.read(tmp_path / "s.pth", allowed)
     assert found["config"] == {"r": 7, "alpha": 0.01, "on": True, "none": None, "set": {"x"}}
     for name, stored in found["shared"].items():
@@ -100,8 +116,12 @@ ATTACKS = {
     "reduce": lambda m: pickle.dumps(Calls(functools.reduce, operator.call, [exec, touch(m)]), 2),
     "in an ordered dict": lambda m: pickle.dumps(OrderedDict(a=Calls(exec, touch(m))), 2),
     "in the state of a module": lambda m: pickle.dumps(_with_attribute(Calls(exec, touch(m))), 2),
-    "codecs": lambda m: pickle.dumps(Calls(exec, Calls(codecs.decode, codecs.encode(touch(m), "rot13"), "rot13")), 2),
-    "nested torch.load": lambda m: pickle.dumps(Calls(_load_nested, io.BytesIO(pickle.dumps(Calls(exec, touch(m))))), 2),
+    "codecs": lambda m: pickle.dumps(
+        Calls(exec, Calls(codecs.decode, codecs.encode(touch(m), "rot13"), "rot13")), 2
+    ),
+    "nested torch.load": lambda m: pickle.dumps(
+        Calls(_load_nested, io.BytesIO(pickle.dumps(Calls(exec, touch(m))))), 2
+    ),
 }
 
 
@@ -126,19 +146,39 @@ def test_a_pickle_that_runs_a_command_is_refused_and_the_command_is_not_run(tmp_
     assert marker.exists(), "the attack is none, so the test shows nothing"
 
 
-@pytest.mark.parametrize("name", [
-    "posix system", "builtins eval", "__builtin__ exec", "functools partial", "functools reduce", "copyreg __reduce_ex__",
-    "copyreg _reconstructor", "torch.serialization load", "torch load", "torch.jit load", "torch._utils _rebuild_sparse_tensor",
-    "torch.storage _load_from_bytes", "_codecs decode", "codecs open", "operator attrgetter", "numpy load",
-    "torch.nn.modules.linear Linear.forward.__globals__",
-    "torch._tensor _rebuild_from_type_v2", "models.unknown Encoder", "types CodeType",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "posix system",
+        "builtins eval",
+        "__builtin__ exec",
+        "functools partial",
+        "functools reduce",
+        "copyreg __reduce_ex__",
+        "copyreg _reconstructor",
+        "torch.serialization load",
+        "torch load",
+        "torch.jit load",
+        "torch._utils _rebuild_sparse_tensor",
+        "torch.storage _load_from_bytes",
+        "_codecs decode",
+        "codecs open",
+        "operator attrgetter",
+        "numpy load",
+        "torch.nn.modules.linear Linear.forward.__globals__",
+        "torch._tensor _rebuild_from_type_v2",
+        "models.unknown Encoder",
+        "types CodeType",
+    ],
+)
 @pytest.mark.parametrize("called", [True, False], ids=["called", "only named"])
 def test_a_name_that_is_not_on_the_list_is_refused_by_name(tmp_path, name, called):
     def only_modules(asked):
         return asked.startswith("torch.nn.modules.") and asked.count(".") == 4
 
-    pickled = by_hand(name, "id") if called else b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n."
+    pickled = (
+        by_hand(name, "id") if called else b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\n."
+    )
     path = archive(tmp_path / "evil.pth", pickled)
     with pytest.raises(UbrainError, match="names") as caught:
         torchfile.read(path, only_modules)
@@ -149,26 +189,35 @@ MODULE = b"\x80\x02ctorch.nn.modules.linear\nLinear\n"
 SIZE = b"\x80\x02ctorch\nSize\n"
 
 
-@pytest.mark.parametrize(("pickled", "match"), [
-    (MODULE + b")R.", "a call of 'torch.nn.modules.linear.Linear'"),
-    (MODULE + b")\x81}X\x00\x00\x00\x00Nsb.", ""),
-    (MODULE + b"}X\x04\x00\x00\x00nameK\x01sb.", "a state for a Name"),
-    (SIZE + b"}X\x08\x00\x00\x00__call__K\x01sb.", "a state for a Name"),
-    (SIZE + b")\x81.", "an object of 'torch.Size'"),
-    (MODULE + b")\x81N}X\x09\x00\x00\x00__class__K\x01s\x86b.", "a state that is not its attributes"),
-    (b"\x80\x02]q\x00h\x00R.", "a call of a list"),
-    (b"\x80\x02)R.", "damaged at byte"),
-    (b"\x80\x02\x82\x01.", "opcode EXT1"),
-    (b"\x80\x02X\x01\x00\x00\x00aQ.", "damaged"),
-    (b"\x80\x04X\x01\x00\x00\x00a)}\x92.", "opcode NEWOBJ_EX"),
-    (b"\x80\x02K\x01", "damaged"),
-    (b"\x80\x02K\x01K\x02.", "damaged"),
-    (b"\x80\x02h\x05.", "damaged"),
-    (b"", "damaged"),
-    (b"\x80\x02X\xff\xff\xff\x7fabc.", "damaged"),
-    (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.", "text encoded as 'rot13'"),
-    (b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R.", "NumPy type 'O8'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pickled", "match"),
+    [
+        (MODULE + b")R.", "a call of 'torch.nn.modules.linear.Linear'"),
+        (MODULE + b")\x81}X\x00\x00\x00\x00Nsb.", ""),
+        (MODULE + b"}X\x04\x00\x00\x00nameK\x01sb.", "a state for a Name"),
+        (SIZE + b"}X\x08\x00\x00\x00__call__K\x01sb.", "a state for a Name"),
+        (SIZE + b")\x81.", "an object of 'torch.Size'"),
+        (
+            MODULE + b")\x81N}X\x09\x00\x00\x00__class__K\x01s\x86b.",
+            "a state that is not its attributes",
+        ),
+        (b"\x80\x02]q\x00h\x00R.", "a call of a list"),
+        (b"\x80\x02)R.", "damaged at byte"),
+        (b"\x80\x02\x82\x01.", "opcode EXT1"),
+        (b"\x80\x02X\x01\x00\x00\x00aQ.", "damaged"),
+        (b"\x80\x04X\x01\x00\x00\x00a)}\x92.", "opcode NEWOBJ_EX"),
+        (b"\x80\x02K\x01", "damaged"),
+        (b"\x80\x02K\x01K\x02.", "damaged"),
+        (b"\x80\x02h\x05.", "damaged"),
+        (b"", "damaged"),
+        (b"\x80\x02X\xff\xff\xff\x7fabc.", "damaged"),
+        (
+            b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
+            "text encoded as 'rot13'",
+        ),
+        (b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R.", "NumPy type 'O8'"),
+    ],
+)
 def test_opcodes_that_torch_does_not_write_are_refused(tmp_path, pickled, match):
     path = archive(tmp_path / "evil.pth", pickled)
     if match:
@@ -178,9 +227,16 @@ def test_opcodes_that_torch_does_not_write_are_refused(tmp_path, pickled, match)
 
 
 def test_a_record_keeps_hooks_as_values_and_never_calls_them(tmp_path):
-    words = b"X\x0c\x00\x00\x00__setstate__ctorch\nSize\nsX\x0a\x00\x00\x00__reduce__ctorch\nSize\ns"
-    found = torchfile.read(archive(tmp_path / "a.pth", MODULE + b")\x81}" + words + b"b}b."), allowed)
-    assert {key: str(value) for key, value in found.state.items()} == {"__setstate__": "torch.Size", "__reduce__": "torch.Size"}
+    words = (
+        b"X\x0c\x00\x00\x00__setstate__ctorch\nSize\nsX\x0a\x00\x00\x00__reduce__ctorch\nSize\ns"
+    )
+    found = torchfile.read(
+        archive(tmp_path / "a.pth", MODULE + b")\x81}" + words + b"b}b."), allowed
+    )
+    assert {key: str(value) for key, value in found.state.items()} == {
+        "__setstate__": "torch.Size",
+        "__reduce__": "torch.Size",
+    }
 
 
 NESTED = b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 200  # a tuple of 2^200 members
@@ -190,7 +246,10 @@ EXPENSIVE = {
     "name in an error": (NESTED + b"h\x00R.", "a call of a tuple"),
     "opcodes": (b"\x80\x02" + b"K\x01" * 1_000_001 + b".", "more than 1000000 opcodes"),
     "length": (b"\x80\x02" + b"N" * (8 << 20) + b".", "expected at most"),
-    "copies": (b"\x80\x02ctorch\nSize\nq\x00](" + b"K\x01" * 100 + b"eq\x01" + b"h\x00h\x01\x85R" * 9, "of 100 members"),
+    "copies": (
+        b"\x80\x02ctorch\nSize\nq\x00](" + b"K\x01" * 100 + b"eq\x01" + b"h\x00h\x01\x85R" * 9,
+        "of 100 members",
+    ),
     "text": (b"\x80\x02L" + b"9" * 100_000 + b"L\n.", "opcode LONG|damaged"),
 }
 
@@ -203,8 +262,11 @@ def test_a_small_pickle_cannot_ask_for_much_work_or_memory(tmp_path, what):
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("pickled", [b"\x80\x02]r\xff\xff\xff\xff.", b"\x80\x02" + b"(" * 400_000 + b"t" * 400_000 + b"."],
-                         ids=["memo", "depth"])  # fmt: skip
+@pytest.mark.parametrize(
+    "pickled",
+    [b"\x80\x02]r\xff\xff\xff\xff.", b"\x80\x02" + b"(" * 400_000 + b"t" * 400_000 + b"."],
+    ids=["memo", "depth"],
+)
 def test_a_large_memo_index_and_a_deep_tuple_cost_nothing(tmp_path, pickled):
     assert torchfile.read(archive(tmp_path / "odd.pth", pickled), allowed) is not None
 
@@ -217,7 +279,11 @@ def tensor_pickle(offset=0, shape=(2, 3), stride=(3, 1), count=6, kind="FloatSto
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value):
-            return ("storage", getattr(torch, kind), key, "cpu", count) if isinstance(value, Storage) else None
+            return (
+                ("storage", getattr(torch, kind), key, "cpu", count)
+                if isinstance(value, Storage)
+                else None
+            )
 
     file = io.BytesIO()
     rebuild = torch._utils._rebuild_tensor_v2
@@ -231,26 +297,29 @@ def test_a_tensor_made_by_hand_is_read_as_torch_would(tmp_path):
     assert torchfile.read(path, allowed).read().tolist() == [[1, 3], [2, 4]]
 
 
-@pytest.mark.parametrize(("claims", "match"), [
-    ({"count": 7}, "should have '7' numbers of torch.float32, but has 24 bytes"),
-    ({"count": 5}, "should have '5' numbers"),
-    ({"count": -6}, "should have '-6' numbers"),
-    ({"count": 10**12}, "should have '1000000000000' numbers"),
-    ({"count": "6"}, "should have '6' numbers"),
-    ({"kind": "DoubleStorage"}, "numbers of torch.float64, but has 24 bytes"),
-    ({"key": "1"}, "has no bytes"),
-    ({"key": "../data.pkl"}, "has no bytes"),
-    ({"offset": 1}, "reaches outside its storage"),
-    ({"offset": -1}, "without a valid storage"),
-    ({"shape": (3, 3)}, "reaches outside its storage"),
-    ({"stride": (4, 1)}, "reaches outside its storage"),
-    ({"stride": (-1, 1)}, "without a valid storage"),
-    ({"shape": (10**6, 10**6), "stride": (0, 0)}, "reaches outside its storage"),
-    ({"shape": (1,) * 9, "stride": (1,) * 9}, "without a valid storage"),
-    ({"shape": (2, 3, 1)}, "without a valid storage"),
-    ({"shape": (2.0, 3.0)}, "without a valid storage"),
-    ({"shape": (True, 3)}, "without a valid storage"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("claims", "match"),
+    [
+        ({"count": 7}, "should have '7' numbers of torch.float32, but has 24 bytes"),
+        ({"count": 5}, "should have '5' numbers"),
+        ({"count": -6}, "should have '-6' numbers"),
+        ({"count": 10**12}, "should have '1000000000000' numbers"),
+        ({"count": "6"}, "should have '6' numbers"),
+        ({"kind": "DoubleStorage"}, "numbers of torch.float64, but has 24 bytes"),
+        ({"key": "1"}, "has no bytes"),
+        ({"key": "../data.pkl"}, "has no bytes"),
+        ({"offset": 1}, "reaches outside its storage"),
+        ({"offset": -1}, "without a valid storage"),
+        ({"shape": (3, 3)}, "reaches outside its storage"),
+        ({"stride": (4, 1)}, "reaches outside its storage"),
+        ({"stride": (-1, 1)}, "without a valid storage"),
+        ({"shape": (10**6, 10**6), "stride": (0, 0)}, "reaches outside its storage"),
+        ({"shape": (1,) * 9, "stride": (1,) * 9}, "without a valid storage"),
+        ({"shape": (2, 3, 1)}, "without a valid storage"),
+        ({"shape": (2.0, 3.0)}, "without a valid storage"),
+        ({"shape": (True, 3)}, "without a valid storage"),
+    ],
+)
 def test_a_tensor_that_reaches_outside_its_numbers_is_refused(tmp_path, claims, match):
     refuse(archive(tmp_path / "t.pth", tensor_pickle(**claims), _0=bytes(24)), match)
 
@@ -294,7 +363,9 @@ def test_compressed_entries_are_refused_before_anything_is_unpacked(tmp_path):
 def test_entries_that_share_their_bytes_are_refused(tmp_path):
     path = archive(tmp_path / "bomb.pth", tensor_pickle(), _0=bytes(1 << 16), _1=bytes(1 << 16))
     content = path.read_bytes()
-    first = content.index(b"PK\x03\x04", 1)  # the head of data/0; data/1 is cut out and points to it instead
+    first = content.index(
+        b"PK\x03\x04", 1
+    )  # the head of data/0; data/1 is cut out and points to it instead
     second = content.index(b"PK\x03\x04", first + 1)
     directory = content.index(b"PK\x01\x02")
     tail = bytearray(content[directory:])
@@ -316,7 +387,10 @@ def test_modules_inside_themselves_are_walked_once(tmp_path):
     module = nn.Sequential(nn.Linear(2, 2))
     module._modules["self"] = module
     torch.save(module, tmp_path / "m.pth")
-    assert set(torchfile.tensors(torchfile.read(tmp_path / "m.pth", allowed))) == {"0.weight", "0.bias"}
+    assert set(torchfile.tensors(torchfile.read(tmp_path / "m.pth", allowed))) == {
+        "0.weight",
+        "0.bias",
+    }
 
 
 def test_whatever_the_bytes_say_the_answer_is_a_value_or_an_error_of_ours(tmp_path):

@@ -26,7 +26,12 @@ from ubrain.errors import UbrainError
 
 ENCODER = EncoderConfig(embedding_size=16, channels=16)
 TRAINING = TrainingConfig(
-    epochs=4, batch_images=16, voxels_per_step=32, learning_rate=0.003, schedule="one-cycle", device="cpu"
+    epochs=4,
+    batch_images=16,
+    voxels_per_step=32,
+    learning_rate=0.003,
+    schedule="one-cycle",
+    device="cpu",
 )
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
 
@@ -34,7 +39,11 @@ CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train")
-    simulate_crowd(folder / "crowd.h5", SimulationConfig(subjects=2, images=120, test_images=20, voxels=40), seed=3)
+    simulate_crowd(
+        folder / "crowd.h5",
+        SimulationConfig(subjects=2, images=120, test_images=20, voxels=40),
+        seed=3,
+    )
     with Crowd(folder / "crowd.h5") as crowd:
         features = Features(crowd, CNN, folder / "features")
         yield train.Source(crowd, features)
@@ -70,7 +79,9 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "plateau"])
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(source, tmp_path, monkeypatch, schedule):
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+    source, tmp_path, monkeypatch, schedule
+):
     config = replace(TRAINING, schedule=schedule)
     train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "whole")
     validate, calls = train._Training._validate, []
@@ -87,28 +98,57 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(source, tmp_path, 
     monkeypatch.setattr(train._Training, "_validate", validate)
     train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "cut")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
-    assert (tmp_path / "whole" / train.LOG).read_text() == (tmp_path / "cut" / train.LOG).read_text()
+    assert (tmp_path / "whole" / train.LOG).read_text() == (
+        tmp_path / "cut" / train.LOG
+    ).read_text()
 
 
 def test_kill_minus_nine_and_the_same_command_again(source, tmp_path):
-    command = [sys.executable, "-m", "ubrain.cli", "train", "--crowd", str(source.crowd.path), "--profile", "smoke",
-               "--epochs", "25", "--out"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "ubrain.cli",
+        "train",
+        "--crowd",
+        str(source.crowd.path),
+        "--profile",
+        "smoke",
+        "--epochs",
+        "25",
+        "--out",
+    ]
     environment = {**os.environ, "UBRAIN_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    whole = subprocess.run([*command, str(tmp_path / "whole")], env=environment, capture_output=True, text=True, check=False)
+    whole = subprocess.run(
+        [*command, str(tmp_path / "whole")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert whole.returncode == 0, whole.stderr
-    victim = subprocess.Popen([*command, str(tmp_path / "cut")], env=environment, stderr=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL)  # fmt: skip
+    victim = subprocess.Popen(
+        [*command, str(tmp_path / "cut")],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     while victim.poll() is None and not (tmp_path / "cut" / train.STATE).exists():
         time.sleep(0.005)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    assert not (tmp_path / "cut" / checkpoint.CONFIG).exists(), "it was finished before it could be killed"
-    subprocess.run([*command, str(tmp_path / "cut")], env=environment, capture_output=True, check=True)
+    assert not (tmp_path / "cut" / checkpoint.CONFIG).exists(), (
+        "it was finished before it could be killed"
+    )
+    subprocess.run(
+        [*command, str(tmp_path / "cut")], env=environment, capture_output=True, check=True
+    )
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
 def dies_before_a_change(number, crowd_file, features_root, out):
-    """Train, and be killed just before the so-many-th file takes its place (it is then half-written) or vanishes."""
+    """Train, and be killed just before the so-many-th file takes its place (it is then
+    half-written) or vanishes.
+    """
     changes = itertools.count(1)
 
     def hook(event, arguments):
@@ -133,7 +173,9 @@ SHORT = replace(TRAINING, epochs=2, batch_images=200)
 
 @pytest.fixture
 def one_thread():
-    """Bit by bit the same is promised for the same number of threads; libraries may use fewer on a busy machine."""
+    """Bit by bit the same is promised for the same number of threads; libraries may use fewer on a
+    busy machine.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -142,7 +184,9 @@ def one_thread():
 
 def test_killed_at_any_moment_it_ends_with_the_same_files(source, tmp_path, one_thread):
     def files(folder):
-        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return {
+            str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+        }
 
     train.fit(source, ["S1", "S2"], ENCODER, SHORT, 0, tmp_path / "whole")
     context = multiprocessing.get_context("forkserver")
@@ -182,9 +226,13 @@ def test_the_tensorboard_log_has_every_epoch_once(source, tmp_path, monkeypatch)
     assert [event.step for event in board.Scalars("loss")] == [1, 2, 3, 4]
 
 
-def test_a_finished_training_is_loaded_from_where_nothing_can_be_written(source, tmp_path, monkeypatch):
+def test_a_finished_training_is_loaded_from_where_nothing_can_be_written(
+    source, tmp_path, monkeypatch
+):
     train.fit(source, ["S1"], ENCODER, SHORT, 0, tmp_path)
-    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: pytest.fail("something was removed"))
+    monkeypatch.setattr(
+        "pathlib.Path.unlink", lambda *_, **__: pytest.fail("something was removed")
+    )
     train.fit(source, ["S1"], ENCODER, SHORT, 0, tmp_path)
 
 
@@ -196,11 +244,17 @@ def test_the_best_weights_are_kept_and_logged(source, tmp_path):
     encoder = checkpoint.load(tmp_path)
     subject = source.crowd["S1"]
     rows_val = subject.image_rows("val")
-    r = scores.correlation(train.predict(encoder, source, "S1", rows_val), subject.responses_to(rows_val))
-    assert np.percentile(r, 75) == pytest.approx(max(float(row["val_r75"]) for row in rows), abs=1e-5)
+    r = scores.correlation(
+        train.predict(encoder, source, "S1", rows_val), subject.responses_to(rows_val)
+    )
+    assert np.percentile(r, 75) == pytest.approx(
+        max(float(row["val_r75"]) for row in rows), abs=1e-5
+    )
 
 
-def test_a_finished_training_is_loaded_and_other_settings_are_refused(source, tmp_path, monkeypatch):
+def test_a_finished_training_is_loaded_and_other_settings_are_refused(
+    source, tmp_path, monkeypatch
+):
     first = train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=1), 0, tmp_path)
     monkeypatch.setattr(train._Training, "run", lambda *_: pytest.fail("trained again"))
     again = train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=1), 0, tmp_path)
@@ -210,9 +264,14 @@ def test_a_finished_training_is_loaded_and_other_settings_are_refused(source, tm
 
 
 def test_bf16_autocast_comes_close_to_fp32(source):
-    a, b = (train.fit(source, ["S1"], ENCODER, replace(TRAINING, precision=p, epochs=2), 0) for p in ("fp32", "bf16"))
+    a, b = (
+        train.fit(source, ["S1"], ENCODER, replace(TRAINING, precision=p, epochs=2), 0)
+        for p in ("fp32", "bf16")
+    )
     rows = source.crowd["S1"].image_rows("test")
-    r = np.corrcoef(train.predict(a, source, "S1", rows).ravel(), train.predict(b, source, "S1", rows).ravel())[0, 1]
+    r = np.corrcoef(
+        train.predict(a, source, "S1", rows).ravel(), train.predict(b, source, "S1", rows).ravel()
+    )[0, 1]
     assert r > 0.9
 
 
@@ -222,7 +281,9 @@ def test_training_from_images_reaches_the_adapters(source):
     frozen = {n: p.clone() for n, p in backbone.model.named_parameters()}
     images = train.Source(source.crowd, backbone=backbone)
     train.fit(images, ["S1"], ENCODER, replace(TRAINING, epochs=1, image_shift=2), 0)
-    changed = [not torch.equal(a, b) for a, b in zip(before, backbone.adapters.parameters(), strict=True)]
+    changed = [
+        not torch.equal(a, b) for a, b in zip(before, backbone.adapters.parameters(), strict=True)
+    ]
     assert any(changed)
     assert all(torch.equal(frozen[n], p) for n, p in backbone.model.named_parameters())
 
@@ -239,19 +300,24 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(UbrainError, match=r"00001.pt cannot be written .* if the disk is full, free some space"):
+        with pytest.raises(
+            UbrainError, match=r"00001.pt cannot be written .* if the disk is full, free some space"
+        ):
             train._write(tmp_path / "00001.pt", {"weights": torch.zeros(10_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"schedule": "cosine"}, "unknown schedule 'cosine'"),
-    ({"precision": "fp8"}, "unknown precision 'fp8'"),
-    ({"device": "cuda:77"}, "device 'cuda:77' is not available"),
-    ({"batches_per_step": 0}, "batches_per_step is 0: expected 1 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedule": "cosine"}, "unknown schedule 'cosine'"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"device": "cuda:77"}, "device 'cuda:77' is not available"),
+        ({"batches_per_step": 0}, "batches_per_step is 0: expected 1 or more"),
+    ],
+)
 def test_unknown_options_are_refused(source, change, message):
     with pytest.raises(UbrainError, match=message):
         train.fit(source, ["S1"], ENCODER, replace(TRAINING, **change))
@@ -265,9 +331,14 @@ def test_the_plateau_schedule_is_that_of_torch(seed):
     weights = torch.nn.Parameter(torch.zeros(1))
     adam = torch.optim.Adam([weights], lr=config.learning_rate)
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        adam, mode="max", patience=config.patience, factor=config.factor, threshold=config.threshold, threshold_mode="abs",
+        adam,
+        mode="max",
+        patience=config.patience,
+        factor=config.factor,
+        threshold=config.threshold,
+        threshold_mode="abs",
         eps=0,
-    )  # fmt: skip
+    )
     ours = train._Training.__new__(train._Training)
     ours.config, ours.rate, ours.plateau, ours.stale = config, config.learning_rate, -np.inf, 0
     ours.best_score, ours.best_epoch, ours.epoch = -np.inf, 0, 0

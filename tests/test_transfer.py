@@ -1,4 +1,6 @@
-"""Transfer: matching finds a copy, evidence sharpens it, ours keeps up with its parts, shared weights are untouched."""
+"""Transfer: matching finds a copy, evidence sharpens it, ours keeps up with its parts, shared
+weights are untouched.
+"""
 
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -18,8 +20,16 @@ from ubrain.model import UniversalEncoder
 from ubrain.paths import cache_root
 
 SIZES = EncoderConfig(widths=(6, 8), n_tokens=9, embedding_size=8, channels=8, embedding_scale=6.0)
-QUICK = TransferConfig(folds=3, temperatures=(0.03, 0.1, 0.3, 1.0), pulls=(0.3, 3.0, 30.0), steps=2, min_steps=60, epochs=1,
-                       learning_rate=0.03, batch_images=16)  # fmt: skip
+QUICK = TransferConfig(
+    folds=3,
+    temperatures=(0.03, 0.1, 0.3, 1.0),
+    pulls=(0.3, 3.0, 30.0),
+    steps=2,
+    min_steps=60,
+    epochs=1,
+    learning_rate=0.03,
+    batch_images=16,
+)
 
 
 class Tokens:
@@ -27,7 +37,9 @@ class Tokens:
 
     def __init__(self, sizes=SIZES):
         draw = torch.Generator().manual_seed(1)
-        self.levels = [torch.randn(300, sizes.n_tokens, width, generator=draw) for width in sizes.widths]
+        self.levels = [
+            torch.randn(300, sizes.n_tokens, width, generator=draw) for width in sizes.widths
+        ]
         self.maker = SimpleNamespace(widths=sizes.widths, n_tokens=sizes.n_tokens)
 
     def tokens(self, rows, device):
@@ -45,7 +57,9 @@ def responses(encoder, embeddings, rows, noise, seed=0):
     head = transfer.Head(encoder, Tokens(), rows)
     clean = head.respond(embeddings)
     clean = (clean - clean.mean(0)) / clean.std(0)
-    return head, clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+    return head, clean + noise * torch.randn(
+        clean.shape, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def crowd_of(encoder):
@@ -90,7 +104,9 @@ def test_matching_in_blocks_is_matching_at_once(encoder, monkeypatch):
     monkeypatch.setattr(transfer, "CROWD_VOXELS", 7)
     for ours, theirs in zip(transfer.match(head, crowd, y, parts, [0.1, 1.0]), whole, strict=True):
         for a, b in zip(ours, theirs, strict=True):
-            torch.testing.assert_close((a.mean, a.noise, a.voxels), (b.mean, b.noise, b.voxels), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                (a.mean, a.noise, a.voxels), (b.mean, b.noise, b.voxels), rtol=1e-4, atol=1e-5
+            )
 
 
 def test_weights_are_those_of_the_formula(encoder):
@@ -108,7 +124,9 @@ def test_weights_are_those_of_the_formula(encoder):
 def test_the_posterior_sharpens_with_images_and_with_less_noise(encoder):
     def taking_part(n, noise):
         head, y = responses(encoder, crowd_of(encoder)[:20], np.arange(n), noise)
-        return float(transfer.match(head, crowd_of(encoder), y, [np.arange(n)], [1.0])[0][0].voxels.mean())
+        return float(
+            transfer.match(head, crowd_of(encoder), y, [np.arange(n)], [1.0])[0][0].voxels.mean()
+        )
 
     assert taking_part(20, 2.0) > 1.3 * taking_part(60, 2.0) > 1.3 * taking_part(200, 2.0)
     assert taking_part(60, 4.0) > 1.3 * taking_part(60, 2.0) > 1.3 * taking_part(60, 1.0)
@@ -128,9 +146,15 @@ def test_a_voxel_unlike_any_of_the_crowd_ends_above_its_embedding(encoder):
     linear = parts @ torch.randn(parts.shape[1], 15, generator=torch.Generator().manual_seed(7))
     noise = torch.randn(300, 15, generator=torch.Generator().manual_seed(8))
     y[:, :15] = (linear - linear.mean(0)) / linear.std(0) + 0.3 * noise
-    fitted = transfer.ours(transfer.Newcomer(transfer.Head(encoder, Tokens(), rows[:200]), crowd_of(encoder), y[:200], QUICK))
+    fitted = transfer.ours(
+        transfer.Newcomer(
+            transfer.Head(encoder, Tokens(), rows[:200]), crowd_of(encoder), y[:200], QUICK
+        )
+    )
     test = transfer.Head(encoder, Tokens(), rows[200:])
-    with_rest, alone = (_r(p, y[200:]) for p in (fitted.respond(test), test.respond(fitted.embeddings)))
+    with_rest, alone = (
+        _r(p, y[200:]) for p in (fitted.respond(test), test.respond(fitted.embeddings))
+    )
     assert with_rest[:15].mean() > alone[:15].mean() + 0.3
     assert with_rest[15:].mean() > alone[15:].mean() - 0.02
 
@@ -142,7 +166,10 @@ def _r(predicted, measured):
 @pytest.mark.parametrize("n", [20, 60, 200])
 def test_ours_keeps_up_with_the_best_of_its_parts(encoder, n):
     torch.manual_seed(5)
-    new = 0.6 * crowd_of(encoder)[torch.randperm(70)[:30]] + 0.8 * torch.randn(30, 8) * crowd_of(encoder).std()
+    new = (
+        0.6 * crowd_of(encoder)[torch.randperm(70)[:30]]
+        + 0.8 * torch.randn(30, 8) * crowd_of(encoder).std()
+    )
     case = newcomer(encoder, new, n, noise=1.0)
     methods = (transfer.ours, transfer.matching, transfer.gradient)
     found = {method.__name__: true_r(encoder, new, method(case)) for method in methods}
@@ -150,10 +177,14 @@ def test_ours_keeps_up_with_the_best_of_its_parts(encoder, n):
 
 
 def test_the_pull_goes_to_the_prior_or_lets_go(encoder):
-    case = newcomer(encoder, torch.randn(6, 8, generator=torch.Generator().manual_seed(3)), 60, noise=0.5)
+    case = newcomer(
+        encoder, torch.randn(6, 8, generator=torch.Generator().manual_seed(3)), 60, noise=0.5
+    )
     prior = transfer._Prior.of(case)
     block = transfer._Block(case, prior, slice(0, 6))
-    distance = [float((block.fit(pull) - prior.matched.mean).norm()) for pull in (np.inf, 1e9, 10, 0.1)]
+    distance = [
+        float((block.fit(pull) - prior.matched.mean).norm()) for pull in (np.inf, 1e9, 10, 0.1)
+    ]
     assert distance[0] == 0
     assert distance[1] < 1e-3 < distance[2] < distance[3]
 
@@ -175,9 +206,12 @@ def test_the_same_seed_gives_the_same_embeddings(encoder):
     assert not torch.equal(transfer.gradient(case).embeddings, other)
 
 
-# From here on a real checkpoint and a crowd file ---------------------------------------------------------------------
+# From here on a real checkpoint and a crowd file
+# ---------------------------------------------------------------------
 
-BONES = BackboneConfig("tf_efficientnet_lite0", "random", (1, 3), 64, grid=4, keep_cls=False, adapter_rank=0)
+BONES = BackboneConfig(
+    "tf_efficientnet_lite0", "random", (1, 3), 64, grid=4, keep_cls=False, adapter_rank=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +230,15 @@ def trained(small_crowd, tmp_path_factory):
 
 def test_shared_weights_are_bit_identical_after_transfer(trained, crowd, tmp_path):
     table = transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], config=QUICK)
-    before, after = load_file(trained / checkpoint.WEIGHTS), load_file(tmp_path / "new" / checkpoint.WEIGHTS)
+    before, after = (
+        load_file(trained / checkpoint.WEIGHTS),
+        load_file(tmp_path / "new" / checkpoint.WEIGHTS),
+    )
     rest = {f"rests.S2.{name}" for name in ("basis", "shift", "weights", "offset", "scale")}
-    assert set(after) == {n for n in before if not n.startswith("embeddings.")} | {"embeddings.S2"} | rest
+    assert (
+        set(after)
+        == {n for n in before if not n.startswith("embeddings.")} | {"embeddings.S2"} | rest
+    )
     assert all(torch.equal(before[n], after[n]) for n in before if n in after)
     assert table["subject"].tolist() == ["S2"]
     assert table["voxels"].tolist() == [crowd["S2"].n_voxels]
@@ -228,23 +268,32 @@ def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
     monkeypatch.setattr(transfer, "fit", original)
     transfer.transfer(trained, crowd, whole, *call[3:])
-    assert (whole / checkpoint.WEIGHTS).read_bytes() == (tmp_path / "new" / checkpoint.WEIGHTS).read_bytes()
+    assert (whole / checkpoint.WEIGHTS).read_bytes() == (
+        tmp_path / "new" / checkpoint.WEIGHTS
+    ).read_bytes()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"subjects": ["S9"]}, "no subject 'S9'"),
-    ({"method": "magic"}, "unknown method 'magic': expected one of ours, matching, gradient"),
-    ({"n_images": 9}, "9 train and val images with responses are too few.*at least 10"),
-    ({"n_images": 4000}, "has 40 train and val images, 4000 were asked for"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subjects": ["S9"]}, "no subject 'S9'"),
+        ({"method": "magic"}, "unknown method 'magic': expected one of ours, matching, gradient"),
+        ({"n_images": 9}, "9 train and val images with responses are too few.*at least 10"),
+        ({"n_images": 4000}, "has 40 train and val images, 4000 were asked for"),
+    ],
+)
 def test_what_cannot_be_transferred_is_refused(trained, crowd, tmp_path, change, message):
     with pytest.raises(UbrainError, match=message):
-        transfer.transfer(trained, crowd, tmp_path / "new", **{"subjects": ["S2"], "config": QUICK, **change})
+        transfer.transfer(
+            trained, crowd, tmp_path / "new", **{"subjects": ["S2"], "config": QUICK, **change}
+        )
     assert not (tmp_path / "new" / checkpoint.CONFIG).exists()
 
 
 def test_another_backbone_is_refused(encoder):
-    with pytest.raises(UbrainError, match=r"widths \(6, 8\) with 9 tokens, the backbone gives \(6, 4\) with 9"):
+    with pytest.raises(
+        UbrainError, match=r"widths \(6, 8\) with 9 tokens, the backbone gives \(6, 4\) with 9"
+    ):
         transfer.Head(encoder, Tokens(replace(SIZES, widths=(6, 4))), np.arange(3))
 
 
@@ -252,25 +301,62 @@ def test_an_encoder_without_voxels_can_only_be_used_by_gradient(trained, crowd, 
     checkpoint.drop(trained, ["S1"], tmp_path / "shared")
     with pytest.raises(UbrainError, match=r"no voxels to match with.*'gradient' instead of 'ours'"):
         transfer.transfer(tmp_path / "shared", crowd, tmp_path / "new", ["S2"], config=QUICK)
-    transfer.transfer(tmp_path / "shared", crowd, tmp_path / "new", ["S2"], "gradient", config=replace(QUICK, min_steps=3))
+    transfer.transfer(
+        tmp_path / "shared",
+        crowd,
+        tmp_path / "new",
+        ["S2"],
+        "gradient",
+        config=replace(QUICK, min_steps=3),
+    )
 
 
 def test_another_transfer_in_the_folder_is_not_overwritten(trained, crowd, tmp_path):
     for _ in range(2):
         transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], "matching", config=QUICK)
     with pytest.raises(UbrainError, match="another encoder, or a transfer with other settings"):
-        transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], "matching", config=QUICK, seed=1)
+        transfer.transfer(
+            trained, crowd, tmp_path / "new", ["S2"], "matching", config=QUICK, seed=1
+        )
     with pytest.raises(UbrainError, match="transferred from"):
         transfer.transfer(trained, crowd, trained, ["S2"], config=QUICK)
 
 
 def test_the_command_transfers_and_its_result_predicts(trained, small_crowd, tmp_path, run_cli):
     assert "--checkpoint" in run_cli("transfer", "--help").stdout
-    done = run_cli("transfer", "--checkpoint", trained, "--crowd", small_crowd, "--out", tmp_path / "new", "--subjects", "S2",
-                   "--images", 20, "--profile", "smoke", "--method", "matching", "--device", "cpu")  # fmt: skip
+    done = run_cli(
+        "transfer",
+        "--checkpoint",
+        trained,
+        "--crowd",
+        small_crowd,
+        "--out",
+        tmp_path / "new",
+        "--subjects",
+        "S2",
+        "--images",
+        20,
+        "--profile",
+        "smoke",
+        "--method",
+        "matching",
+        "--device",
+        "cpu",
+    )
     assert done.returncode == 0, done.stderr
     assert "S2" in done.stdout
     np.save(tmp_path / "images.npy", np.zeros((2, 16, 16, 3), np.uint8))
-    done = run_cli("predict", "--checkpoint", tmp_path / "new", "--images", tmp_path / "images.npy", "--subject", "S2",
-                   "--out", tmp_path / "p.npz", "--device", "cpu")  # fmt: skip
+    done = run_cli(
+        "predict",
+        "--checkpoint",
+        tmp_path / "new",
+        "--images",
+        tmp_path / "images.npy",
+        "--subject",
+        "S2",
+        "--out",
+        tmp_path / "p.npz",
+        "--device",
+        "cpu",
+    )
     assert done.returncode == 0, done.stderr

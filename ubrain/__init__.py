@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ubrain.model import UniversalEncoder as UniversalEncoder
 
 __version__ = "0.1.0"
-warnings.filterwarnings("ignore", "IProgress not found")  # a library asks for a widget that nothing here needs
+warnings.filterwarnings(
+    "ignore", "IProgress not found"
+)  # a library asks for a widget that nothing here needs
 _HOME = {
     "Crowd": "ubrain.data.crowd",
     "Lab": "ubrain.lab",

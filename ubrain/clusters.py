@@ -1,7 +1,8 @@
 """Voxel embeddings -> clusters, their stability and their map.
 
-Everything here works on embeddings of length 1: the length of an embedding follows how strongly and how reliably its
-voxel responds, the direction says to what. The squared distance between two of them is 2 − 2 cos of their angle.
+Everything here works on embeddings of length 1: the length of an embedding follows how strongly and
+how reliably its voxel responds, the direction says to what. The squared distance between two of
+them is 2 − 2 cos of their angle.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,12 @@ from scipy.stats import hypergeom
 from sklearn.cluster import HDBSCAN, KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from sklearn.metrics import adjusted_rand_score, completeness_score, homogeneity_score, silhouette_score
+from sklearn.metrics import (
+    adjusted_rand_score,
+    completeness_score,
+    homogeneity_score,
+    silhouette_score,
+)
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 
@@ -28,7 +34,8 @@ Labels = NDArray[np.int64]
 OUTLIER = -1
 UNNAMED = "unnamed"
 LARGE = 50_000  # voxels: above, k-means takes mini-batches
-SAMPLE = 20_000  # voxels that the slower methods see, and on which silhouettes are computed (a tenth of these)
+# voxels that the slower methods see, and on which silhouettes are computed (a tenth of these)
+SAMPLE = 20_000
 CHUNK = 65_536  # voxels at a time
 
 
@@ -72,7 +79,10 @@ class Clustering:
     def named(self, names: Sequence[str]) -> "Clustering":
         """The same clusters with names."""
         if len(names) != self.n_clusters:
-            raise UbrainError(f"names of clusters: expected {self.n_clusters}, one for each cluster, got {len(names)}")
+            raise UbrainError(
+                f"names of clusters: expected {self.n_clusters}, one for each cluster, got"
+                f" {len(names)}"
+            )
         return replace(self, names=tuple(names))
 
 
@@ -94,8 +104,10 @@ def unit(embeddings: ArrayLike) -> Array:
     length = np.linalg.norm(e, axis=1, keepdims=True)
     bad = ~(np.isfinite(length) & (length > 0))[:, 0]
     if bad.any():
-        raise UbrainError(f"embeddings: row {np.argmax(bad)} has length {length[np.argmax(bad), 0]}, which has no direction; "
-                          f"expected finite numbers that are not all 0; leave that voxel out")  # fmt: skip
+        raise UbrainError(
+            f"embeddings: row {np.argmax(bad)} has length {length[np.argmax(bad), 0]}, which has no"
+            " direction; expected finite numbers that are not all 0; leave that voxel out"
+        )
     return e / length
 
 
@@ -116,22 +128,31 @@ def kmeans(embeddings: ArrayLike, n_clusters: int, restarts: int = 10, seed: int
     return _clustering("k-means", e, full.labels_, full.cluster_centers_)
 
 
-def mixture(embeddings: ArrayLike, n_clusters: int, components: int = 10, restarts: int = 10, seed: int = 0) -> Clustering:
-    """Gaussian mixture with full covariances on the first principal components, fitted on at most 20,000 voxels.
+def mixture(
+    embeddings: ArrayLike, n_clusters: int, components: int = 10, restarts: int = 10, seed: int = 0
+) -> Clustering:
+    """Gaussian mixture with full covariances on the first principal components, fitted on at most
+    20,000 voxels.
 
-    Shapes as in `kmeans`. Clusters may be long, flat and of different size, which k-means does not allow.
+    Shapes as in `kmeans`. Clusters may be long, flat and of different size, which k-means does not
+    allow.
     """
     e = _enough(unit(embeddings), n_clusters)
     rows, low = _sample(len(e), "Gaussian mixture", seed), _principal(e, components, seed)
-    model = GaussianMixture(n_clusters, n_init=restarts, reg_covar=1e-4, random_state=seed).fit(low[rows])
+    model = GaussianMixture(n_clusters, n_init=restarts, reg_covar=1e-4, random_state=seed).fit(
+        low[rows]
+    )
     return _clustering("Gaussian mixture", e, model.predict(low))
 
 
-def hdbscan(embeddings: ArrayLike, least: int = 25, components: int = 10, seed: int = 0) -> Clustering:
-    """HDBSCAN on the first principal components: as many clusters as are dense enough, the other voxels are outliers.
+def hdbscan(
+    embeddings: ArrayLike, least: int = 25, components: int = 10, seed: int = 0
+) -> Clustering:
+    """HDBSCAN on the first principal components: as many clusters as are dense enough, the other
+    voxels are outliers.
 
-    It sees at most 20,000 voxels. Any other joins the nearest centre, unless it is farther from it than 95 % of the
-    members.
+    It sees at most 20,000 voxels. Any other joins the nearest centre, unless it is farther from it
+    than 95 % of the members.
 
     Parameters
     ----------
@@ -152,14 +173,17 @@ def hdbscan(embeddings: ArrayLike, least: int = 25, components: int = 10, seed: 
         centres = _means(low, labels)
         near, distance = _nearest(low, centres)
         reach = [np.quantile(distance[labels == c], 0.95) for c in range(len(centres))]
-        labels[others] = np.where(distance[others] <= np.array(reach)[near[others]], near[others], OUTLIER)
+        labels[others] = np.where(
+            distance[others] <= np.array(reach)[near[others]], near[others], OUTLIER
+        )
     return _clustering("HDBSCAN", e, labels)
 
 
 def assign(clustering: Clustering, embeddings: ArrayLike) -> Labels:
     """The cluster whose centre is nearest, for voxels that the clustering need not have seen.
 
-    For k-means these are the labels of its own voxels; for the other methods an approximation of them, without outliers.
+    For k-means these are the labels of its own voxels; for the other methods an approximation of
+    them, without outliers.
 
     Parameters
     ----------
@@ -171,48 +195,79 @@ def assign(clustering: Clustering, embeddings: ArrayLike) -> Labels:
     """
     e = unit(embeddings)
     if not clustering.n_clusters or e.shape[1] != clustering.centres.shape[1]:
-        raise UbrainError(f"clusters: the centres are {clustering.centres.shape} (n_clusters, E), the embeddings {e.shape}; "
-                          f"expected at least one cluster, and embeddings of the encoder that was clustered")  # fmt: skip
+        raise UbrainError(
+            f"clusters: the centres are {clustering.centres.shape} (n_clusters, E), the embeddings"
+            f" {e.shape}; expected at least one cluster, and embeddings of the encoder that was"
+            " clustered"
+        )
     return _nearest(e, clustering.centres)[0]
 
 
 def count_table(
-    embeddings: ArrayLike, counts: Sequence[int], runs: int = 5, share: float = 0.8, restarts: int = 10, seed: int = 0
+    embeddings: ArrayLike,
+    counts: Sequence[int],
+    runs: int = 5,
+    share: float = 0.8,
+    restarts: int = 10,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """How well k-means does with different numbers of clusters.
 
-    Each run has a seed of its own and sees a random `share` of the voxels; the others join the nearest centre.
+    Each run has a seed of its own and sees a random `share` of the voxels; the others join the
+    nearest centre.
 
     Returns
     -------
-    One row per number: n_clusters; stability, the mean ARI (adjusted Rand index) between two runs; low and high, the
-    smallest and the largest of these; silhouette, the mean over runs, on a sample of voxels.
+    One row per number: n_clusters; stability, the mean ARI (adjusted Rand index) between two runs;
+    low and high, the smallest and the largest of these; silhouette, the mean over runs, on a sample
+    of voxels.
     """
     e, rng = unit(embeddings), np.random.default_rng(seed)
     sample = rng.permutation(len(e))[: SAMPLE // 10]
     usable = [k for k in counts if 2 <= k < min(len(sample), int(share * len(e)))]
     if not usable:
-        raise UbrainError(f"numbers of clusters {tuple(counts)}: none lies between 2 and the number of voxels ({len(e)})")
+        raise UbrainError(
+            f"numbers of clusters {tuple(counts)}: none lies between 2 and the number of voxels"
+            f" ({len(e)})"
+        )
     rows = []
     for k in track(usable, len(usable), "number of clusters"):
         parts = [rng.permutation(len(e))[: int(share * len(e))] for _ in range(runs)]
         labels = [assign(kmeans(e[part], k, restarts, seed + i), e) for i, part in enumerate(parts)]
         same = pair_agreement(labels)
-        silhouettes = [silhouette_score(e[sample], some[sample]) for some in labels if len(np.unique(some[sample])) > 1]
-        rows.append({"n_clusters": k, "stability": same.mean(), "low": same.min(), "high": same.max(),
-                     "silhouette": np.mean(silhouettes)})  # fmt: skip
+        silhouettes = [
+            silhouette_score(e[sample], some[sample])
+            for some in labels
+            if len(np.unique(some[sample])) > 1
+        ]
+        rows.append(
+            {
+                "n_clusters": k,
+                "stability": same.mean(),
+                "low": same.min(),
+                "high": same.max(),
+                "silhouette": np.mean(silhouettes),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def silhouette(embeddings: ArrayLike, groups: ArrayLike, seed: int = 0) -> float:
-    """Silhouette of groups of voxels, on a sample of them; embeddings (n_voxels, E) are scaled to length 1."""
+    """Silhouette of groups of voxels, on a sample of them; embeddings (n_voxels, E) are scaled to
+    length 1.
+    """
     e, labels = unit(embeddings), np.asarray(groups)
     sample = np.random.default_rng(seed).permutation(len(e))[: SAMPLE // 10]
-    return float(silhouette_score(e[sample], labels[sample])) if len(np.unique(labels[sample])) > 1 else np.nan
+    return (
+        float(silhouette_score(e[sample], labels[sample]))
+        if len(np.unique(labels[sample])) > 1
+        else np.nan
+    )
 
 
 def best_count(table: pd.DataFrame, tolerance: float = 0.9) -> int:
-    """The number of clusters with the highest silhouette among those nearly as stable as the most stable one.
+    """The number of clusters with the highest silhouette among those nearly as stable as the most
+    stable one.
 
     Parameters
     ----------
@@ -231,7 +286,8 @@ def pair_agreement(labels: Sequence[Labels]) -> NDArray[np.float64]:
 def without_each_subject(
     embeddings: Mapping[str, ArrayLike], full: Clustering, restarts: int = 10, seed: int = 0
 ) -> dict[str, float]:
-    """Do the clusters of the others hold for a subject: centres are fitted without it, its voxels join the nearest.
+    """Do the clusters of the others hold for a subject: centres are fitted without it, its voxels
+    join the nearest.
 
     Parameters
     ----------
@@ -254,20 +310,25 @@ def without_each_subject(
 def agreement(labels: ArrayLike, known: ArrayLike) -> dict[str, float]:
     """How well clusters agree with known groups: ARI, homogeneity, completeness.
 
-    Homogeneity is 1 if a cluster has voxels of one group only, completeness if a group is in one cluster only
-    (Rosenberg & Hirschberg 2007).
+    Homogeneity is 1 if a cluster has voxels of one group only, completeness if a group is in one
+    cluster only (Rosenberg & Hirschberg 2007).
 
     Parameters
     ----------
     labels, known : (n_voxels,); an outlier (-1) counts as a group of its own kind.
     """
     a, b = np.asarray(labels), np.asarray(known)
-    measures = {"ARI": adjusted_rand_score, "homogeneity": homogeneity_score, "completeness": completeness_score}
+    measures = {
+        "ARI": adjusted_rand_score,
+        "homogeneity": homogeneity_score,
+        "completeness": completeness_score,
+    }
     return {name: float(measure(b, a)) for name, measure in measures.items()}
 
 
 def profile(predicted: ArrayLike, labels: ArrayLike, n_clusters: int) -> NDArray[np.float64]:
-    """Sum over the voxels of each cluster of their predicted responses, each voxel z-scored over the images.
+    """Sum over the voxels of each cluster of their predicted responses, each voxel z-scored over
+    the images.
 
     Parameters
     ----------
@@ -281,11 +342,16 @@ def profile(predicted: ArrayLike, labels: ArrayLike, n_clusters: int) -> NDArray
     p, labels = np.asarray(predicted, dtype=np.float64), np.asarray(labels)
     spread = p.std(0)
     z = np.divide(p - p.mean(0), spread, out=np.zeros_like(p), where=spread > 1e-12)
-    return np.stack([z[:, labels == c].sum(1) for c in range(n_clusters)]) if n_clusters else np.empty((0, len(p)))
+    return (
+        np.stack([z[:, labels == c].sum(1) for c in range(n_clusters)])
+        if n_clusters
+        else np.empty((0, len(p)))
+    )
 
 
 def enrichment(members: NDArray[np.bool_], features: pd.DataFrame) -> pd.DataFrame:
-    """Is a feature more frequent among the items of a set than among all items: hypergeometric test, one-sided.
+    """Is a feature more frequent among the items of a set than among all items: hypergeometric
+    test, one-sided.
 
     Parameters
     ----------
@@ -294,48 +360,79 @@ def enrichment(members: NDArray[np.bool_], features: pd.DataFrame) -> pd.DataFra
 
     Returns
     -------
-    One row per set and feature: cluster, feature, n (items of the set with it), share, expected (share among all),
-    fold (share / expected), p, and q, p adjusted for the false discovery rate over all rows.
+    One row per set and feature: cluster, feature, n (items of the set with it), share, expected
+    (share among all), fold (share / expected), p, and q, p adjusted for the false discovery rate
+    over all rows.
 
     Notes
     -----
-    The test takes items as independent draws. Neighbouring voxels are not: read p values of areas as an order.
+    The test takes items as independent draws. Neighbouring voxels are not: read p values of areas
+    as an order.
     """
     has = features.to_numpy(dtype=bool)
-    hits, size, total = members.astype(int) @ has.astype(int), members.sum(1)[:, None], has.sum(0)[None]
+    hits, size, total = (
+        members.astype(int) @ has.astype(int),
+        members.sum(1)[:, None],
+        has.sum(0)[None],
+    )
     p = hypergeom.sf(hits - 1, len(has), total, size)
-    share, expected = hits / np.maximum(size, 1), np.broadcast_to(total / max(len(has), 1), hits.shape)
+    share, expected = (
+        hits / np.maximum(size, 1),
+        np.broadcast_to(total / max(len(has), 1), hits.shape),
+    )
     fold = np.divide(share, expected, out=np.full(share.shape, np.nan), where=expected > 0)
-    index = pd.MultiIndex.from_product([range(len(members)), features.columns], names=["cluster", "feature"])
+    index = pd.MultiIndex.from_product(
+        [range(len(members)), features.columns], names=["cluster", "feature"]
+    )
     columns = {"n": hits, "share": share, "expected": expected, "fold": fold, "p": p}
-    table = pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
+    table = pd.DataFrame(
+        {name: values.ravel() for name, values in columns.items()}, index=index
+    ).reset_index()
     return table.assign(q=fdr(table["p"]) if len(table) else [])
 
 
 def names(
-    table: pd.DataFrame, n_clusters: int, least_share: float, most: int = 2, level: float = 0.05,
+    table: pd.DataFrame,
+    n_clusters: int,
+    least_share: float,
+    most: int = 2,
+    level: float = 0.05,
     kinds: Mapping[str, str] | None = None,
-) -> list[str]:  # fmt: skip
-    """Names from evidence: features with q < `level` that at least `least_share` of the items have, most certain first.
+) -> list[str]:
+    """Names from evidence: features with q < `level` that at least `least_share` of the items have,
+    most certain first.
 
     Parameters
     ----------
     table : from `enrichment`.
     most : features in a name.
-    kinds : feature -> its kind; of features of one kind, which may contain one another, a name takes the most certain.
+    kinds : feature -> its kind; of features of one kind, which may contain one another, a name
+        takes the most certain.
     """
-    good = table[(table["q"] < level) & (table["share"] >= least_share)].sort_values(["p", "fold"], ascending=[True, False])
-    good = good[~good.assign(kind=good["feature"].replace(dict(kinds or {}))).duplicated(["cluster", "kind"])]
-    return [" + ".join(good[good["cluster"] == c]["feature"].head(most)) or UNNAMED for c in range(n_clusters)]
+    good = table[(table["q"] < level) & (table["share"] >= least_share)].sort_values(
+        ["p", "fold"], ascending=[True, False]
+    )
+    good = good[
+        ~good.assign(kind=good["feature"].replace(dict(kinds or {}))).duplicated(
+            ["cluster", "kind"]
+        )
+    ]
+    return [
+        " + ".join(good[good["cluster"] == c]["feature"].head(most)) or UNNAMED
+        for c in range(n_clusters)
+    ]
 
 
-def map_2d(embeddings: ArrayLike, sample: int = SAMPLE, perplexity: float = 30, seed: int = 0) -> NDArray[np.float64]:
+def map_2d(
+    embeddings: ArrayLike, sample: int = SAMPLE, perplexity: float = 30, seed: int = 0
+) -> NDArray[np.float64]:
     """A map of the embeddings: t-SNE, started at the first two principal components.
 
     Parameters
     ----------
     embeddings : (n_voxels, E)
-    sample : t-SNE sees so many voxels; any other is put in the middle of its five nearest among them.
+    sample : t-SNE sees so many voxels; any other is put in the middle of its five nearest among
+        them.
 
     Returns
     -------
@@ -349,12 +446,16 @@ def map_2d(embeddings: ArrayLike, sample: int = SAMPLE, perplexity: float = 30, 
     if len(rows) == len(e):
         return placed[np.argsort(rows)]
     near = NearestNeighbors(n_neighbors=min(5, len(rows))).fit(low[rows])
-    out = np.concatenate([placed[near.kneighbors(part, return_distance=False)].mean(1) for part in _chunks(low)])
+    out = np.concatenate(
+        [placed[near.kneighbors(part, return_distance=False)].mean(1) for part in _chunks(low)]
+    )
     out[rows] = placed
     return out
 
 
-def _clustering(method: str, e: Array, labels: NDArray, centres: NDArray | None = None) -> Clustering:
+def _clustering(
+    method: str, e: Array, labels: NDArray, centres: NDArray | None = None
+) -> Clustering:
     """Clusters renumbered by size; those without voxels are left out."""
     sizes = np.bincount(labels[labels >= 0], minlength=labels.max(initial=-1) + 1)
     order = [c for c in np.argsort(-sizes, kind="stable") if sizes[c]]
@@ -366,7 +467,9 @@ def _clustering(method: str, e: Array, labels: NDArray, centres: NDArray | None 
 
 
 def _means(x: Array, labels: NDArray) -> Array:
-    return np.array([x[labels == c].mean(0) for c in range(labels.max(initial=-1) + 1)]).reshape(-1, x.shape[1])
+    return np.array([x[labels == c].mean(0) for c in range(labels.max(initial=-1) + 1)]).reshape(
+        -1, x.shape[1]
+    )
 
 
 def _nearest(x: Array, centres: Array) -> tuple[Labels, NDArray[np.float64]]:
@@ -398,5 +501,8 @@ def _sample(n: int, method: str, seed: int, most: int = SAMPLE) -> Labels:
 
 def _enough(e: Array, n_clusters: int) -> Array:
     if not 1 <= n_clusters <= len(e):
-        raise UbrainError(f"expected between 1 and {len(e)} clusters, as many as there are voxels, got {n_clusters}")
+        raise UbrainError(
+            f"expected between 1 and {len(e)} clusters, as many as there are voxels, got"
+            f" {n_clusters}"
+        )
     return e

@@ -17,37 +17,48 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """A simulated crowd: how many subjects, images and voxels. The scanner decides about repeats and noise."""
+    """A simulated crowd: how many subjects, images and voxels. The scanner decides about repeats
+    and noise.
+    """
 
     subjects: int = 8
-    images: int | None = None  # images of its own that a subject sees (train and val); None: the scanner's default
+    # images of its own that a subject sees (train and val); None: the scanner's default
+    images: int | None = None
     test_images: int | None = None  # images that every subject sees; None: the scanner's default
     voxels: int = 1000  # on average; subjects differ
     scanner: str = "7T"
     snr: float = 1.0  # factor on every ncsnr, beside the scanner's
-    spread: float = 1.0  # factor on how much subjects differ in the shares of areas and functional types
+    # factor on how much subjects differ in the shares of areas and functional types
+    spread: float = 1.0
     lacking: str = ""  # a functional type that no voxel of these subjects has
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """A timm model, the levels that are read, and the adapters on it. The defaults are the paper's."""
+    """A timm model, the levels that are read, and the adapters on it. The defaults are the
+    paper's.
+    """
 
     name: str = "vit_large_patch14_reg4_dinov2.lvd142m"
-    weights: str = "hub"  # hub, embedded (tf_efficientnet_lite0 only), random, or a .safetensors file
+    # hub, embedded (tf_efficientnet_lite0 only), random, or a .safetensors file
+    weights: str = "hub"
     levels: tuple[int, ...] = (0, 5, 11, 17, 23)  # blocks 1, 6, 12, 18, 24
     image_size: int | None = 224  # None: the model's own
     grid: int | None = None  # tokens per side for a CNN; a ViT has its own
     keep_cls: bool = True
     adapter_rank: int = 7  # 0: no adapters, features can be cached
     adapter_alpha: float = 0.01
-    registers: str = "prefix"  # drop the register tokens; "last": drop as many last tokens, as an earlier release did
-    checkpointing: bool = False  # blocks are computed again in the backward pass: slower, less memory; for adapters
+    # drop the register tokens; "last": drop as many last tokens, as an earlier release did
+    registers: str = "prefix"
+    # blocks are computed again in the backward pass: slower, less memory; for adapters
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Every size of the encoder. The defaults are the paper's; `widths` and `n_tokens` follow from the backbone."""
+    """Every size of the encoder. The defaults are the paper's; `widths` and `n_tokens` follow from
+    the backbone.
+    """
 
     widths: tuple[int, ...] = (1024,) * 5  # backbone width D of each level
     n_tokens: int = 257  # P
@@ -56,7 +67,9 @@ class EncoderConfig:
     mlp_ratio: int = 4
     dropout: float = 0.25
     embedding_scale: float = 0.1  # voxel embeddings start at N(0, (scale / (2 sqrt(E)))²)
-    without: tuple[str, ...] = ()  # for ablations: spatial, position, functional; see `ubrain.model`
+    without: tuple[
+        str, ...
+    ] = ()  # for ablations: spatial, position, functional; see `ubrain.model`
 
 
 @dataclass(frozen=True)
@@ -64,10 +77,12 @@ class TrainingConfig:
     """How the encoder is trained. The defaults are those of the authors' released code."""
 
     epochs: int = 30
-    min_steps: int = 0  # a small crowd has few steps in an epoch; it gets more epochs until it has had so many
+    # a small crowd has few steps in an epoch; it gets more epochs until it has had so many
+    min_steps: int = 0
     batch_images: int = 32
     voxels_per_step: int = 5000  # drawn anew for each batch
-    batches_per_step: int = 1  # whose gradients are averaged; with several processes at least as many as these
+    # whose gradients are averaged; with several processes at least as many as these
+    batches_per_step: int = 1
     learning_rate: float = 1e-3
     schedule: str = "plateau"  # plateau, or one-cycle
     patience: int = 4
@@ -100,7 +115,8 @@ class TransferConfig:
 
     folds: int = 5  # at most; held-out images that everything is chosen on
     temperatures: tuple[float, ...] = (0.06, 0.25, 0.5, 1.0, 2.0, 4.0)  # of matching
-    pulls: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of ours, toward the matched embedding
+    # of ours, toward the matched embedding
+    pulls: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
     steps: int = 2  # of ours, Gauss–Newton
     learning_rate: float = 1e-3  # of gradient alone, and the following
     epochs: int = 50
@@ -111,13 +127,16 @@ class TransferConfig:
     voxels: int = 5000  # of a newcomer, at most, drawn at random
     n_images: tuple[int, ...] = (25, 50, 100, 200, 400, 1000, 3000)  # and all there are
     draws: int = 3  # of the images
-    scratch_images: tuple[int, ...] = (100, 1000)  # and all there are: encoders trained on the newcomer only
+    # and all there are: encoders trained on the newcomer only
+    scratch_images: tuple[int, ...] = (100, 1000)
     scratch_steps: int = 2000
 
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong assignments."""
+    """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong
+    assignments.
+    """
 
     draws: int = 10
 
@@ -151,9 +170,11 @@ class AblationConfig:
     steps: int = 0  # of each training; 0: as the profile trains
     seeds: int = 2
     embedding_sizes: tuple[int, ...] = (16, 64, 128, 512)
-    levels: tuple[tuple[int, ...], ...] = ((0,), (4,), (0, 2, 4))  # which of the profile's levels are kept, from 0
+    # which of the profile's levels are kept, from 0
+    levels: tuple[tuple[int, ...], ...] = ((0,), (4,), (0, 2, 4))
     voxels_per_step: tuple[int, ...] = (500, 20000)
-    adapter_rank: int = 0  # above 0: also train from images, without adapters and with adapters of this rank
+    # above 0: also train from images, without adapters and with adapters of this rank
+    adapter_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +182,8 @@ class Profile:
     """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
 
     name: str = "paper"
-    simulation: tuple[SimulationConfig, ...] = (SimulationConfig(),)  # one after the other, into one crowd file
+    # one after the other, into one crowd file
+    simulation: tuple[SimulationConfig, ...] = (SimulationConfig(),)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -177,7 +199,10 @@ class Profile:
 
 def profile_names() -> list[str]:
     """Names of the profiles that ship with ubrain."""
-    names = [f.name.removesuffix(".yaml") for f in resources.files("ubrain").joinpath("profiles").iterdir()]
+    names = [
+        f.name.removesuffix(".yaml")
+        for f in resources.files("ubrain").joinpath("profiles").iterdir()
+    ]
     return sorted(names, key=lambda n: ({"smoke": 0, "fast": 1, "paper": 2}.get(n, 3), n))
 
 
@@ -191,12 +216,15 @@ def load_profile(name: str) -> Profile:
     """
     if name not in profile_names():
         raise UbrainError(f"unknown profile {name!r}: expected one of {', '.join(profile_names())}")
-    text = resources.files("ubrain").joinpath("profiles", f"{name}.yaml").read_text(encoding="utf-8")
+    text = (
+        resources.files("ubrain").joinpath("profiles", f"{name}.yaml").read_text(encoding="utf-8")
+    )
     return from_mapping(Profile, {"name": name, **yaml.safe_load(text)}, where=f"profile {name!r}")
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Build a config dataclass from a mapping that a file or a user gave; unknown names and wrong types are refused.
+    """Build a config dataclass from a mapping that a file or a user gave; unknown names and wrong
+    types are refused.
 
     Raises
     ------
@@ -209,11 +237,15 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise UbrainError(f"{where}: unknown option {unknown[0]!r}; known are {', '.join(hints)}")
-    return cls(**{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    return cls(
+        **{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    )
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type of a dataclass field: int counts as float, a list as a tuple; nothing else is bent."""
+    """`value` as the type of a dataclass field: int counts as float, a list as a tuple; nothing
+    else is bent.
+    """
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_mapping(hint, value, where)
     if isinstance(hint, types.UnionType):
@@ -221,9 +253,15 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             return None
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(typing.get_args(hint)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        return tuple(
+            _coerce(typing.get_args(hint)[0], v, f"{where}[{i}]") for i, v in enumerate(value)
+        )
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if typing.get_origin(hint) is tuple or not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+    if (
+        typing.get_origin(hint) is tuple
+        or not isinstance(value, hint)
+        or (isinstance(value, bool) and hint is not bool)
+    ):
         raise UbrainError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
     return value

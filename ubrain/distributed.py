@@ -1,7 +1,8 @@
-"""Several processes that train one encoder, started by torchrun or `accelerate launch`; or one process alone.
+"""Several processes that train one encoder, started by torchrun or `accelerate launch`; or one
+process alone.
 
-Each process owns whole subjects: their embeddings, with optimiser state, live there and nowhere else. Only gradients of the
-shared weights, losses and scores travel.
+Each process owns whole subjects: their embeddings, with optimiser state, live there and nowhere
+else. Only gradients of the shared weights, losses and scores travel.
 """
 
 import os
@@ -23,7 +24,10 @@ from ubrain.errors import UbrainError
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # one process may write the checkpoint while the others wait
 TRAININGS = count()  # of this process, one after another
-BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # gradients travel where they are, scores by the CPU
+BACKENDS = {
+    "cpu": "gloo",
+    "cuda": "cpu:gloo,cuda:nccl",
+}  # gradients travel where they are, scores by the CPU
 
 
 def launched() -> tuple[int, int]:
@@ -48,17 +52,29 @@ class Group:
 
     def _join(self) -> None:
         if self.device.type not in BACKENDS:
-            raise UbrainError(f"several processes train on cpu or cuda, not on {self.device.type}; choose another --device")
+            raise UbrainError(
+                f"several processes train on cpu or cuda, not on {self.device.type}; choose another"
+                " --device"
+            )
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
-            mine = dist.PrefixStore(f"training {next(TRAININGS)}", store)  # torchrun keeps what an earlier training has left
-            dist.init_process_group(BACKENDS[self.device.type], store=mine, rank=self.rank, world_size=self.size,
-                                    timeout=PATIENCE)  # fmt: skip
+            mine = dist.PrefixStore(
+                f"training {next(TRAININGS)}", store
+            )  # torchrun keeps what an earlier training has left
+            dist.init_process_group(
+                BACKENDS[self.device.type],
+                store=mine,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=PATIENCE,
+            )
         except (RuntimeError, ValueError) as error:
-            raise UbrainError(f"process {self.rank} of {self.size} cannot join the others ({_reason(error)}); start all "
-                              f"with torchrun or accelerate launch") from error  # fmt: skip
+            raise UbrainError(
+                f"process {self.rank} of {self.size} cannot join the others ({_reason(error)});"
+                " start all with torchrun or accelerate launch"
+            ) from error
         self.wait()  # whoever is refused later must not leave while others are still joining
 
     def close(self) -> None:
@@ -72,7 +88,9 @@ class Group:
         return self.rank == 0
 
     def own(self, sizes: dict[str, int]) -> list[str]:
-        """Subjects of this process: the largest first, each to the process that has least to do; `sizes` in steps."""
+        """Subjects of this process: the largest first, each to the process that has least to do;
+        `sizes` in steps.
+        """
         load, owner = [0] * self.size, {}
         for name in sorted(sizes, key=lambda n: -sizes[n]):
             owner[name] = load.index(min(load))
@@ -80,13 +98,19 @@ class Group:
         return [name for name in sizes if owner[name] == self.rank]
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up the gradients over all processes, in one message; a process without gradients counts as zeros."""
+        """Add up the gradients over all processes, in one message; a process without gradients
+        counts as zeros.
+        """
         if self.size == 1:
             return
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        flat = torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+        )
         with self._told():
             dist.all_reduce(flat)
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        for parameter, part in zip(
+            parameters, flat.split([p.numel() for p in parameters]), strict=True
+        ):
             parameter.grad = part.view_as(parameter)
 
     def gather(self, item: T) -> list[T]:
@@ -115,8 +139,10 @@ class Group:
         if self.first:
             mark.unlink()
         if not all(seen):
-            raise UbrainError(f"process {seen.index(False)} does not see what process 0 writes into {folder}; choose a folder "
-                              f"that all machines share")  # fmt: skip
+            raise UbrainError(
+                f"process {seen.index(False)} does not see what process 0 writes into {folder};"
+                " choose a folder that all machines share"
+            )
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -124,8 +150,9 @@ class Group:
             yield
         except (RuntimeError, ValueError) as error:
             raise UbrainError(
-                f"process {self.rank} of {self.size} lost the others ({_reason(error)}). One of them has "
-                f"died; its own message says why. The last checkpoint is good: the same command continues from it"
+                f"process {self.rank} of {self.size} lost the others ({_reason(error)}). One of"
+                " them has died; its own message says why. The last checkpoint is good: the same"
+                " command continues from it"
             ) from error
 
 
@@ -136,10 +163,15 @@ def _reason(error: Exception) -> str:
 
 
 def interleave(items: Iterable[tuple[str, T]], position: dict[str, int]) -> list[tuple[str, T]]:
-    """Batches of subjects in an order in which each subject's are spread evenly: neighbours are of different subjects."""
+    """Batches of subjects in an order in which each subject's are spread evenly: neighbours are of
+    different subjects.
+    """
     turn: dict[str, int] = {}
     keyed = []
     for name, item in items:
         turn[name] = turn.get(name, 0) + 1
         keyed.append((turn[name], name, item))
-    return [(n, i) for t, n, i in sorted(keyed, key=lambda k: ((k[0] - 0.5) / turn[k[1]], position[k[1]]))]
+    return [
+        (n, i)
+        for t, n, i in sorted(keyed, key=lambda k: ((k[0] - 0.5) / turn[k[1]], position[k[1]]))
+    ]

@@ -1,13 +1,15 @@
-"""Where a voxel looks and what it reads: receptive fields from spatial attention, levels from functional attention.
+"""Where a voxel looks and what it reads: receptive fields from spatial attention, levels from
+functional attention.
 
-Both are read off a trained encoder and images; no measured response takes part. A receptive field is the spatial attention
-of a voxel averaged over images. How much a voxel uses a level is that level's share of the variance of its predicted
-response over images::
+Both are read off a trained encoder and images; no measured response takes part. A receptive field
+is the spatial attention of a voxel averaged over images. How much a voxel uses a level is that
+level's share of the variance of its predicted response over images::
 
-    share_l = cov(part_l, Σ_k part_k) / var(Σ_k part_k)        parts of the response, one per level; Σ_l share_l = 1
+    share_l = cov(part_l, Σ_k part_k) / var(Σ_k part_k)        parts of the response, one per level;
+    Σ_l share_l = 1
 
-A share is below 0 where a level's part is cancelled by others. Tokens are a square grid in reading order; a class token in
-front of it has no place and is left out.
+A share is below 0 where a level's part is cancelled by others. Tokens are a square grid in reading
+order; a class token in front of it has no place and is left out.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,8 +36,8 @@ class Reading:
     Attributes
     ----------
     attention : (L, V, P), spatial attention averaged over images; sums to 1 over tokens.
-    share : (L, V), share of each level in the variance of the predicted response over images; sums to 1 over levels, NaN
-        for a voxel whose prediction is constant.
+    share : (L, V), share of each level in the variance of the predicted response over images; sums
+        to 1 over levels, NaN for a voxel whose prediction is constant.
     norm : (L, V), length of the voxel's functional attention to each level's channels.
     """
 
@@ -46,7 +48,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Places:
-    """Centres and sizes of receptive fields, in degrees of visual angle (or in whatever unit the field of view was given).
+    """Centres and sizes of receptive fields, in degrees of visual angle (or in whatever unit the
+    field of view was given).
 
     Attributes
     ----------
@@ -61,7 +64,8 @@ class Places:
 
 @torch.inference_mode()
 def read(encoder: UniversalEncoder, subject: str, batches: Iterable[Sequence[Tensor]]) -> Reading:
-    """Average spatial attention of every voxel of a subject and its use of the levels, streamed over images and voxels.
+    """Average spatial attention of every voxel of a subject and its use of the levels, streamed
+    over images and voxels.
 
     Parameters
     ----------
@@ -76,7 +80,10 @@ def read(encoder: UniversalEncoder, subject: str, batches: Iterable[Sequence[Ten
     shape = (len(config.widths), len(embedding))
     device = embedding.device
     attention = torch.zeros((*shape, config.n_tokens), device=device)
-    parts, products = np.zeros(shape), np.zeros(shape)  # sums over images of part_l and of part_l · response
+    parts, products = (
+        np.zeros(shape),
+        np.zeros(shape),
+    )  # sums over images of part_l and of part_l · response
     total, square, n_images = np.zeros(shape[1]), np.zeros(shape[1]), 0
     with _without_dropout(encoder):
         for tokens in batches:
@@ -91,7 +98,10 @@ def read(encoder: UniversalEncoder, subject: str, batches: Iterable[Sequence[Ten
                 total[block] += response.sum(0)
                 square[block] += (response**2).sum(0)
     if n_images < 2:
-        raise UbrainError(f"receptive fields of {subject!r}: expected two images or more to average over, got {n_images}")
+        raise UbrainError(
+            f"receptive fields of {subject!r}: expected two images or more to average over, got"
+            f" {n_images}"
+        )
     variance = square / n_images - (total / n_images) ** 2
     covariance = products / n_images - parts * total / n_images**2
     share = np.divide(covariance, variance, out=np.full(shape, np.nan), where=variance > 1e-12)
@@ -99,14 +109,18 @@ def read(encoder: UniversalEncoder, subject: str, batches: Iterable[Sequence[Ten
 
 
 def level_weights(share: ArrayLike) -> Array:
-    """How much a voxel uses each level, not below 0 and with sum 1 over levels; equal where nothing is known: (L, V)."""
+    """How much a voxel uses each level, not below 0 and with sum 1 over levels; equal where
+    nothing is known: (L, V).
+    """
     used = np.clip(np.nan_to_num(np.asarray(share, np.float64)), 0, None)
     used = np.where(used.sum(0) > 0, used, 1.0)
     return used / used.sum(0)
 
 
 def depth(share: ArrayLike) -> Array:
-    """Mean level that a voxel reads, from 1 (first) to L (deepest), weighted by its use of the levels: (V,)."""
+    """Mean level that a voxel reads, from 1 (first) to L (deepest), weighted by its use of the
+    levels: (V,).
+    """
     weights = level_weights(share)
     return np.arange(1, len(weights) + 1) @ weights
 
@@ -128,11 +142,14 @@ def side_of(n_tokens: int) -> int:
         side = round(n**0.5)
         if side > 0 and side**2 == n:
             return side
-    raise UbrainError(f"{n_tokens} tokens are not a square grid, with or without a class token in front")
+    raise UbrainError(
+        f"{n_tokens} tokens are not a square grid, with or without a class token in front"
+    )
 
 
 def on_grid(attention: ArrayLike) -> Array:
-    """Attention as maps (..., rows from the top, columns from the left), without the class token, with sum 1.
+    """Attention as maps (..., rows from the top, columns from the left), without the class token,
+    with sum 1.
 
     A voxel that looks at the class token only has no place: its map is NaN.
     """
@@ -146,14 +163,16 @@ def on_grid(attention: ArrayLike) -> Array:
 def locate(attention: ArrayLike, field_of_view: float) -> Places:
     """Centre and size of receptive fields.
 
-    The centre is the mean place of the attention. The size is that of the Gaussian with the same concentration: a Gaussian
-    in cells of area a has Σ p² = a / (4π σ²), so σ = sqrt(a / (4π Σ p²)); a single token has σ = 0.28 of its side. Unlike
-    the standard deviation, it changes little with a faint even background.
+    The centre is the mean place of the attention. The size is that of the Gaussian with the same
+    concentration: a Gaussian in cells of area a has Σ p² = a / (4π σ²), so σ = sqrt(a / (4π Σ p²));
+    a single token has σ = 0.28 of its side. Unlike the standard deviation, it changes little with a
+    faint even background.
 
     Parameters
     ----------
     attention : (..., P)
-    field_of_view : width and height of the image, in degrees of visual angle; its unit is that of the result.
+    field_of_view : width and height of the image, in degrees of visual angle; its unit is that of
+        the result.
 
     Returns
     -------
@@ -166,7 +185,9 @@ def locate(attention: ArrayLike, field_of_view: float) -> Places:
     return Places(x, y, np.sqrt(cell**2 / (4 * np.pi * (maps**2).sum((-2, -1)))))
 
 
-def _summed_attention(encoder: UniversalEncoder, tokens: Sequence[Tensor], terms: list[VoxelTerms]) -> Tensor:
+def _summed_attention(
+    encoder: UniversalEncoder, tokens: Sequence[Tensor], terms: list[VoxelTerms]
+) -> Tensor:
     levels = zip(encoder.levels, tokens, terms, strict=True)
     return torch.stack([level.attention(t, v).sum(0) for level, t, v in levels])  # type: ignore[operator]
 

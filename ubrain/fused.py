@@ -1,15 +1,17 @@
-"""The expensive part of the encoder, where every image meets every voxel, in tiles that are computed again for gradients.
+"""The expensive part of the encoder, where every image meets every voxel, in tiles that are
+computed again for gradients.
 
-For one level, x (B, P, C) the tokens and, for each voxel, f (C) the folded query, s (P) its bias, w (C) and u (4C) its
-readouts (`ubrain.model` says where they come from)::
+For one level, x (B, P, C) the tokens and, for each voxel, f (C) the folded query, s (P) its bias, w
+(C) and u (4C) its readouts (`ubrain.model` says where they come from)::
 
     pooled = Σ_p softmax_p(f · x_p + s_p) x_p
     z      = Dropout(LayerNorm(pooled))
     out    = w · z + u · gelu(W1 z + b1)
 
-A tile is a few images with a few voxels, small enough to stay in the processor's cache. Nothing of the size (B, V, P)
-outlives its tile: the backward pass computes the attention again, as flash attention and gradient checkpointing do. The
-layers after it, (B, V, 4C) and smaller, are kept up to a fixed number of bytes (`KEEP`), and else computed again too.
+A tile is a few images with a few voxels, small enough to stay in the processor's cache. Nothing of
+the size (B, V, P) outlives its tile: the backward pass computes the attention again, as flash
+attention and gradient checkpointing do. The layers after it, (B, V, 4C) and smaller, are kept up to
+a fixed number of bytes (`KEEP`), and else computed again too.
 """
 
 import math
@@ -21,9 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-NUMBERS_PER_TILE = {"cpu": 1 << 21, "cuda": 1 << 26}  # in its largest tensor; measured on CPU, from 1 << 18 to 1 << 22
+NUMBERS_PER_TILE = {
+    "cpu": 1 << 21,
+    "cuda": 1 << 26,
+}  # in its largest tensor; measured on CPU, from 1 << 18 to 1 << 22
 VOXELS_PER_TILE = {"cpu": 256, "cuda": 8192}
-KEEP = 32 << 20  # bytes that the forward pass of one level may leave for the backward pass; more gained nothing on CPU
+# bytes that the forward pass of one level may leave for the backward pass; more gained nothing on
+# CPU
+KEEP = 32 << 20
 aten = torch.ops.aten
 
 
@@ -46,7 +53,9 @@ class SharedTerms(NamedTuple):
     fc1_bias: Tensor  # (4C,)
 
 
-def readout(x: Tensor, voxels: VoxelTerms, shared: SharedTerms, keep: Tensor | None, dropout: float) -> Tensor:
+def readout(
+    x: Tensor, voxels: VoxelTerms, shared: SharedTerms, keep: Tensor | None, dropout: float
+) -> Tensor:
     """One level's part of the responses, (B, V) in float32 or the wider type of `x`.
 
     Parameters
@@ -69,7 +78,9 @@ def readout(x: Tensor, voxels: VoxelTerms, shared: SharedTerms, keep: Tensor | N
 
 
 def dropout_mask(shape: tuple[int, ...], dropout: float, device: torch.device) -> Tensor:
-    """True with probability 1 − dropout, rounded to 1/256: a random byte decides, many times faster than a random float."""
+    """True with probability 1 − dropout, rounded to 1/256: a random byte decides, many times
+    faster than a random float.
+    """
     n = math.prod(shape)
     words = torch.empty(-(-n // 8), dtype=torch.int64, device=device).random_(-(2**63), None)
     return (words.view(torch.uint8)[:n] >= round(dropout * 256)).view(shape)
@@ -102,11 +113,15 @@ class _Readout(torch.autograd.Function):
                 attention = tile.attention()
                 mine = left[5 * i : 5 * i + 5]
                 layers = tile.layers(attention) if mine[0] is None else _Layers(*mine)
-                tile.backward(gradient[tile.images, tile.voxels, None].to(ctx.dtype), attention, layers, sums)
+                tile.backward(
+                    gradient[tile.images, tile.voxels, None].to(ctx.dtype), attention, layers, sums
+                )
         return (*sums, None, None, None)
 
 
-def _tiles(x: Tensor, tensors: list[Tensor], keep: Tensor | None, dtype: torch.dtype) -> Iterator["_Tile"]:
+def _tiles(
+    x: Tensor, tensors: list[Tensor], keep: Tensor | None, dtype: torch.dtype
+) -> Iterator["_Tile"]:
     per_voxel, shared = tensors[:4], SharedTerms(*(t.to(dtype) for t in tensors[4:]))
     x, shares = x.to(dtype), len(per_voxel[0]) == 1
     if not len(x) or not per_voxel[0].shape[1]:
@@ -115,10 +130,14 @@ def _tiles(x: Tensor, tensors: list[Tensor], keep: Tensor | None, dtype: torch.d
     for voxels in _slices(per_voxel[0].shape[1], n_voxels):
         some = [t[:, voxels].to(dtype) for t in per_voxel]
         if shares:
-            some[0] = some[0].expand(n_images, -1, -1).contiguous()  # or each product would do it again
+            some[0] = (
+                some[0].expand(n_images, -1, -1).contiguous()
+            )  # or each product would do it again
         for images in _slices(len(x), n_images):
             mine = x[images]
-            folded, bias, direct, hidden = (some[0][: len(mine)], *some[1:]) if shares else (t[images] for t in some)
+            folded, bias, direct, hidden = (
+                (some[0][: len(mine)], *some[1:]) if shares else (t[images] for t in some)
+            )
             kept = None if keep is None else keep[images, voxels].to(dtype)
             yield _Tile(images, voxels, mine, folded, bias, direct, hidden, shared, kept)
 
@@ -171,11 +190,25 @@ class _Tile(NamedTuple):
         z, mean, rstd = aten.native_layer_norm(pooled, *norm, 1e-5)
         if self.keep is not None:
             z.mul_(self.keep)
-        return _Layers(pooled, mean, rstd, z, F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias))
+        return _Layers(
+            pooled, mean, rstd, z, F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias)
+        )
 
     def backward(self, g: Tensor, attention: Tensor, layers: "_Layers", sums: list[Tensor]) -> None:
-        """Add this tile's gradients to `sums`, in the order of the arguments of `_Readout`; g is (b, v, 1)."""
-        d_x, d_folded, d_bias, d_readout, d_hidden_readout, d_norm_weight, d_norm_bias, d_fc1_weight, d_fc1_bias = sums
+        """Add this tile's gradients to `sums`, in the order of the arguments of `_Readout`; g is
+        (b, v, 1).
+        """
+        (
+            d_x,
+            d_folded,
+            d_bias,
+            d_readout,
+            d_hidden_readout,
+            d_norm_weight,
+            d_norm_bias,
+            d_fc1_weight,
+            d_fc1_bias,
+        ) = sums
         rows = (g.numel(), -1)
 
         self._add(d_hidden_readout, F.gelu(layers.hidden).mul_(g))
@@ -187,8 +220,16 @@ class _Tile(NamedTuple):
         if self.keep is not None:
             dz.mul_(self.keep)
 
-        norm = (layers.mean, layers.rstd, self.shared.norm_weight, self.shared.norm_bias, [True, True, True])
-        dp, d_weight, d_norm = aten.native_layer_norm_backward(dz, layers.pooled, dz.shape[2:], *norm)
+        norm = (
+            layers.mean,
+            layers.rstd,
+            self.shared.norm_weight,
+            self.shared.norm_bias,
+            [True, True, True],
+        )
+        dp, d_weight, d_norm = aten.native_layer_norm_backward(
+            dz, layers.pooled, dz.shape[2:], *norm
+        )
         d_norm_weight += d_weight
         d_norm_bias += d_norm
         ds = torch.bmm(dp, self.x.transpose(1, 2))
@@ -199,7 +240,9 @@ class _Tile(NamedTuple):
         d_x[self.images] += part.baddbmm_(ds.transpose(1, 2), self.folded)
 
     def _add(self, total: Tensor, part: Tensor) -> None:
-        """Add (b, v, ·) to its place in (G, V, ·): summed over images if these share their voxels."""
+        """Add (b, v, ·) to its place in (G, V, ·): summed over images if these share their
+        voxels.
+        """
         if len(total) == 1:
             total[0, self.voxels] += part.sum(0)
         else:

@@ -1,21 +1,26 @@
-"""Adam for voxel embeddings at the cost of the voxels that were drawn, with the result of Adam on all of them.
+"""Adam for voxel embeddings at the cost of the voxels that were drawn, with the result of Adam on
+all of them.
 
-In a step only some voxels of one subject are drawn; the gradient of the others is zero. Dense Adam moves these all the
-same: their first moment m and second moment v decay by β1 and β2, and the embedding coasts along m / √v. With zero gradients
-this is known in advance, for all rows alike. Let τ = 1..T be the coming steps of a subject, B_τ and D_τ the products of β1
-and β2 up to τ, and c_τ = rate_τ · √(1 − β2^t) / (1 − β1^t) · B_τ / √D_τ, with t the steps that the subject has had in all. Then
+In a step only some voxels of one subject are drawn; the gradient of the others is zero. Dense Adam
+moves these all the same: their first moment m and second moment v decay by β1 and β2, and the
+embedding coasts along m / √v. With zero gradients this is known in advance, for all rows alike. Let
+τ = 1..T be the coming steps of a subject, B_τ and D_τ the products of β1 and β2 up to τ, and c_τ =
+rate_τ · √(1 − β2^t) / (1 − β1^t) · B_τ / √D_τ, with t the steps that the subject has had in all.
+Then
 
     M = m / B_τ and U = v / D_τ do not change while a row is not drawn,
     a step moves the row by −c_τ ρ, where ρ = M / √U,
 
-so a row is stored where it will have coasted to by step T, and is read at step τ as `stored + ρ · Σ_{s ≥ τ} c_s`. Steps touch
-drawn rows only, and no row needs to know when it was drawn last. After T steps M and U are turned back into m and v, and
-the stored rows are the embeddings. AMSGrad divides by the largest v so far, which does not decay: then D_τ = 1 in c_τ and ρ.
+so a row is stored where it will have coasted to by step T, and is read at step τ as `stored + ρ ·
+Σ_{s ≥ τ} c_s`. Steps touch drawn rows only, and no row needs to know when it was drawn last. After
+T steps M and U are turned back into m and v, and the stored rows are the embeddings. AMSGrad
+divides by the largest v so far, which does not decay: then D_τ = 1 in c_τ and ρ.
 
-Differences from dense Adam (Kingma & Ba 2015; Reddi et al. 2018): rounding, and ε, which is added to √U once instead of to
-the bias-corrected √v at every step: gradients must be large against 1e-6, below which ours moves up to 15 % less in the first
-steps. Memory per voxel: the embedding and two more rows of E float32 numbers, three more with AMSGrad; at E = 256
-that is 3 · 1024 or 4 · 1024 bytes; the dense pass every 256 steps works in blocks of rows.
+Differences from dense Adam (Kingma & Ba 2015; Reddi et al. 2018): rounding, and ε, which is added
+to √U once instead of to the bias-corrected √v at every step: gradients must be large against 1e-6,
+below which ours moves up to 15 % less in the first steps. Memory per voxel: the embedding and two
+more rows of E float32 numbers, three more with AMSGrad; at E = 256 that is 3 · 1024 or 4 · 1024
+bytes; the dense pass every 256 steps works in blocks of rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +33,8 @@ from ubrain.errors import UbrainError
 
 BETA2, EPSILON = 0.999, 1e-8
 BLOCK = 4096  # rows
-LONGEST = 256  # steps; M grows by 1 / β1 in each, so the moments are brought back before it overflows
+# steps; M grows by 1 / β1 in each, so the moments are brought back before it overflows
+LONGEST = 256
 
 
 @dataclass(frozen=True)
@@ -63,19 +69,27 @@ class EmbeddingAdam:
     def plan(self, rates: Sequence[Rate]) -> None:
         """Announce the coming steps; no row can be read before, and all of them must be made."""
         if self._segment or self._plan:
-            raise UbrainError(f"{len(self._plan) + len(self._segment) - self._done} planned steps were not made")
+            raise UbrainError(
+                f"{len(self._plan) + len(self._segment) - self._done} planned steps were not made"
+            )
         self._plan = list(rates)
         self._begin()
 
     def read(self, rows: Tensor) -> Tensor:
-        """Embeddings of voxels (n,) as they are before the coming step, (n, E); their gradient goes to `step`."""
+        """Embeddings of voxels (n,) as they are before the coming step, (n, E); their gradient
+        goes to `step`.
+        """
         at = self._rest[self._done]
         stored = self.embeddings[rows]
-        return stored.addcmul_(self._ratio({k: t[rows] for k, t in self.moments.items()}), stored.new_tensor(at))
+        return stored.addcmul_(
+            self._ratio({k: t[rows] for k, t in self.moments.items()}), stored.new_tensor(at)
+        )
 
     @torch.no_grad()
     def step(self, rows: Tensor, values: Tensor, gradient: Tensor) -> None:
-        """Make the step: `rows` are different voxels, `values` what `read` gave for them, both (n, E) with `gradient`."""
+        """Make the step: `rows` are different voxels, `values` what `read` gave for them, both (n,
+        E) with `gradient`.
+        """
         up1, up2 = self._growth[self._done]
         beta1 = self._segment[self._done].beta1
         some = {k: t[rows] for k, t in self.moments.items()}
@@ -108,9 +122,13 @@ class EmbeddingAdam:
             moves.append(step.rate * (1 - BETA2**i) ** 0.5 / (1 - step.beta1**i) * shrinks)
         self._rest = torch.tensor(moves, dtype=torch.float64).flip(0).cumsum(0).flip(0).tolist()
         self._done = 0
-        for rows in torch.arange(len(self.embeddings)).split(BLOCK):  # in blocks: no second copy of everything
+        for rows in torch.arange(len(self.embeddings)).split(
+            BLOCK
+        ):  # in blocks: no second copy of everything
             block = slice(int(rows[0]), int(rows[-1]) + 1)
-            self.embeddings[block] -= self._ratio({k: t[block] for k, t in self.moments.items()}) * self._rest[0]
+            self.embeddings[block] -= (
+                self._ratio({k: t[block] for k, t in self.moments.items()}) * self._rest[0]
+            )
 
     @torch.no_grad()
     def _end(self) -> None:

@@ -7,14 +7,21 @@ from pathlib import Path
 
 
 def project_root() -> Path:
-    """The nearest folder, from the working directory upwards, with `notebooks/` and `pyproject.toml`; else the first."""
+    """The nearest folder, from the working directory upwards, with `notebooks/` and
+    `pyproject.toml`; else the first.
+    """
     here = Path.cwd()
     folders = (here, *here.parents)
-    return next((f for f in folders if (f / "notebooks").is_dir() and (f / "pyproject.toml").is_file()), here)
+    return next(
+        (f for f in folders if (f / "notebooks").is_dir() and (f / "pyproject.toml").is_file()),
+        here,
+    )
 
 
 def cache_root() -> Path:
-    """Folder for everything that can be computed again: `$UBRAIN_CACHE`, or `.cache` in the project."""
+    """Folder for everything that can be computed again: `$UBRAIN_CACHE`, or `.cache` in the
+    project.
+    """
     return Path(os.environ.get("UBRAIN_CACHE") or project_root() / ".cache")
 
 
@@ -35,7 +42,9 @@ def figure_dir(run: str) -> Path:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name if the block succeeds, and vanishes if it does not."""
+    """A temporary path beside `path` that takes its name if the block succeeds, and vanishes if it
+    does not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

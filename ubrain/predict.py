@@ -1,4 +1,6 @@
-"""Predicted responses of the voxels of a subject, streamed over images and voxels within a memory budget; as files, too."""
+"""Predicted responses of the voxels of a subject, streamed over images and voxels within a memory
+budget; as files, too.
+"""
 
 import copy
 import glob
@@ -26,7 +28,16 @@ from torch import Tensor
 
 from ubrain import maps
 from ubrain.backbone import Backbone, choose_device
-from ubrain.checkpoint import CONFIG, VOXELS, WEIGHTS, backbone_config, describe, fetch, load, voxel_table
+from ubrain.checkpoint import (
+    CONFIG,
+    VOXELS,
+    WEIGHTS,
+    backbone_config,
+    describe,
+    fetch,
+    load,
+    voxel_table,
+)
 from ubrain.config import EncoderConfig
 from ubrain.data.importers.arrays import ImageSource
 from ubrain.data.store import require_space
@@ -41,19 +52,30 @@ IMAGES = 32  # at a time, if memory allows
 READERS = 4  # threads that read images, and images that are read ahead
 PRECISIONS = ("fp32", "bf16")
 DTYPES = ("float32", "float16")
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+UNITS = {
+    "": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 
 
 class Predictor:
     """An encoder, ready to answer for some voxels of one subject.
 
-    What depends on the voxel only is computed once, or, where that would not fit, once per batch in blocks of voxels.
+    What depends on the voxel only is computed once, or, where that would not fit, once per batch in
+    blocks of voxels.
 
     Parameters
     ----------
     voxels : indices (n_voxels,); all of the subject by default.
-    memory : budget in bytes for a batch of tokens, what is computed from them, and what depends on the voxel. Weights,
-        embeddings and what the backbone needs for itself come on top.
+    memory : budget in bytes for a batch of tokens, what is computed from them, and what depends on
+        the voxel. Weights, embeddings and what the backbone needs for itself come on top.
     precision : "fp32", or "bf16" for autocast.
     batch : images at a time, if memory allows.
 
@@ -70,11 +92,18 @@ class Predictor:
     """
 
     def __init__(
-        self, encoder: UniversalEncoder, subject: str, voxels: NDArray[np.int64] | None = None, memory: int = MEMORY,
-        precision: str = "fp32", batch: int = IMAGES,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: UniversalEncoder,
+        subject: str,
+        voxels: NDArray[np.int64] | None = None,
+        memory: int = MEMORY,
+        precision: str = "fp32",
+        batch: int = IMAGES,
+    ) -> None:
         _one_of(precision, PRECISIONS, "precision")
-        shared = {id(p): p.detach() for p in (*encoder.parameters(), *encoder.buffers())}  # nothing is copied
+        shared = {
+            id(p): p.detach() for p in (*encoder.parameters(), *encoder.buffers())
+        }  # nothing is copied
         self._encoder, self._precision = copy.deepcopy(encoder, shared).eval(), precision
         self.device = encoder.position.device
         embedding = encoder.subject(subject).detach()
@@ -89,15 +118,23 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, tokens: Sequence[Tensor]) -> NDArray[np.float32]:
-        """Responses to images given by tokens, one (B, P, D) per level: (B, n_voxels), z-scored units."""
+        """Responses to images given by tokens, one (B, P, D) per level: (B, n_voxels), z-scored
+        units.
+        """
         out = np.empty((len(tokens[0]), self.n_voxels), np.float32)
         with autocast(self.device, self._precision):
             for block in self._blocks:
-                out[:, block] = self._encoder.respond(tokens, self._terms(block)).float().cpu().numpy()
+                out[:, block] = (
+                    self._encoder.respond(tokens, self._terms(block)).float().cpu().numpy()
+                )
             if self._subject not in self._encoder.rests:
                 return out
             responses = torch.from_numpy(out).to(self.device)
-            return self._encoder.with_rest(responses, tokens, self._subject, self._voxels).cpu().numpy()
+            return (
+                self._encoder.with_rest(responses, tokens, self._subject, self._voxels)
+                .cpu()
+                .numpy()
+            )
 
     def _terms(self, block: slice) -> list[VoxelTerms]:
         if self._kept is not None:
@@ -113,15 +150,25 @@ class _Costs:
 
     Attributes
     ----------
-    image : of each image in a batch: its tokens, two copies of the largest level on the way, its responses.
-    voxel : of each voxel in a block: its terms, its query and, under bf16, the wider copy of one level's terms.
+    image : of each image in a batch: its tokens, two copies of the largest level on the way, its
+        responses.
+    voxel : of each voxel in a block: its terms, its query and, under bf16, the wider copy of one
+        level's terms.
     pair : of each image with each voxel of a block: the levels' parts, their stack and their sum.
-    tile_voxel : of each voxel in a tile: scores, weights, what is pooled and normalised, the MLP's hidden units.
+    tile_voxel : of each voxel in a tile: scores, weights, what is pooled and normalised, the MLP's
+        hidden units.
     tile : voxels in a tile.
     """
 
-    def __init__(self, config: EncoderConfig, n_voxels: int, batch: int, precision: str, device: str) -> None:
-        c, p, hidden, n_levels = config.channels, config.n_tokens, config.mlp_ratio * config.channels, len(config.widths)
+    def __init__(
+        self, config: EncoderConfig, n_voxels: int, batch: int, precision: str, device: str
+    ) -> None:
+        c, p, hidden, n_levels = (
+            config.channels,
+            config.n_tokens,
+            config.mlp_ratio * config.channels,
+            len(config.widths),
+        )
         terms = 2 * c + p + hidden + 1
         self.image = 4 * (p * (sum(config.widths) + 2 * max(config.widths)) + n_voxels)
         self.voxel = 4 * (terms * n_levels + config.embedding_size)
@@ -130,17 +177,25 @@ class _Costs:
         self.pair = 4 * (2 * n_levels + 1)
         kind = device if device in VOXELS_PER_TILE else "cuda"
         self.tile = VOXELS_PER_TILE[kind]
-        images = min(batch, max(1, NUMBERS_PER_TILE[kind] // max(p, hidden) // self.tile))  # in a tile
+        images = min(
+            batch, max(1, NUMBERS_PER_TILE[kind] // max(p, hidden) // self.tile)
+        )  # in a tile
         self.tile_voxel = 4 * images * (2 * p + 5 * c + 2 * hidden)
 
 
 def _shares(costs: _Costs, memory: int, batch: int) -> tuple[int, int]:
-    """Images at a time, from half of the memory or what one voxel leaves, and voxels at a time, from the rest."""
+    """Images at a time, from half of the memory or what one voxel leaves, and voxels at a time,
+    from the rest.
+    """
     one = costs.voxel + costs.tile_voxel
-    images = min(batch, max(memory // 2 // costs.image, 1), (memory - one) // (costs.image + costs.pair))
+    images = min(
+        batch, max(memory // 2 // costs.image, 1), (memory - one) // (costs.image + costs.pair)
+    )
     if images < 1:
-        raise UbrainError(f"{memory} bytes of memory are too little for these tokens and voxels; 1 image at a time, and voxel "
-                          f"by voxel, it takes at least {costs.image + costs.pair + one} bytes")  # fmt: skip
+        raise UbrainError(
+            f"{memory} bytes of memory are too little for these tokens and voxels; 1 image at a"
+            f" time, and voxel by voxel, it takes at least {costs.image + costs.pair + one} bytes"
+        )
     rest, voxel = memory - images * costs.image, costs.voxel + images * costs.pair
     block = rest // (voxel + costs.tile_voxel)
     if block > costs.tile:
@@ -154,14 +209,26 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def predict_images(
-    checkpoint: str | Path, images: str | Path, subject: str, out: str | Path, *, areas: Sequence[str] | None = None,
-    weights: str | Path | None = None, device: str = "auto", precision: str = "fp32", memory: int = MEMORY,
-    batch: int = IMAGES, dtype: str = "float32", reference: str | Path | None = None,
-) -> list[Path]:  # fmt: skip
-    """Predict the responses of a subject's voxels to images, and write them to a file; however many, in bounded memory.
+    checkpoint: str | Path,
+    images: str | Path,
+    subject: str,
+    out: str | Path,
+    *,
+    areas: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    memory: int = MEMORY,
+    batch: int = IMAGES,
+    dtype: str = "float32",
+    reference: str | Path | None = None,
+) -> list[Path]:
+    """Predict the responses of a subject's voxels to images, and write them to a file; however
+    many, in bounded memory.
 
-    A run that was killed is continued by the same call: what is done is kept in a folder beside `out`, which vanishes when
-    `out` is complete. On a CPU the result is, bit for bit, that of a run that was not killed.
+    A run that was killed is continued by the same call: what is done is kept in a folder beside
+    `out`, which vanishes when `out` is complete. On a CPU the result is, bit for bit, that of a run
+    that was not killed.
 
     Parameters
     ----------
@@ -181,8 +248,8 @@ def predict_images(
     Raises
     ------
     UbrainError
-        If anything asked for is not there or does not fit, an image cannot be read, or `out` is half done with other
-        settings.
+        If anything asked for is not there or does not fit, an image cannot be read, or `out` is
+        half done with other settings.
     """
     out, source = Path(out), ImageSource(Path(images))
     for value, known, what in ((precision, PRECISIONS, "precision"), (dtype, DTYPES, "dtype")):
@@ -194,8 +261,12 @@ def predict_images(
             raise UbrainError(f"{path} is a folder; expected the name of a file to write")
     folder = fetch(checkpoint, [subject])
     voxels = _voxels(folder, subject, areas)
-    facts = _facts(folder, subject, precision) | {"areas": ",".join(sorted(set(areas))) if areas is not None else "all"}
-    write = maps.writer(out, voxels, facts["space"], np.dtype(dtype), None if reference is None else Path(reference))
+    facts = _facts(folder, subject, precision) | {
+        "areas": ",".join(sorted(set(areas))) if areas is not None else "all"
+    }
+    write = maps.writer(
+        out, voxels, facts["space"], np.dtype(dtype), None if reference is None else Path(reference)
+    )
     backbone, encoder = _load(folder, subject, weights, choose_device(device))
     chosen = None if areas is None else voxels["voxel"].to_numpy()
     predictor = Predictor(encoder, subject, chosen, memory, precision, batch)
@@ -219,10 +290,14 @@ def _one_of(value: str, known: Sequence[str], what: str) -> None:
 
 
 def _voxels(folder: Path, subject: str, areas: Sequence[str] | None) -> pd.DataFrame:
-    """The voxels asked for: their number in the subject, and the rest of their voxel table if there is one."""
+    """The voxels asked for: their number in the subject, and the rest of their voxel table if
+    there is one.
+    """
     known = describe(folder).subjects
     if subject not in known:
-        raise UbrainError(f"{folder} has no subject {subject!r}; it has {', '.join(known) or 'none'}")
+        raise UbrainError(
+            f"{folder} has no subject {subject!r}; it has {', '.join(known) or 'none'}"
+        )
     if areas is None and not (folder / VOXELS / f"{subject}.csv").is_file():
         return pd.DataFrame({"voxel": np.arange(known[subject])})
     table = voxel_table(folder, subject)
@@ -232,12 +307,17 @@ def _voxels(folder: Path, subject: str, areas: Sequence[str] | None) -> pd.DataF
 
 
 def _in_areas(table: pd.DataFrame, subject: str, areas: Sequence[str]) -> NDArray[np.bool_]:
-    of_voxel = [{area.strip() for area in text.split(",")} - {""} for text in table.get("areas", pd.Series([""] * len(table)))]
+    of_voxel = [
+        {area.strip() for area in text.split(",")} - {""}
+        for text in table.get("areas", pd.Series([""] * len(table)))
+    ]
     known = sorted(set().union(*of_voxel))
     unknown = [area for area in areas if area not in known]
     if unknown or not areas:
-        raise UbrainError(f"subject {subject!r} has no area {', '.join(map(repr, unknown)) or 'without a name'}; "
-                          f"it has {', '.join(known) or 'none'}")  # fmt: skip
+        raise UbrainError(
+            f"subject {subject!r} has no area {', '.join(map(repr, unknown)) or 'without a name'}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
     wanted = set(areas)
     return np.array([not wanted.isdisjoint(theirs) for theirs in of_voxel])
 
@@ -246,8 +326,15 @@ def _facts(folder: Path, subject: str, precision: str) -> dict[str, str]:
     about = describe(folder).recordings.get(subject, {})
     known = {key: str(about.get(key, "")) for key in ("dataset", "scanner", "space")}
     files = [folder / WEIGHTS, folder / CONFIG]
-    return {"format": "ubrain-responses", "units": "z-scored response", "subject": subject, **known, "precision": precision,
-            "checkpoint": _digest(*files), "ubrain": metadata.version("ubrain")}  # fmt: skip
+    return {
+        "format": "ubrain-responses",
+        "units": "z-scored response",
+        "subject": subject,
+        **known,
+        "precision": precision,
+        "checkpoint": _digest(*files),
+        "ubrain": metadata.version("ubrain"),
+    }
 
 
 def _digest(*files: Path) -> str:
@@ -260,43 +347,66 @@ def _digest(*files: Path) -> str:
 
 def _load(
     folder: Path, subject: str, weights: str | Path | None, device: torch.device
-) -> tuple[Backbone, UniversalEncoder]:  # fmt: skip
+) -> tuple[Backbone, UniversalEncoder]:
     config = backbone_config(folder)
     if weights is not None:
         config = replace(config, weights=str(weights))
     try:
         backbone = Backbone(config).eval()
     except UbrainError as error:
-        raise UbrainError(f"the backbone of {folder}: {error} (--weights names a file of its weights)") from error
+        raise UbrainError(
+            f"the backbone of {folder}: {error} (--weights names a file of its weights)"
+        ) from error
     encoder = load(folder, backbone.adapters, [subject])
     return backbone.to(device), encoder.to(device)
 
 
 def _settings(
-    facts: dict[str, str], voxels: pd.DataFrame, backbone: Backbone, predictor: Predictor, dtype: str
-) -> dict[str, Any]:  # fmt: skip
+    facts: dict[str, str],
+    voxels: pd.DataFrame,
+    backbone: Backbone,
+    predictor: Predictor,
+    dtype: str,
+) -> dict[str, Any]:
     """Everything that the numbers depend on but the images."""
     weights = Path(backbone.config.weights)
-    made_by = {"torch": torch.__version__, "timm": timm.__version__, "device": predictor.device.type}
-    return {**facts, **made_by, "voxels": hashlib.blake2b(voxels["voxel"].to_numpy().tobytes(), digest_size=16).hexdigest(),
-            "dtype": dtype, "weights": _digest(weights) if weights.is_file() else str(weights),
-            "images at a time": predictor.images, "voxels at a time": predictor.block}  # fmt: skip
+    made_by = {
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "device": predictor.device.type,
+    }
+    return {
+        **facts,
+        **made_by,
+        "voxels": hashlib.blake2b(voxels["voxel"].to_numpy().tobytes(), digest_size=16).hexdigest(),
+        "dtype": dtype,
+        "weights": _digest(weights) if weights.is_file() else str(weights),
+        "images at a time": predictor.images,
+        "voxels at a time": predictor.block,
+    }
 
 
 class _Work:
-    """Responses that are already predicted, in a folder beside the target; for one process at a time.
+    """Responses that are already predicted, in a folder beside the target; for one process at a
+    time.
 
-    `responses.raw` has those to the first images, (n, n_voxels). It grows by whole batches, so its size tells what a killed
-    process left of one. `settings.json` says what they were made of.
+    `responses.raw` has those to the first images, (n, n_voxels). It grows by whole batches, so its
+    size tells what a killed process left of one. `settings.json` says what they were made of.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any], source: ImageSource, n_voxels: int, step: int) -> None:
+    def __init__(
+        self, out: Path, settings: dict[str, Any], source: ImageSource, n_voxels: int, step: int
+    ) -> None:
         self.out, self.folder, self.source = out, out.with_name(f".{out.name}.work"), source
         self.dtype, self._n_voxels, self.step = np.dtype(settings["dtype"]), n_voxels, step
         self._row_bytes = n_voxels * self.dtype.itemsize
         self._raw, self._told = self.folder / "responses.raw", self.folder / "settings.json"
         files = [(path.name, path.stat()) for path in source.files]
-        self._now = json.loads(json.dumps({"settings": settings, "images": [[n, s.st_size, s.st_mtime_ns] for n, s in files]}))
+        self._now = json.loads(
+            json.dumps(
+                {"settings": settings, "images": [[n, s.st_size, s.st_mtime_ns] for n, s in files]}
+            )
+        )
         self._lock = FileLock(self.folder / "lock")
         self.done = 0  # images
 
@@ -305,7 +415,9 @@ class _Work:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UbrainError(f"another process is writing {self.out}; wait for it, or stop it") from None
+            raise UbrainError(
+                f"another process is writing {self.out}; wait for it, or stop it"
+            ) from None
         except OSError as error:
             raise UbrainError(f"cannot write beside {self.out}: {error}") from error
         try:
@@ -315,17 +427,31 @@ class _Work:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         if kind is None or not self.done:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
-            log.info("%s: %d of %d images are done; the same command continues", self.out, self.done, len(self.source))
+            log.info(
+                "%s: %d of %d images are done; the same command continues",
+                self.out,
+                self.done,
+                len(self.source),
+            )
         self._lock.release()
 
     def _continue(self) -> None:
-        """Find out how many images are done, and keep only these; refuse if they were done otherwise."""
+        """Find out how many images are done, and keep only these; refuse if they were done
+        otherwise.
+        """
         for name in (glob.escape(path.name) for path in maps.files_of(self.out)):
-            for left_behind in self.out.parent.glob(f".{name}.*.partial"):  # by a process that was killed: we hold the lock
+            for left_behind in self.out.parent.glob(
+                f".{name}.*.partial"
+            ):  # by a process that was killed: we hold the lock
                 left_behind.unlink()
         n = len(self.source)
         if self._told.exists() and self._raw.exists() and self._raw.stat().st_size:
@@ -334,9 +460,13 @@ class _Work:
             rows = self._raw.stat().st_size // self._row_bytes
             self.done = n if rows == n else min(rows, n) // self.step * self.step
             pairs = zip(before["images"][: self.done], self._now["images"], strict=False)
-            self._refuse_if([f"image {old[0]} is no longer what it was" for old, new in pairs if old != new][:1])
+            self._refuse_if(
+                [f"image {old[0]} is no longer what it was" for old, new in pairs if old != new][:1]
+            )
             log.info("%s: continuing after %d of %d images", self.out, self.done, n)
-        require_space(self.out, (2 * n - self.done) * self._row_bytes)  # at the end, they are there twice
+        require_space(
+            self.out, (2 * n - self.done) * self._row_bytes
+        )  # at the end, they are there twice
         with self._raw.open("ab") as file:
             file.truncate(self.done * self._row_bytes)
         write_text(self._told, json.dumps(self._now))
@@ -346,12 +476,16 @@ class _Work:
             before = json.loads(self._told.read_text(encoding="utf-8"))
             return {"settings": dict(before["settings"]), "images": list(before["images"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UbrainError(f"{self._told} cannot be read: {error}; delete the folder to start anew") from error
+            raise UbrainError(
+                f"{self._told} cannot be read: {error}; delete the folder to start anew"
+            ) from error
 
     def _refuse_if(self, differences: list[str]) -> None:
         if differences:
-            raise UbrainError(f"{self.out} is half done, but from something else: {'; '.join(differences)}. "
-                              f"Finish it with the same, or delete the folder {self.folder} to start anew")  # fmt: skip
+            raise UbrainError(
+                f"{self.out} is half done, but from something else: {'; '.join(differences)}. "
+                f"Finish it with the same, or delete the folder {self.folder} to start anew"
+            )
 
     def add(self, responses: NDArray) -> None:
         """Keep the responses to the next images, (n, n_voxels)."""
@@ -359,7 +493,10 @@ class _Work:
             stored = np.ascontiguousarray(responses, self.dtype)
         if not np.isfinite(stored).all():
             worst = self.source.ids[self.done + int(np.argmin(np.isfinite(stored).all(1)))]
-            raise UbrainError(f"the responses to image {worst!r} are not finite in {self.dtype}; is the checkpoint sound?")
+            raise UbrainError(
+                f"the responses to image {worst!r} are not finite in {self.dtype}; is the"
+                " checkpoint sound?"
+            )
         with self._raw.open("ab") as file:
             file.write(stored.data)
         self.done += len(stored)
@@ -368,11 +505,17 @@ class _Work:
         """All responses, batch by batch."""
         with self._raw.open("rb") as file:
             for _ in range(0, self.done, self.step):
-                yield np.fromfile(file, self.dtype, self.step * self._n_voxels).reshape(-1, self._n_voxels)
+                yield np.fromfile(file, self.dtype, self.step * self._n_voxels).reshape(
+                    -1, self._n_voxels
+                )
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [f"{key} was {was.get(key)!r}, is {now.get(key)!r}" for key in {**was, **now} if was.get(key) != now.get(key)]
+    return [
+        f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
+        for key in {**was, **now}
+        if was.get(key) != now.get(key)
+    ]
 
 
 def _compute(work: _Work, backbone: Backbone, predictor: Predictor, precision: str) -> None:
@@ -382,8 +525,14 @@ def _compute(work: _Work, backbone: Backbone, predictor: Predictor, precision: s
     label = f"predicting {n} images × {predictor.n_voxels} voxels"
     with closing(_read_ahead(work.source, range(work.done, n))) as pixels:
         for start in track(starts, len(starts), label):
-            with torch.inference_mode(), autocast(predictor.device, precision), _memory_enough(work.step):
-                images = torch.cat([backbone.preprocess([next(pixels)]) for _ in range(min(work.step, n - start))])
+            with (
+                torch.inference_mode(),
+                autocast(predictor.device, precision),
+                _memory_enough(work.step),
+            ):
+                images = torch.cat(
+                    [backbone.preprocess([next(pixels)]) for _ in range(min(work.step, n - start))]
+                )
                 responses = predictor(backbone(images))
             work.add(responses)
 
@@ -409,5 +558,7 @@ def _memory_enough(images: int) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise UbrainError(f"the device has too little memory for {images} images at a time; give fewer (--batch), "
-                          f"or less --memory for voxels") from error  # fmt: skip
+        raise UbrainError(
+            f"the device has too little memory for {images} images at a time; give fewer (--batch),"
+            " or less --memory for voxels"
+        ) from error

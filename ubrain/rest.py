@@ -1,23 +1,26 @@
 """What voxels of a new subject read from an image beside their embedding: a linear rest.
 
-The shared weights were made for the crowd. A voxel that wants something else of an image gets it by ridge regression of what
-the embedding leaves over::
+The shared weights were made for the crowd. A voxel that wants something else of an image gets it by
+ridge regression of what the embedding leaves over::
 
     response(x) = scale · f(e; x) + φ(x) · basis · weights + offset
 
-φ(x) are the encoder's projected tokens of each level, averaged over 1, 2 × 2 and 4 × 4 squares of the image, and the class
-token if there is one. The basis holds the principal components of φ over the new subject's images, so a voxel costs a few
-hundred numbers more. Three kinds of readout compete for each voxel: the embedding alone; the embedding, with ridge regression
-of what it leaves over; and ridge regression alone; the last two with penalties of any strength. Each has the evidence
+φ(x) are the encoder's projected tokens of each level, averaged over 1, 2 × 2 and 4 × 4 squares of
+the image, and the class token if there is one. The basis holds the principal components of φ over
+the new subject's images, so a voxel costs a few hundred numbers more. Three kinds of readout
+compete for each voxel: the embedding alone; the embedding, with ridge regression of what it leaves
+over; and ridge regression alone; the last two with penalties of any strength. Each has the evidence
 
-    S^(−n / 4),  S the sum of its squared errors over n held-out images, the noise variance unknown and integrated out,
+    S^(−n / 4),  S the sum of its squared errors over n held-out images, the noise variance unknown
+    and integrated out,
 
-times its share among all voxels, which is found from the same evidence (expectation maximisation); the full evidence,
-n / 2, is too sure of itself where candidates share images (seen on simulated crowds of seeds 21 to 25). The readout is
-the mean over candidates. If that, with shares found on other images, does not lower the squared error over all voxels by
-more than three standard errors, there is no rest at all (seen on the same crowds: at 25 noisy images a rest costs
-retrieval). So few images or noise leave the embedding alone, more images add a rest, and a voxel unlike any of the crowd
-ends near ridge regression. This is ours, not the paper's.
+times its share among all voxels, which is found from the same evidence (expectation maximisation);
+the full evidence, n / 2, is too sure of itself where candidates share images (seen on simulated
+crowds of seeds 21 to 25). The readout is the mean over candidates. If that, with shares found on
+other images, does not lower the squared error over all voxels by more than three standard errors,
+there is no rest at all (seen on the same crowds: at 25 noisy images a rest costs retrieval). So few
+images or noise leave the embedding alone, more images add a rest, and a voxel unlike any of the
+crowd ends near ridge regression. This is ours, not the paper's.
 """
 
 import math
@@ -29,9 +32,12 @@ from torch import Tensor, nn
 
 SIDES = (1, 2, 4)  # squares per side of the image
 MOST_COMPONENTS = 512
-STRENGTHS = tuple(10 ** (i / 2) for i in range(-6, 9))  # relative to the mean square of the features
+STRENGTHS = tuple(
+    10 ** (i / 2) for i in range(-6, 9)
+)  # relative to the mean square of the features
 TRUST = 0.5  # exponent of the evidence
-CLEAR, PARTS = 3, 5  # standard errors that a rest must gain; parts of the images, each scored with shares of the others
+CLEAR = 3  # standard errors that a rest must gain
+PARTS = 5  # of the images, each scored with shares of the others
 ROUNDS = 100  # of expectation maximisation
 TINY = 1e-6
 
@@ -68,14 +74,26 @@ class LinearRest(nn.Module):
         rest.load_state_dict(dict(parts), assign=True)
         return rest
 
-    def forward(self, responses: Tensor, levels: Sequence[Tensor], voxels: Tensor | slice = slice(None)) -> Tensor:
-        """The whole responses (B, V), from those of the embeddings and projected tokens, one (B, P, C) per level."""
-        components = torch.cat([f.flatten(1) for f in features(levels)], 1) @ self.basis - self.shift
-        return self.scale[voxels] * responses + components @ self.weights[:, voxels] + self.offset[voxels]
+    def forward(
+        self, responses: Tensor, levels: Sequence[Tensor], voxels: Tensor | slice = slice(None)
+    ) -> Tensor:
+        """The whole responses (B, V), from those of the embeddings and projected tokens, one (B,
+        P, C) per level.
+        """
+        components = (
+            torch.cat([f.flatten(1) for f in features(levels)], 1) @ self.basis - self.shift
+        )
+        return (
+            self.scale[voxels] * responses
+            + components @ self.weights[:, voxels]
+            + self.offset[voxels]
+        )
 
 
 def features(levels: Sequence[Tensor]) -> list[Tensor]:
-    """φ of projected tokens, one (B, P, C) per level: a (B, n_squares, C) for each level and number of squares."""
+    """φ of projected tokens, one (B, P, C) per level: a (B, n_squares, C) for each level and
+    number of squares.
+    """
     found = []
     for x in levels:
         x, side = x.float(), math.isqrt(x.shape[1])
@@ -85,7 +103,9 @@ def features(levels: Sequence[Tensor]) -> list[Tensor]:
             continue
         found += [x[:, :1]] if more else []
         grid = x[:, more:].transpose(1, 2).unflatten(2, (side, side))
-        found += [F.adaptive_avg_pool2d(grid, s).flatten(2).transpose(1, 2) for s in SIDES if s <= side]
+        found += [
+            F.adaptive_avg_pool2d(grid, s).flatten(2).transpose(1, 2) for s in SIDES if s <= side
+        ]
     return found
 
 
@@ -106,7 +126,8 @@ class Components:
     Attributes
     ----------
     basis, shift : as of `LinearRest`.
-    values : (n_images, n_components), coordinates of the images; their mean square, summed over components, is 1.
+    values : (n_images, n_components), coordinates of the images; their mean square, summed over
+        components, is 1.
     """
 
     def __init__(self, parts: Sequence[Tensor]) -> None:
@@ -121,25 +142,33 @@ class Components:
         x = (torch.cat([part.flatten(1) for part in parts], 1) - mean) * scale
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            axes = torch.svd_lowrank(x, min(MOST_COMPONENTS, *x.shape))[2]  # (n_features, n_components)
+            axes = torch.svd_lowrank(x, min(MOST_COMPONENTS, *x.shape))[
+                2
+            ]  # (n_features, n_components)
         self.basis = scale[:, None] * axes
         self.shift = mean @ self.basis
         self.values = x @ axes
 
     def ridge(self, y: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (n_strengths, n_components, n_voxels) and offsets (n_strengths, n_voxels), from y (n, n_voxels)."""
+        """Weights (n_strengths, n_components, n_voxels) and offsets (n_strengths, n_voxels), from
+        y (n, n_voxels).
+        """
         u, mean = self.values[images], self.values[images].mean(0)
         size, turn = torch.linalg.eigh((u - mean).T @ (u - mean) / len(u))
         right = turn.T @ ((u - mean).T @ (y - y.mean(0)) / len(u))
-        weights = torch.stack([turn @ (right / (size.clamp_min(0) + a / len(u))[:, None]) for a in STRENGTHS])
+        weights = torch.stack(
+            [turn @ (right / (size.clamp_min(0) + a / len(u))[:, None]) for a in STRENGTHS]
+        )
         return weights, y.mean(0) - mean @ weights
 
     def misses(self, y: Tensor, f: Tensor, fitted: Tensor, held: Tensor) -> Tensor:
-        """What candidates leave over of held-out images: with embedding and ridge, with ridge, with the embedding alone.
+        """What candidates leave over of held-out images: with embedding and ridge, with ridge, with
+        the embedding alone.
 
         Parameters
         ----------
-        y, f : (n_images, n_voxels), measured responses, and those of embeddings that know only the images `fitted`, scaled.
+        y, f : (n_images, n_voxels), measured responses, and those of embeddings that know only the
+            images `fitted`, scaled.
 
         Returns
         -------
@@ -152,24 +181,34 @@ class Components:
         return torch.cat([*found, (y - f)[held][None]])
 
     def fit(self, y: Tensor, f: Tensor, shares: Tensor) -> dict[str, Tensor]:
-        """Weights, offset and scale of a rest that is the mean over all candidates, by their shares."""
+        """Weights, offset and scale of a rest that is the mean over all candidates, by their
+        shares.
+        """
         joint, alone = shares[:-1].split(len(STRENGTHS))
         images = torch.arange(len(y), device=y.device)
         weights, offset = self.ridge(torch.cat([y - f, y], 1), images)
         weights = torch.einsum("av,akv->kv", torch.cat([joint, alone], 1), weights)
         offset = (torch.cat([joint, alone], 1) * offset).sum(0)
         n = y.shape[1]
-        return {"weights": weights[:, :n] + weights[:, n:], "offset": offset[:n] + offset[n:], "scale": 1 - alone.sum(0)}
+        return {
+            "weights": weights[:, :n] + weights[:, n:],
+            "offset": offset[:n] + offset[n:],
+            "scale": 1 - alone.sum(0),
+        }
 
     def rest(self, parts: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> LinearRest:
-        """The rest of a subject, from those of blocks of its voxels; `scale` is what f was multiplied with."""
+        """The rest of a subject, from those of blocks of its voxels; `scale` is what f was
+        multiplied with.
+        """
         found = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
         found["scale"] = scale * found["scale"]
         return LinearRest.of({"basis": self.basis, "shift": self.shift, **found})
 
 
 def is_clear(misses: Tensor) -> bool:
-    """Whether there is something to get beside the embedding, from what candidates leave over on held-out images."""
+    """Whether there is something to get beside the embedding, from what candidates leave over on
+    held-out images.
+    """
     everything, unit = misses.square().sum(1), misses[-1].square().mean(0).clamp_min(TINY)
     gains = []
     for part in misses.tensor_split(PARTS, 1):
@@ -186,7 +225,9 @@ def no_rest(n_voxels: int, device: torch.device) -> Tensor:
 
 
 def candidates(errors: Tensor, n_images: int) -> Tensor:
-    """Share of each candidate for each voxel, (n_candidates, n_voxels), from squared errors on held-out images."""
+    """Share of each candidate for each voxel, (n_candidates, n_voxels), from squared errors on
+    held-out images.
+    """
     evidence = -TRUST * n_images / 2 * errors.clamp_min(TINY).log()
     common = torch.zeros(len(errors), 1, device=errors.device)
     for _ in range(ROUNDS):

@@ -15,7 +15,8 @@ from ubrain.errors import UbrainError
 from ubrain.paths import project_root, write_text
 
 VERSIONS = ("ubrain", "torch", "timm", "numpy", "scipy", "himalaya", "nilearn")
-COUNTED = ("images", "voxels", "subjects", "clusters", "seconds")  # units of numbers that are shown without decimals
+# units of numbers that are shown without decimals
+COUNTED = ("images", "voxels", "subjects", "clusters", "seconds")
 Claim = Mapping[str, str]
 Documents = Mapping[str, Mapping[str, Any]]  # notebook -> what `read_results` read
 START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
@@ -35,7 +36,9 @@ class Record:
     unit: str = ""
 
 
-def write_results(path: Path, notebook: str, records: Sequence[Record], facts: dict[str, Any]) -> None:
+def write_results(
+    path: Path, notebook: str, records: Sequence[Record], facts: dict[str, Any]
+) -> None:
     """Write the numbers of a notebook, with what they were made with.
 
     Raises
@@ -48,7 +51,13 @@ def write_results(path: Path, notebook: str, records: Sequence[Record], facts: d
     if twice:
         raise UbrainError(f"{notebook}: recorded more than once: {sorted(twice)[0]}")
     rows = [{k: _finite(v) for k, v in asdict(r).items()} for r in records]
-    document = {"notebook": notebook, **facts, "commit": commit(), "versions": versions(), "results": rows}
+    document = {
+        "notebook": notebook,
+        **facts,
+        "commit": commit(),
+        "versions": versions(),
+        "results": rows,
+    }
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -60,17 +69,24 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     UbrainError
         If there are none.
     """
-    found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
+    found = {
+        p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))
+    }
     if not found:
         raise UbrainError(f"no results in {folder}; make them with `make reproduce`")
     return found
 
 
-def same_numbers(old: dict[str, Any], new: dict[str, Any], tolerance: float = 1e-6) -> tuple[int, int]:
-    """How many records of `new` are in `old` with the same value, low and high; and how many records there are."""
+def same_numbers(
+    old: dict[str, Any], new: dict[str, Any], tolerance: float = 1e-6
+) -> tuple[int, int]:
+    """How many records of `new` are in `old` with the same value, low and high; and how many
+    records there are.
+    """
     known = {_key(r): r for r in old["results"]}
     same = sum(
-        _key(r) in known and all(_close(r[k], known[_key(r)][k], tolerance) for k in ("value", "low", "high", "n"))
+        _key(r) in known
+        and all(_close(r[k], known[_key(r)][k], tolerance) for k in ("value", "low", "high", "n"))
         for r in new["results"]
     )
     return same, max(len(old["results"]), len(new["results"]))
@@ -79,7 +95,8 @@ def same_numbers(old: dict[str, Any], new: dict[str, Any], tolerance: float = 1e
 def scoreboard(folder: Path) -> str:
     """Markdown table: claim, paper, authors' run, here. What is not known stays blank.
 
-    Runs of other seeds and on recordings, as `paper.toml` names them, are shown beside if they are in the folder beside.
+    Runs of other seeds and on recordings, as `paper.toml` names them, are shown beside if they are
+    in the folder beside.
 
     Raises
     ------
@@ -105,13 +122,21 @@ def scoreboard(folder: Path) -> str:
         columns[f"here: {real.name}"] = lambda claim: _here(claim, recordings)
         note += f" {real.name}: {paper['runs']['recordings_are']}."
     columns["notebook"] = lambda claim: _link(claim, folder)
-    rows = [list(columns), ["---"] * len(columns), *([c(claim) for c in columns.values()] for claim in paper["claim"])]
+    rows = [
+        list(columns),
+        ["---"] * len(columns),
+        *([c(claim) for c in columns.values()] for claim in paper["claim"]),
+    ]
     return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", note])
 
 
 def paper_claims() -> dict[str, Any]:
-    """`paper.toml`: every claim of the paper, where it is checked here, and what is known of the authors' numbers."""
-    return tomllib.loads(resources.files("ubrain").joinpath("paper.toml").read_text(encoding="utf-8"))
+    """`paper.toml`: every claim of the paper, where it is checked here, and what is known of the
+    authors' numbers.
+    """
+    return tomllib.loads(
+        resources.files("ubrain").joinpath("paper.toml").read_text(encoding="utf-8")
+    )
 
 
 def unknown_claims(folder: Path) -> list[str]:
@@ -121,7 +146,8 @@ def unknown_claims(folder: Path) -> list[str]:
 
 
 def write_scoreboard(readme: Path, text: str, check: bool = False) -> None:
-    """Put the scoreboard between its markers in a README; with `check`, only make sure that it is there.
+    """Put the scoreboard between its markers in a README; with `check`, only make sure that it is
+    there.
 
     Raises
     ------
@@ -134,14 +160,19 @@ def write_scoreboard(readme: Path, text: str, check: bool = False) -> None:
     before, rest = old.split(START)
     new = f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}"
     if check and new != old:
-        raise UbrainError(f"{readme}: the scoreboard is stale; run `make report` and commit the README")
+        raise UbrainError(
+            f"{readme}: the scoreboard is stale; run `make report` and commit the README"
+        )
     if not check:
         write_text(readme, new)
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}}
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in VERSIONS},
+    }
 
 
 def commit() -> str:
@@ -149,15 +180,20 @@ def commit() -> str:
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
-            cwd=project_root(), capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            cwd=project_root(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return found.stdout.strip()
 
 
 def _records(claim: Claim, documents: Documents) -> list[dict[str, Any]]:
-    """The numbers that a claim rests on: those of single subjects, or the one over all of them if there are no others."""
+    """The numbers that a claim rests on: those of single subjects, or the one over all of them if
+    there are no others.
+    """
     results = documents.get(claim["notebook"], {"results": []})["results"]
     wanted = claim["name"], claim["condition"]
     found = [r for r in results if (r["name"], r["condition"]) == wanted and r["value"] is not None]
@@ -173,12 +209,22 @@ def _here(claim: Claim, documents: Documents) -> str:
     if found[0]["subject"] == "all":
         low, high = (found[0][end] for end in ("low", "high"))
         text = _show(values[0], unit)
-        return text if low is None or high is None else f"{text} (95 % interval {_show(low, unit)} … {_show(high, unit)})"
-    text = f"{_show(_median(values), unit)} ({_show(min(values), unit)} … {_show(max(values), unit)}), {_count(found)}"
+        return (
+            text
+            if low is None or high is None
+            else f"{text} (95 % interval {_show(low, unit)} … {_show(high, unit)})"
+        )
+    text = (
+        f"{_show(_median(values), unit)} ({_show(min(values), unit)} … {_show(max(values), unit)}),"
+        f" {_count(found)}"
+    )
     if claim.get("also") == "intervals":
         above = sum(r["low"] is not None and r["low"] > 0 for r in found)
         below = sum(r["high"] is not None and r["high"] < 0 for r in found)
-        text += f"; 95 % interval above 0 in {above} of {len(found)}" + f", below in {below}" * bool(below)
+        text += (
+            f"; 95 % interval above 0 in {above} of {len(found)}"
+            + f", below in {below}" * bool(below)
+        )
     if claim.get("also") == "chance":
         galleries = sorted({r["n"] for r in found})
         chance = " / ".join(_show(int(claim["name"][3:]) / n, unit) for n in galleries)
@@ -203,22 +249,33 @@ def _over_seeds(claim: Claim, runs: Sequence[Documents]) -> str:
 def _link(claim: Claim, folder: Path) -> str:
     """The executed notebook, as a link from the top of the project."""
     file = folder / f"{claim['notebook']}.ipynb"
-    return f"[{file.stem[:2]}]({folder.parent.name}/{folder.name}/{file.name})" if file.exists() else ""
+    return (
+        f"[{file.stem[:2]}]({folder.parent.name}/{folder.name}/{file.name})"
+        if file.exists()
+        else ""
+    )
 
 
 def _note(documents: Documents, paper: dict[str, Any]) -> str:
     first = next(iter(documents.values()))
     sources = "; ".join(f"*{what}*: {text}" for what, text in paper["sources"].items())
-    return (f"Here: {'simulated crowd' if first['simulated'] else first['crowd']}, profile {first['profile']}, seed "
-            f"{first['seed']}, median over subjects, range over subjects in brackets, unless the row says otherwise. "
-            f"Numbers from different data cannot be compared: read along the claims, not along the columns. "
-            f"*Over seeds*: the smallest and the largest of this number over simulated worlds. A blank is a number that is "
-            f"not known, not run, or does not exist for these data. Sources: {sources}.")  # fmt: skip
+    return (
+        f"Here: {'simulated crowd' if first['simulated'] else first['crowd']}, profile"
+        f" {first['profile']}, seed {first['seed']}, median over subjects, range over subjects in"
+        " brackets, unless the row says otherwise. Numbers from different data cannot be compared:"
+        " read along the claims, not along the columns. *Over seeds*: the smallest and the largest"
+        " of this number over simulated worlds. A blank is a number that is not known, not run, or"
+        f" does not exist for these data. Sources: {sources}."
+    )
 
 
 def _unit(record: Mapping[str, Any]) -> str:
     """The unit, in which a difference of shares is one of percentage points."""
-    return "points" if record["unit"] == "share" and record["name"].startswith(("gain", "difference")) else record["unit"]
+    return (
+        "points"
+        if record["unit"] == "share" and record["name"].startswith(("gain", "difference"))
+        else record["unit"]
+    )
 
 
 def _show(value: float, unit: str) -> str:

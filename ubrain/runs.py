@@ -1,4 +1,6 @@
-"""Notebooks as runs: rebuilt from their .py, executed by papermill with checked parameters, published when done."""
+"""Notebooks as runs: rebuilt from their .py, executed by papermill with checked parameters,
+published when done.
+"""
 
 import ast
 import base64
@@ -51,13 +53,17 @@ def find_notebooks(pattern: str = "*") -> list[Path]:
     everything = sorted(paths.notebooks_dir().glob("[0-9][0-9]_*.py"))
     found = [p for p in everything if fnmatch.fnmatch(p.stem, pattern)]
     if not found:
-        names = ", ".join(p.stem for p in everything) or "none here: run this in a checkout of ubrain"
+        names = (
+            ", ".join(p.stem for p in everything) or "none here: run this in a checkout of ubrain"
+        )
         raise UbrainError(f"no notebook matches {pattern!r}; there are: {names}")
     return found
 
 
 def notebook_text(source: Path) -> str:
-    """The .ipynb that belongs to a .py: no outputs, and cell ids that depend on nothing but the order of the cells."""
+    """The .ipynb that belongs to a .py: no outputs, and cell ids that depend on nothing but the
+    order of the cells.
+    """
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{source.stem}-{number:02d}"
@@ -87,17 +93,25 @@ def rebuild_notebooks(check: bool = False) -> list[Path]:
 
 
 def run_notebooks(
-    pattern: str = "*", profile: str = "fast", crowd: str | None = None, seed: int = 0,
-    parameters: Mapping[str, Any] | None = None, force: bool = False, out: Path | None = None,
-) -> list[Path]:  # fmt: skip
-    """Execute notebooks and publish them, their numbers and figures under `papermill_runs/` and `figures/`.
+    pattern: str = "*",
+    profile: str = "fast",
+    crowd: str | None = None,
+    seed: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    force: bool = False,
+    out: Path | None = None,
+) -> list[Path]:
+    """Execute notebooks and publish them, their numbers and figures under `papermill_runs/` and
+    `figures/`.
 
-    If all numbers and all cells of a notebook are those already published, the published files stay as they are.
+    If all numbers and all cells of a notebook are those already published, the published files stay
+    as they are.
 
     Parameters
     ----------
     crowd : crowd file; None takes the simulated crowd of the profile.
-    parameters : more parameters, of notebooks that have them; `profile`, `crowd` and `seed` may stand among them.
+    parameters : more parameters, of notebooks that have them; `profile`, `crowd` and `seed` may
+        stand among them.
     force : publish even if no number has changed.
     out : folder for the executed notebooks and numbers instead, with the figures in its `figures/`.
 
@@ -115,7 +129,11 @@ def run_notebooks(
     extra = [slug(k, v) for k, v in sorted(given.items()) if k not in ("crowd", "profile", "seed")]
     run = "-".join([run_name(given["crowd"], given["profile"], given["seed"]), *extra])
     if out is None:
-        staging, target, figure_dir = paths.cache_root() / "runs" / run, paths.run_dir(run), paths.figure_dir(run)
+        staging, target, figure_dir = (
+            paths.cache_root() / "runs" / run,
+            paths.run_dir(run),
+            paths.figure_dir(run),
+        )
     else:
         out = make_folder(out)
         staging, target, figure_dir = out / UNFINISHED / run, out, out / "figures"
@@ -134,16 +152,25 @@ def run_notebooks(
 
 
 def check_settings(
-    sources: Sequence[Path], profile: str, crowd: str | None, seed: int, parameters: Mapping[str, Any]
+    sources: Sequence[Path],
+    profile: str,
+    crowd: str | None,
+    seed: int,
+    parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """All parameters of a run, once every notebook is known to take them and profile, crowd and seed to exist.
+    """All parameters of a run, once every notebook is known to take them and profile, crowd and
+    seed to exist.
 
     Raises
     ------
     UbrainError
         Naming the first that is wrong.
     """
-    for name, value, default in (("profile", profile, "fast"), ("crowd", crowd, None), ("seed", seed, 0)):
+    for name, value, default in (
+        ("profile", profile, "fast"),
+        ("crowd", crowd, None),
+        ("seed", seed, 0),
+    ):
         if parameters.get(name, value) != value and value != default:
             raise UbrainError(f"{name} is given twice: {value!r} and {parameters[name]!r}")
     given = {"crowd": crowd, "profile": profile, "seed": seed, **parameters}
@@ -159,7 +186,8 @@ def check_settings(
 
 
 def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
-    """Execute one notebook; it writes its numbers and figures to `out`, where the executed notebook goes too.
+    """Execute one notebook; it writes its numbers and figures to `out`, where the executed notebook
+    goes too.
 
     Raises
     ------
@@ -176,17 +204,26 @@ def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
     os.environ.update(UBRAIN_OUT=str(out.resolve()), UBRAIN_PROGRESS="lines")
     try:
         papermill.execute_notebook(
-            plain, executed, parameters=dict(parameters), kernel_name=KERNEL, cwd=str(source.parent), progress_bar=False,
+            plain,
+            executed,
+            parameters=dict(parameters),
+            kernel_name=KERNEL,
+            cwd=str(source.parent),
+            progress_bar=False,
             log_output=False,
-        )  # fmt: skip
+        )
     except (PapermillException, DeadKernelError, CellTimeoutError) as error:
-        raise UbrainError(f"{source.stem} failed; the executed notebook is {executed}\n{error}") from None
+        raise UbrainError(
+            f"{source.stem} failed; the executed notebook is {executed}\n{error}"
+        ) from None
     finally:
         os.environ.clear()
         os.environ.update(before)
         plain.unlink(missing_ok=True)
     if not (out / f"{source.stem}.json").exists():
-        raise UbrainError(f"{source.stem} ran, but recorded no numbers; its last cell must be `lab.finish()`")
+        raise UbrainError(
+            f"{source.stem} ran, but recorded no numbers; its last cell must be `lab.finish()`"
+        )
     _strip(executed, parameters)
     return executed
 
@@ -197,7 +234,8 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> None:
     Raises
     ------
     UbrainError
-        If one is unknown, or of another type than its default (None stands for any type that JSON knows).
+        If one is unknown, or of another type than its default (None stands for any type that JSON
+        knows).
     """
     known = _defaults(source)
     for name, value in given.items():
@@ -205,8 +243,10 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> None:
             raise UbrainError(f"{source.stem} has no parameter {name!r}; it has {', '.join(known)}")
         default = known[name]
         if not _plain(value):
-            raise UbrainError(f"{source.stem}: parameter {name!r} is {value!r}, expected null, true, false, a number, a text, "
-                              f"or a list or mapping of these")  # fmt: skip
+            raise UbrainError(
+                f"{source.stem}: parameter {name!r} is {value!r}, expected null, true, false, a"
+                " number, a text, or a list or mapping of these"
+            )
         if name == "crowd" and not isinstance(value, str | None):
             default = "mine.h5"
         if default is None or value is None or type(value) is type(default):
@@ -215,12 +255,15 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> None:
             continue
         if isinstance(default, tuple) and isinstance(value, list):
             continue
-        raise UbrainError(f"{source.stem}: parameter {name!r} is {value!r}, expected a {type(default).__name__} "
-                          f"such as {default!r}")  # fmt: skip
+        raise UbrainError(
+            f"{source.stem}: parameter {name!r} is {value!r}, expected a {type(default).__name__} "
+            f"such as {default!r}"
+        )
 
 
 def draw_overview(run: str) -> Path:
-    """Draw the overview figure of a published run from its numbers; the same numbers give the same file.
+    """Draw the overview figure of a published run from its numbers; the same numbers give the same
+    file.
 
     Returns
     -------
@@ -267,7 +310,9 @@ def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML as people write it: `1e-3` is a number, a name comes once, and nothing is repeated by reference."""
+    """YAML as people write it: `1e-3` is a number, a name comes once, and nothing is repeated by
+    reference.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -283,7 +328,9 @@ class _Yaml(yaml.SafeLoader):
 
 
 _Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
@@ -307,14 +354,24 @@ def _plain(value: Any) -> bool:
         return all(map(_plain, value))
     if isinstance(value, dict):
         return all(isinstance(k, str) and _plain(v) for k, v in value.items())
-    return value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
+    return (
+        value is None
+        or isinstance(value, str | bool | int)
+        or (isinstance(value, float) and math.isfinite(value))
+    )
 
 
 def slug(name: str, value: Any) -> str:
-    """A parameter as part of a folder's name, so that its run does not go under the name of another."""
+    """A parameter as part of a folder's name, so that its run does not go under the name of
+    another.
+    """
     exact = f"{name}={json.dumps(value)}"
     text = f"{name}_{re.sub(r'[^A-Za-z0-9.-]+', '_', json.dumps(value)).strip('_')}"
-    return text if len(text) <= 60 else f"{text[:50]}_{hashlib.blake2b(exact.encode(), digest_size=4).hexdigest()}"
+    return (
+        text
+        if len(text) <= 60
+        else f"{text[:50]}_{hashlib.blake2b(exact.encode(), digest_size=4).hexdigest()}"
+    )
 
 
 def make_folder(out: Path) -> Path:
@@ -322,7 +379,9 @@ def make_folder(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UbrainError(f"--out {out}: expected a folder that can be written: {error.strerror}") from None
+        raise UbrainError(
+            f"--out {out}: expected a folder that can be written: {error.strerror}"
+        ) from None
     return out.resolve()
 
 
@@ -333,17 +392,28 @@ def _defaults(source: Path) -> dict[str, Any]:
 
 @lru_cache
 def _literals(source: Path, text: str) -> dict[str, Any]:
-    cells = [c for c in jupytext.reads(text, fmt="py").cells if "parameters" in c.metadata.get("tags", [])]
+    cells = [
+        c
+        for c in jupytext.reads(text, fmt="py").cells
+        if "parameters" in c.metadata.get("tags", [])
+    ]
     if len(cells) != 1:
-        raise UbrainError(f"{source}: expected one cell with the tag 'parameters', found {len(cells)}")
+        raise UbrainError(
+            f"{source}: expected one cell with the tag 'parameters', found {len(cells)}"
+        )
     found = {}
     for statement in ast.parse(cells[0].source).body:
         if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
-            raise UbrainError(f"{source}: the parameters cell may hold only `name = literal`, line {statement.lineno} does not")
+            raise UbrainError(
+                f"{source}: the parameters cell may hold only `name = literal`, line"
+                f" {statement.lineno} does not"
+            )
         try:
             found[statement.targets[0].id] = ast.literal_eval(statement.value)
         except ValueError:
-            raise UbrainError(f"{source}: parameter {statement.targets[0].id!r} is not a literal") from None
+            raise UbrainError(
+                f"{source}: parameter {statement.targets[0].id!r} is not a literal"
+            ) from None
     return found
 
 
@@ -359,9 +429,14 @@ def _strip(executed: Path, parameters: Mapping[str, Any]) -> None:
             cell.source = cell.source.replace(json.dumps(crowd), json.dumps(Path(crowd).name))
         for output in cell.get("outputs", []):
             if png := output.get("data", {}).get("image/png"):
-                output["data"]["image/png"] = base64.b64encode(compressed(base64.b64decode(png))).decode()
+                output["data"]["image/png"] = base64.b64encode(
+                    compressed(base64.b64decode(png))
+                ).decode()
     text = nbformat.writes(notebook).rstrip("\n") + "\n"
-    for place, short in ((sys.prefix, ".venv"), (str(paths.project_root()), ".")):  # warnings name files
+    for place, short in (
+        (sys.prefix, ".venv"),
+        (str(paths.project_root()), "."),
+    ):  # warnings name files
         text = text.replace(place, short)
     paths.write_text(executed, text)
 
@@ -374,13 +449,19 @@ def _publish(name: str, staging: Path, target: Path, figure_dir: Path, force: bo
     new = json.loads((staging / f"{name}.json").read_text(encoding="utf-8"))
     old_file = target / f"{name}.json"
     pictures = sorted((staging / "figures").glob(f"{name}__*"))
-    complete = (target / f"{name}.ipynb").exists() and all((figure_dir / p.name).exists() for p in pictures)
+    complete = (target / f"{name}.ipynb").exists() and all(
+        (figure_dir / p.name).exists() for p in pictures
+    )
     if old_file.exists() and complete and not force:
         old = json.loads(old_file.read_text(encoding="utf-8"))
         same, total = same_numbers(old, new)
         log.info("%s: %d of %d published numbers came out the same", name, same, total)
         shown_alike = old.get("shown_by") == new.get("shown_by")
-        if same == total and shown_alike and _sources(target / f"{name}.ipynb") == _sources(staging / f"{name}.ipynb"):
+        if (
+            same == total
+            and shown_alike
+            and _sources(target / f"{name}.ipynb") == _sources(staging / f"{name}.ipynb")
+        ):
             return old_file
     for old_picture in figure_dir.glob(f"{name}__*"):
         if not any(p.name == old_picture.name for p in pictures):

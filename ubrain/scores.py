@@ -1,4 +1,6 @@
-"""How good is a prediction: voxel correlation, R², noise ceiling, retrieval. Arrays in, arrays out."""
+"""How good is a prediction: voxel correlation, R², noise ceiling, retrieval. Arrays in, arrays
+out.
+"""
 
 from collections.abc import Iterator
 
@@ -35,13 +37,16 @@ def correlation(predicted: ArrayLike, measured: ArrayLike) -> Array:
 class RunningCorrelation:
     """`correlation` over images that come in batches, for data larger than memory.
 
-    Means and sums of products of batches are merged without loss, in float64 (Chan, Golub & LeVeque 1979).
+    Means and sums of products of batches are merged without loss, in float64 (Chan, Golub & LeVeque
+    1979).
     """
 
     def __init__(self, n_voxels: int) -> None:
         self._n = 0
         self._mean = np.zeros((2, n_voxels))
-        self._products = np.zeros((3, n_voxels))  # of predicted with itself, of measured with itself, of both
+        self._products = np.zeros(
+            (3, n_voxels)
+        )  # of predicted with itself, of measured with itself, of both
 
     def add(self, predicted: ArrayLike, measured: ArrayLike) -> None:
         """Take in a batch, both (n_images, n_voxels), without missing values."""
@@ -55,13 +60,17 @@ class RunningCorrelation:
             both -= mean[:, None]
             shift, weight = mean - self._mean[:, voxels], self._n * n / (self._n + n)
             for row, (a, b) in enumerate(((0, 0), (1, 1), (0, 1))):
-                self._products[row, voxels] += (both[a] * both[b]).sum(0) + shift[a] * shift[b] * weight
+                self._products[row, voxels] += (both[a] * both[b]).sum(0) + shift[a] * shift[
+                    b
+                ] * weight
             self._mean[:, voxels] += shift * n / (self._n + n)
             start = voxels.stop
         self._n += n
 
     def value(self) -> Array:
-        """(n_voxels,) in -1..1; NaN where either side is constant or fewer than two images were given."""
+        """(n_voxels,) in -1..1; NaN where either side is constant or fewer than two images were
+        given.
+        """
         norms = np.sqrt(self._products[0] * self._products[1])
         tiny = self._n * (1e-7 * self._mean) ** 2  # what rounding leaves of a constant
         varies = (self._products[:2] > tiny).all(0)
@@ -70,7 +79,8 @@ class RunningCorrelation:
 
 
 def r2(predicted: ArrayLike, measured: ArrayLike) -> Array:
-    """Coefficient of determination over images, for each voxel: 1 − residual / total sum of squares.
+    """Coefficient of determination over images, for each voxel: 1 − residual / total sum of
+    squares.
 
     Shapes and missing values as in `correlation`; NaN where the measured response is constant.
     """
@@ -86,12 +96,14 @@ def r2(predicted: ArrayLike, measured: ArrayLike) -> Array:
 
 
 def ncsnr(squared_deviation: ArrayLike, degrees_of_freedom: ArrayLike) -> Array:
-    """Noise-ceiling signal-to-noise ratio of each voxel, from the variance over repeats of z-scored responses.
+    """Noise-ceiling signal-to-noise ratio of each voxel, from the variance over repeats of z-scored
+    responses.
 
-    The noise variance is pooled over the images: v² = Σ squared deviations from the image's mean / Σ (repeats − 1);
-    where all images have the same number of repeats it is the mean over images of the variance (ddof 1). The responses
-    are z-scored, so the signal has the rest of the variance: ncsnr = sqrt(max(1 − v², 0)) / v
-    (Allen et al. 2022, Natural Scenes Dataset, `export_noiseceiling`).
+    The noise variance is pooled over the images: v² = Σ squared deviations from the image's mean /
+    Σ (repeats − 1); where all images have the same number of repeats it is the mean over images of
+    the variance (ddof 1). The responses are z-scored, so the signal has the rest of the variance:
+    ncsnr = sqrt(max(1 − v², 0)) / v (Allen et al. 2022, Natural Scenes Dataset,
+    `export_noiseceiling`).
 
     Parameters
     ----------
@@ -101,14 +113,18 @@ def ncsnr(squared_deviation: ArrayLike, degrees_of_freedom: ArrayLike) -> Array:
         Sum, over images, of repeats − 1.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        noise = np.asarray(squared_deviation, dtype=np.float64) / np.asarray(degrees_of_freedom, dtype=np.float64)
+        noise = np.asarray(squared_deviation, dtype=np.float64) / np.asarray(
+            degrees_of_freedom, dtype=np.float64
+        )
         return np.sqrt(np.maximum(1 - noise, 0)) / np.sqrt(noise)
 
 
 def noise_ceiling(snr: ArrayLike, repeats: ArrayLike) -> Array:
-    """Share of the variance of a response averaged over repeats that an ideal model could explain (r² units).
+    """Share of the variance of a response averaged over repeats that an ideal model could explain
+    (r² units).
 
-    ncsnr² / (ncsnr² + mean over images of 1 / repeats), as in the Natural Scenes Dataset and Algonauts 2023.
+    ncsnr² / (ncsnr² + mean over images of 1 / repeats), as in the Natural Scenes Dataset and
+    Algonauts 2023.
 
     Parameters
     ----------
@@ -124,9 +140,11 @@ def noise_ceiling(snr: ArrayLike, repeats: ArrayLike) -> Array:
 
 
 def noise_normalised(r: ArrayLike, ceiling: ArrayLike, floor: float = 0.01) -> Array:
-    """Explained share of the explainable variance: r² / ceiling, with negative r counted as 0 and capped at 1.
+    """Explained share of the explainable variance: r² / ceiling, with negative r counted as 0 and
+    capped at 1.
 
-    The metric of Algonauts 2023; voxels whose ceiling is not above `floor` have no meaningful ratio and give NaN.
+    The metric of Algonauts 2023; voxels whose ceiling is not above `floor` have no meaningful ratio
+    and give NaN.
     """
     r, ceiling = np.asarray(r, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -134,11 +152,13 @@ def noise_normalised(r: ArrayLike, ceiling: ArrayLike, floor: float = 0.01) -> A
 
 
 def retrieval_ranks(predicted: ArrayLike, measured: ArrayLike) -> NDArray[np.int64]:
-    """Rank of the true image when each measured response searches the predicted responses of a gallery.
+    """Rank of the true image when each measured response searches the predicted responses of a
+    gallery.
 
-    Similarity is the Pearson correlation across voxels. Every voxel's prediction is first centred over the gallery,
-    so that a response common to all images does not decide; the measured response is used as it is. Ties count
-    against the true image: predictions that do not depend on the image are never right.
+    Similarity is the Pearson correlation across voxels. Every voxel's prediction is first centred
+    over the gallery, so that a response common to all images does not decide; the measured response
+    is used as it is. Ties count against the true image: predictions that do not depend on the image
+    are never right.
 
     Parameters
     ----------
@@ -147,12 +167,15 @@ def retrieval_ranks(predicted: ArrayLike, measured: ArrayLike) -> NDArray[np.int
 
     Returns
     -------
-    (n_images,), 0 is best; the gallery has n_images entries, so chance for the top k is k / n_images.
+    (n_images,), 0 is best; the gallery has n_images entries, so chance for the top k is k /
+    n_images.
     """
     p, m = _checked(predicted, measured)
     keep = ~(np.isnan(p).any(0) | np.isnan(m).any(0))
     if not keep.any():
-        raise UbrainError("retrieval: every voxel has a missing value; at least one complete voxel is needed")
+        raise UbrainError(
+            "retrieval: every voxel has a missing value; at least one complete voxel is needed"
+        )
     p = p[:, keep] - p[:, keep].mean(0, dtype=np.float64)
     similarity = _rows_to_unit(m[:, keep]) @ _rows_to_unit(p).T  # (n_queries, n_gallery)
     own = np.diag(similarity)[:, None]
@@ -167,12 +190,17 @@ def top_k(ranks: ArrayLike, k: int) -> float:
 def _checked(predicted: ArrayLike, measured: ArrayLike) -> tuple[Array, Array]:
     p, m = np.asarray(predicted), np.asarray(measured)
     if p.ndim != 2 or p.shape != m.shape:
-        raise UbrainError(f"expected two arrays of the same shape (n_images, n_voxels), got {p.shape} and {m.shape}")
+        raise UbrainError(
+            f"expected two arrays of the same shape (n_images, n_voxels), got {p.shape} and"
+            f" {m.shape}"
+        )
     return p, m
 
 
 def _voxel_chunks(predicted: ArrayLike, measured: ArrayLike) -> Iterator[tuple[Array, Array]]:
-    """The arrays in float64, some voxels at a time, so that a crowd of voxels costs no second copy."""
+    """The arrays in float64, some voxels at a time, so that a crowd of voxels costs no second
+    copy.
+    """
     p, m = _checked(predicted, measured)
     for start in range(0, p.shape[1], CHUNK):
         voxels = slice(start, start + CHUNK)
@@ -180,7 +208,9 @@ def _voxel_chunks(predicted: ArrayLike, measured: ArrayLike) -> Iterator[tuple[A
 
 
 def _centred(p: Array, m: Array) -> tuple[Array, Array]:
-    """Both arrays minus their mean over the images present in both; missing images are 0, and so are constants."""
+    """Both arrays minus their mean over the images present in both; missing images are 0, and so
+    are constants.
+    """
     missing = np.isnan(p) | np.isnan(m)
     count = np.maximum((~missing).sum(0), 1)
     centred = []

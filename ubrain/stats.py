@@ -1,4 +1,6 @@
-"""How sure are we: paired bootstrap over images and voxels, permutation tests, false discovery rate."""
+"""How sure are we: paired bootstrap over images and voxels, permutation tests, false discovery
+rate.
+"""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,12 +31,17 @@ class Interval:
 
 
 def bootstrap_median_r(
-    predicted: ArrayLike, measured: ArrayLike, against: ArrayLike | None = None, n_boot: int = 1000, seed: int = 0
+    predicted: ArrayLike,
+    measured: ArrayLike,
+    against: ArrayLike | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> Interval:
-    """Median voxel correlation with a 95 % percentile interval, or the gain in it over another prediction.
+    """Median voxel correlation with a 95 % percentile interval, or the gain in it over another
+    prediction.
 
-    Each resample draws images and voxels with replacement; with `against`, both predictions are scored on the same
-    draw (paired), and the interval is that of the difference of the medians.
+    Each resample draws images and voxels with replacement; with `against`, both predictions are
+    scored on the same draw (paired), and the interval is that of the difference of the medians.
 
     Parameters
     ----------
@@ -47,14 +54,19 @@ def bootstrap_median_r(
     """
     m = np.asarray(measured, dtype=np.float64)
     if not np.isfinite(m).all():
-        raise UbrainError("bootstrap: the measured responses have missing values; leave out those voxels")
+        raise UbrainError(
+            "bootstrap: the measured responses have missing values; leave out those voxels"
+        )
     candidates = [np.asarray(p, dtype=np.float64) for p in (predicted, against) if p is not None]
     full = [scores.correlation(p, m) for p in candidates]
     keep = np.logical_and.reduce([np.isfinite(r) for r in full])
     if not keep.any():
         raise UbrainError("bootstrap: no voxel has a correlation (all constant or missing)")
     weights, draws = _resamples(m[:, keep], n_boot, seed)
-    medians = [_median_of_draws(_weighted_correlation(p[:, keep], m[:, keep], weights), draws) for p in candidates]
+    medians = [
+        _median_of_draws(_weighted_correlation(p[:, keep], m[:, keep], weights), draws)
+        for p in candidates
+    ]
     values = [float(np.median(r[keep])) for r in full]
     samples = medians[0] - medians[1] if against is not None else medians[0]
     value = values[0] - values[1] if against is not None else values[0]
@@ -65,7 +77,8 @@ def bootstrap_median_r(
 def bootstrap_mean(
     values: ArrayLike, against: ArrayLike | None = None, n_boot: int = 1000, seed: int = 0
 ) -> Interval:
-    """Mean of one number per image (a retrieval hit, say) with a 95 % percentile interval over images.
+    """Mean of one number per image (a retrieval hit, say) with a 95 % percentile interval over
+    images.
 
     With `against`, the interval is that of the paired difference of the means.
 
@@ -86,8 +99,9 @@ def resampled_scores(
 ) -> tuple[Array, Array]:
     """Median voxel correlation and top-1 retrieval in resamples of images and voxels.
 
-    The same seed draws the same images and voxels, so scores of several predictions of the same responses are paired.
-    For retrieval, queries are drawn and the gallery stays. A voxel that is constant in a resample counts as r = 0.
+    The same seed draws the same images and voxels, so scores of several predictions of the same
+    responses are paired. For retrieval, queries are drawn and the gallery stays. A voxel that is
+    constant in a resample counts as r = 0.
 
     Parameters
     ----------
@@ -103,15 +117,19 @@ def resampled_scores(
     return _median_of_draws(r, draws), weights @ (scores.retrieval_ranks(p, m) < 1) / len(m)
 
 
-def bootstrap_units(values: ArrayLike, resampled: ArrayLike, n_boot: int = 1000, seed: int = 0) -> Interval:
-    """Mean over units (newcomers, say), with a 95 % percentile interval over units and over what each was measured with.
+def bootstrap_units(
+    values: ArrayLike, resampled: ArrayLike, n_boot: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean over units (newcomers, say), with a 95 % percentile interval over units and over what
+    each was measured with.
 
     Parameters
     ----------
     values : (n_units,), a score of each unit.
-    resampled : (n_units, n_resamples), the same score in resamples of the unit's images, as from `resampled_scores`. If
-        units share images, resample i draws the same ones in all. Only their spread is used: the median of a resample
-        is not the median of all, so they are shifted to have the mean of `values`.
+    resampled : (n_units, n_resamples), the same score in resamples of the unit's images, as from
+        `resampled_scores`. If units share images, resample i draws the same ones in all. Only their
+        spread is used: the median of a resample is not the median of all, so they are shifted to
+        have the mean of `values`.
 
     Returns
     -------
@@ -120,7 +138,10 @@ def bootstrap_units(values: ArrayLike, resampled: ArrayLike, n_boot: int = 1000,
     x, samples = np.asarray(values, dtype=np.float64), np.asarray(resampled, dtype=np.float64)
     samples = samples + (x - samples.mean(1))[:, None]
     rng = np.random.default_rng(seed)
-    units, draw = rng.integers(len(x), size=(n_boot, len(x))), rng.integers(samples.shape[1], size=(n_boot, 1))
+    units, draw = (
+        rng.integers(len(x), size=(n_boot, len(x))),
+        rng.integers(samples.shape[1], size=(n_boot, 1)),
+    )
     low, high = np.percentile(samples[units, draw].mean(1), [2.5, 97.5])
     return Interval(float(x.mean()), float(low), float(high), len(x))
 
@@ -128,7 +149,8 @@ def bootstrap_units(values: ArrayLike, resampled: ArrayLike, n_boot: int = 1000,
 def bootstrap(
     statistic: Callable[..., Array], *columns: ArrayLike, n_boot: int = 1000, seed: int = 0
 ) -> Interval:
-    """Any statistic of paired columns, with a 95 % percentile interval over their rows (voxels, say).
+    """Any statistic of paired columns, with a 95 % percentile interval over their rows (voxels,
+    say).
 
     Parameters
     ----------
@@ -150,24 +172,34 @@ def bootstrap(
         draws = rng.integers(n, size=(min(step, n_boot - start), n))
         samples.append(statistic(*(c[draws] for c in full)))
     found = np.concatenate(samples)
-    low, high = np.percentile(found[np.isfinite(found)], [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
+    low, high = (
+        np.percentile(found[np.isfinite(found)], [2.5, 97.5])
+        if np.isfinite(found).any()
+        else (np.nan, np.nan)
+    )
     return Interval(float(statistic(*full)), float(low), float(high), n)
 
 
 def pearson(x: Array, y: Array) -> Array:
-    """Correlation along the last axis, (..., n) with (..., n) -> (...); NaN where one of them is constant."""
+    """Correlation along the last axis, (..., n) with (..., n) -> (...); NaN where one of them is
+    constant.
+    """
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     norm = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     return np.divide((x * y).sum(-1), norm, out=np.full_like(norm, np.nan), where=norm > 1e-12)
 
 
 def bootstrap_mean_of_subjects(
-    values: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike], n_boot: int = 1000, seed: int = 0
+    values: Mapping[str, ArrayLike],
+    images: Mapping[str, ArrayLike],
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> Interval:
-    """Mean over subjects of the mean of one number per image, with a 95 % percentile interval over images.
+    """Mean over subjects of the mean of one number per image, with a 95 % percentile interval over
+    images.
 
-    An image that several subjects saw is drawn, or not, for all of them together: subjects find the same images hard.
-    The subjects are not resampled.
+    An image that several subjects saw is drawn, or not, for all of them together: subjects find the
+    same images hard. The subjects are not resampled.
 
     Parameters
     ----------
@@ -179,20 +211,30 @@ def bootstrap_mean_of_subjects(
     Interval, with n the number of different images.
     """
     x = {s: np.asarray(v, dtype=np.float64) for s, v in values.items()}
-    known, column = np.unique(np.concatenate([np.asarray(images[s]) for s in x]), return_inverse=True)
+    known, column = np.unique(
+        np.concatenate([np.asarray(images[s]) for s in x]), return_inverse=True
+    )
     table, start = np.full((len(x), len(known)), np.nan), 0
     for row, v in enumerate(x.values()):
         table[row, column[start : start + len(v)]] = v
         start += len(v)
-    weights = np.random.default_rng(seed).multinomial(len(known), np.full(len(known), 1 / len(known)), size=n_boot)
+    weights = np.random.default_rng(seed).multinomial(
+        len(known), np.full(len(known), 1 / len(known)), size=n_boot
+    )
     present, filled = np.isfinite(table).astype(np.float64), np.nan_to_num(table)
     count = weights @ present.T
-    drawn = np.divide(weights @ filled.T, count, out=np.full_like(count, np.nan), where=count > 0)  # (n_boot, n_subjects)
+    drawn = np.divide(
+        weights @ filled.T, count, out=np.full_like(count, np.nan), where=count > 0
+    )  # (n_boot, n_subjects)
     low, high = np.nanpercentile(drawn.mean(1), [2.5, 97.5])
-    return Interval(float(np.mean(filled.sum(1) / present.sum(1))), float(low), float(high), len(known))
+    return Interval(
+        float(np.mean(filled.sum(1) / present.sum(1))), float(low), float(high), len(known)
+    )
 
 
-def permutation_p(predicted: ArrayLike, measured: ArrayLike, n_permutations: int = 1000, seed: int = 0) -> Array:
+def permutation_p(
+    predicted: ArrayLike, measured: ArrayLike, n_permutations: int = 1000, seed: int = 0
+) -> Array:
     """One-sided p of each voxel's correlation when the images of the prediction are shuffled.
 
     p = (1 + number of shuffles that correlate at least as well) / (1 + n_permutations): never 0
@@ -229,15 +271,24 @@ def _median_of_draws(r: Array, draws: NDArray[np.int64]) -> Array:
 
 
 def _resamples(measured: Array, n_boot: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
-    """How often each image is drawn, (n_boot, n_images), and which voxels are, (n_boot, n_voxels)."""
+    """How often each image is drawn, (n_boot, n_images), and which voxels are, (n_boot,
+    n_voxels).
+    """
     (n_images, n_voxels), rng = measured.shape, np.random.default_rng(seed)
-    weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot).astype(np.float64)
+    weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot).astype(
+        np.float64
+    )
     return weights, rng.integers(n_voxels, size=(n_boot, n_voxels))
 
 
 def _weighted_correlation(p: Array, m: Array, weights: Array) -> Array:
-    """Correlation of each voxel under each row of image weights: (n_boot, n_voxels), by matrix products only."""
-    p, m = p - p.mean(0), m - m.mean(0)  # a shift changes nothing but keeps the products well conditioned
+    """Correlation of each voxel under each row of image weights: (n_boot, n_voxels), by matrix
+    products only.
+    """
+    p, m = (
+        p - p.mean(0),
+        m - m.mean(0),
+    )  # a shift changes nothing but keeps the products well conditioned
     total = weights.sum(1, keepdims=True)
     mean_p, mean_m = weights @ p / total, weights @ m / total
     covariance = weights @ (p * m) / total - mean_p * mean_m

@@ -1,4 +1,6 @@
-"""One notebook with many settings: the product of a grid, run in processes of their own, resumable, as one table."""
+"""One notebook with many settings: the product of a grid, run in processes of their own,
+resumable, as one table.
+"""
 
 import itertools
 import json
@@ -65,26 +67,35 @@ class Grid:
 def read_grid(path: Path, most_runs: int = MOST_RUNS) -> Grid:
     """Read a grid file, and make sure that every one of its runs can be started.
 
-    The file is YAML: `notebook: 03_transfer` and `parameters: {seed: [0, 1, 2], profile: fast, n_images: [[25], [100]]}`. A
-    list is swept over, anything else is fixed; a parameter that is itself a list is therefore written as a list of lists.
+    The file is YAML: `notebook: 03_transfer` and `parameters: {seed: [0, 1, 2], profile: fast,
+    n_images: [[25], [100]]}`. A list is swept over, anything else is fixed; a parameter that is
+    itself a list is therefore written as a list of lists.
 
     Raises
     ------
     UbrainError
-        If the file is not such a grid, names an unknown notebook or parameter, has a value of a wrong type, or too many runs.
+        If the file is not such a grid, names an unknown notebook or parameter, has a value of a
+        wrong type, or too many runs.
     """
     document = _document(path)
     parameters = {n: _absolute(v) if n == "crowd" else v for n, v in document["parameters"].items()}
     sources = runs.find_notebooks(document["notebook"])
     if len(sources) > 1:
-        raise UbrainError(f"{path}: {document['notebook']!r} is {len(sources)} notebooks, a sweep runs one")
+        raise UbrainError(
+            f"{path}: {document['notebook']!r} is {len(sources)} notebooks, a sweep runs one"
+        )
     swept = {name: values for name, values in parameters.items() if isinstance(values, list)}
     for name, values in swept.items():
         if not values or len(set(map(repr, values))) < len(values):
-            raise UbrainError(f"{path}: {name!r}: expected a list of different values, got {_short(values)}")
+            raise UbrainError(
+                f"{path}: {name!r}: expected a list of different values, got {_short(values)}"
+            )
     grid = Grid(sources[0].stem, swept, {n: v for n, v in parameters.items() if n not in swept})
     if grid.n_runs > most_runs:
-        raise UbrainError(f"{path}: this grid has {grid.n_runs:,} runs; more than {most_runs:,} take a larger --max-runs")
+        raise UbrainError(
+            f"{path}: this grid has {grid.n_runs:,} runs; more than {most_runs:,} take a larger"
+            " --max-runs"
+        )
     _check(sources[0], grid, path)
     return grid
 
@@ -92,13 +103,16 @@ def read_grid(path: Path, most_runs: int = MOST_RUNS) -> Grid:
 def sweep(
     grid: Grid, out: Path, jobs: int = 1, environment: Mapping[str, str] | None = None
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Run what has not run yet, each run in a process and a folder of its own, and write the table of all results.
+    """Run what has not run yet, each run in a process and a folder of its own, and write the table
+    of all results.
 
-    An interrupted sweep continues when it is started again: finished runs are those with results, failed ones are tried again.
+    An interrupted sweep continues when it is started again: finished runs are those with results,
+    failed ones are tried again.
 
     Parameters
     ----------
-    out : folder of the sweep: `grid.json`, `table.csv`, `summary.csv`, and `runs/<name>/` as of `ubrain run --out`.
+    out : folder of the sweep: `grid.json`, `table.csv`, `summary.csv`, and `runs/<name>/` as of
+        `ubrain run --out`.
     jobs : runs at the same time; each gets its share of the threads.
     environment : variables for the runs, in addition to ours.
 
@@ -115,14 +129,22 @@ def sweep(
     try:
         with FileLock(out / ".lock", timeout=0):
             _claim(grid, out)
-            todo = {name: point for name, point in grid.runs().items() if not _results(grid, out, name).exists()}
+            todo = {
+                name: point
+                for name, point in grid.runs().items()
+                if not _results(grid, out, name).exists()
+            }
             log.info("%d of %d runs to do, %d at a time", len(todo), grid.n_runs, jobs)
-            errors = _run_all(grid, out, todo, jobs, {**os.environ, **(environment or {}), **_threads(jobs)})
+            errors = _run_all(
+                grid, out, todo, jobs, {**os.environ, **(environment or {}), **_threads(jobs)}
+            )
             table = collect(grid, out)
             paths.write_text(out / TABLE, table.to_csv(index=False))
             paths.write_text(out / SUMMARY, summary(table, grid).to_csv(index=False))
     except Timeout:
-        raise UbrainError(f"{out}: another sweep is running in this folder; wait for it, or give another --out") from None
+        raise UbrainError(
+            f"{out}: another sweep is running in this folder; wait for it, or give another --out"
+        ) from None
     return table, errors
 
 
@@ -131,34 +153,52 @@ def collect(grid: Grid, out: Path) -> pd.DataFrame:
 
     Returns
     -------
-    One row per record: run, the swept parameters (lists as JSON), name, condition, subject, value, low, high, n, unit, commit.
+    One row per record: run, the swept parameters (lists as JSON), name, condition, subject, value,
+    low, high, n, unit, commit.
     """
     rows = []
     for name, point in grid.runs().items():
         if (results := _results(grid, out, name)).exists():
             document = json.loads(results.read_text(encoding="utf-8"))
             columns = {column: _cell(point[p]) for p, column in _columns(grid).items()}
-            rows += [{"run": name, **columns, **r, "commit": document["commit"]} for r in document["results"]]
+            rows += [
+                {"run": name, **columns, **r, "commit": document["commit"]}
+                for r in document["results"]
+            ]
     table = pd.DataFrame(rows, columns=["run", *_columns(grid).values(), *RECORD, "commit"])
     if table["commit"].nunique() > 1:
-        log.warning("these runs were made by different versions of the code: %s", ", ".join(table["commit"].unique()))
+        log.warning(
+            "these runs were made by different versions of the code: %s",
+            ", ".join(table["commit"].unique()),
+        )
     return table
 
 
 def summary(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """The numbers of a sweep in short: median over subjects in each run, then mean and range over seeds.
+    """The numbers of a sweep in short: median over subjects in each run, then mean and range over
+    seeds.
 
     Returns
     -------
-    One row per swept parameters (without seed), name, condition and unit: mean, low, high, seeds, subjects.
+    One row per swept parameters (without seed), name, condition and unit: mean, low, high, seeds,
+    subjects.
     """
     keys = [c for p, c in _columns(grid).items() if p != "seed"] + ["name", "condition", "unit"]
     one = table.assign(value=pd.to_numeric(table["value"]), everybody=table["subject"] == "all")
     one = one[one["value"].notna()]
-    one = one.groupby([*keys, "everybody", "run"], sort=False, dropna=False)["value"].agg(["median", "size"]).reset_index()
+    one = (
+        one.groupby([*keys, "everybody", "run"], sort=False, dropna=False)["value"]
+        .agg(["median", "size"])
+        .reset_index()
+    )
     seeds = one.groupby([*keys, "everybody"], sort=False, dropna=False)
-    found = seeds.agg(mean=("median", "mean"), low=("median", "min"), high=("median", "max"), seeds=("run", "nunique"),
-                      subjects=("size", "max")).reset_index()  # fmt: skip
+    found = seeds.agg(
+        mean=("median", "mean"),
+        low=("median", "min"),
+        high=("median", "max"),
+        seeds=("run", "nunique"),
+        subjects=("size", "max"),
+    ).reset_index()
     found["subjects"] = np.where(found.pop("everybody"), "all", found["subjects"].astype(str))
     return found
 
@@ -167,14 +207,18 @@ def show(short: pd.DataFrame, most: int = 60) -> str:
     """A summary as text; of a long one the first rows."""
     columns = short.assign(**{c: short[c].map("{:.4g}".format) for c in ("mean", "low", "high")})
     text = columns.head(most).to_string(index=False) if len(short) else "no results"
-    return text + (f"\n... and {len(short) - most} more rows in {SUMMARY}" if len(short) > most else "")
+    return text + (
+        f"\n... and {len(short) - most} more rows in {SUMMARY}" if len(short) > most else ""
+    )
 
 
 def _document(path: Path) -> dict[str, Any]:
     """The grid file as a mapping of `notebook` and `parameters`."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise UbrainError(f"expected a grid of less than {MOST_BYTES:,} bytes, got {path.stat().st_size:,}")
+            raise UbrainError(
+                f"expected a grid of less than {MOST_BYTES:,} bytes, got {path.stat().st_size:,}"
+            )
         document = runs.read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UbrainError(f"{path}: cannot be read as a text file: {error}") from None
@@ -199,11 +243,17 @@ def _absolute(crowd: Any) -> Any:
 def _check(source: Path, grid: Grid, path: Path) -> None:
     """Every value of every parameter, without going through the product."""
     first = {name: values[0] for name, values in grid.swept.items()}
-    for point in [{**first, name: value} for name, values in grid.swept.items() for value in values] or [{}]:
+    for point in [
+        {**first, name: value} for name, values in grid.swept.items() for value in values
+    ] or [{}]:
         try:
             runs.check_settings([source], "fast", None, 0, {**grid.fixed, **point})
         except UbrainError as error:
-            hint = "; in a grid a list is swept over, so write a list as [[...]]" if "expected a list" in str(error) else ""
+            hint = (
+                "; in a grid a list is swept over, so write a list as [[...]]"
+                if "expected a list" in str(error)
+                else ""
+            )
             raise UbrainError(f"{path}: {error}{hint}") from None
 
 
@@ -212,7 +262,9 @@ def _claim(grid: Grid, out: Path) -> None:
     mine = json.dumps(asdict(grid), indent=1, ensure_ascii=False) + "\n"
     if (out / GRID).exists():
         if (out / GRID).read_text(encoding="utf-8") != mine:
-            raise UbrainError(f"{out} is the folder of another grid ({out / GRID}); give another --out")
+            raise UbrainError(
+                f"{out} is the folder of another grid ({out / GRID}); give another --out"
+            )
     elif any(p.name != ".lock" for p in out.iterdir()):
         raise UbrainError(f"{out} is not empty, and not the folder of a sweep; give another --out")
     else:
@@ -220,15 +272,23 @@ def _claim(grid: Grid, out: Path) -> None:
 
 
 def _run_all(
-    grid: Grid, out: Path, todo: Mapping[str, Mapping[str, Any]], jobs: int, environment: Mapping[str, str]
+    grid: Grid,
+    out: Path,
+    todo: Mapping[str, Mapping[str, Any]],
+    jobs: int,
+    environment: Mapping[str, str],
 ) -> dict[str, str]:
-    """Run the named runs with their swept parameters, so many at a time; returns the failed ones with their error."""
+    """Run the named runs with their swept parameters, so many at a time; returns the failed ones
+    with their error.
+    """
     waiting, running, errors = deque(todo), dict[str, subprocess.Popen](), dict[str, str]()
     with _ending(running):
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = waiting.popleft()
-                command = _command(grid.notebook, {**grid.fixed, **todo[name]}, (out / "runs" / name).resolve())
+                command = _command(
+                    grid.notebook, {**grid.fixed, **todo[name]}, (out / "runs" / name).resolve()
+                )
                 running[name] = _start(command, out / "runs" / name, environment)
             time.sleep(0.1)
             for name in [n for n, process in running.items() if process.poll() is not None]:
@@ -236,7 +296,9 @@ def _run_all(
                 if error := _error(grid, out, name, code):
                     errors[name] = error
                 done = len(todo) - len(waiting) - len(running)
-                log.info("%d of %d: %s %s", done, len(todo), name, "failed" if error else "finished")
+                log.info(
+                    "%d of %d: %s %s", done, len(todo), name, "failed" if error else "finished"
+                )
     return errors
 
 
@@ -265,17 +327,31 @@ def _ending(running: dict[str, subprocess.Popen]) -> Iterator[None]:
                 process.wait()
 
 
-def _start(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
-    """Start a run in its folder, in a session of its own: Ctrl-C reaches it through the sweep, not twice."""
+def _start(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> subprocess.Popen:
+    """Start a run in its folder, in a session of its own: Ctrl-C reaches it through the sweep, not
+    twice.
+    """
     runs.make_folder(folder)
     (folder / FAILED).unlink(missing_ok=True)
     with open(folder / LOG, "wb") as output:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                env=dict(environment), start_new_session=True)  # fmt: skip
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+        )
 
 
 def _command(notebook: str, parameters: Mapping[str, Any], folder: Path) -> list[str]:
-    words = [w for p, value in parameters.items() for w in ("-p", p, json.dumps(value, ensure_ascii=False))]
+    words = [
+        w
+        for p, value in parameters.items()
+        for w in ("-p", p, json.dumps(value, ensure_ascii=False))
+    ]
     return [sys.executable, "-m", "ubrain.cli", "run", notebook, *words, "--out", str(folder)]
 
 
@@ -297,8 +373,12 @@ def _results(grid: Grid, out: Path, name: str) -> Path:
 
 
 def _threads(jobs: int) -> dict[str, str]:
-    """The share of each job in the threads of this machine, or of those that `$OMP_NUM_THREADS` allows."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The share of each job in the threads of this machine, or of those that `$OMP_NUM_THREADS`
+    allows.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     cores = min(cores, int(allowed)) if allowed.isdigit() and int(allowed) else cores
     return {"OMP_NUM_THREADS": str(max(1, cores // jobs))}

@@ -1,10 +1,11 @@
 """Files of torch.save, read without executing anything.
 
-Such a file is a zip archive: `data.pkl` says in pickle opcodes how the object is put together, and `data/N` are the
-numbers of its tensors. Unpickling runs whatever the file names, so no unpickler is used here: `pickletools` lists the
-opcodes, and `_Machine` follows those few that torch.save writes. A name in the file stays a word. The words for tensors
-and plain containers are on a list, objects of classes that the caller allows become a `Record` of their attributes,
-and any other word is refused. Tensors are read when asked for, one at a time.
+Such a file is a zip archive: `data.pkl` says in pickle opcodes how the object is put together, and
+`data/N` are the numbers of its tensors. Unpickling runs whatever the file names, so no unpickler is
+used here: `pickletools` lists the opcodes, and `_Machine` follows those few that torch.save writes.
+A name in the file stays a word. The words for tensors and plain containers are on a list, objects
+of classes that the caller allows become a `Record` of their attributes, and any other word is
+refused. Tensors are read when asked for, one at a time.
 """
 
 import pickletools
@@ -23,17 +24,33 @@ from torch import Tensor
 
 from ubrain.errors import UbrainError
 
-MAX_PICKLE, MAX_OPCODES = 8 << 20, 1_000_000  # a whole module with a ViT-L has about 0.5 MB and 130,000 opcodes
-MAX_DIMENSIONS, MAX_DEPTH, MAX_ITEMS = 8, 32, 64  # of a tensor, of modules in modules, of a set or a size
+MAX_PICKLE, MAX_OPCODES = (
+    8 << 20,
+    1_000_000,
+)  # a whole module with a ViT-L has about 0.5 MB and 130,000 opcodes
+MAX_DIMENSIONS, MAX_DEPTH, MAX_ITEMS = (
+    8,
+    32,
+    64,
+)  # of a tensor, of modules in modules, of a set or a size
 CHUNK = 1 << 24  # bytes read at a time
 LEGACY = b"\x80\x02"  # how a pickle starts that is not in an archive
 STORAGES = {
-    "torch.DoubleStorage": torch.float64, "torch.FloatStorage": torch.float32, "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16, "torch.LongStorage": torch.int64, "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16, "torch.CharStorage": torch.int8, "torch.ByteStorage": torch.uint8,
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
-}  # fmt: skip
-_DTYPES = {f"torch.{name}" for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")}
+}
+_DTYPES = {
+    f"torch.{name}"
+    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,9 @@ class Storage:
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UbrainError(f"{self.path}: {self.entry} is damaged: {error}") from error
         if start != len(raw):
-            raise UbrainError(f"{self.path}: {self.entry} is cut short: expected {len(raw)} bytes, got {start}")
+            raise UbrainError(
+                f"{self.path}: {self.entry} is cut short: expected {len(raw)} bytes, got {start}"
+            )
         return raw.view(self.dtype)
 
 
@@ -108,34 +127,48 @@ def read(path: str | Path, classes: Callable[[str], bool]) -> Any:
 
     Parameters
     ----------
-    classes : whether objects of a class may be in the file, given its full name such as `torch.nn.modules.linear.Linear`.
+    classes : whether objects of a class may be in the file, given its full name such as
+        `torch.nn.modules.linear.Linear`.
 
     Raises
     ------
     UbrainError
-        If the file is damaged, of another format, larger inside than outside, or names anything that is not allowed.
+        If the file is damaged, of another format, larger inside than outside, or names anything
+        that is not allowed.
     """
     path = Path(path)
     entries = _entries(path)
     tops = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(tops) != 1:
-        raise UbrainError(f"{path} is a zip archive, but not one of torch.save: it has {len(tops)} data.pkl")
+        raise UbrainError(
+            f"{path} is a zip archive, but not one of torch.save: it has {len(tops)} data.pkl"
+        )
     if entries[tops[0]] > MAX_PICKLE:
-        raise UbrainError(f"{path}: data.pkl has {entries[tops[0]]} bytes; expected at most {MAX_PICKLE}")
+        raise UbrainError(
+            f"{path}: data.pkl has {entries[tops[0]]} bytes; expected at most {MAX_PICKLE}"
+        )
     folder = tops[0].removesuffix("data.pkl")
     with zipfile.ZipFile(path) as archive:
         try:
             pickle = archive.read(tops[0])
-            order = archive.read(folder + "byteorder").decode() if folder + "byteorder" in entries else sys.byteorder
+            order = (
+                archive.read(folder + "byteorder").decode()
+                if folder + "byteorder" in entries
+                else sys.byteorder
+            )
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise UbrainError(f"{path} is damaged: {error}") from error
     if order != sys.byteorder:
-        raise UbrainError(f"{path} was written on a {order!r}-endian machine; this one is {sys.byteorder!r}")
+        raise UbrainError(
+            f"{path} was written on a {order!r}-endian machine; this one is {sys.byteorder!r}"
+        )
     return _Machine(path, folder, entries, classes).run(pickle)
 
 
 def _entries(path: Path) -> dict[str, int]:
-    """Bytes of each entry of the archive, none of them compressed, together no more than the file."""
+    """Bytes of each entry of the archive, none of them compressed, together no more than the
+    file.
+    """
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -149,27 +182,46 @@ def _entries(path: Path) -> dict[str, int]:
             infos = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         if start == LEGACY:
-            raise UbrainError(f"{path} is a bare pickle, as torch wrote before 1.6: it cannot be read without executing "
-                              f"it. Ask for a newer file, or for .safetensors") from None  # fmt: skip
-        raise UbrainError(f"{path} is not a file of torch.save, or cut short at {size} bytes: {error}") from error
+            raise UbrainError(
+                f"{path} is a bare pickle, as torch wrote before 1.6: it cannot be read without"
+                " executing it. Ask for a newer file, or for .safetensors"
+            ) from None
+        raise UbrainError(
+            f"{path} is not a file of torch.save, or cut short at {size} bytes: {error}"
+        ) from error
     for info in infos:
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
-            raise UbrainError(f"{path}: {info.filename!r} is compressed or encrypted, which torch.save never does; refused")
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+            or info.compress_size != info.file_size
+            or info.flag_bits & 1
+        ):
+            raise UbrainError(
+                f"{path}: {info.filename!r} is compressed or encrypted, which torch.save never"
+                " does; refused"
+            )
     entries = {info.filename: info.file_size for info in infos}
     if len(entries) != len(infos) or sum(entries.values()) > size:
-        raise UbrainError(f"{path}: its entries overlap or repeat: {len(infos)} entries of {sum(entries.values())} bytes "
-                          f"in a file of {size}; refused")  # fmt: skip
+        raise UbrainError(
+            f"{path}: its entries overlap or repeat: {len(infos)} entries of"
+            f" {sum(entries.values())} bytes in a file of {size}; refused"
+        )
     return entries
 
 
 class _Refused(UbrainError):
-    """An error of ours on the way through the opcodes; every other exception there means a damaged file."""
+    """An error of ours on the way through the opcodes; every other exception there means a damaged
+    file.
+    """
 
 
 class _Machine:
-    """Follows pickle opcodes with a stack and a memo. It calls its own methods, and nothing that the file names."""
+    """Follows pickle opcodes with a stack and a memo. It calls its own methods, and nothing that
+    the file names.
+    """
 
-    def __init__(self, path: Path, folder: str, entries: dict[str, int], classes: Callable[[str], bool]) -> None:
+    def __init__(
+        self, path: Path, folder: str, entries: dict[str, int], classes: Callable[[str], bool]
+    ) -> None:
         self.path, self.folder, self.entries, self.classes = path, folder, entries, classes
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -189,12 +241,17 @@ class _Machine:
                 elif opcode.name in _STEPS:
                     _STEPS[opcode.name](self, argument)
                 else:
-                    raise _Refused(f"{self.path}: opcode {opcode.name} is not one that torch.save writes; refused")
+                    raise _Refused(
+                        f"{self.path}: opcode {opcode.name} is not one that torch.save writes;"
+                        " refused"
+                    )
             (found,) = self.stack
         except _Refused:
             raise
         except Exception as error:
-            raise UbrainError(f"{self.path}: data.pkl is damaged at byte {position}: {error}") from error
+            raise UbrainError(
+                f"{self.path}: data.pkl is damaged at byte {position}: {error}"
+            ) from error
         return found
 
     def _since_mark(self) -> list[Any]:
@@ -205,7 +262,10 @@ class _Machine:
 
     def _top(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
-            raise _Refused(f"{self.path}: a {type(self.stack[-1]).__name__} where a {kind.__name__} was expected; refused")
+            raise _Refused(
+                f"{self.path}: a {type(self.stack[-1]).__name__} where a {kind.__name__} was"
+                " expected; refused"
+            )
         return self.stack[-1]
 
     def _tuple(self, size: int) -> None:
@@ -236,8 +296,10 @@ class _Machine:
     def _name(self, text: str) -> None:
         text = text.replace("__builtin__.", "builtins.", 1)
         if not (text in _REBUILD or text in STORAGES or text in _DTYPES or self.classes(text)):
-            raise _Refused(f"{self.path} names {text[:200]!r}, which is not on the list of what such a file may hold; refused, "
-                           f"and nothing of it was executed")  # fmt: skip
+            raise _Refused(
+                f"{self.path} names {text[:200]!r}, which is not on the list of what such a file"
+                " may hold; refused, and nothing of it was executed"
+            )
         self.stack.append(Name(text))
 
     def _stack_name(self) -> None:
@@ -250,20 +312,27 @@ class _Machine:
         self.stack.pop()  # arguments of __new__: modules have none, and nothing is called
         kind = self.stack.pop()
         if type(kind) is not Name or not self.classes(kind.text):
-            raise _Refused(f"{self.path}: an object of {_word(kind)}, which is no class that such a file may hold; refused")
+            raise _Refused(
+                f"{self.path}: an object of {_word(kind)}, which is no class that such a file may"
+                " hold; refused"
+            )
         self.stack.append(Record(kind.text))
 
     def _reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
         if type(name) is not Name or name.text not in _REBUILD or type(arguments) is not tuple:
-            raise _Refused(f"{self.path}: a call of {_word(name)}; refused, and nothing of it was executed")
+            raise _Refused(
+                f"{self.path}: a call of {_word(name)}; refused, and nothing of it was executed"
+            )
         self.stack.append(_REBUILD[name.text](self, *arguments))
 
     def _build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is Record:
             if type(state) is not dict or not all(type(key) is str for key in state):
-                raise _Refused(f"{self.path}: a {target.kind} with a state that is not its attributes; refused")
+                raise _Refused(
+                    f"{self.path}: a {target.kind} with a state that is not its attributes; refused"
+                )
             target.state.update(state)
         elif isinstance(target, np.dtype):
             if type(state) is not tuple or state[1] not in ("<", "|"):
@@ -273,23 +342,44 @@ class _Machine:
 
     def _storage(self) -> None:
         kind, name, key, _device, count = self.stack.pop()
-        if kind != "storage" or type(key) is not str or type(name) is not Name or name.text not in STORAGES:
+        if (
+            kind != "storage"
+            or type(key) is not str
+            or type(name) is not Name
+            or name.text not in STORAGES
+        ):
             raise _Refused(f"{self.path}: a storage of type {_word(name)}; refused")
         entry, dtype = f"{self.folder}data/{key}", STORAGES[name.text]
-        if type(count) is not int or entry not in self.entries or self.entries[entry] != count * dtype.itemsize:
-            raise _Refused(f"{self.path}: storage {entry!r} should have {_word(count)} numbers of {dtype}, but has "
-                           f"{self.entries.get(entry, 'no')} bytes")  # fmt: skip
+        if (
+            type(count) is not int
+            or entry not in self.entries
+            or self.entries[entry] != count * dtype.itemsize
+        ):
+            raise _Refused(
+                f"{self.path}: storage {entry!r} should have {_word(count)} numbers of {dtype}, but"
+                f" has {self.entries.get(entry, 'no')} bytes"
+            )
         self.stack.append(Storage(self.path, entry, dtype, count))
 
-    def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> StoredTensor:
+    def _tensor(
+        self, storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any
+    ) -> StoredTensor:
         numbers = (offset, *shape, *stride)
-        if (type(storage) is not Storage or len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS
-                or not all(type(n) is int and n >= 0 for n in numbers)):  # fmt: skip
-            raise _Refused(f"{self.path}: a tensor without a valid storage, shape and stride; refused")
+        if (
+            type(storage) is not Storage
+            or len(shape) != len(stride)
+            or len(shape) > MAX_DIMENSIONS
+            or not all(type(n) is int and n >= 0 for n in numbers)
+        ):
+            raise _Refused(
+                f"{self.path}: a tensor without a valid storage, shape and stride; refused"
+            )
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         if prod(shape) > storage.count or (prod(shape) and last >= storage.count):
-            raise _Refused(f"{self.path}: a tensor of shape {tuple(shape)} reaches outside its storage {storage.entry!r} of "
-                           f"{storage.count} numbers; refused")  # fmt: skip
+            raise _Refused(
+                f"{self.path}: a tensor of shape {tuple(shape)} reaches outside its storage"
+                f" {storage.entry!r} of {storage.count} numbers; refused"
+            )
         return StoredTensor(storage, offset, tuple(shape), tuple(stride))
 
     def _parameter(self, data: Any, *_rest: Any) -> StoredTensor:
@@ -326,7 +416,11 @@ class _Machine:
         return np.dtype(text)
 
     def _scalar(self, dtype: Any, data: Any) -> Any:
-        if not isinstance(dtype, np.dtype) or type(data) is not bytes or len(data) != dtype.itemsize:
+        if (
+            not isinstance(dtype, np.dtype)
+            or type(data) is not bytes
+            or len(data) != dtype.itemsize
+        ):
             raise _Refused(f"{self.path}: a NumPy number that is not one; refused")
         return np.frombuffer(data, dtype)[0].item()
 
@@ -339,13 +433,26 @@ def _word(value: Any) -> str:
 
 
 _PUSH_ARGUMENT = {
-    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES",
-}  # fmt: skip
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+}
 _PUSH_NEW: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_TUPLE": tuple, "EMPTY_LIST": list,
-    "EMPTY_DICT": dict, "EMPTY_SET": set,
-}  # fmt: skip
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": lambda m, _: None,
     "FRAME": lambda m, _: None,
@@ -389,8 +496,14 @@ _REBUILD: dict[str, Callable[..., Any]] = {
 
 
 def tensors(module: Record) -> dict[str, StoredTensor]:
-    """Parameters and buffers of a module that was saved as a whole, by their full names, as in a state dict."""
-    return {".".join((*where, name)): value for where, owner in modules(module) for name, value in _own(owner)}
+    """Parameters and buffers of a module that was saved as a whole, by their full names, as in a
+    state dict.
+    """
+    return {
+        ".".join((*where, name)): value
+        for where, owner in modules(module)
+        for name, value in _own(owner)
+    }
 
 
 def modules(module: Record) -> Iterator[tuple[tuple[str, ...], Record]]:
@@ -404,11 +517,15 @@ def modules(module: Record) -> Iterator[tuple[tuple[str, ...], Record]]:
             yield where, owner
             below = owner.state.get("_modules")
             if type(below) is dict and len(where) < MAX_DEPTH:
-                waiting += [((*where, str(n)), m) for n, m in reversed(below.items()) if type(m) is Record]
+                waiting += [
+                    ((*where, str(n)), m) for n, m in reversed(below.items()) if type(m) is Record
+                ]
 
 
 def _own(module: Record) -> Iterator[tuple[str, StoredTensor]]:
     for group in ("_parameters", "_buffers"):
         found = module.state.get(group)
         if type(found) is dict:
-            yield from ((str(name), value) for name, value in found.items() if type(value) is StoredTensor)
+            yield from (
+                (str(name), value) for name, value in found.items() if type(value) is StoredTensor
+            )

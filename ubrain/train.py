@@ -1,4 +1,6 @@
-"""Training: batches from the crowd, loss, schedule, validation, resume. One subject or a crowd is the same call."""
+"""Training: batches from the crowd, loss, schedule, validation, resume. One subject or a crowd is
+the same call.
+"""
 
 import csv
 import io
@@ -38,7 +40,9 @@ STOP_BELOW_IMAGES = 5  # fewer val images than this say nothing about a correlat
 
 @dataclass(frozen=True)
 class Source:
-    """Where tokens come from: cached features (default), or images through a backbone that may have adapters."""
+    """Where tokens come from: cached features (default), or images through a backbone that may
+    have adapters.
+    """
 
     crowd: Crowd
     features: Features | None = None
@@ -47,13 +51,16 @@ class Source:
     def tokens(self, rows: NDArray[np.int64], device: torch.device, shift: int = 0) -> list[Tensor]:
         """Tokens of images, given as rows of the crowd file: one (B, P, D) per level.
 
-        `shift` moves every image by up to so many pixels in x and y (edges repeated), where images are read.
+        `shift` moves every image by up to so many pixels in x and y (edges repeated), where images
+        are read.
         """
         if self.features is not None:
             tokens = torch.from_numpy(self.features.read(rows)).to(device).float()
             return self.features.levels(tokens)
         assert self.backbone is not None
-        images = self.backbone.preprocess([self.crowd.image(self.crowd.image_ids[row]) for row in rows])
+        images = self.backbone.preprocess(
+            [self.crowd.image(self.crowd.image_ids[row]) for row in rows]
+        )
         return self.backbone(shifted(images, shift) if shift else images)
 
     @property
@@ -81,7 +88,9 @@ class Batch:
 
 
 def loss_of(predicted: Tensor, measured: Tensor, config: TrainingConfig) -> Tensor:
-    """mse_weight · MSE − cosine_weight · mean over images of the cosine similarity over voxels; both (B, V)."""
+    """mse_weight · MSE − cosine_weight · mean over images of the cosine similarity over voxels;
+    both (B, V).
+    """
     cosine = F.cosine_similarity(predicted, measured, dim=1).mean()
     return config.mse_weight * F.mse_loss(predicted, measured) - config.cosine_weight * cosine
 
@@ -97,57 +106,84 @@ def fit(
 ) -> UniversalEncoder:
     """Train an encoder on one subject or on a crowd.
 
-    Every epoch shows each training image of each subject once; a step has images of one subject and a random set of
-    its voxels. The weights of the epoch with the best validation score are returned; the score is the 75th percentile,
-    over all voxels of all subjects, of the correlation on the val images. Same seed and device: same weights.
+    Every epoch shows each training image of each subject once; a step has images of one subject and
+    a random set of its voxels. The weights of the epoch with the best validation score are
+    returned; the score is the 75th percentile, over all voxels of all subjects, of the correlation
+    on the val images. Same seed and device: same weights.
 
     Parameters
     ----------
     source : the crowd, and its features or a backbone.
     encoder_config : sizes; `widths` and `n_tokens` are taken from the source.
-    out : folder for checkpoints, the log and the finished encoder. If it holds an unfinished training with the same
-        settings, that is continued; if a finished one, it is loaded. Several processes need one that all of them see.
+    out : folder for checkpoints, the log and the finished encoder. If it holds an unfinished
+        training with the same settings, that is continued; if a finished one, it is loaded. Several
+        processes need one that all of them see.
 
     Returns
     -------
-    The encoder of all subjects; in several processes, all but the first return that of the subjects they own.
+    The encoder of all subjects; in several processes, all but the first return that of the subjects
+    they own.
 
     Raises
     ------
     UbrainError
-        If a subject has no training images, or too few val images, or `out` holds a training with other settings.
+        If a subject has no training images, or too few val images, or `out` holds a training with
+        other settings.
     """
-    encoder_config = replace(encoder_config, widths=source.maker.widths, n_tokens=source.maker.n_tokens)
+    encoder_config = replace(
+        encoder_config, widths=source.maker.widths, n_tokens=source.maker.n_tokens
+    )
     _check_options(config)
     for name in subjects:
         n_val = len(source.crowd[name].image_rows("val"))
         if n_val < STOP_BELOW_IMAGES or not len(source.crowd[name].image_rows("train")):
-            raise UbrainError(f"subject {name!r} has {n_val} val images; training needs at least {STOP_BELOW_IMAGES}, "
-                              f"and images to train on")  # fmt: skip
-    settings = {"crowd": source.crowd.fingerprint, "subjects": list(subjects), "seed": seed,
-                "backbone": _decisive(source.maker.config), "encoder": asdict(encoder_config),
-                "training": asdict(config)}  # fmt: skip
+            raise UbrainError(
+                f"subject {name!r} has {n_val} val images; training needs at least"
+                f" {STOP_BELOW_IMAGES}, and images to train on"
+            )
+    settings = {
+        "crowd": source.crowd.fingerprint,
+        "subjects": list(subjects),
+        "seed": seed,
+        "backbone": _decisive(source.maker.config),
+        "encoder": asdict(encoder_config),
+        "training": asdict(config),
+    }
     if out is None:
         if launched()[1] > 1:
-            raise UbrainError("several processes need a folder for what they share; give one as `out`")
+            raise UbrainError(
+                "several processes need a folder for what they share; give one as `out`"
+            )
         with tempfile.TemporaryDirectory() as folder:
-            return _Training(source, list(subjects), encoder_config, config, seed, Path(folder), settings, False).run()
+            return _Training(
+                source, list(subjects), encoder_config, config, seed, Path(folder), settings, False
+            ).run()
     if (Path(out) / checkpoint.CONFIG).exists():
         return _finished(Path(out), settings, source).to(choose_device(config.device))
-    return _Training(source, list(subjects), encoder_config, config, seed, Path(out), settings, tensorboard).run()
+    return _Training(
+        source, list(subjects), encoder_config, config, seed, Path(out), settings, tensorboard
+    ).run()
 
 
 class _Training:
     """One training, in one process or in several that each own some of the subjects.
 
-    Everything that decides the result (order of batches, voxels, dropout, learning rate) follows from the seed, the epoch
-    and the number of the batch, never from the process that happens to compute it.
+    Everything that decides the result (order of batches, voxels, dropout, learning rate) follows
+    from the seed, the epoch and the number of the batch, never from the process that happens to
+    compute it.
     """
 
     def __init__(
-        self, source: Source, subjects: list[str], encoder_config: EncoderConfig, config: TrainingConfig, seed: int,
-        folder: Path, settings: dict[str, Any], tensorboard: bool,
-    ) -> None:  # fmt: skip
+        self,
+        source: Source,
+        subjects: list[str],
+        encoder_config: EncoderConfig,
+        config: TrainingConfig,
+        seed: int,
+        folder: Path,
+        settings: dict[str, Any],
+        tensorboard: bool,
+    ) -> None:
         self.source, self.subjects, self.config, self.seed = source, subjects, config, seed
         self.folder, self.settings, self.tensorboard = folder, _plain(settings), tensorboard
         self.device = choose_device(config.device)
@@ -158,19 +194,27 @@ class _Training:
         self.epoch, self.history = 0, list[dict[str, float]]()
         self.best_epoch, self.best_score = 0, -math.inf
         self.rate = config.learning_rate  # of the plateau schedule
-        self.plateau, self.stale = -math.inf, 0  # last score that counted as progress, and epochs since
+        self.plateau, self.stale = (
+            -math.inf,
+            0,
+        )  # last score that counted as progress, and epochs since
         self.board: Any = None  # of TensorBoard
 
     def _share_out(self) -> list[str]:
         if self.group.size > min(self.config.batches_per_step, len(self.subjects)):
-            raise UbrainError(f"{self.group.size} processes need at least as many subjects (here {len(self.subjects)}) and "
-                              f"batches_per_step (here {self.config.batches_per_step}; --batches-per-step)")  # fmt: skip
+            raise UbrainError(
+                f"{self.group.size} processes need at least as many subjects (here"
+                f" {len(self.subjects)}) and batches_per_step (here {self.config.batches_per_step};"
+                " --batches-per-step)"
+            )
         return self.group.own({name: self.plan.batches_of(name) for name in self.subjects})
 
     def _make_encoder(self, encoder_config: EncoderConfig) -> None:
         torch.manual_seed(self.seed)
         self.encoder = UniversalEncoder(encoder_config, {})
-        for name in self.subjects:  # each draws its start, wherever it lives: the same start for any number of processes
+        for name in (
+            self.subjects
+        ):  # each draws its start, wherever it lives: the same start for any number of processes
             self.encoder.add_subject(name, self.source.crowd[name].n_voxels)
             if name not in self.own:
                 self.encoder.drop_subject(name)
@@ -180,9 +224,15 @@ class _Training:
             self.source.backbone.to(self.device)
             self.parameters += [p for p in self.source.backbone.parameters() if p.requires_grad]
         amsgrad = self.config.schedule == "plateau"
-        self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.learning_rate, amsgrad=amsgrad,
-                                          fused=self.device.type in ("cpu", "cuda"))  # fmt: skip
-        self.embeddings = {name: EmbeddingAdam(self.encoder.subject(name), amsgrad) for name in self.own}
+        self.optimiser = torch.optim.Adam(
+            self.parameters,
+            lr=self.config.learning_rate,
+            amsgrad=amsgrad,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.embeddings = {
+            name: EmbeddingAdam(self.encoder.subject(name), amsgrad) for name in self.own
+        }
 
     def run(self) -> UniversalEncoder:
         self._resume()
@@ -195,8 +245,12 @@ class _Training:
             if self.config.schedule == "plateau" and self.rate < self.config.min_learning_rate:
                 break
             rates = self.plan.rates(epoch, self.rate)
-            row = {"epoch": epoch + 1, "loss": self._train_epoch(rates), "val_r75": self._validate(),
-                   "learning_rate": rates[0].rate}  # fmt: skip
+            row = {
+                "epoch": epoch + 1,
+                "loss": self._train_epoch(rates),
+                "val_r75": self._validate(),
+                "learning_rate": rates[0].rate,
+            }
             self._judge(row["val_r75"])
             self.history.append(row)
             self._save()
@@ -207,7 +261,9 @@ class _Training:
         return self.encoder.eval()
 
     def _judge(self, score: float) -> None:
-        """Keep count of the best epoch, and lower the plateau schedule's rate after `patience` epochs without progress."""
+        """Keep count of the best epoch, and lower the plateau schedule's rate after `patience`
+        epochs without progress.
+        """
         self.stale += 1
         if score > self.plateau + self.config.threshold:
             self.plateau, self.stale = score, 0
@@ -220,7 +276,9 @@ class _Training:
         self.encoder.train()
         steps = self.plan.steps(self.epoch)
         for name in self.own:
-            self.embeddings[name].plan([rates[i] for i, step in enumerate(steps) for b in step if b.subject == name])
+            self.embeddings[name].plan(
+                [rates[i] for i, step in enumerate(steps) for b in step if b.subject == name]
+            )
         losses: list[float] = []
         for rate, step in zip(rates, steps, strict=True):
             losses += [self._gradients(batch) for batch in step if batch.subject in self.own]
@@ -231,7 +289,9 @@ class _Training:
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
         everybodys = list(chain.from_iterable(self.group.gather(losses)))
-        return math.fsum(everybodys) / len(everybodys)  # fsum: the same for any order, so for any number of processes
+        return math.fsum(everybodys) / len(
+            everybodys
+        )  # fsum: the same for any order, so for any number of processes
 
     def _average(self, n_batches: int) -> None:
         self.group.sum_gradients(self.parameters)
@@ -240,7 +300,9 @@ class _Training:
                 p.grad /= n_batches
 
     def _gradients(self, batch: "Batch") -> float:
-        """Add a batch's gradients to the shared weights', and move its voxels' embeddings. Returns the loss."""
+        """Add a batch's gradients to the shared weights', and move its voxels' embeddings. Returns
+        the loss.
+        """
         torch.manual_seed(batch.seed)  # of dropout and of image shifts
         subject = self.source.crowd[batch.subject]
         voxels = torch.from_numpy(batch.voxels).to(self.device)
@@ -251,7 +313,10 @@ class _Training:
         target = torch.from_numpy(subject.responses_to(batch.rows, batch.voxels)).to(self.device)
         loss = loss_of(predicted.float(), target, self.config)
         if not torch.isfinite(loss):
-            raise UbrainError(f"the loss became {loss.item()} in epoch {self.epoch + 1}; try a lower learning rate")
+            raise UbrainError(
+                f"the loss became {loss.item()} in epoch {self.epoch + 1}; try a lower learning"
+                " rate"
+            )
         loss.backward()
         assert embedding.grad is not None
         self.embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
@@ -261,16 +326,20 @@ class _Training:
         r = {}
         for name in self.own:
             rows = self.source.crowd[name].image_rows("val")
-            r[name] = correlate(self.encoder, self.source, name, rows, precision=self.config.precision)
+            r[name] = correlate(
+                self.encoder, self.source, name, rows, precision=self.config.precision
+            )
         everybody = {name: values for part in self.group.gather(r) for name, values in part.items()}
         all_r = np.concatenate([everybody[name] for name in self.subjects])
         return float(np.nanpercentile(np.nan_to_num(all_r, nan=0.0), 75))
 
     def _save(self) -> None:
-        """After every epoch: everything that a killed training needs to go on as if nothing had happened.
+        """After every epoch: everything that a killed training needs to go on as if nothing had
+        happened.
 
-        Each process writes its subjects; the training is at the new epoch from the moment the first process has replaced
-        the list of files, when all are written. The best epoch's embeddings stay beside the latest.
+        Each process writes its subjects; the training is at the new epoch from the moment the first
+        process has replaced the list of files, when all are written. The best epoch's embeddings
+        stay beside the latest.
         """
         epoch = self.epoch + 1
         for name, adam in self.embeddings.items():
@@ -278,11 +347,28 @@ class _Training:
             _write(self._file(name, epoch), state)
         self.group.wait()
         if self.group.first:
-            shared = {n: t for n, t in checkpoint.state_of(self.encoder, self.source.adapters).items()
-                      if not n.startswith("embeddings.")}  # fmt: skip
-            _write(self._file("", epoch), {"weights": shared, "optimiser": self.optimiser.state_dict()})
-            facts = ("epoch", "history", "best_epoch", "best_score", "rate", "plateau", "stale", "settings")
-            write_text(self.folder / STATE, json.dumps({f: getattr(self, f) for f in facts} | {"epoch": epoch}, indent=1))
+            shared = {
+                n: t
+                for n, t in checkpoint.state_of(self.encoder, self.source.adapters).items()
+                if not n.startswith("embeddings.")
+            }
+            _write(
+                self._file("", epoch), {"weights": shared, "optimiser": self.optimiser.state_dict()}
+            )
+            facts = (
+                "epoch",
+                "history",
+                "best_epoch",
+                "best_score",
+                "rate",
+                "plateau",
+                "stale",
+                "settings",
+            )
+            write_text(
+                self.folder / STATE,
+                json.dumps({f: getattr(self, f) for f in facts} | {"epoch": epoch}, indent=1),
+            )
             self._write_log()
             self._sweep(keep={epoch, self.best_epoch})
             if self.board:
@@ -317,20 +403,26 @@ class _Training:
             log.info("continuing %s after epoch %d", self.folder, self.epoch)
 
     def _found(self) -> dict[str, Any] | None:
-        """What the first process finds of an earlier training here; all must mean the same training in the same folder."""
+        """What the first process finds of an earlier training here; all must mean the same
+        training in the same folder.
+        """
         self.group.check_shared(self.folder)
         path, state = self.folder / STATE, None
         if self.group.first and path.exists():
             try:
                 state = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise UbrainError(f"{path} cannot be read: {error}; delete the folder to start anew") from error
+                raise UbrainError(
+                    f"{path} cannot be read: {error}; delete the folder to start anew"
+                ) from error
         (state, first), *others = self.group.gather((state, self.settings))
         for rank, (_, settings) in enumerate(others, 1):
             different = [key for key in first if settings[key] != first[key]]
             if different:
-                raise UbrainError(f"process {rank} was started with other settings than process 0 ({', '.join(different)}); "
-                                  f"give all the same command and the same crowd file")  # fmt: skip
+                raise UbrainError(
+                    f"process {rank} was started with other settings than process 0"
+                    f" ({', '.join(different)}); give all the same command and the same crowd file"
+                )
         return state
 
     def _load(self, epoch: int) -> None:
@@ -345,18 +437,30 @@ class _Training:
             adam.moments = state
 
     def _finish(self) -> None:
-        """The encoder of the best epoch, with all subjects, as a checkpoint; the training's own files vanish."""
+        """The encoder of the best epoch, with all subjects, as a checkpoint; the training's own
+        files vanish.
+        """
         self._load(self.best_epoch)
         self.group.wait()  # until nobody reads the training's own files any more
         if self.group.first:
             self._write_log()
             for name in (n for n in self.subjects if n not in self.own):
                 self.encoder.add_subject(name, self.source.crowd[name].n_voxels)
-                self.encoder.subject(name).data = _read(self._file(name, self.best_epoch), self.device)["embeddings"]
-            ordered = nn.ParameterDict({name: self.encoder.embeddings[name] for name in self.subjects})
+                self.encoder.subject(name).data = _read(
+                    self._file(name, self.best_epoch), self.device
+                )["embeddings"]
+            ordered = nn.ParameterDict(
+                {name: self.encoder.embeddings[name] for name in self.subjects}
+            )
             self.encoder.embeddings = ordered
-            checkpoint.save(self.encoder, self.folder, self.source.adapters, settings=self.settings, val_r75=self.best_score,
-                            **checkpoint.recorded(self.source.crowd, self.subjects))  # fmt: skip
+            checkpoint.save(
+                self.encoder,
+                self.folder,
+                self.source.adapters,
+                settings=self.settings,
+                val_r75=self.best_score,
+                **checkpoint.recorded(self.source.crowd, self.subjects),
+            )
             _tidy(self.folder)
         self.group.wait()
 
@@ -372,7 +476,9 @@ class _Plan:
 
     def batches_of(self, subject: str) -> int:
         """Batches of a subject in each epoch."""
-        return max(1, round(len(self.crowd[subject].image_rows("train")) / self.config.batch_images))
+        return max(
+            1, round(len(self.crowd[subject].image_rows("train")) / self.config.batch_images)
+        )
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -394,7 +500,9 @@ class _Plan:
         n = self.epochs * self.steps_per_epoch
         if n < 10:  # too short for a cycle
             return [Rate(self.config.learning_rate)] * n
-        schedule = torch.optim.lr_scheduler.OneCycleLR(nobody, self.config.learning_rate, total_steps=n, pct_start=0.2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            nobody, self.config.learning_rate, total_steps=n, pct_start=0.2
+        )
         rates = []
         for i in range(n):
             group = nobody.param_groups[0]
@@ -413,8 +521,12 @@ class _Plan:
             drawn += [(name, np.sort(part)) for part in np.array_split(rows, self.batches_of(name))]
         drawn = [drawn[i] for i in rng.permutation(len(drawn))]
         per_step = self.config.batches_per_step
-        if per_step > 1:  # neighbours of different subjects, so that all processes have something to do in a step
-            large_first = sorted(self.subjects, key=lambda name: -self.batches_of(name))  # the order of `Group.own`
+        if (
+            per_step > 1
+        ):  # neighbours of different subjects, so that all processes have something to do in a step
+            large_first = sorted(
+                self.subjects, key=lambda name: -self.batches_of(name)
+            )  # the order of `Group.own`
             drawn = interleave(drawn, {name: i for i, name in enumerate(large_first)})
         batches = []
         for i, (name, rows) in enumerate(drawn):
@@ -439,21 +551,29 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, partial)
         except RuntimeError as error:  # all that torch says of a full disk
-            raise UbrainError(f"{path} cannot be written ({str(error).splitlines()[0]}); if the disk is full, free some space: "
-                              f"the same command continues") from error  # fmt: skip
+            raise UbrainError(
+                f"{path} cannot be written ({str(error).splitlines()[0]}); if the disk is full,"
+                " free some space: the same command continues"
+            ) from error
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UbrainError(f"{path} cannot be read: {error}; delete the folder to start anew") from error
+        raise UbrainError(
+            f"{path} cannot be read: {error}; delete the folder to start anew"
+        ) from error
 
 
 def predict(
-    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], precision: str = "fp32",
+    encoder: UniversalEncoder,
+    source: Source,
+    subject: str,
+    rows: NDArray[np.int64],
+    precision: str = "fp32",
     memory: int = MEMORY,
-) -> NDArray[np.float32]:  # fmt: skip
+) -> NDArray[np.float32]:
     """Predicted responses of all voxels of a subject to images, given as rows of the crowd file.
 
     Returns
@@ -461,14 +581,22 @@ def predict(
     (n_images, n_voxels) float32
     """
     parts = [p for _, p in stream(encoder, source, subject, rows, precision, memory)]
-    return np.concatenate(parts) if parts else np.empty((0, len(encoder.subject(subject))), np.float32)
+    return (
+        np.concatenate(parts) if parts else np.empty((0, len(encoder.subject(subject))), np.float32)
+    )
 
 
 def correlate(
-    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], precision: str = "fp32",
+    encoder: UniversalEncoder,
+    source: Source,
+    subject: str,
+    rows: NDArray[np.int64],
+    precision: str = "fp32",
     memory: int = MEMORY,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Correlation of predicted with measured responses of each voxel over images, (n_voxels,); nothing is held as a whole."""
+) -> NDArray[np.float64]:
+    """Correlation of predicted with measured responses of each voxel over images, (n_voxels,);
+    nothing is held as a whole.
+    """
     running = scores.RunningCorrelation(len(encoder.subject(subject)))
     for some, predicted in stream(encoder, source, subject, rows, precision, memory):
         running.add(predicted, source.crowd[subject].responses_to(some))
@@ -476,10 +604,16 @@ def correlate(
 
 
 def stream(
-    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], precision: str = "fp32",
+    encoder: UniversalEncoder,
+    source: Source,
+    subject: str,
+    rows: NDArray[np.int64],
+    precision: str = "fp32",
     memory: int = MEMORY,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:  # fmt: skip
-    """Batches of image rows, with the predicted responses (n_images, n_voxels) of all voxels of a subject."""
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Batches of image rows, with the predicted responses (n_images, n_voxels) of all voxels of a
+    subject.
+    """
     predictor = Predictor(encoder, subject, memory=memory, precision=precision)
     for start in range(0, len(rows), predictor.images):
         some = rows[start : start + predictor.images]
@@ -489,12 +623,17 @@ def stream(
 
 
 def _check_options(config: TrainingConfig) -> None:
-    for value, known, what in ((config.schedule, ("plateau", "one-cycle"), "schedule"),
-                               (config.precision, ("fp32", "bf16"), "precision")):  # fmt: skip
+    for value, known, what in (
+        (config.schedule, ("plateau", "one-cycle"), "schedule"),
+        (config.precision, ("fp32", "bf16"), "precision"),
+    ):
         if value not in known:
             raise UbrainError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
     if config.schedule == "plateau" and config.learning_rate < config.min_learning_rate:
-        raise UbrainError(f"learning_rate {config.learning_rate} is below min_learning_rate {config.min_learning_rate}")
+        raise UbrainError(
+            f"learning_rate {config.learning_rate} is below min_learning_rate"
+            f" {config.min_learning_rate}"
+        )
     for name in ("epochs", "batch_images", "voxels_per_step", "batches_per_step"):
         if getattr(config, name) < 1:
             raise UbrainError(f"{name} is {getattr(config, name)}: expected 1 or more")
@@ -511,7 +650,10 @@ def _finished(folder: Path, settings: dict[str, Any], source: Source) -> Univers
 def _same_settings(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
     different = [key for key in wanted if found.get(key) != wanted[key]]
     if different:
-        raise UbrainError(f"{folder} holds a training with other settings ({', '.join(different)}); choose another folder")
+        raise UbrainError(
+            f"{folder} holds a training with other settings ({', '.join(different)}); choose"
+            " another folder"
+        )
 
 
 def _decisive(config: BackboneConfig) -> dict[str, Any]:
@@ -525,7 +667,9 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tensorboard(folder: Path, history: list[dict[str, float]]) -> Any:
-    """A TensorBoard log that begins with the history: one that was cut off is written anew, nothing is missing or twice."""
+    """A TensorBoard log that begins with the history: one that was cut off is written anew,
+    nothing is missing or twice.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

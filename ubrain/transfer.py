@@ -1,33 +1,39 @@
-"""New voxels on a frozen encoder: by gradient as in the paper, by matching with the crowd, or by both and a linear rest.
+"""New voxels on a frozen encoder: by gradient as in the paper, by matching with the crowd, or by
+both and a linear rest.
 
-The shared weights stay as they are, bit for bit; what is found is an embedding e for each new voxel, from its responses y
-to n images.
+The shared weights stay as they are, bit for bit; what is found is an embedding e for each new
+voxel, from its responses y to n images.
 
 Gradient (the paper)
     Adam from a random start; the embeddings that are best on held-out images of the few are kept.
 Matching (ours)
-    The encoder says how every voxel j of the crowd would respond to the same images, f_j. Under y = a f_j + c + noise, with
-    a > 0, c and the noise variance unknown and integrated out, the evidence of y is
+    The encoder says how every voxel j of the crowd would respond to the same images, f_j. Under y =
+    a f_j + c + noise, with a > 0, c and the noise variance unknown and integrated out, the evidence
+    of y is
 
         (1 − r_j²)^(−(n − 2) / 2) · P(a > 0),  P(a > 0) ≈ Φ(r_j √((n − 2) / (1 − r_j²))),
 
-    with r_j the correlation of y with f_j and Φ the normal distribution in place of Student's. The embedding is the mean of
-    the crowd's, weighted by evidence^τ. The temperature τ is chosen on held-out images: the new voxel is no copy of any in
-    the crowd. Many images or little noise sharpen the weights, noise flattens them; nobody fixes a number of neighbours.
+    with r_j the correlation of y with f_j and Φ the normal distribution in place of Student's. The
+    embedding is the mean of the crowd's, weighted by evidence^τ. The temperature τ is chosen on
+    held-out images: the new voxel is no copy of any in the crowd. Many images or little noise
+    sharpen the weights, noise flattens them; nobody fixes a number of neighbours.
 Ours
     The embedding that minimises
 
         Σ_i (y_i − f(e; x_i))² / σ² + pull · (e − m)ᵀ Σ⁻¹ (e − m)
 
-    with m the matched embedding, Σ the covariance of the crowd's embeddings and σ² what noise the matching left to the
-    voxel. The first sum grows with the images, the second does not: the prior fades. The pull is chosen on held-out images
-    for each newcomer, the strongest that is within a standard error of the best; an infinite one is matching alone. Near m,
-    f is almost linear in e, so a few Gauss–Newton steps, solved exactly for each voxel, do what takes Adam hundreds, and
-    need no learning rate. In this tangent space the crowd's directions Σ are what a linear mixture of crowd voxels can
-    reach; but whatever comes out is an embedding. What it leaves over goes to a linear rest, if held-out images say
-    clearly that there is something to get (`ubrain.rest`): a voxel unlike any of the crowd ends near ridge regression.
+    with m the matched embedding, Σ the covariance of the crowd's embeddings and σ² what noise the
+    matching left to the voxel. The first sum grows with the images, the second does not: the prior
+    fades. The pull is chosen on held-out images for each newcomer, the strongest that is within a
+    standard error of the best; an infinite one is matching alone. Near m, f is almost linear in e,
+    so a few Gauss–Newton steps, solved exactly for each voxel, do what takes Adam hundreds, and
+    need no learning rate. In this tangent space the crowd's directions Σ are what a linear mixture
+    of crowd voxels can reach; but whatever comes out is an embedding. What it leaves over goes to a
+    linear rest, if held-out images say clearly that there is something to get (`ubrain.rest`): a
+    voxel unlike any of the crowd ends near ridge regression.
 
-Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only). The others are ours.
+Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only).
+The others are ours.
 """
 
 import hashlib
@@ -90,11 +96,20 @@ class Head:
         self.device = encoder.position.device
         self.n_images = len(rows)
         c = encoder.config
-        self.start = c.embedding_scale / (2 * math.sqrt(c.embedding_size))  # standard deviation of a random start
-        dtype = torch.float16 if len(rows) * c.n_tokens * c.channels * len(c.widths) * 4 > WIDE else torch.float32
+        self.start = c.embedding_scale / (
+            2 * math.sqrt(c.embedding_size)
+        )  # standard deviation of a random start
+        dtype = (
+            torch.float16
+            if len(rows) * c.n_tokens * c.channels * len(c.widths) * 4 > WIDE
+            else torch.float32
+        )
         self._model = _without_input(encoder)
         levels: list[Any] = list(encoder.levels)
-        self._tokens = [torch.empty(len(rows), c.n_tokens, c.channels, dtype=dtype, device=self.device) for _ in levels]
+        self._tokens = [
+            torch.empty(len(rows), c.n_tokens, c.channels, dtype=dtype, device=self.device)
+            for _ in levels
+        ]
         with torch.no_grad():
             for some in _slices(len(rows), IMAGES):
                 tokens = source.tokens(rows[some], self.device)
@@ -105,8 +120,15 @@ class Head:
         """What depends on the voxel only; see `UniversalEncoder.voxel_terms`."""
         return self._model.voxel_terms(embedding)
 
-    def respond(self, embedding: Tensor, images: NDArray[np.int64] | None = None, rest: LinearRest | None = None) -> Tensor:
-        """Predicted responses (n_images, n_voxels) of voxels given by embeddings (n_voxels, E); no gradient."""
+    def respond(
+        self,
+        embedding: Tensor,
+        images: NDArray[np.int64] | None = None,
+        rest: LinearRest | None = None,
+    ) -> Tensor:
+        """Predicted responses (n_images, n_voxels) of voxels given by embeddings (n_voxels, E); no
+        gradient.
+        """
         with torch.no_grad():
             terms, parts = self.terms(embedding), []
             for tokens in self._batches(images):
@@ -123,12 +145,16 @@ class Head:
             self._model.eval()
 
     def features(self) -> list[Tensor]:
-        """What linear rests read of the images, (n_images, n_squares, C) each; see `ubrain.rest.features`."""
+        """What linear rests read of the images, (n_images, n_squares, C) each; see
+        `ubrain.rest.features`.
+        """
         batches = [features(tokens) for tokens in self._batches(None)]
         return [torch.cat(part) for part in zip(*batches, strict=True)]
 
     def linearise(self, embedding: Tensor, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Responses (n_images, n_voxels), and their slopes in each voxel's embedding, (n_voxels, n_images, E)."""
+        """Responses (n_images, n_voxels), and their slopes in each voxel's embedding, (n_voxels,
+        n_images, E).
+        """
         responses, slopes = [], []
         for tokens in self._batches(images):
             each = embedding.detach().expand(len(tokens[0]), -1, -1).clone().requires_grad_()
@@ -167,10 +193,14 @@ class _Posterior:
 
     def __init__(self, n_voxels: int, size: int, device: torch.device) -> None:
         self._top = torch.full((n_voxels, 1), -math.inf, device=device)
-        self._sums = torch.zeros(n_voxels, size + 3, device=device)  # of embedding, 1, residual share, log weight
+        self._sums = torch.zeros(
+            n_voxels, size + 3, device=device
+        )  # of embedding, 1, residual share, log weight
 
     def add(self, log_weight: Tensor, residual: Tensor, embedding: Tensor) -> None:
-        """Take in crowd voxels: log weights and residual shares (n_voxels, n), embeddings (n, E)."""
+        """Take in crowd voxels: log weights and residual shares (n_voxels, n), embeddings (n,
+        E).
+        """
         top = torch.maximum(self._top, log_weight.amax(1, keepdim=True))
         weight = (log_weight - top).exp()
         self._sums *= (self._top - top).exp()
@@ -185,30 +215,42 @@ class _Posterior:
 
 
 def match(
-    head: Head, crowd: Tensor, responses: Tensor, parts: Sequence[NDArray[np.int64]], temperatures: Sequence[float]
+    head: Head,
+    crowd: Tensor,
+    responses: Tensor,
+    parts: Sequence[NDArray[np.int64]],
+    temperatures: Sequence[float],
 ) -> list[list[Matched]]:
     """Posterior over the crowd's voxels for new voxels; see the module's text.
 
     Parameters
     ----------
     head : looks at the images.
-    crowd : (n_crowd_voxels, E), embeddings; they are read in blocks, each of which is predicted once.
+    crowd : (n_crowd_voxels, E), embeddings; they are read in blocks, each of which is predicted
+        once.
     responses : (n_images, n_voxels), of the new voxels.
-    parts : images to match on, each an array of indices; all of them in the same pass over the crowd.
+    parts : images to match on, each an array of indices; all of them in the same pass over the
+        crowd.
     temperatures : exponents of the evidence.
 
     Returns
     -------
     One for each part and temperature.
     """
-    found = [[_Posterior(responses.shape[1], crowd.shape[1], head.device) for _ in temperatures] for _ in parts]
+    found = [
+        [_Posterior(responses.shape[1], crowd.shape[1], head.device) for _ in temperatures]
+        for _ in parts
+    ]
     units = [_unit(responses[part]) for part in parts]
     for some in _slices(len(crowd), CROWD_VOXELS):
         predicted = head.respond(crowd[some])
         for images, measured, posteriors in zip(parts, units, found, strict=True):
             r = (measured.T @ _unit(predicted[images])).clamp(-MOST_R, MOST_R)
             residual, freedom = 1 - r.square(), len(images) - 2
-            evidence = torch.special.log_ndtr(r * (freedom / residual).sqrt()) - freedom / 2 * residual.log()
+            evidence = (
+                torch.special.log_ndtr(r * (freedom / residual).sqrt())
+                - freedom / 2 * residual.log()
+            )
             for temperature, posterior in zip(temperatures, posteriors, strict=True):
                 posterior.add(temperature * evidence, residual, crowd[some])
     return [[posterior.value() for posterior in posteriors] for posteriors in found]
@@ -222,7 +264,8 @@ class Fitted:
     ----------
     embeddings : (n_voxels, E)
     chosen : in words.
-    validation : mean over voxels of the correlation on held-out images of the few, by which it was chosen.
+    validation : mean over voxels of the correlation on held-out images of the few, by which it was
+        chosen.
     rest : what the voxels read beside their embeddings, if the method has that.
     """
 
@@ -238,7 +281,8 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """New voxels, the crowd that is to help them, and the frozen encoder looking at the images they have responded to.
+    """New voxels, the crowd that is to help them, and the frozen encoder looking at the images they
+    have responded to.
 
     Attributes
     ----------
@@ -253,7 +297,9 @@ class Newcomer:
     seed: int = 0
 
     def folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Images to fit on and to hold out: so many folds that at least `HELD_OUT` images are held out, if there are."""
+        """Images to fit on and to hold out: so many folds that at least `HELD_OUT` images are held
+        out, if there are.
+        """
         n = self.head.n_images
         parts = KFold(self.config.folds, shuffle=True, random_state=self.seed).split(np.arange(n))
         enough = -(-HELD_OUT * self.config.folds // n)
@@ -261,9 +307,15 @@ class Newcomer:
 
 
 def fit(
-    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64] | None = None, method: str = "ours",
-    config: TransferConfig | None = None, seed: int = 0, voxels: NDArray[np.int64] | None = None,
-) -> Fitted:  # fmt: skip
+    encoder: UniversalEncoder,
+    source: Source,
+    subject: str,
+    rows: NDArray[np.int64] | None = None,
+    method: str = "ours",
+    config: TransferConfig | None = None,
+    seed: int = 0,
+    voxels: NDArray[np.int64] | None = None,
+) -> Fitted:
     """Embeddings of a new subject's voxels; the encoder is not changed.
 
     Parameters
@@ -277,10 +329,16 @@ def fit(
     Raises
     ------
     UbrainError
-        For an unknown method or subject, too few images, an encoder without a crowd, or another backbone.
+        For an unknown method or subject, too few images, an encoder without a crowd, or another
+        backbone.
     """
     rows = images_of(source.crowd, subject) if rows is None else rows
-    crowd = torch.cat([torch.empty(0, encoder.config.embedding_size), *[e.detach().cpu() for e in encoder.embeddings.values()]])
+    crowd = torch.cat(
+        [
+            torch.empty(0, encoder.config.embedding_size),
+            *[e.detach().cpu() for e in encoder.embeddings.values()],
+        ]
+    )
     _check(method, subject, len(rows), len(crowd))
     head = Head(encoder, source, rows)
     responses = source.crowd[subject].responses_to(rows, slice(None) if voxels is None else voxels)
@@ -289,13 +347,19 @@ def fit(
     return {"ours": ours, "matching": matching, "gradient": gradient}[method](newcomer)
 
 
-def images_of(crowd: Crowd, subject: str, n_images: int | None = None, seed: int = 0) -> NDArray[np.int64]:
-    """Rows of a subject's train and val images, or of so many of them, drawn at random; ascending."""
+def images_of(
+    crowd: Crowd, subject: str, n_images: int | None = None, seed: int = 0
+) -> NDArray[np.int64]:
+    """Rows of a subject's train and val images, or of so many of them, drawn at random;
+    ascending.
+    """
     rows = np.concatenate([crowd[subject].image_rows("train"), crowd[subject].image_rows("val")])
     if n_images is None:
         return np.sort(rows)
     if n_images > len(rows):
-        raise UbrainError(f"subject {subject!r} has {len(rows)} train and val images, {n_images} were asked for")
+        raise UbrainError(
+            f"subject {subject!r} has {len(rows)} train and val images, {n_images} were asked for"
+        )
     return np.sort(np.random.default_rng(seed).permutation(np.sort(rows))[:n_images])
 
 
@@ -303,15 +367,21 @@ def _check(method: str, subject: str, n_images: int, n_crowd: int) -> None:
     if method not in METHODS:
         raise UbrainError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     if n_images < LEAST_IMAGES:
-        raise UbrainError(f"subject {subject!r}: {n_images} train and val images with responses are too few for a "
-                          f"transfer; it needs at least {LEAST_IMAGES}")  # fmt: skip
+        raise UbrainError(
+            f"subject {subject!r}: {n_images} train and val images with responses are too few for a"
+            f" transfer; it needs at least {LEAST_IMAGES}"
+        )
     if method != "gradient" and n_crowd < 2:
-        raise UbrainError(f"the encoder has no voxels to match with; give one with subjects, or use method 'gradient' instead "
-                          f"of {method!r}")  # fmt: skip
+        raise UbrainError(
+            "the encoder has no voxels to match with; give one with subjects, or use method"
+            f" 'gradient' instead of {method!r}"
+        )
 
 
 def matching(newcomer: Newcomer) -> Fitted:
-    """The posterior mean of the crowd's embeddings, with its scale fitted to each voxel; see the module's text."""
+    """The posterior mean of the crowd's embeddings, with its scale fitted to each voxel; see the
+    module's text.
+    """
     prior = _Prior.of(newcomer)
     embeddings = _scaled(newcomer, prior.matched.mean)
     return Fitted(embeddings, prior.words, prior.validation)
@@ -319,7 +389,9 @@ def matching(newcomer: Newcomer) -> Fitted:
 
 @dataclass(frozen=True)
 class _Prior:
-    """The matching at the temperature that is best on held-out images: from all images, and from each fold's."""
+    """The matching at the temperature that is best on held-out images: from all images, and from
+    each fold's.
+    """
 
     matched: Matched
     of_fold: list[Matched]
@@ -331,20 +403,30 @@ class _Prior:
         head, y, folds = newcomer.head, newcomer.responses, newcomer.folds()
         everything = np.arange(head.n_images)
         parts = [fitted for fitted, _ in folds]
-        *found, final = match(head, newcomer.crowd, y, [*parts, everything], newcomer.config.temperatures)
+        *found, final = match(
+            head, newcomer.crowd, y, [*parts, everything], newcomer.config.temperatures
+        )
         held_out = np.concatenate([held for _, held in folds])
         r = []
         for t in range(len(newcomer.config.temperatures)):
-            predicted = [head.respond(f[t].mean, held) for f, (_, held) in zip(found, folds, strict=True)]
+            predicted = [
+                head.respond(f[t].mean, held) for f, (_, held) in zip(found, folds, strict=True)
+            ]
             r.append(_mean_r(torch.cat(predicted), y[held_out]))
         best = int(np.argmax(r))
-        words = f"temperature {newcomer.config.temperatures[best]:g}, {float(final[best].voxels.median()):.0f} crowd voxels"
+        words = (
+            f"temperature {newcomer.config.temperatures[best]:g},"
+            f" {float(final[best].voxels.median()):.0f} crowd voxels"
+        )
         return cls(final[best], [f[best] for f in found], words, r[best])
 
 
 def _scaled(newcomer: Newcomer, embeddings: Tensor) -> Tensor:
     """Each embedding times the factor, of a few, whose predictions have the least squared error."""
-    errors = [(newcomer.responses - newcomer.head.respond(scale * embeddings)).square().sum(0) for scale in SCALES]
+    errors = [
+        (newcomer.responses - newcomer.head.respond(scale * embeddings)).square().sum(0)
+        for scale in SCALES
+    ]
     best = torch.stack(errors).argmin(0)
     return torch.tensor(SCALES, device=embeddings.device)[best, None] * embeddings
 
@@ -353,8 +435,12 @@ def ours(newcomer: Newcomer) -> Fitted:
     """Matching, then Gauss–Newton steps that are pulled toward it; see the module's text."""
     prior = _Prior.of(newcomer)
     pulls = [*newcomer.config.pulls, math.inf]
-    blocks = [_Block(newcomer, prior, voxels) for voxels in _slices(newcomer.responses.shape[1], VOXELS)]
-    moments = torch.cat([block.moments(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 2)
+    blocks = [
+        _Block(newcomer, prior, voxels) for voxels in _slices(newcomer.responses.shape[1], VOXELS)
+    ]
+    moments = torch.cat(
+        [block.moments(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 2
+    )
     best = _strongest(r := _r(moments))
     pull, scale = pulls[best], _slope(moments[:, best])
     components = Components(newcomer.head.features())
@@ -381,13 +467,17 @@ def _r(moments: Tensor) -> Tensor:
 
 
 def _slope(moments: Tensor) -> float:
-    """What the responses of matched embeddings are to be multiplied with; voxels count by their r², if it is positive."""
+    """What the responses of matched embeddings are to be multiplied with; voxels count by their
+    r², if it is positive.
+    """
     weight = _r(moments).clamp_min(0).square()
     return float((weight * moments[0]).sum() / (weight * moments[1]).sum().clamp_min(TINY))
 
 
 def _strongest(r: Tensor) -> int:
-    """The last row of (n_pulls, n_voxels) whose mean is within one standard error, paired over voxels, of the highest."""
+    """The last row of (n_pulls, n_voxels) whose mean is within one standard error, paired over
+    voxels, of the highest.
+    """
     behind = r[r.mean(1).argmax()] - r
     error = behind.std(1, correction=0) / math.sqrt(r.shape[1])
     return int(torch.nonzero(behind.mean(1) <= error)[-1])
@@ -400,11 +490,17 @@ class _Block:
         self.newcomer, self.prior, self.voxels = newcomer, prior, voxels
         self.y = newcomer.responses[:, voxels]
         covariance = torch.cov(newcomer.crowd.T)
-        floor = 1e-4 * covariance.diagonal().mean() * torch.eye(len(covariance), device=covariance.device)
+        floor = (
+            1e-4
+            * covariance.diagonal().mean()
+            * torch.eye(len(covariance), device=covariance.device)
+        )
         self.root = torch.linalg.cholesky(covariance + floor)  # e = m + root z
 
     def moments(self, pulls: Sequence[float]) -> Tensor:
-        """Sums over held-out images of f y, f f and y y, centred, (3, n_pulls, n_voxels), after a first step for each pull."""
+        """Sums over held-out images of f y, f f and y y, centred, (3, n_pulls, n_voxels), after a
+        first step for each pull.
+        """
         predicted: list[list[Tensor]] = [[] for _ in pulls]
         folds = self.newcomer.folds()
         for matched, (images, held) in zip(self.prior.of_fold, folds, strict=True):
@@ -419,14 +515,20 @@ class _Block:
         return torch.stack([(f * y).sum(1), f.square().sum(1), y.square().sum(1)])
 
     def misses(self, components: Components, pull: float, scale: float) -> Tensor:
-        """What all that the rest may be leaves over on held-out images, (n_candidates, n_images, n_voxels)."""
+        """What all that the rest may be leaves over on held-out images, (n_candidates, n_images,
+        n_voxels).
+        """
         parts = []
         for matched, (images, held) in zip(self.prior.of_fold, self.newcomer.folds(), strict=True):
             z, noise = self.start(matched, images)
             if pull < math.inf:
                 z = _solve(*self.normal_equations(matched, z, images), pull * noise)
             f = scale * self.newcomer.head.respond(self.embedding(matched, z))
-            parts.append(components.misses(self.y, f, *(torch.from_numpy(i).to(f.device) for i in (images, held))))
+            parts.append(
+                components.misses(
+                    self.y, f, *(torch.from_numpy(i).to(f.device) for i in (images, held))
+                )
+            )
         return torch.cat(parts, 1)
 
     def fit(self, pull: float) -> Tensor:
@@ -444,18 +546,29 @@ class _Block:
         return torch.zeros_like(matched.mean[self.voxels]), noise
 
     def embedding(self, matched: Matched, z: Tensor) -> Tensor:
-        """The embedding at z, (n_voxels, E): the mean of the matching, and z times the root of the crowd's covariance."""
+        """The embedding at z, (n_voxels, E): the mean of the matching, and z times the root of the
+        crowd's covariance.
+        """
         return matched.mean[self.voxels] + z @ self.root.T
 
-    def normal_equations(self, matched: Matched, z: Tensor, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """AᵀA and Aᵀ(y − f(z) + A z), with A the slope of the responses in z: (n_voxels, E, E), (n_voxels, E)."""
+    def normal_equations(
+        self, matched: Matched, z: Tensor, images: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """AᵀA and Aᵀ(y − f(z) + A z), with A the slope of the responses in z: (n_voxels, E, E),
+        (n_voxels, E).
+        """
         responses, slope = self.newcomer.head.linearise(self.embedding(matched, z), images)
         slope = slope @ self.root  # (n_voxels, n_images, E)
         target = (self.y[images] - responses).T + (slope @ z[:, :, None])[:, :, 0]
         return slope.transpose(1, 2) @ slope, (slope.transpose(1, 2) @ target[:, :, None])[:, :, 0]
 
-    def shorten(self, matched: Matched, images: NDArray[np.int64], start: Tensor, end: Tensor, pull: Tensor) -> Tensor:
-        """The step of each voxel, halved until it lowers what is minimised; after three halvings none."""
+    def shorten(
+        self, matched: Matched, images: NDArray[np.int64], start: Tensor, end: Tensor, pull: Tensor
+    ) -> Tensor:
+        """The step of each voxel, halved until it lowers what is minimised; after three halvings
+        none.
+        """
+
         def objective(z: Tensor) -> Tensor:
             predicted = self.newcomer.head.respond(self.embedding(matched, z), images)
             return (self.y[images] - predicted).square().sum(0) + pull * z.square().sum(1)
@@ -472,13 +585,24 @@ def _solve(gram: Tensor, right: Tensor, pull: Tensor) -> Tensor:
 
 
 def gradient(newcomer: Newcomer) -> Fitted:
-    """The paper's transfer: Adam from a random start, the embeddings kept that are best on held-out images."""
+    """The paper's transfer: Adam from a random start, the embeddings kept that are best on
+    held-out images.
+    """
     fitted, held = newcomer.folds()[0]
     blocks = list(_slices(newcomer.responses.shape[1], newcomer.config.voxels_per_step))
-    found = [_by_gradient(newcomer, voxels, fitted, held) for voxels in track(blocks, len(blocks), "transfer by gradient")]
-    r = _mean_r(torch.cat([newcomer.head.respond(e, held) for e, _ in found], 1), newcomer.responses[held])
+    found = [
+        _by_gradient(newcomer, voxels, fitted, held)
+        for voxels in track(blocks, len(blocks), "transfer by gradient")
+    ]
+    r = _mean_r(
+        torch.cat([newcomer.head.respond(e, held) for e, _ in found], 1), newcomer.responses[held]
+    )
     steps = ", ".join(f"{step}" for _, step in found[:3]) + ", ..." * (len(found) > 3)
-    return Fitted(torch.cat([e for e, _ in found]), f"step {steps} of {_n_steps(newcomer.config, len(fitted))}", r)
+    return Fitted(
+        torch.cat([e for e, _ in found]),
+        f"step {steps} of {_n_steps(newcomer.config, len(fitted))}",
+        r,
+    )
 
 
 def _n_steps(config: TransferConfig, n_images: int) -> int:
@@ -528,30 +652,48 @@ def _slices(n: int, step: int) -> Iterable[slice]:
 def _without_input(encoder: UniversalEncoder) -> UniversalEncoder:
     """The shared weights of an encoder that takes projected tokens, without subjects."""
     c = encoder.config
-    with torch.random.fork_rng(devices=[]):  # the random start is overwritten; it should cost nobody's seed
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the random start is overwritten; it should cost nobody's seed
         model = UniversalEncoder(replace(c, widths=(c.channels,) * len(c.widths)), {})
     for level in model.levels:
         level.norm_in = level.project_in = nn.Identity()
     wanted = model.state_dict()
-    model.load_state_dict({name: t.detach().clone() for name, t in encoder.state_dict().items() if name in wanted})
+    model.load_state_dict(
+        {name: t.detach().clone() for name, t in encoder.state_dict().items() if name in wanted}
+    )
     return model.to(encoder.position.device).requires_grad_(False).eval()
 
 
 def _check_source(encoder: UniversalEncoder, source: Source) -> None:
-    want, got = (encoder.config.widths, encoder.config.n_tokens), (source.maker.widths, source.maker.n_tokens)
+    want, got = (
+        (encoder.config.widths, encoder.config.n_tokens),
+        (source.maker.widths, source.maker.n_tokens),
+    )
     if want != got:
-        raise UbrainError(f"the encoder reads levels of widths {want[0]} with {want[1]} tokens, the backbone gives {got[0]} "
-                          f"with {got[1]}; take the backbone that the encoder was trained on")  # fmt: skip
+        raise UbrainError(
+            f"the encoder reads levels of widths {want[0]} with {want[1]} tokens, the backbone"
+            f" gives {got[0]} with {got[1]}; take the backbone that the encoder was trained on"
+        )
 
 
 def transfer(
-    folder: str | Path, crowd: Crowd, out: str | Path, subjects: Sequence[str] | None = None, method: str = "ours",
-    n_images: int | None = None, config: TransferConfig | None = None, seed: int = 0, device: str = "auto",
-) -> pd.DataFrame:  # fmt: skip
-    """Give the subjects of a crowd file embeddings on a trained encoder, and write a checkpoint of them.
+    folder: str | Path,
+    crowd: Crowd,
+    out: str | Path,
+    subjects: Sequence[str] | None = None,
+    method: str = "ours",
+    n_images: int | None = None,
+    config: TransferConfig | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Give the subjects of a crowd file embeddings on a trained encoder, and write a checkpoint of
+    them.
 
-    The checkpoint has the encoder's shared weights (and adapters), bit for bit, and the new subjects; the old ones were
-    needed for matching only. A call that was killed is continued by the same call: finished subjects are kept in `out`.
+    The checkpoint has the encoder's shared weights (and adapters), bit for bit, and the new
+    subjects; the old ones were needed for matching only. A call that was killed is continued by the
+    same call: finished subjects are kept in `out`.
 
     Parameters
     ----------
@@ -562,8 +704,8 @@ def transfer(
 
     Returns
     -------
-    One row per subject: images, voxels, what was chosen, the mean r on held-out images, and the median r on test images
-    (NaN if there are none).
+    One row per subject: images, voxels, what was chosen, the mean r on held-out images, and the
+    median r on test images (NaN if there are none).
 
     Raises
     ------
@@ -572,20 +714,33 @@ def transfer(
     """
     folder, out, config = checkpoint.fetch(folder), Path(out), config or TransferConfig()
     if out.resolve() == folder.resolve():
-        raise UbrainError(f"{out} is the checkpoint that is transferred from; choose another folder")
+        raise UbrainError(
+            f"{out} is the checkpoint that is transferred from; choose another folder"
+        )
     names = list(crowd.subjects if subjects is None else subjects)
     rows = {name: images_of(crowd, name, n_images, seed) for name in names}
-    settings = {"checkpoint": _digest(folder / checkpoint.WEIGHTS), "crowd": crowd.fingerprint, "method": method,
-                "images": n_images, "seed": seed, "config": json.loads(json.dumps(asdict(config)))}  # fmt: skip
+    settings = {
+        "checkpoint": _digest(folder / checkpoint.WEIGHTS),
+        "crowd": crowd.fingerprint,
+        "method": method,
+        "images": n_images,
+        "seed": seed,
+        "config": json.loads(json.dumps(asdict(config))),
+    }
     _check_out(out, settings, names)
     encoder, source = open_encoder(folder, crowd, device)
     for name in names:
         _check(method, name, len(rows[name]), sum(map(len, encoder.embeddings.values())))
         known = checkpoint.describe(folder)
         if name in known.subjects and known.facts["settings"].get("crowd") == crowd.fingerprint:
-            raise UbrainError(f"{folder} was trained on subject {name!r} of this crowd file; it needs no transfer, and "
-                              f"matching would find its own voxels")  # fmt: skip
-    parts = {name: _fit_or_resume(encoder, source, name, rows[name], settings, config, out) for name in names}
+            raise UbrainError(
+                f"{folder} was trained on subject {name!r} of this crowd file; it needs no"
+                " transfer, and matching would find its own voxels"
+            )
+    parts = {
+        name: _fit_or_resume(encoder, source, name, rows[name], settings, config, out)
+        for name in names
+    }
     new = checkpoint.load(folder, source.adapters, subjects=[])
     for name, fitted in parts.items():
         new.add_subject(name, len(fitted.embeddings))
@@ -597,13 +752,21 @@ def transfer(
     return table
 
 
-def open_encoder(folder: str | Path, crowd: Crowd, device: str = "auto") -> tuple[UniversalEncoder, Source]:
-    """An encoder from a checkpoint folder, and the source that gives it tokens of a crowd file's images."""
+def open_encoder(
+    folder: str | Path, crowd: Crowd, device: str = "auto"
+) -> tuple[UniversalEncoder, Source]:
+    """An encoder from a checkpoint folder, and the source that gives it tokens of a crowd file's
+    images.
+    """
     bones, where = checkpoint.backbone_config(folder), choose_device(device)
     if bones.adapter_rank:
         backbone = Backbone(bones).to(where)
-        return checkpoint.load(folder, backbone.adapters).to(where), Source(crowd, backbone=backbone)
-    return checkpoint.load(folder).to(where), Source(crowd, Features(crowd, bones, cache_root() / "features", device))
+        return checkpoint.load(folder, backbone.adapters).to(where), Source(
+            crowd, backbone=backbone
+        )
+    return checkpoint.load(folder).to(where), Source(
+        crowd, Features(crowd, bones, cache_root() / "features", device)
+    )
 
 
 def _check_out(out: Path, settings: dict[str, Any], names: Sequence[str]) -> None:
@@ -611,13 +774,20 @@ def _check_out(out: Path, settings: dict[str, Any], names: Sequence[str]) -> Non
         return
     found = checkpoint.describe(out)
     if found.facts.get("transfer") != settings or list(found.subjects) != list(names):
-        raise UbrainError(f"{out} holds another encoder, or a transfer with other settings; choose another folder")
+        raise UbrainError(
+            f"{out} holds another encoder, or a transfer with other settings; choose another folder"
+        )
 
 
 def _fit_or_resume(
-    encoder: UniversalEncoder, source: Source, subject: str, rows: NDArray[np.int64], settings: dict[str, Any],
-    config: TransferConfig, out: Path,
-) -> Fitted:  # fmt: skip
+    encoder: UniversalEncoder,
+    source: Source,
+    subject: str,
+    rows: NDArray[np.int64],
+    settings: dict[str, Any],
+    config: TransferConfig,
+    out: Path,
+) -> Fitted:
     """The embeddings of a subject, from a call that was killed if it got so far."""
     path = out / PARTS / f"{subject}.safetensors"
     if path.exists():
@@ -625,38 +795,84 @@ def _fit_or_resume(
             told = json.loads(file.metadata()["fitted"])
             if told["settings"] == settings:
                 log.info("%s was finished before", subject)
-                rest = LinearRest.of({name: file.get_tensor(name) for name in told["rest"]}) if told["rest"] else None
-                return Fitted(file.get_tensor("embeddings"), told["chosen"], told["validation"], rest)
-    log.info("transfer of %s: %d voxels, %d images, %s", subject, source.crowd[subject].n_voxels, len(rows), settings["method"])
+                rest = (
+                    LinearRest.of({name: file.get_tensor(name) for name in told["rest"]})
+                    if told["rest"]
+                    else None
+                )
+                return Fitted(
+                    file.get_tensor("embeddings"), told["chosen"], told["validation"], rest
+                )
+    log.info(
+        "transfer of %s: %d voxels, %d images, %s",
+        subject,
+        source.crowd[subject].n_voxels,
+        len(rows),
+        settings["method"],
+    )
     fitted = fit(encoder, source, subject, rows, settings["method"], config, settings["seed"])
     parts = {} if fitted.rest is None else fitted.rest.state_dict()
-    told = {"settings": settings, "chosen": fitted.chosen, "validation": fitted.validation, "rest": list(parts)}
-    tensors = {name: t.cpu().contiguous() for name, t in {"embeddings": fitted.embeddings, **parts}.items()}
+    told = {
+        "settings": settings,
+        "chosen": fitted.chosen,
+        "validation": fitted.validation,
+        "rest": list(parts),
+    }
+    tensors = {
+        name: t.cpu().contiguous() for name, t in {"embeddings": fitted.embeddings, **parts}.items()
+    }
     with atomic(path) as partial:
         save_file(tensors, partial, {"fitted": json.dumps(told)})
     return fitted
 
 
 def _report(
-    encoder: UniversalEncoder, source: Source, parts: dict[str, Fitted], images: dict[str, NDArray[np.int64]]
+    encoder: UniversalEncoder,
+    source: Source,
+    parts: dict[str, Fitted],
+    images: dict[str, NDArray[np.int64]],
 ) -> pd.DataFrame:
     rows = []
     for name, fitted in parts.items():
         test = source.crowd[name].image_rows("test")
-        r = np.nan_to_num(correlate(encoder, source, name, test)) if len(test) else np.array([np.nan])
-        rows.append({"subject": name, "images": len(images[name]), "voxels": len(fitted.embeddings), "chosen": fitted.chosen,
-                     "held_out_r": fitted.validation, "test_r": float(np.median(r))})  # fmt: skip
+        r = (
+            np.nan_to_num(correlate(encoder, source, name, test))
+            if len(test)
+            else np.array([np.nan])
+        )
+        rows.append(
+            {
+                "subject": name,
+                "images": len(images[name]),
+                "voxels": len(fitted.embeddings),
+                "chosen": fitted.chosen,
+                "held_out_r": fitted.validation,
+                "test_r": float(np.median(r)),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def _write(
-    encoder: UniversalEncoder, folder: Path, crowd: Crowd, table: pd.DataFrame, settings: dict[str, Any], out: Path
+    encoder: UniversalEncoder,
+    folder: Path,
+    crowd: Crowd,
+    table: pd.DataFrame,
+    settings: dict[str, Any],
+    out: Path,
 ) -> None:
     """The checkpoint of the new subjects; what a killed call left vanishes."""
     tested = table.set_index("subject")["test_r"].dropna().to_dict()
     training = checkpoint.describe(folder).facts["settings"] | {"crowd": crowd.fingerprint}
-    checkpoint.save(encoder, out, like=folder, transfer=settings, scores={"median test r": tested}, settings=training,
-                    **checkpoint.recorded(crowd, table["subject"]))  # fmt: skip
+    checkpoint.save(
+        encoder,
+        out,
+        like=folder,
+        transfer=settings,
+        scores={"median test r": tested},
+        settings=training,
+        **checkpoint.recorded(crowd, table["subject"]),
+    )
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 

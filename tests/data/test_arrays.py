@@ -21,7 +21,8 @@ def z(values: np.ndarray) -> np.ndarray:
     return (values - values.mean(0)) / values.std(0)
 
 
-# ------------------------------------------------------------------------------------------ what is understood
+# --- what is
+# understood
 
 
 def test_folder_is_read_in_natural_order(recording: SimpleNamespace) -> None:
@@ -30,7 +31,9 @@ def test_folder_is_read_in_natural_order(recording: SimpleNamespace) -> None:
     with Crowd(out) as crowd:
         assert list(crowd["A"].images()) == [f"image{i}" for i in range(12)]
         np.testing.assert_array_equal(crowd.image("image10"), recording.pixels[10])
-        np.testing.assert_allclose(crowd["A"].responses(), z(recording.values), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            crowd["A"].responses(), z(recording.values), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
@@ -82,17 +85,25 @@ def test_responses_as_csv(recording: SimpleNamespace, transpose: bool) -> None:
     np.savetxt(csv, recording.values.T if transpose else recording.values, delimiter=",")
     import_arrays(recording.images, csv, "A", out, transpose=transpose, **ALL_TRAIN)
     with Crowd(out) as crowd:
-        np.testing.assert_allclose(crowd["A"].responses(), z(recording.values), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            crowd["A"].responses(), z(recording.values), rtol=1e-4, atol=1e-5
+        )
 
 
-@pytest.mark.parametrize("name", ["image{}.png", "image{}", "{}"], ids=["file name", "stem", "row number"])
+@pytest.mark.parametrize(
+    "name", ["image{}.png", "image{}", "{}"], ids=["file name", "stem", "row number"]
+)
 def test_trial_table(recording: SimpleNamespace, name: str) -> None:
     """Two sessions, each image once in each, the second time from the last to the first."""
     order = [*range(12), *reversed(range(12))]
     values = np.concatenate([recording.values, 10 - 4 * recording.values[::-1]])
     np.save(recording.responses, values)
     trials, out = recording.folder / "trials.csv", recording.folder / "out.h5"
-    table = {"image": [name.format(i) for i in order], "session": ["mon"] * 12 + ["tue"] * 12, "repeat": [0] * 12 + [1] * 12}
+    table = {
+        "image": [name.format(i) for i in order],
+        "session": ["mon"] * 12 + ["tue"] * 12,
+        "repeat": [0] * 12 + [1] * 12,
+    }
     pd.DataFrame(table).to_csv(trials, index=False)
     import_arrays(recording.images, recording.responses, "A", out, trials=trials, **ALL_TRAIN)
     expected = (z(values[:12]) + z(values[12:])[::-1]) / 2
@@ -108,11 +119,22 @@ def test_z_scoring_per_session_or_run_or_none(recording: SimpleNamespace, normal
     values = recording.values * np.repeat([1, 4], 6)[:, None].astype(np.float32)
     np.save(recording.responses, values)
     trials, out = recording.folder / "trials.csv", recording.folder / "out.h5"
-    pd.DataFrame({"image": range(12), "session": "mon", "run": ["a"] * 6 + ["b"] * 6}).to_csv(trials, index=False)
-    import_arrays(recording.images, recording.responses, "A", out, trials=trials, normalise=normalise, **ALL_TRAIN)
+    pd.DataFrame({"image": range(12), "session": "mon", "run": ["a"] * 6 + ["b"] * 6}).to_csv(
+        trials, index=False
+    )
+    import_arrays(
+        recording.images,
+        recording.responses,
+        "A",
+        out,
+        trials=trials,
+        normalise=normalise,
+        **ALL_TRAIN,
+    )
     by_run = np.concatenate([z(values[:6]), z(values[6:])])
     expected, said = {"run": (by_run, "each run"), "none": (values, "without z-scoring")}.get(
-        normalise, (z(values), "each session"))  # fmt: skip
+        normalise, (z(values), "each session")
+    )
     with Crowd(out) as crowd:
         np.testing.assert_allclose(crowd["A"].responses(), expected, rtol=1e-4, atol=1e-5)
         assert said in crowd["A"].account
@@ -141,12 +163,16 @@ def test_names_and_row_numbers_are_not_mixed(recording: SimpleNamespace) -> None
     import_arrays(recording.images, recording.responses, "A", out, trials=trials, **ALL_TRAIN)
     with Crowd(out) as crowd:
         assert list(crowd["A"].images()) == [str(i + 1) for i in range(12)]
-        np.testing.assert_allclose(crowd["A"].responses(), z(recording.values), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            crowd["A"].responses(), z(recording.values), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_voxel_table(recording: SimpleNamespace) -> None:
     voxels, out = recording.folder / "voxels.csv", recording.folder / "out.h5"
-    voxels.write_text('hemisphere,vertex,areas,ncsnr,depth\nL,5,V1,0.5,1.5\nL,6,,0.4,1\nR,7,"FFA,OFA",0.3,2\nR,8,V2,,3\n,9,V2,0.1,4\n')
+    voxels.write_text(
+        'hemisphere,vertex,areas,ncsnr,depth\nL,5,V1,0.5,1.5\nL,6,,0.4,1\nR,7,"FFA,OFA",0.3,2\nR,8,V2,,3\n,9,V2,0.1,4\n'
+    )
     import_arrays(recording.images, recording.responses, "A", out, voxels=voxels, space="fsaverage")
     with Crowd(out) as crowd:
         table = crowd["A"].voxels
@@ -166,7 +192,9 @@ def test_voxel_table_with_whole_numbers_as_ncsnr(recording: SimpleNamespace) -> 
         assert list(crowd["A"].voxels.ncsnr) == [1, 0, 1, 2, 1]
 
 
-def test_ncsnr_that_is_no_number_is_refused_by_its_file(recording: SimpleNamespace, refused) -> None:
+def test_ncsnr_that_is_no_number_is_refused_by_its_file(
+    recording: SimpleNamespace, refused
+) -> None:
     voxels, out = recording.folder / "voxels.csv", recording.folder / "out.h5"
     voxels.write_text("ncsnr,areas\n1,V1\n,V1\n0.5x,V1\n2,V1\n1,V1\n")
     with refused(out, r"voxels\.csv: column 'ncsnr': expected numbers, got '0\.5x' in row 2"):
@@ -176,7 +204,9 @@ def test_ncsnr_that_is_no_number_is_refused_by_its_file(recording: SimpleNamespa
 def test_test_list_decides_alone(recording: SimpleNamespace) -> None:
     listed, out = recording.folder / "test.txt", recording.folder / "out.h5"
     listed.write_text("image7\n\n  image10.png  \nimage2\n")
-    import_arrays(recording.images, recording.responses, "A", out, test_images=listed, test_fraction=0.9)
+    import_arrays(
+        recording.images, recording.responses, "A", out, test_images=listed, test_fraction=0.9
+    )
     with Crowd(out) as crowd:
         assert sorted(crowd["A"].images("test")) == ["image10", "image2", "image7"]
 
@@ -190,10 +220,20 @@ def test_fractions_are_drawn_by_content(tmp_path: Path) -> None:
     def splits(name: str, which: np.ndarray) -> dict[str, str]:
         np.save(tmp_path / f"{name}.npy", pixels[which])
         np.save(tmp_path / f"{name}-responses.npy", values[which])
-        import_arrays(tmp_path / f"{name}.npy", tmp_path / f"{name}-responses.npy", "A", tmp_path / f"{name}.h5",
-                      test_fraction=0.2, val_fraction=0.3)  # fmt: skip
+        import_arrays(
+            tmp_path / f"{name}.npy",
+            tmp_path / f"{name}-responses.npy",
+            "A",
+            tmp_path / f"{name}.h5",
+            test_fraction=0.2,
+            val_fraction=0.3,
+        )
         with Crowd(tmp_path / f"{name}.h5") as crowd:
-            return {crowd.content[row]: s for s in ("train", "val", "test") for row in crowd["A"].image_rows(s)}
+            return {
+                crowd.content[row]: s
+                for s in ("train", "val", "test")
+                for row in crowd["A"].image_rows(s)
+            }
 
     every, some = splits("every", np.arange(400)), splits("some", chosen)
     assert len(every) == 400
@@ -209,15 +249,26 @@ def test_bad_voxels_can_be_dropped(recording: SimpleNamespace) -> None:
     np.save(recording.responses, values)
     voxels, out = recording.folder / "voxels.csv", recording.folder / "out.h5"
     voxels.write_text("areas\na\nb\nc\nd\ne\n")
-    import_arrays(recording.images, recording.responses, "A", out, voxels=voxels, bad_voxels="drop", **ALL_TRAIN)
+    import_arrays(
+        recording.images,
+        recording.responses,
+        "A",
+        out,
+        voxels=voxels,
+        bad_voxels="drop",
+        **ALL_TRAIN,
+    )
     with Crowd(out) as crowd:
         assert list(crowd["A"].voxels.areas) == ["a", "d", "e"]
-        np.testing.assert_allclose(crowd["A"].responses(), z(values[:, [0, 3, 4]]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            crowd["A"].responses(), z(values[:, [0, 3, 4]]), rtol=1e-4, atol=1e-5
+        )
         assert "2 constant or not finite and dropped (1, 2)" in crowd["A"].account
         assert list(crowd["A"].voxels["source_row"]) == [0, 3, 4]
 
 
-# ------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------------
+# what is refused
 
 
 def bad_values(recording: SimpleNamespace, kind: str) -> np.ndarray:
@@ -255,7 +306,9 @@ BAD_VALUES = {
     "voxel of NaN": r"1 of 5 voxels have missing or infinite values \(voxel 3\).*--bad-voxels drop",
     "one NaN": r"1 of 5 voxels have missing or infinite values \(voxel 3\)",
     "one infinity": r"1 of 5 voxels have missing or infinite values \(voxel 3\)",
-    "constant voxel": r"1 of 5 voxels have the same value in every row \(voxel 3\).*--bad-voxels drop",
+    "constant voxel": (
+        r"1 of 5 voxels have the same value in every row \(voxel 3\).*--bad-voxels drop"
+    ),
     "one dimension": r"expected responses \(n_images or n_trials, n_voxels\), got \(12,\)",
     "text": r"responses\.npy: expected responses .* got \(12, 5\) <U",
     "complex": r"got \(12, 5\) complex",
@@ -275,12 +328,17 @@ def test_bad_responses(recording: SimpleNamespace, refused, kind: str, mode: str
         import_arrays(recording.images, recording.responses, "B", out, append=mode == "append")
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"normalise": "run"}, "--normalise run: name the runs with --trials"),
-    ({"normalise": "week"}, "--normalise week: expected auto, session, run or none"),
-    ({"bad_voxels": "mend"}, "--bad-voxels mend: expected drop or refuse"),
-])  # fmt: skip
-def test_preparation_that_is_not_possible(recording: SimpleNamespace, refused, options: dict, message: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalise": "run"}, "--normalise run: name the runs with --trials"),
+        ({"normalise": "week"}, "--normalise week: expected auto, session, run or none"),
+        ({"bad_voxels": "mend"}, "--bad-voxels mend: expected drop or refuse"),
+    ],
+)
+def test_preparation_that_is_not_possible(
+    recording: SimpleNamespace, refused, options: dict, message: str
+) -> None:
     out = recording.folder / "out.h5"
     with refused(out, message):
         import_arrays(recording.images, recording.responses, "A", out, **options)
@@ -296,8 +354,18 @@ def test_nothing_is_left_after_dropping(recording: SimpleNamespace, refused) -> 
 def test_bad_responses_on_the_command_line(recording: SimpleNamespace, run_cli) -> None:
     np.save(recording.responses, recording.values[:-1])
     out = recording.folder / "out.h5"
-    done = run_cli("import", "arrays", "--images", recording.images, "--responses", recording.responses, "--subject", "A",
-                   "--out", out)  # fmt: skip
+    done = run_cli(
+        "import",
+        "arrays",
+        "--images",
+        recording.images,
+        "--responses",
+        recording.responses,
+        "--subject",
+        "A",
+        "--out",
+        out,
+    )
     assert done.returncode == 1
     assert "1 row(s) too few" in done.stderr
     assert "Traceback" not in done.stderr
@@ -308,7 +376,9 @@ def test_bad_responses_on_the_command_line(recording: SimpleNamespace, run_cli) 
 @pytest.mark.parametrize("left", [0, 10, 60, 0.5, 0.9])
 def test_truncated_image(recording: SimpleNamespace, refused, left: float) -> None:
     data = (recording.images / "image5.png").read_bytes()
-    (recording.images / "image5.png").write_bytes(data[: int(left * len(data))] if 0 < left < 1 else data[:left])
+    (recording.images / "image5.png").write_bytes(
+        data[: int(left * len(data))] if 0 < left < 1 else data[:left]
+    )
     out = recording.folder / "out.h5"
     with refused(out, r"image .*image5\.png cannot be read"):
         import_arrays(recording.images, recording.responses, "A", out)
@@ -324,14 +394,20 @@ def test_text_named_png(recording: SimpleNamespace, refused, mode: str) -> None:
         import_arrays(recording.images, recording.responses, "B", out, append=mode == "append")
 
 
-def test_more_than_eight_bits_are_refused_and_not_cut_off(recording: SimpleNamespace, refused) -> None:
-    Image.fromarray(recording.pixels[5, ..., 0].astype(np.uint16) * 257).save(recording.images / "image5.png")
+def test_more_than_eight_bits_are_refused_and_not_cut_off(
+    recording: SimpleNamespace, refused
+) -> None:
+    Image.fromarray(recording.pixels[5, ..., 0].astype(np.uint16) * 257).save(
+        recording.images / "image5.png"
+    )
     out = recording.folder / "out.h5"
     with refused(out, r"image5\.png has more than 8 bits a channel"):
         import_arrays(recording.images, recording.responses, "A", out)
 
 
-def test_formats_for_which_pillow_runs_programs_are_not_tried(recording: SimpleNamespace, refused, monkeypatch) -> None:
+def test_formats_for_which_pillow_runs_programs_are_not_tried(
+    recording: SimpleNamespace, refused, monkeypatch
+) -> None:
     def run(*_: object, **__: object) -> None:
         raise AssertionError("a program was run")
 
@@ -383,7 +459,13 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [cut, archive, lambda path: path.write_text("1,2,3"), lambda path: path.write_bytes(b""), lambda path: path.unlink()],
+    [
+        cut,
+        archive,
+        lambda path: path.write_text("1,2,3"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+    ],
     ids=["cut", "npz named npy", "text", "empty", "absent"],
 )
 def test_unreadable_responses(recording: SimpleNamespace, refused, spoil) -> None:
@@ -395,7 +477,11 @@ def test_unreadable_responses(recording: SimpleNamespace, refused, spoil) -> Non
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a,b\n1,2\n", "expected numbers only"), ("1,2\n3\n", "expected numbers only"), ("1;2\n", "expected numbers only")],
+    [
+        ("a,b\n1,2\n", "expected numbers only"),
+        ("1,2\n3\n", "expected numbers only"),
+        ("1;2\n", "expected numbers only"),
+    ],
 )
 def test_bad_csv(recording: SimpleNamespace, refused, text: str, message: str) -> None:
     csv, out = recording.folder / "responses.csv", recording.folder / "out.h5"
@@ -408,11 +494,27 @@ def test_bad_csv(recording: SimpleNamespace, refused, text: str, message: str) -
     ("option", "text", "message"),
     [
         ("trials", "stimulus\n0\n", r"table\.csv: expected a column 'image', got stimulus"),
-        ("trials", "image\n" + "0\n" * 11 + "12\n", r"table\.csv: no image '12' in .*12 images, first 'image0'"),
+        (
+            "trials",
+            "image\n" + "0\n" * 11 + "12\n",
+            r"table\.csv: no image '12' in .*12 images, first 'image0'",
+        ),
         ("trials", "image\n" + "0\n" * 11 + "-1\n", r"table\.csv: no image '-1'"),
-        ("trials", "image,session\n" + "0,0\n" * 11 + "3,\n", r"table\.csv: row 11 has an empty cell"),
-        ("trials", "image,repeat\n" + "0,0\n" * 11 + "3,0.5\n", "column 'repeat': expected whole numbers"),
-        ("trials", "image\n" + "0\n" * 11, r"expected \(11, n_voxels\), one row for each of the 11 rows of table\.csv"),
+        (
+            "trials",
+            "image,session\n" + "0,0\n" * 11 + "3,\n",
+            r"table\.csv: row 11 has an empty cell",
+        ),
+        (
+            "trials",
+            "image,repeat\n" + "0,0\n" * 11 + "3,0.5\n",
+            "column 'repeat': expected whole numbers",
+        ),
+        (
+            "trials",
+            "image\n" + "0\n" * 11,
+            r"expected \(11, n_voxels\), one row for each of the 11 rows of table\.csv",
+        ),
         ("trials", "", r"table\.csv cannot be read"),
         ("voxels", "areas\nV1\n", r"table\.csv: expected one row for each of the 5 voxels, got 1"),
         ("voxels", "../x\n" + "1\n" * 5, r"voxel column name '\.\./x'"),
@@ -421,7 +523,9 @@ def test_bad_csv(recording: SimpleNamespace, refused, text: str, message: str) -
         ("test_images", "\n", r"table\.csv: no test images are listed"),
     ],
 )
-def test_bad_tables(recording: SimpleNamespace, refused, option: str, text: str, message: str) -> None:
+def test_bad_tables(
+    recording: SimpleNamespace, refused, option: str, text: str, message: str
+) -> None:
     table, out = recording.folder / "table.csv", recording.folder / "out.h5"
     table.write_text(text, encoding="utf-8")
     with refused(out, message):
@@ -432,19 +536,30 @@ def test_bad_tables(recording: SimpleNamespace, refused, option: str, text: str,
 def test_absent_tables(recording: SimpleNamespace, refused, option: str) -> None:
     out = recording.folder / "out.h5"
     with refused(out, r"absent\.csv cannot be read"):
-        import_arrays(recording.images, recording.responses, "A", out, **{option: recording.folder / "absent.csv"})
+        import_arrays(
+            recording.images,
+            recording.responses,
+            "A",
+            out,
+            **{option: recording.folder / "absent.csv"},
+        )
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((12, 4, 4, 3)), r"shown\.npy: expected images .* uint8 in 0\.\.255, got \(12, 4, 4, 3\) float64"),
+        (
+            np.zeros((12, 4, 4, 3)),
+            r"shown\.npy: expected images .* uint8 in 0\.\.255, got \(12, 4, 4, 3\) float64",
+        ),
         (np.zeros((12, 4, 4, 4), np.uint8), r"got \(12, 4, 4, 4\) uint8"),
         (np.zeros((12, 4), np.uint8), r"got \(12, 4\) uint8"),
     ],
     ids=["float", "four channels", "flat"],
 )
-def test_bad_image_arrays(recording: SimpleNamespace, refused, images: np.ndarray, message: str) -> None:
+def test_bad_image_arrays(
+    recording: SimpleNamespace, refused, images: np.ndarray, message: str
+) -> None:
     np.save(recording.folder / "shown.npy", images)
     out = recording.folder / "out.h5"
     with refused(out, message):
@@ -463,4 +578,6 @@ def test_folder_without_images(recording: SimpleNamespace, refused) -> None:
 def test_bad_fractions(recording: SimpleNamespace, refused, test: float, val: float) -> None:
     out = recording.folder / "out.h5"
     with refused(out, "val and test fractions must be"):
-        import_arrays(recording.images, recording.responses, "A", out, test_fraction=test, val_fraction=val)
+        import_arrays(
+            recording.images, recording.responses, "A", out, test_fraction=test, val_fraction=val
+        )

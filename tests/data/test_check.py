@@ -30,14 +30,23 @@ from ubrain.data.store import content_digest, write_crowd
 Fault = Callable[[h5py.File], None]
 
 
-def simulated(folder: Path, scanner: str, seed: int, subjects: int = 3, images: int = 48, test: int = 24,
-              voxels: int = 90) -> Path:  # fmt: skip
+def simulated(
+    folder: Path,
+    scanner: str,
+    seed: int,
+    subjects: int = 3,
+    images: int = 48,
+    test: int = 24,
+    voxels: int = 90,
+) -> Path:
     """A crowd in sessions of some 60 trials."""
     path = folder / f"{scanner}-{seed}-{images}.h5"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulate, "TRIALS_PER_SESSION", 60)
         patch.setattr(brains, "REFERENCE_SCENES", 60)
-        simulate.simulate_crowd(path, SimulationConfig(subjects, images, test, voxels, scanner), seed)
+        simulate.simulate_crowd(
+            path, SimulationConfig(subjects, images, test, voxels, scanner), seed
+        )
     return path
 
 
@@ -50,13 +59,17 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two subjects with enough images to tell where they look."""
-    return simulated(tmp_path_factory.mktemp("larger"), "7T", 1, subjects=2, images=180, test=60, voxels=160)
+    return simulated(
+        tmp_path_factory.mktemp("larger"), "7T", 1, subjects=2, images=180, test=60, voxels=160
+    )
 
 
 def seen_in(file: h5py.File) -> str:
     """Digest of all that judgements of images rest on: the images, and who has seen which."""
     images = file["images"]
-    texts = [images[part].asstr()[:].tolist() for part in ("id", "content", "key") if part in images]
+    texts = [
+        images[part].asstr()[:].tolist() for part in ("id", "content", "key") if part in images
+    ]
     digest = hashlib.blake2b(str([texts, list(file["subjects"])]).encode())
     arrays = [images["split"], images["row"], *images["pixels"].values()]
     for array in [*arrays, *(subject["trials/image"] for subject in file["subjects"].values())]:
@@ -66,9 +79,15 @@ def seen_in(file: h5py.File) -> str:
 
 @pytest.fixture(autouse=True, scope="module")
 def images_are_judged_once() -> Iterator[None]:
-    """Most faults are elsewhere: crowds with the same images, seen by the same subjects, share what is found in them."""
+    """Most faults are elsewhere: crowds with the same images, seen by the same subjects, share
+    what is found in them.
+    """
     known: dict[tuple, Any] = {}
-    make_gallery, judge_images, judge_orientation = doctor.make_gallery, doctor.images.contents, doctor.images.orientation
+    make_gallery, judge_images, judge_orientation = (
+        doctor.make_gallery,
+        doctor.images.contents,
+        doctor.images.orientation,
+    )
 
     def gallery(file: h5py.File, rows: np.ndarray) -> lookalikes.Gallery:
         key = ("gallery", rows.tobytes(), seen_in(file))
@@ -82,8 +101,15 @@ def images_are_judged_once() -> Iterator[None]:
             known[key] = list(judge_images(crowd, gallery))
         return known[key]
 
-    def orientation(crowd: Crowd, gallery: lookalikes.Gallery, rng: np.random.Generator) -> list[Finding]:
-        key = ("orientation", str(rng.bit_generator.state), gallery.rows.tobytes(), seen_in(crowd._file))
+    def orientation(
+        crowd: Crowd, gallery: lookalikes.Gallery, rng: np.random.Generator
+    ) -> list[Finding]:
+        key = (
+            "orientation",
+            str(rng.bit_generator.state),
+            gallery.rows.tobytes(),
+            seen_in(crowd._file),
+        )
         if key not in known:
             known[key] = list(judge_orientation(crowd, gallery, rng)), rng.bit_generator.state
         found, rng.bit_generator.state = known[key]
@@ -115,8 +141,12 @@ def only(findings: list[Finding], code: str, level: str) -> Finding:
     return alarms(findings)[0]
 
 
-def rewrite(file: h5py.File, subject: str, change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-    """Replace a subject's responses by change(responses, sessions), and its moments by what belongs to them."""
+def rewrite(
+    file: h5py.File, subject: str, change: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> None:
+    """Replace a subject's responses by change(responses, sessions), and its moments by what
+    belongs to them.
+    """
     group = file[f"subjects/{subject}"]
     sessions = group["trials/session"][:]
     values = change(group["responses"][:], sessions)
@@ -133,27 +163,34 @@ def compressed(pixels: np.ndarray) -> np.ndarray:
 
 
 def cropped(pixels: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(pixels[6:, 4:-2]).resize((112, 112), Image.Resampling.BICUBIC))
+    return np.asarray(
+        Image.fromarray(pixels[6:, 4:-2]).resize((112, 112), Image.Resampling.BICUBIC)
+    )
 
 
-# -------------------------------------------------------------------------------------------------- healthy crowds
+# --------------------------------------------------------------------------------------------------
+# healthy crowds
 
 
 @pytest.mark.parametrize(("scanner", "seed"), [("3T", 0), ("4T", 0)])
 def test_healthy_crowds_raise_no_alarm(tmp_path: Path, scanner: str, seed: int) -> None:
     findings = check(simulated(tmp_path, scanner, seed, subjects=2))
     assert not alarms(findings), report(findings)
-    assert any("too few images were repeated" in f.what and f.where == "S1, S2" for f in findings) == (scanner == "4T")
+    assert any(
+        "too few images were repeated" in f.what and f.where == "S1, S2" for f in findings
+    ) == (scanner == "4T")
 
 
 def test_a_healthy_crowd_is_well_enough_recorded_to_be_judged(healthy: Path) -> None:
-    """Else the faults below would not be found for want of data, and nothing found would mean nothing."""
+    """Else the faults below would not be found for want of data, and nothing found would mean
+    nothing.
+    """
     findings = check(healthy)
     assert not alarms(findings), report(findings)
     assert all("hemispheres" in f.what for f in findings), report(findings)
 
 
-# ------------------------------------------------------------------------------------------------------ responses
+# --- responses
 
 
 def shuffle(file: h5py.File) -> None:
@@ -256,16 +293,61 @@ def number_repeats_once(file: h5py.File) -> None:
 RESPONSE_FAULTS: dict[str, tuple[Fault, str, str, str]] = {  # fault, code, level, where
     "rows shuffled": (shuffle, "repeats-do-not-agree", "error", "S2"),
     "one session two trials late": (roll_session(2, 1), "shifted-trials", "error", "S2, session 1"),
-    "one session one trial early": (roll_session(-1, 3), "shifted-trials", "error", "S2, session 3"),
-    "all sessions one trial late": (roll_session(1, None), "shifted-trials", "error", "S2, all sessions"),
-    "a voxel twice": (lambda f: rewrite(f, "S1", repeat_voxel), "duplicate-voxels", "warning", "S1, voxels 3, 7"),
-    "a constant voxel": (lambda f: rewrite(f, "S1", stop_voxel), "constant-voxels", "warning", "S1, voxels 5"),
-    "a subject in NSD's integers": (lambda f: rewrite(f, "S2", lambda v, _: v * 300), "scale", "warning", "S2"),
-    "a subject as a fraction": (lambda f: rewrite(f, "S2", lambda v, _: v / 50), "scale", "warning", "S2"),
-    "a session in NSD's integers": (lambda f: rewrite(f, "S3", scale_session), "scale", "warning", "S3, sessions 2"),
-    "a missing response": (lambda f: rewrite(f, "S2", spoil), "not-finite", "error", "S2, voxels 4"),
+    "one session one trial early": (
+        roll_session(-1, 3),
+        "shifted-trials",
+        "error",
+        "S2, session 3",
+    ),
+    "all sessions one trial late": (
+        roll_session(1, None),
+        "shifted-trials",
+        "error",
+        "S2, all sessions",
+    ),
+    "a voxel twice": (
+        lambda f: rewrite(f, "S1", repeat_voxel),
+        "duplicate-voxels",
+        "warning",
+        "S1, voxels 3, 7",
+    ),
+    "a constant voxel": (
+        lambda f: rewrite(f, "S1", stop_voxel),
+        "constant-voxels",
+        "warning",
+        "S1, voxels 5",
+    ),
+    "a subject in NSD's integers": (
+        lambda f: rewrite(f, "S2", lambda v, _: v * 300),
+        "scale",
+        "warning",
+        "S2",
+    ),
+    "a subject as a fraction": (
+        lambda f: rewrite(f, "S2", lambda v, _: v / 50),
+        "scale",
+        "warning",
+        "S2",
+    ),
+    "a session in NSD's integers": (
+        lambda f: rewrite(f, "S3", scale_session),
+        "scale",
+        "warning",
+        "S3, sessions 2",
+    ),
+    "a missing response": (
+        lambda f: rewrite(f, "S2", spoil),
+        "not-finite",
+        "error",
+        "S2, voxels 4",
+    ),
     "not z-scored": (scale_as_z_scored, "not-z-scored", "error", "S1, sessions 0, 1, 2, 3"),
-    "moments of another session": (moments_of_another_session, "not-z-scored", "error", "S3, sessions 1"),
+    "moments of another session": (
+        moments_of_another_session,
+        "not-z-scored",
+        "error",
+        "S3, sessions 1",
+    ),
     "ncsnr negative": (set_one(-0.3), "ncsnr-range", "error", "S3, voxels 9"),
     "ncsnr too large": (set_one(40), "ncsnr-range", "warning", "S3, voxels 9"),
     "ncsnr infinite": (set_one(np.inf), "ncsnr-range", "warning", "S3, voxels 9"),
@@ -276,7 +358,9 @@ RESPONSE_FAULTS: dict[str, tuple[Fault, str, str, str]] = {  # fault, code, leve
 
 
 @pytest.mark.parametrize("name", RESPONSE_FAULTS)
-def test_a_fault_in_the_responses_is_found_at_its_place(healthy: Path, tmp_path: Path, name: str) -> None:
+def test_a_fault_in_the_responses_is_found_at_its_place(
+    healthy: Path, tmp_path: Path, name: str
+) -> None:
     fault, code, level, where = RESPONSE_FAULTS[name]
     assert only(broken(healthy, tmp_path, fault), code, level).where == where
 
@@ -293,7 +377,9 @@ def test_a_scale_that_all_subjects_or_the_only_one_have_twice_is_found(
             rewrite(file, name, lambda values, _: values / 300)
 
     found = alarms(broken(healthy, tmp_path, fault))
-    assert [(f.code, f.where) for f in found] == [("scale", name) for name in subjects], report(found)
+    assert [(f.code, f.where) for f in found] == [("scale", name) for name in subjects], report(
+        found
+    )
 
 
 def test_averaged_responses_that_do_not_fit_their_images_are_noted_and_if_many_are_an_alarm(
@@ -325,14 +411,19 @@ def test_averaged_responses_that_do_not_fit_their_images_are_noted_and_if_many_a
 
 
 @pytest.mark.parametrize(("by", "session"), [(3, 2), (-2, None)])
-def test_a_shift_is_found_with_its_size_and_direction(healthy: Path, tmp_path: Path, by: int, session: int | None) -> None:
+def test_a_shift_is_found_with_its_size_and_direction(
+    healthy: Path, tmp_path: Path, by: int, session: int | None
+) -> None:
     found = only(broken(healthy, tmp_path, roll_session(by, session)), "shifted-trials", "error")
     assert found.how_bad == by
     assert f"{abs(by)} trials {'later' if by > 0 else 'earlier'}" in found.what
 
 
 def test_a_session_in_disorder_is_found(larger: Path, tmp_path: Path) -> None:
-    assert only(broken(larger, tmp_path, shuffle_session), "session-disagrees", "warning").where == "S1, session 1"
+    assert (
+        only(broken(larger, tmp_path, shuffle_session), "session-disagrees", "warning").where
+        == "S1, session 1"
+    )
 
 
 def test_ncsnr_in_another_order_of_voxels_is_found(larger: Path, tmp_path: Path) -> None:
@@ -354,10 +445,14 @@ def test_of_two_sessions_the_shifted_one_is_found(healthy: Path, tmp_path: Path)
             rewrite(file, name, lambda values, _: values)
         roll_session(1, 1)(file)
 
-    assert only(broken(healthy, tmp_path, fault), "shifted-trials", "error").where == "S2, session 1"
+    assert (
+        only(broken(healthy, tmp_path, fault), "shifted-trials", "error").where == "S2, session 1"
+    )
 
 
-def test_a_file_that_is_z_scored_only_by_its_own_account_is_found(healthy: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_z_scored_only_by_its_own_account_is_found(
+    healthy: Path, tmp_path: Path
+) -> None:
     def fault(file: h5py.File) -> None:
         rewrite(file, "S1", lambda values, _: 4 * values)
         file["subjects/S1"].attrs["normalise"] = "none"
@@ -366,7 +461,9 @@ def test_a_file_that_is_z_scored_only_by_its_own_account_is_found(healthy: Path,
     assert ("not-z-scored", "S1") in {(f.code, f.where) for f in found}, report(found)
 
 
-def test_responses_of_the_wrong_images_are_found_though_repeats_agree(larger: Path, tmp_path: Path) -> None:
+def test_responses_of_the_wrong_images_are_found_though_repeats_agree(
+    larger: Path, tmp_path: Path
+) -> None:
     def fault(file: h5py.File) -> None:
         images = file["subjects/S2/trials/image"]
         seen = np.unique(images[:])
@@ -377,7 +474,7 @@ def test_responses_of_the_wrong_images_are_found_though_repeats_agree(larger: Pa
     assert found.where == "S2, train images"
 
 
-# --------------------------------------------------------------------------------------------------------- areas
+# --- areas
 
 
 def rename(subject: str, **names: str) -> Fault:
@@ -389,9 +486,19 @@ def rename(subject: str, **names: str) -> Fault:
 
 
 AREA_FAULTS: dict[str, tuple[Fault, str, str, str]] = {
-    "V1 everywhere but in one voxel of V2": (rename("S1", V2="V2", V3="V3", else_="V1"), "area-sizes", "warning", "S1, V1"),
+    "V1 everywhere but in one voxel of V2": (
+        rename("S1", V2="V2", V3="V3", else_="V1"),
+        "area-sizes",
+        "warning",
+        "S1, V1",
+    ),
     "one area, two spellings": (rename("S2", FFA="ffa"), "area-names", "warning", "S2, ffa"),
-    "unlabelled voxels as an area": (rename("S3", LO="Unknown"), "area-names", "warning", "S3, Unknown"),
+    "unlabelled voxels as an area": (
+        rename("S3", LO="Unknown"),
+        "area-names",
+        "warning",
+        "S3, Unknown",
+    ),
     "no areas": (rename("S1", else_=""), "areas-missing", "warning", "S1"),
 }
 
@@ -400,7 +507,10 @@ def name_parts_of_areas(file: h5py.File) -> None:
     """V1v and V1d instead of V1, as in NSD."""
     for subject in file["subjects"].values():
         areas = subject["voxels/areas"]
-        areas[...] = [a + "vd"[i % 2] if a in ("V1", "V2", "V3") else a for i, a in enumerate(areas.asstr()[:])]
+        areas[...] = [
+            a + "vd"[i % 2] if a in ("V1", "V2", "V3") else a
+            for i, a in enumerate(areas.asstr()[:])
+        ]
 
 
 def test_sizes_of_areas_in_parts_are_summed(healthy: Path, tmp_path: Path) -> None:
@@ -416,25 +526,38 @@ def test_sizes_of_areas_in_parts_are_summed(healthy: Path, tmp_path: Path) -> No
     found = only(broken(healthy, tmp_path, fault), "area-sizes", "warning")
     assert found.where == "S1, V1"
     assert found.how_bad == n_v1
-    assert f"V1 has {n_v1} voxels, but V2 only {n_v2}" in found.what or "more than half" in found.what
+    assert (
+        f"V1 has {n_v1} voxels, but V2 only {n_v2}" in found.what or "more than half" in found.what
+    )
 
 
-@pytest.mark.parametrize(("space", "alarm"), [("func1pt8mm", True), ("func1mm", False), ("fsaverage", False)])
+@pytest.mark.parametrize(
+    ("space", "alarm"), [("func1pt8mm", True), ("func1mm", False), ("fsaverage", False)]
+)
 def test_an_impossible_nsdgeneral_is_found(tmp_path: Path, space: str, alarm: bool) -> None:
     n_trials, n_voxels = 24, 45_000
     with write_crowd(tmp_path / "wide.h5") as writer:
         rng = np.random.default_rng(0)
-        rows = [writer.add_image(f"{i}", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), "test") for i in range(n_trials)]
+        rows = [
+            writer.add_image(f"{i}", rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), "test")
+            for i in range(n_trials)
+        ]
         trials = pd.DataFrame({"image": rows, "session": 0, "repeat": 0})
-        voxels = pd.DataFrame({"hemisphere": ["L", "R"] * (n_voxels // 2), "areas": "nsdgeneral", "ncsnr": np.nan})
+        voxels = pd.DataFrame(
+            {"hemisphere": ["L", "R"] * (n_voxels // 2), "areas": "nsdgeneral", "ncsnr": np.nan}
+        )
         values = rng.normal(size=(n_trials, n_voxels)).astype(np.float32)
         writer.add_subject("S1", trials, voxels, [values], dataset="NSD", scanner="7T", space=space)
     found = [f for f in check(tmp_path / "wide.h5") if f.code == "area-sizes"]
-    assert [(f.level, f.where, f.how_bad) for f in found] == [("warning", "S1, nsdgeneral", 45_000)] * alarm
+    assert [(f.level, f.where, f.how_bad) for f in found] == [
+        ("warning", "S1, nsdgeneral", 45_000)
+    ] * alarm
 
 
 @pytest.mark.parametrize("name", AREA_FAULTS)
-def test_a_fault_in_the_areas_is_found_at_its_place(healthy: Path, tmp_path: Path, name: str) -> None:
+def test_a_fault_in_the_areas_is_found_at_its_place(
+    healthy: Path, tmp_path: Path, name: str
+) -> None:
     fault, code, level, where = AREA_FAULTS[name]
     assert only(broken(healthy, tmp_path, fault), code, level).where == where
 
@@ -445,10 +568,12 @@ def test_an_area_that_only_one_subject_lacks_is_a_note(healthy: Path, tmp_path: 
     assert [f.where for f in findings if f.code == "areas-missing"] == ["S1, PPA"]
 
 
-# -------------------------------------------------------------------------------------------------------- images
+# --- images
 
 
-def set_images(file: h5py.File, rows: Iterable[int], change: Callable[[np.ndarray], np.ndarray]) -> None:
+def set_images(
+    file: h5py.File, rows: Iterable[int], change: Callable[[np.ndarray], np.ndarray]
+) -> None:
     content = file["images/content"].asstr()[:]
     for row in rows:
         place = file["images/row"][row]
@@ -456,7 +581,9 @@ def set_images(file: h5py.File, rows: Iterable[int], change: Callable[[np.ndarra
         file["images/pixels/112x112"][place] = pixels
         content[row] = content_digest(pixels)
         if (content == content[row]).sum() > 1:
-            content[row] = content[row][::-1]  # as if the image had been stored under another digest
+            content[row] = content[row][
+                ::-1
+            ]  # as if the image had been stored under another digest
     file["images/content"][...] = content
 
 
@@ -466,7 +593,9 @@ def leak(change: Callable[[np.ndarray], np.ndarray], number: int = 0) -> Fault:
     def fault(file: h5py.File) -> None:
         split = file["images/split"][:]
         test = np.flatnonzero(split == 2)[5 + number]
-        train = np.intersect1d(np.flatnonzero(split == 0), file["subjects/S1/trials/image"][:])[7 + number]
+        train = np.intersect1d(np.flatnonzero(split == 0), file["subjects/S1/trials/image"][:])[
+            7 + number
+        ]
         copy = change(file["images/pixels/112x112"][file["images/row"][test]])
         set_images(file, [train], lambda _: copy)
 
@@ -474,8 +603,12 @@ def leak(change: Callable[[np.ndarray], np.ndarray], number: int = 0) -> Fault:
 
 
 def test_test_images_among_the_train_images_are_found(healthy: Path, tmp_path: Path) -> None:
-    changes = [lambda x: np.asarray(Image.fromarray(x).convert("L").convert("RGB")), compressed, cropped,
-               lambda x: compressed(cropped(x))]  # fmt: skip
+    changes = [
+        lambda x: np.asarray(Image.fromarray(x).convert("L").convert("RGB")),
+        compressed,
+        cropped,
+        lambda x: compressed(cropped(x)),
+    ]
 
     def fault(file: h5py.File) -> None:
         for number, change in enumerate(changes):
@@ -500,18 +633,25 @@ def test_a_mirrored_test_image_is_a_note(healthy: Path, tmp_path: Path) -> None:
     assert [f.how_bad for f in findings if f.code == "mirrored-overlap"] == [1 / 24]
 
 
-def test_versions_of_a_photograph_in_two_splits_are_found_by_their_name(healthy: Path, tmp_path: Path) -> None:
+def test_versions_of_a_photograph_in_two_splits_are_found_by_their_name(
+    healthy: Path, tmp_path: Path
+) -> None:
     def fault(file: h5py.File) -> None:
         split = file["images/split"][:]
         keys = [""] * len(split)
-        keys[np.flatnonzero(split == 2)[0]], keys[np.flatnonzero(split == 0)[0]] = "coco:7 nsd:3", "coco:7"
+        keys[np.flatnonzero(split == 2)[0]], keys[np.flatnonzero(split == 0)[0]] = (
+            "coco:7 nsd:3",
+            "coco:7",
+        )
         file["images"].create_dataset("key", data=keys, dtype=h5py.string_dtype())
 
     assert only(broken(healthy, tmp_path, fault), "split-overlap", "error").where == "coco:7"
 
 
 def test_a_blank_image_is_found(healthy: Path, tmp_path: Path) -> None:
-    findings = broken(healthy, tmp_path, lambda f: set_images(f, [40], lambda x: np.full_like(x, 128)))
+    findings = broken(
+        healthy, tmp_path, lambda f: set_images(f, [40], lambda x: np.full_like(x, 128))
+    )
     assert only(findings, "blank-images", "warning").where == "scene-000040"
 
 
@@ -528,16 +668,26 @@ def no_copies_are_sought(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.images, "_overlap", lambda *_: iter(()))
 
 
-def own_images(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray], splits: tuple[int, ...]) -> None:
-    """A subject's images become images of its own: changed copies, as if its importer had read the files wrongly."""
+def own_images(
+    file: h5py.File,
+    subject: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    splits: tuple[int, ...],
+) -> None:
+    """A subject's images become images of its own: changed copies, as if its importer had read the
+    files wrongly.
+    """
     images, group = file["images"], file[f"subjects/{subject}"]
     pixels = images["pixels/112x112"]
     n, old = len(images["id"]), np.flatnonzero(np.isin(images["split"][:], splits))
     copies = [change(pixels[images["row"][i]]) for i in old]
     for name, values in {
-        "id": [f"other-{i}" for i in old], "split": images["split"][:][old], "shape": (112, 112),
-        "row": len(pixels) + np.arange(len(old)), "content": [content_digest(c) for c in copies],
-    }.items():  # fmt: skip
+        "id": [f"other-{i}" for i in old],
+        "split": images["split"][:][old],
+        "shape": (112, 112),
+        "row": len(pixels) + np.arange(len(old)),
+        "content": [content_digest(c) for c in copies],
+    }.items():
         images[name].resize(n + len(old), axis=0)
         images[name][n:] = values
     pixels.resize(len(pixels) + len(old), axis=0)
@@ -546,14 +696,22 @@ def own_images(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.
     group["trials/image"][...] = [new.get(i, i) for i in group["trials/image"][:]]
 
 
-def own_images_of_test(file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+def own_images_of_test(
+    file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
     own_images(file, subject, change, (2,))
 
 
 def own_versions(
-    file: h5py.File, subject: str, change: Callable[[np.ndarray], np.ndarray], splits: tuple[int, ...], off_by: int = 0
+    file: h5py.File,
+    subject: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    splits: tuple[int, ...],
+    off_by: int = 0,
 ) -> None:
-    """As `own_images`, with the names of the photographs in NSD; those of the copies are off by so many."""
+    """As `own_images`, with the names of the photographs in NSD; those of the copies are off by so
+    many.
+    """
     n = len(file["images/id"])
     own_images(file, subject, change, splits)
     of_copies = [int(name.removeprefix("other-")) for name in file["images/id"].asstr()[n:]]
@@ -562,7 +720,9 @@ def own_versions(
 
 
 @pytest.mark.usefixtures("no_copies_are_sought")
-def test_a_subject_twice_is_found_though_its_images_came_in_another_size(healthy: Path, tmp_path: Path) -> None:
+def test_a_subject_twice_is_found_though_its_images_came_in_another_size(
+    healthy: Path, tmp_path: Path
+) -> None:
     def fault(file: h5py.File) -> None:
         copy_subject(file)
         own_versions(file, "S3", compressed, (0, 1, 2))
@@ -574,29 +734,42 @@ def test_a_subject_twice_is_found_though_its_images_came_in_another_size(healthy
 
 
 @pytest.mark.usefixtures("no_copies_are_sought")
-@pytest.mark.parametrize("change", [compressed, lambda x: np.asarray(Image.fromarray(x[:90, 22:]).resize((112, 112)))])
-def test_versions_of_photographs_that_do_not_look_alike_are_found(healthy: Path, tmp_path: Path, change: Callable) -> None:
+@pytest.mark.parametrize(
+    "change", [compressed, lambda x: np.asarray(Image.fromarray(x[:90, 22:]).resize((112, 112)))]
+)
+def test_versions_of_photographs_that_do_not_look_alike_are_found(
+    healthy: Path, tmp_path: Path, change: Callable
+) -> None:
     findings = broken(healthy, tmp_path, lambda f: own_versions(f, "S2", change, (2,)))
     assert not alarms(findings), report(findings)
-    found = only(broken(healthy, tmp_path, lambda f: own_versions(f, "S2", change, (2,), 1)), "versions-differ", "error")
+    found = only(
+        broken(healthy, tmp_path, lambda f: own_versions(f, "S2", change, (2,), 1)),
+        "versions-differ",
+        "error",
+    )
     assert found.where == "S1, S2, S3"
     assert "24 images of S" in found.what
 
 
 @pytest.mark.usefixtures("no_copies_are_sought")
-@pytest.mark.parametrize(("change", "code", "what"), [
-    (lambda x: x.transpose(1, 0, 2), "orientation", "with rows and columns swapped"),
-    (lambda x: x[:, ::-1], "orientation", "mirrored"),
-    (lambda x: x[::-1], "orientation", "upside down"),
-    (lambda x: np.rot90(x, -1), "orientation", "turned by 90 degrees"),
-    (lambda x: x[..., ::-1], "channel-order", "with red and blue swapped"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "code", "what"),
+    [
+        (lambda x: x.transpose(1, 0, 2), "orientation", "with rows and columns swapped"),
+        (lambda x: x[:, ::-1], "orientation", "mirrored"),
+        (lambda x: x[::-1], "orientation", "upside down"),
+        (lambda x: np.rot90(x, -1), "orientation", "turned by 90 degrees"),
+        (lambda x: x[..., ::-1], "channel-order", "with red and blue swapped"),
+    ],
+)
 def test_images_read_the_wrong_way_are_found_by_another_subject(
     healthy: Path, tmp_path: Path, change: Callable, code: str, what: str
 ) -> None:
     findings = broken(healthy, tmp_path, lambda f: own_images_of_test(f, "S2", change))
     found = [f for f in alarms(findings) if f.level == "error"]
-    assert [(f.code, f.where) for f in found] == [(code, "S1, S2"), (code, "S2, S3")], report(findings)
+    assert [(f.code, f.where) for f in found] == [(code, "S1, S2"), (code, "S2, S3")], report(
+        findings
+    )
     assert what in found[0].what
     assert all(f.how_bad == 24 for f in found)
 
@@ -606,12 +779,19 @@ def everything(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
 
 
 @pytest.mark.usefixtures("no_copies_are_sought")
-@pytest.mark.parametrize(("change", "code", "evidence"), [
-    (lambda x: x.transpose(1, 0, 2), "orientation", {"lighter at one side", "one hemisphere prefers contrast at the top"}),
-    (lambda x: x[::-1], "orientation", {"darker at the top"}),
-    (lambda x: x[:, ::-1], "orientation", {"the left hemisphere prefers contrast at the left"}),
-    (lambda x: x[..., ::-1], "channel-order", {"skies are blue"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "code", "evidence"),
+    [
+        (
+            lambda x: x.transpose(1, 0, 2),
+            "orientation",
+            {"lighter at one side", "one hemisphere prefers contrast at the top"},
+        ),
+        (lambda x: x[::-1], "orientation", {"darker at the top"}),
+        (lambda x: x[:, ::-1], "orientation", {"the left hemisphere prefers contrast at the left"}),
+        (lambda x: x[..., ::-1], "channel-order", {"skies are blue"}),
+    ],
+)
 def test_images_that_all_subjects_saw_the_wrong_way_are_found_by_light_and_hemispheres(
     larger: Path, tmp_path: Path, change: Callable, code: str, evidence: set[str]
 ) -> None:
@@ -640,21 +820,29 @@ def test_grey_images_of_one_subject_among_colour_are_found(healthy: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("split", "code"), [(2, "few-test-images"), (1, "no-val-images")])
-def test_too_few_held_out_images_are_found(healthy: Path, tmp_path: Path, split: int, code: str) -> None:
+def test_too_few_held_out_images_are_found(
+    healthy: Path, tmp_path: Path, split: int, code: str
+) -> None:
     def fault(file: h5py.File) -> None:
         splits = file["images/split"][:]
         splits[np.flatnonzero(splits == split)[5 if split == 2 else 0 :]] = 0
         file["images/split"][...] = splits
 
     found = alarms(broken(healthy, tmp_path, fault))
-    assert [(f.code, f.where) for f in found] == [(code, s) for s in ("S1", "S2", "S3")], report(found)
+    assert [(f.code, f.where) for f in found] == [(code, s) for s in ("S1", "S2", "S3")], report(
+        found
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ large files
+# --- large files
 
 
-def test_a_sample_is_enough_and_is_mentioned(larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With half of the trials and half of the voxels there is no false alarm, and wrong moments are still found."""
+def test_a_sample_is_enough_and_is_mentioned(
+    larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With half of the trials and half of the voxels there is no false alarm, and wrong moments
+    are still found.
+    """
     from ubrain.data import sample
 
     with Crowd(larger) as crowd:
@@ -680,10 +868,12 @@ def test_the_same_seed_finds_the_same(healthy: Path) -> None:
 def test_there_are_eight_ways_to_turn_an_image() -> None:
     image = np.arange(4 * 4 * 3).reshape(4, 4, 3)
     assert len({change(image).tobytes() for change in VARIANTS.values()}) == 8
-    np.testing.assert_array_equal(VARIANTS["turned by 90 degrees"](image[None])[0], np.rot90(image, -1))
+    np.testing.assert_array_equal(
+        VARIANTS["turned by 90 degrees"](image[None])[0], np.rot90(image, -1)
+    )
 
 
-# ----------------------------------------------------------------------------------------------------- statistics
+# --- statistics
 
 
 def test_chance_of_a_match_is_that_of_shuffling() -> None:
@@ -713,7 +903,7 @@ def test_statistics_have_mean_0_and_deviation_1_where_nothing_is_to_be_found() -
         assert 0.8 < np.std(values) < 1.25, name
 
 
-# --------------------------------------------------------------------------------------------------------- report
+# --- report
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
@@ -726,7 +916,12 @@ def test_the_report_says_what_where_how_bad_and_what_to_do(healthy: Path, tmp_pa
     findings = broken(healthy, tmp_path, lambda f: rewrite(f, "S1", stop_voxel))
     text = report(findings)
     assert text.startswith("0 errors, 1 warning, ")
-    for part in ("constant-voxels", "S1, voxels 5", "1 voxels never change", TO_DO["constant-voxels"]):
+    for part in (
+        "constant-voxels",
+        "S1, voxels 5",
+        "1 voxels never change",
+        TO_DO["constant-voxels"],
+    ):
         assert part in text
     rows = table(findings)
     assert list(rows) == ["code", "level", "where", "what", "how_bad", "to_do"]
@@ -734,7 +929,10 @@ def test_the_report_says_what_where_how_bad_and_what_to_do(healthy: Path, tmp_pa
     assert isinstance(table([]), pd.DataFrame)
 
 
-@pytest.mark.parametrize(("levels", "code"), [(["note"], 0), ([], 0), (["note", "warning"], 1), (["error", "warning"], 2)])
+@pytest.mark.parametrize(
+    ("levels", "code"),
+    [(["note"], 0), ([], 0), (["note", "warning"], 1), (["error", "warning"], 2)],
+)
 def test_the_exit_code_is_that_of_the_worst_finding(levels: list[str], code: int) -> None:
     assert exit_code([Finding("sampled", level, "", "", 0) for level in levels]) == code
 

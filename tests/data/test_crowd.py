@@ -37,18 +37,31 @@ def expected_responses(path: Path, subject: str, split: str) -> np.ndarray:
 
 
 def import_sessions(recording: SimpleNamespace, repeats: list[int], seed: int = 5) -> Path:
-    """A crowd file whose 12 images were repeated unevenly or evenly, shuffled over three unlike sessions."""
+    """A crowd file whose 12 images were repeated unevenly or evenly, shuffled over three unlike
+    sessions.
+    """
     rng = np.random.default_rng(seed)
     image = rng.permutation(np.repeat(np.arange(12), repeats))
     session = rng.permutation(np.arange(len(image)) % 3)
     noise = rng.normal(size=(len(image), 5)) * [0.3, 0.6, 1, 2, 4]
-    values = (recording.values[image] + noise) * np.array([1, 5, 0.2])[session, None] + np.array([0, 100, -7])[session, None]
+    values = (recording.values[image] + noise) * np.array([1, 5, 0.2])[session, None] + np.array(
+        [0, 100, -7]
+    )[session, None]
     np.save(recording.folder / "trials.npy", values)
-    pd.DataFrame({"image": image, "session": session}).to_csv(recording.folder / "trials.csv", index=False)
+    pd.DataFrame({"image": image, "session": session}).to_csv(
+        recording.folder / "trials.csv", index=False
+    )
     (recording.folder / "test.txt").write_text("image1\nimage3\nimage10.png\n")
     out = recording.folder / "sessions.h5"
-    import_arrays(recording.images, recording.folder / "trials.npy", "A", out, trials=recording.folder / "trials.csv",
-                  test_images=recording.folder / "test.txt", val_fraction=0.3)  # fmt: skip
+    import_arrays(
+        recording.images,
+        recording.folder / "trials.npy",
+        "A",
+        out,
+        trials=recording.folder / "trials.csv",
+        test_images=recording.folder / "test.txt",
+        val_fraction=0.3,
+    )
     return out
 
 
@@ -57,27 +70,43 @@ UNEVEN = [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 3, 3]
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("subject", ["S1", "S2"])
-def test_responses_of_simulated_crowd_equal_plain_numpy(small_crowd: Path, crowd: Crowd, subject: str, split: str) -> None:
+def test_responses_of_simulated_crowd_equal_plain_numpy(
+    small_crowd: Path, crowd: Crowd, subject: str, split: str
+) -> None:
     found = crowd[subject].responses(split)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected_responses(small_crowd, subject, split), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found, expected_responses(small_crowd, subject, split), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_responses_over_sessions_and_uneven_repeats_equal_plain_numpy(recording: SimpleNamespace, split: str) -> None:
+def test_responses_over_sessions_and_uneven_repeats_equal_plain_numpy(
+    recording: SimpleNamespace, split: str
+) -> None:
     path = import_sessions(recording, UNEVEN)
     with Crowd(path) as crowd:
         np.testing.assert_allclose(
             crowd["A"].responses(split), expected_responses(path, "A", split), rtol=1e-4, atol=1e-5
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize(
     "voxels",
-    [slice(3, 17), slice(None, None, 4), slice(-6, None), slice(20, 2, -3), np.array([9, 0, 9, 4]), [1, 2], np.arange(0)],
+    [
+        slice(3, 17),
+        slice(None, None, 4),
+        slice(-6, None),
+        slice(20, 2, -3),
+        np.array([9, 0, 9, 4]),
+        [1, 2],
+        np.arange(0),
+    ],
     ids=str,
 )
-def test_responses_of_some_voxels_are_columns_of_all(crowd: Crowd, voxels: slice | np.ndarray) -> None:
+def test_responses_of_some_voxels_are_columns_of_all(
+    crowd: Crowd, voxels: slice | np.ndarray
+) -> None:
     every = crowd["S1"].responses("test")
     chosen = voxels if isinstance(voxels, slice) else np.asarray(voxels)
     np.testing.assert_array_equal(crowd["S1"].responses("test", voxels), every[:, chosen])
@@ -86,31 +115,46 @@ def test_responses_of_some_voxels_are_columns_of_all(crowd: Crowd, voxels: slice
 def test_responses_of_masked_voxels(crowd: Crowd) -> None:
     mask = (crowd["S1"].voxels["areas"] == "V1").to_numpy()
     assert 0 < mask.sum() < len(mask)
-    np.testing.assert_array_equal(crowd["S1"].responses("train", mask), crowd["S1"].responses("train")[:, mask])
+    np.testing.assert_array_equal(
+        crowd["S1"].responses("train", mask), crowd["S1"].responses("train")[:, mask]
+    )
 
 
 def test_rows_of_responses_are_those_of_images(recording: SimpleNamespace) -> None:
-    """One trial per image, in the order of the folder: the z-scored values tell which image a row belongs to."""
+    """One trial per image, in the order of the folder: the z-scored values tell which image a row
+    belongs to.
+    """
     out = recording.folder / "out.h5"
-    import_arrays(recording.images, recording.responses, "A", out, test_fraction=0.3, val_fraction=0.3)
+    import_arrays(
+        recording.images, recording.responses, "A", out, test_fraction=0.3, val_fraction=0.3
+    )
     z = (recording.values - recording.values.mean(0)) / recording.values.std(0)
     with Crowd(out) as crowd:
         for split in SPLITS:
             numbers = [int(name.removeprefix("image")) for name in crowd["A"].images(split)]
-            np.testing.assert_allclose(crowd["A"].responses(split), z[numbers], rtol=1e-4, atol=1e-5)
-        assert sorted(n for s in SPLITS for n in crowd["A"].images(s)) == sorted(f"image{i}" for i in range(12))
+            np.testing.assert_allclose(
+                crowd["A"].responses(split), z[numbers], rtol=1e-4, atol=1e-5
+            )
+        assert sorted(n for s in SPLITS for n in crowd["A"].images(s)) == sorted(
+            f"image{i}" for i in range(12)
+        )
 
 
 def test_responses_to_rows_in_any_order(crowd: Crowd) -> None:
     rows = crowd["S1"].image_rows("test")
     order = np.array([3, 0, 3, 8])
-    np.testing.assert_array_equal(crowd["S1"].responses_to(rows[order]), crowd["S1"].responses("test")[order])
+    np.testing.assert_array_equal(
+        crowd["S1"].responses_to(rows[order]), crowd["S1"].responses("test")[order]
+    )
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4000])
 @pytest.mark.parametrize("repeats", [UNEVEN, [3] * 12], ids=["uneven", "even"])
 def test_blocks_do_not_change_averages(
-    recording: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, block_bytes: int, repeats: list[int]
+    recording: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    block_bytes: int,
+    repeats: list[int],
 ) -> None:
     with Crowd(import_sessions(recording, repeats)) as crowd:
         whole, deviation = crowd["A"].responses("train"), crowd["A"].trials.repeat_deviation()
@@ -128,7 +172,15 @@ def test_voxel_constant_in_one_session_gives_zero_there(recording: SimpleNamespa
     trials = recording.folder / "trials.csv"
     pd.DataFrame({"image": range(12), "session": [0] * 6 + [1] * 6}).to_csv(trials, index=False)
     out = recording.folder / "out.h5"
-    import_arrays(recording.images, recording.responses, "A", out, trials=trials, test_fraction=0, val_fraction=0)
+    import_arrays(
+        recording.images,
+        recording.responses,
+        "A",
+        out,
+        trials=trials,
+        test_fraction=0,
+        val_fraction=0,
+    )
     with Crowd(out) as crowd:
         responses = crowd["A"].responses("train")
     assert (responses[6:, 2] == 0).all()
@@ -137,7 +189,9 @@ def test_voxel_constant_in_one_session_gives_zero_there(recording: SimpleNamespa
 
 
 def nsd_ncsnr(path: Path, subject: str) -> np.ndarray:
-    """sqrt(max(1 - v², 0)) / v with v² the mean over images of the variance (ddof 1), as NSD defines it."""
+    """sqrt(max(1 - v², 0)) / v with v² the mean over images of the variance (ddof 1), as NSD
+    defines it.
+    """
     values, image = zscored_trials(path, subject)
     v = np.sqrt(np.mean([values[image == row].var(0, ddof=1) for row in np.unique(image)], axis=0))
     return np.sqrt(np.maximum(1 - v**2, 0)) / v
@@ -153,7 +207,9 @@ def test_ncsnr_is_that_of_nsd(small_crowd: Path, crowd: Crowd, subject: str) -> 
 def test_ncsnr_over_sessions_is_that_of_nsd(recording: SimpleNamespace) -> None:
     path = import_sessions(recording, [4] * 12)
     with Crowd(path) as crowd:
-        np.testing.assert_allclose(crowd["A"].voxels["ncsnr"], nsd_ncsnr(path, "A"), rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(
+            crowd["A"].voxels["ncsnr"], nsd_ncsnr(path, "A"), rtol=1e-3, atol=2e-3
+        )
 
 
 def test_ncsnr_is_unknown_without_repeats(recording: SimpleNamespace) -> None:
@@ -169,7 +225,9 @@ def test_noise_ceiling_uses_the_repeats_of_the_split(recording: SimpleNamespace)
         power = crowd["A"].voxels["ncsnr"].to_numpy(np.float64) ** 2
         assert (power > 0).any()
         one_by_repeats = np.mean([1 / UNEVEN[i] for i in (1, 3, 10)])
-        np.testing.assert_allclose(crowd["A"].noise_ceiling("test"), power / (power + one_by_repeats))
+        np.testing.assert_allclose(
+            crowd["A"].noise_ceiling("test"), power / (power + one_by_repeats)
+        )
 
 
 def test_no_noise_ceiling_without_images(recording: SimpleNamespace) -> None:
@@ -179,9 +237,15 @@ def test_no_noise_ceiling_without_images(recording: SimpleNamespace) -> None:
         crowd["A"].noise_ceiling("test")
 
 
-@pytest.mark.parametrize("rows", [[0, 1, 2], [4, 2, 9, 0], [5, 5, 1, 5], [7], [9, 8, 7, 3, 2], []], ids=str)
-@pytest.mark.parametrize("columns", [slice(None), slice(1, 4), slice(None, None, 2), np.array([3, 0, 3])], ids=str)
-def test_read_rows_is_fancy_indexing(tmp_path: Path, rows: list[int], columns: slice | np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "rows", [[0, 1, 2], [4, 2, 9, 0], [5, 5, 1, 5], [7], [9, 8, 7, 3, 2], []], ids=str
+)
+@pytest.mark.parametrize(
+    "columns", [slice(None), slice(1, 4), slice(None, None, 2), np.array([3, 0, 3])], ids=str
+)
+def test_read_rows_is_fancy_indexing(
+    tmp_path: Path, rows: list[int], columns: slice | np.ndarray
+) -> None:
     data = np.arange(60.0).reshape(10, 6)
     chosen = np.array(rows, dtype=np.int64)
     with h5py.File(tmp_path / "data.h5", "w") as file:
@@ -202,9 +266,15 @@ def test_read_rows_of_images(tmp_path: Path) -> None:
         (lambda crowd: crowd["S9"], "no subject 'S9' in small.h5; it has S1, S2"),
         (lambda crowd: crowd.image("scene-999999"), "no image 'scene-999999'"),
         (lambda crowd: crowd.rows(["scene-000000", "nothing"]), "no image 'nothing'"),
-        (lambda crowd: crowd.split_rows("tset"), "unknown split 'tset': expected one of train, val, test"),
+        (
+            lambda crowd: crowd.split_rows("tset"),
+            "unknown split 'tset': expected one of train, val, test",
+        ),
         (lambda crowd: crowd["S1"].responses("Test"), "unknown split 'Test'"),
-        (lambda crowd: crowd["S1"].responses_to(crowd["S2"].image_rows("train")), "'S1' has not seen image 'scene-"),
+        (
+            lambda crowd: crowd["S1"].responses_to(crowd["S2"].image_rows("train")),
+            "'S1' has not seen image 'scene-",
+        ),
     ],
     ids=["subject", "image", "images", "split", "split of a subject", "unseen image"],
 )
@@ -220,7 +290,9 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_fingerprint_tells_data_apart(recording: SimpleNamespace) -> None:
     def fingerprint(name: str, **options: float) -> str:
-        import_arrays(recording.images, recording.responses, "A", recording.folder / name, **options)
+        import_arrays(
+            recording.images, recording.responses, "A", recording.folder / name, **options
+        )
         with Crowd(recording.folder / name) as crowd:
             return crowd.fingerprint
 

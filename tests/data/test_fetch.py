@@ -1,4 +1,6 @@
-"""Download against a local server that stalls, cuts, corrupts, redirects and recovers; no network."""
+"""Download against a local server that stalls, cuts, corrupts, redirects and recovers; no
+network.
+"""
 
 import hashlib
 import json
@@ -27,7 +29,9 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with BODY; `faults` are used up first, one a request. `requests` are the headers that came."""
+    """Answers with BODY; `faults` are used up first, one a request. `requests` are the headers
+    that came.
+    """
 
     daemon_threads = True
 
@@ -56,7 +60,11 @@ class Handler(BaseHTTPRequestHandler):
     def start(self) -> tuple[int, bytes]:
         """Send the headers; the first byte and what is to be sent."""
         body, asked = self.server.body, self.headers.get("Range")
-        first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
+        first = (
+            int(asked.removeprefix("bytes=").removesuffix("-"))
+            if asked and self.server.ranges
+            else 0
+        )
         if asked and self.headers.get("If-Range", self.server.etag) != self.server.etag:
             first = 0
         if first >= len(body):
@@ -83,7 +91,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def answer(status: int, **headers: str) -> Callable[[Handler], None]:
-    return lambda handler: handler.answer(status, {k.replace("_", "-"): v for k, v in headers.items()})
+    return lambda handler: handler.answer(
+        status, {k.replace("_", "-"): v for k, v in headers.items()}
+    )
 
 
 def cut(after: int) -> Callable[[Handler], None]:
@@ -215,7 +225,13 @@ def test_parts_of_two_versions_are_not_joined(server, entry, out):
 
 def test_a_range_that_was_not_asked_for_is_not_used(server, entry, out):
     def elsewhere(handler: Handler) -> None:
-        handler.answer(206, {"Content-Range": f"bytes 7-{len(BODY) - 1}/{len(BODY)}", "Content-Length": str(len(BODY) - 7)})
+        handler.answer(
+            206,
+            {
+                "Content-Range": f"bytes 7-{len(BODY) - 1}/{len(BODY)}",
+                "Content-Length": str(len(BODY) - 7),
+            },
+        )
         handler.wfile.write(BODY[7:])
 
     server.faults = [cut(200_000), elsewhere]
@@ -262,7 +278,10 @@ def test_a_published_checksum_is_checked(server, out, algorithm):
     fetch(with_checksum(server, f"{algorithm}:{hashlib.new(algorithm, BODY).hexdigest()}"), out)
     server.body = BODY[:-1] + b"x"
     with pytest.raises(UbrainError, match="damaged"):
-        fetch(with_checksum(server, f"{algorithm}:{hashlib.new(algorithm, BODY).hexdigest()}"), out / "corrupted")
+        fetch(
+            with_checksum(server, f"{algorithm}:{hashlib.new(algorithm, BODY).hexdigest()}"),
+            out / "corrupted",
+        )
     assert not (out / "corrupted" / "data.h5").exists()
     assert left_over(out / "corrupted") == []
 
@@ -276,10 +295,27 @@ def test_a_file_that_changed_since_it_was_first_seen_is_refused(server, entry, o
     assert not path.exists()
 
 
-@pytest.mark.parametrize("damage", [
-    lambda text: text[:40], lambda text: text[10:], lambda text: "<html>\n", lambda text: text.replace("a", "g"),
-    lambda text: text + "\0" * 100, lambda text: f"sha1:{text}", lambda text: f"{text}\n{text}",
-], ids=["cut", "cut in front", "a web page", "no digest", "zeros", "another digest", "an empty line"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:40],
+        lambda text: text[10:],
+        lambda text: "<html>\n",
+        lambda text: text.replace("a", "g"),
+        lambda text: text + "\0" * 100,
+        lambda text: f"sha1:{text}",
+        lambda text: f"{text}\n{text}",
+    ],
+    ids=[
+        "cut",
+        "cut in front",
+        "a web page",
+        "no digest",
+        "zeros",
+        "another digest",
+        "an empty line",
+    ],
+)
 def test_a_damaged_register_is_refused_and_named(server, entry, out, damage):
     fetch(entry, out)
     register = out / "SHA256SUMS"
@@ -289,7 +325,9 @@ def test_a_damaged_register_is_refused_and_named(server, entry, out, damage):
     assert (out / "data.h5").read_bytes() == BODY
 
 
-@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"\xff" * 80), lambda p: (p.unlink(), p.mkdir())])
+@pytest.mark.parametrize(
+    "damage", [lambda p: p.write_bytes(b"\xff" * 80), lambda p: (p.unlink(), p.mkdir())]
+)
 def test_a_register_that_cannot_be_read_is_refused(server, entry, out, damage):
     fetch(entry, out)
     damage(out / "SHA256SUMS")
@@ -297,27 +335,62 @@ def test_a_register_that_cannot_be_read_is_refused(server, entry, out, damage):
         fetch(entry, out)
 
 
-GOOD = {"name": "data.h5", "download_url": "https://example.org/data.h5", "computed_md5": "0" * 32, "size": 5}
+GOOD = {
+    "name": "data.h5",
+    "download_url": "https://example.org/data.h5",
+    "computed_md5": "0" * 32,
+    "size": 5,
+}
 
 
-@pytest.mark.parametrize("text", [
-    "[", "{}x", "5", '"text"', '{"name": "x"}', "[5]", "[null]", "[[]]", '["name"]', "[" * 20000, "[{}]",
-    *(json.dumps([GOOD | change]) for change in ({"name": 5}, {"name": None}, {"download_url": 5}, {"download_url": ["x"]},
-                                                 {"size": "many"}, {"size": None}, {"size": math.inf}, {"computed_md5": 5})),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[",
+        "{}x",
+        "5",
+        '"text"',
+        '{"name": "x"}',
+        "[5]",
+        "[null]",
+        "[[]]",
+        '["name"]',
+        "[" * 20000,
+        "[{}]",
+        *(
+            json.dumps([GOOD | change])
+            for change in (
+                {"name": 5},
+                {"name": None},
+                {"download_url": 5},
+                {"download_url": ["x"]},
+                {"size": "many"},
+                {"size": None},
+                {"size": math.inf},
+                {"computed_md5": 5},
+            )
+        ),
+    ],
+)
 def test_a_damaged_list_of_figshare_is_refused(server, out, monkeypatch, text):
     monkeypatch.setattr(fetching, "FIGSHARE", f"{server.url}/{{}}")
     server.body = text.encode()
-    with pytest.raises(UbrainError, match="figshare's list of the files of article 7 is not what was expected"):
+    with pytest.raises(
+        UbrainError, match="figshare's list of the files of article 7 is not what was expected"
+    ):
         fetch(Entry("Title", figshare=7), out)
 
 
-@pytest.mark.parametrize("note", ['{"version": 5}', '{"version": "a\\nb"}', "[]", "[" * 20000, "\0"])
+@pytest.mark.parametrize(
+    "note", ['{"version": 5}', '{"version": "a\\nb"}', "[]", "[" * 20000, "\0"]
+)
 def test_a_damaged_note_of_what_has_arrived_is_not_believed(server, entry, out, note):
     out.mkdir()
     (out / ".data.h5.part").write_bytes(b"x" * 100)
     url = json.dumps(entry.files[0].url)
-    (out / ".data.h5.part.json").write_text(note.replace('{"', f'{{"url": {url}, "total": 300000, "', 1))
+    (out / ".data.h5.part.json").write_text(
+        note.replace('{"', f'{{"url": {url}, "total": 300000, "', 1)
+    )
     (path,) = fetch(entry, out)
     assert path.read_bytes() == BODY
 
@@ -328,8 +401,15 @@ def test_redirects_on_the_same_server_are_followed(server, entry, out):
     assert path.read_bytes() == BODY
 
 
-@pytest.mark.parametrize("target", ["http://localhost:9/data", "file:///etc/passwd", "ftp://127.0.0.1/data",
-                                    "https://user:secret@example.org/data"])  # fmt: skip
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://localhost:9/data",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/data",
+        "https://user:secret@example.org/data",
+    ],
+)
 def test_redirects_to_anywhere_but_https_are_refused(server, entry, out, target):
     server.faults = [answer(302, Location=target, Content_Length="0")]
     with pytest.raises(UbrainError, match="only https addresses are followed"):
@@ -350,7 +430,9 @@ def test_the_server_does_not_name_files(server, entry, out):
     assert sorted(p.name for p in out.parent.rglob("*.h5")) == ["data.h5"]
 
 
-@pytest.mark.parametrize("name", ["../data.h5", "/data.h5", "a/b.h5", ".hidden", "", "SHA256SUMS", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["../data.h5", "/data.h5", "a/b.h5", ".hidden", "", "SHA256SUMS", "a\nb"]
+)
 def test_file_names_that_leave_the_folder_are_refused(server, out, name):
     with pytest.raises(UbrainError, match="is refused"):
         fetch(Entry("Title", files=(File(name, f"{server.url}/data"),)), out)
@@ -394,7 +476,10 @@ def test_two_fetches_do_not_write_into_one_folder(server, entry, out):
 
 def test_only_chooses_files(server, out):
     files = tuple(File(f"Subject{i}.h5", f"{server.url}/{i}") for i in range(3))
-    assert fetch(Entry("Title", files=files), out, "Subject[12]*") == [out / "Subject1.h5", out / "Subject2.h5"]
+    assert fetch(Entry("Title", files=files), out, "Subject[12]*") == [
+        out / "Subject1.h5",
+        out / "Subject2.h5",
+    ]
     with pytest.raises(UbrainError, match=r"no file matches 'x'; there are Subject0\.h5"):
         fetch(Entry("Title", files=files), out, "x")
 
@@ -414,7 +499,10 @@ def test_every_dataset_has_terms_citation_and_source_or_an_agreement():
         else:
             assert find(name) == entry
             assert all((entry.terms, entry.citation, entry.page))
-            assert all(text in conditions(name, entry) for text in (entry.terms, entry.citation, entry.page))
+            assert all(
+                text in conditions(name, entry)
+                for text in (entry.terms, entry.citation, entry.page)
+            )
             assert entry.files or entry.figshare or entry.mesh
 
 

@@ -24,11 +24,17 @@ def contents(path: Path) -> dict[str, np.ndarray]:
     """Every dataset of a file."""
     found = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(
+            lambda name, item: (
+                found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
     return found
 
 
-def test_same_seed_same_content(small_crowd: Path, small_config: SimulationConfig, tmp_path: Path) -> None:
+def test_same_seed_same_content(
+    small_crowd: Path, small_config: SimulationConfig, tmp_path: Path
+) -> None:
     simulate_crowd(tmp_path / "again.h5", small_config, seed=0)
     first, again = contents(small_crowd), contents(tmp_path / "again.h5")
     assert first.keys() == again.keys()
@@ -40,7 +46,9 @@ def test_other_seed_other_content(small_crowd: Path, tmp_path: Path) -> None:
     simulate_crowd(tmp_path / "other.h5", SimulationConfig(**TINY), seed=1)
     with Crowd(small_crowd) as first, Crowd(tmp_path / "other.h5") as other:
         assert not set(first.content) & set(other.content)
-        assert set(first.image_ids) >= set(other.image_ids)  # the names are those of the same scene numbers
+        assert set(first.image_ids) >= set(
+            other.image_ids
+        )  # the names are those of the same scene numbers
         n = min(first["S1"].n_voxels, other["S1"].n_voxels)
         assert not np.array_equal(first["S1"].voxels.vertex[:n], other["S1"].voxels.vertex[:n])
 
@@ -84,7 +92,14 @@ def test_truth_describes_every_image(crowd: Crowd) -> None:
     assert set(scenes) == set(crowd.image_ids)
     assert {scene["place"] for scene in scenes.values()} == {"none", "indoor", "outdoor"}
     things = [thing for scene in scenes.values() for thing in scene["objects"]]
-    assert {thing["category"] for thing in things} == {"face", "body", "food", "word", "animal", "vehicle"}
+    assert {thing["category"] for thing in things} == {
+        "face",
+        "body",
+        "food",
+        "word",
+        "animal",
+        "vehicle",
+    }
     assert all(abs(thing["x"]) < 4.2 and abs(thing["y"]) < 4.2 for thing in things)
 
 
@@ -103,14 +118,16 @@ def test_truth_of_unknown_subject(crowd: Crowd, read) -> None:
         read(crowd, "S9")
 
 
-# ------------------------------------------------------------------------------------------------------- noise
+# --- noise
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
     """One subject with 150 test images."""
     path = tmp_path_factory.mktemp("measured") / "crowd.h5"
-    simulate_crowd(path, SimulationConfig(subjects=1, images=60, test_images=150, voxels=300), seed=2)
+    simulate_crowd(
+        path, SimulationConfig(subjects=1, images=60, test_images=150, voxels=300), seed=2
+    )
     with Crowd(path) as opened:
         yield opened
 
@@ -139,7 +156,13 @@ def test_noiseless_responses_are_of_unit_scale(measured: Crowd) -> None:
 
 
 # 5, 25, 50, 75, 95 %: lowest and highest of the subjects of NSD, early areas
-NSD_QUANTILES = {5: (0.10, 0.15), 25: (0.22, 0.31), 50: (0.33, 0.48), 75: (0.45, 0.71), 95: (0.63, 1.0)}
+NSD_QUANTILES = {
+    5: (0.10, 0.15),
+    25: (0.22, 0.31),
+    50: (0.33, 0.48),
+    75: (0.45, 0.71),
+    95: (0.63, 1.0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +179,8 @@ def test_ncsnr_is_as_in_nsd(early_quantiles: dict[int, float], percent: int) -> 
     assert low <= early_quantiles[percent] <= high
 
 
-# ------------------------------------------------------------------------------------------------ other scanners
+# ------------------------------------------------------------------------------------------------
+# other scanners
 
 
 @pytest.fixture(scope="module")
@@ -237,22 +261,32 @@ def test_bad_sizes(tmp_path: Path, refused, options: dict, message: str) -> None
         simulate_crowd(tmp_path / "out.h5", SimulationConfig(**TINY | options))
 
 
-def test_space_is_checked_before_anything_is_simulated(tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_is_checked_before_anything_is_simulated(
+    tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Enough for the images but not for the responses: 10^6 trials and voxels would take 4 TB."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=10**12, used=0, free=10**12))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: SimpleNamespace(total=10**12, used=0, free=10**12)
+    )
     with refused(tmp_path / "out.h5", "needs about .* GB, but only 1000.0 GB are free"):
         simulate_crowd(tmp_path / "out.h5", SimulationConfig(1, 10**6, 10, 10**6))
 
 
-def test_space_check_knows_of_test_images(mixed: Crowd, tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With less space than the test images and their 35 repeats take alone, the simulation must not even start."""
+def test_space_check_knows_of_test_images(
+    mixed: Crowd, tmp_path: Path, refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With less space than the test images and their 35 repeats take alone, the simulation must
+    not even start.
+    """
     needed = mixed["S3"].n_trials * mixed["S3"].n_voxels * 4 + 14 * mixed.image("scene-000000").size
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=needed, used=0, free=needed - 1))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: SimpleNamespace(total=needed, used=0, free=needed - 1)
+    )
     with refused(tmp_path / "out.h5", "needs about"):
         simulate_crowd(tmp_path / "out.h5", SimulationConfig(**TINY, scanner="3T"))
 
 
-# --------------------------------------------------------------------------------------------------- retinotopy
+# --- retinotopy
 
 
 @pytest.mark.parametrize(("hemisphere", "side"), [("L", 1), ("R", -1)])

@@ -1,4 +1,6 @@
-"""The crowd file: splits are per image, broken files are refused, and nothing half-written appears."""
+"""The crowd file: splits are per image, broken files are refused, and nothing half-written
+appears.
+"""
 
 import errno
 import io
@@ -30,7 +32,9 @@ from ubrain.errors import UbrainError
 def tiny(recording: SimpleNamespace) -> Path:
     """A crowd file with subject A, made from `recording`."""
     out = recording.folder / "tiny.h5"
-    import_arrays(recording.images, recording.responses, "A", out, test_fraction=0.3, val_fraction=0.3)
+    import_arrays(
+        recording.images, recording.responses, "A", out, test_fraction=0.3, val_fraction=0.3
+    )
     return out
 
 
@@ -38,18 +42,30 @@ def append(recording: SimpleNamespace, out: Path, **options: object) -> None:
     import_arrays(recording.images, recording.responses, "B", out, append=True, **options)
 
 
-# ----------------------------------------------------------------------------------------------- splits
+# -----------------------------------------------------------------------------------------------
+# splits
 
 
 @pytest.mark.parametrize("val_fraction", [0, 0.99], ids=["train", "val"])
-def test_one_image_in_two_splits_is_refused(recording: SimpleNamespace, refused, val_fraction: float) -> None:
+def test_one_image_in_two_splits_is_refused(
+    recording: SimpleNamespace, refused, val_fraction: float
+) -> None:
     shutil.copy(recording.images / "image4.png", recording.images / "copy.png")
     np.save(recording.responses, np.random.default_rng(0).normal(size=(13, 5)))
     (recording.folder / "test.txt").write_text("image4.png\n")
     out = recording.folder / "out.h5"
-    with refused(out, r"images 'copy' and 'image4' are identical, but one is (train|val) and the other is test"):
-        import_arrays(recording.images, recording.responses, "A", out, test_images=recording.folder / "test.txt",
-                      val_fraction=val_fraction)  # fmt: skip
+    with refused(
+        out,
+        r"images 'copy' and 'image4' are identical, but one is (train|val) and the other is test",
+    ):
+        import_arrays(
+            recording.images,
+            recording.responses,
+            "A",
+            out,
+            test_images=recording.folder / "test.txt",
+            val_fraction=val_fraction,
+        )
 
 
 def test_one_image_under_two_names_is_stored_once(recording: SimpleNamespace) -> None:
@@ -61,10 +77,14 @@ def test_one_image_under_two_names_is_stored_once(recording: SimpleNamespace) ->
     with Crowd(out) as crowd:
         assert len(crowd.image_ids) == 12
         z = (values - values.mean(0)) / values.std(0)
-        np.testing.assert_allclose(crowd["A"].responses()[4], (z[4] + z[12]) / 2, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            crowd["A"].responses()[4], (z[4] + z[12]) / 2, rtol=1e-4, atol=1e-5
+        )
 
 
-def test_known_images_keep_their_split_and_are_stored_once(recording: SimpleNamespace, tiny: Path) -> None:
+def test_known_images_keep_their_split_and_are_stored_once(
+    recording: SimpleNamespace, tiny: Path
+) -> None:
     with Crowd(tiny) as crowd:
         before = {s: list(crowd["A"].images(s)) for s in ("train", "val", "test")}
         responses = crowd["A"].responses("test")
@@ -80,10 +100,14 @@ def test_known_images_keep_their_split_and_are_stored_once(recording: SimpleName
 def test_images_are_known_by_content_not_by_name(recording: SimpleNamespace, tiny: Path) -> None:
     """Subject B saw the same images from the last to the first, under other names, and one more."""
     new = np.full((1, 8, 8, 3), 9, np.uint8)
-    recording.save_images(recording.folder / "reversed", np.concatenate([recording.pixels[::-1], new]), "other{}.png")
+    recording.save_images(
+        recording.folder / "reversed", np.concatenate([recording.pixels[::-1], new]), "other{}.png"
+    )
     values = np.concatenate([recording.values[::-1], np.ones((1, 5), np.float32)])
     np.save(recording.folder / "reversed.npy", values)
-    import_arrays(recording.folder / "reversed", recording.folder / "reversed.npy", "B", tiny, append=True)
+    import_arrays(
+        recording.folder / "reversed", recording.folder / "reversed.npy", "B", tiny, append=True
+    )
     with Crowd(tiny) as crowd:
         assert len(crowd.image_ids) == 13
         assert crowd.image_ids[-1] == "other12"
@@ -92,7 +116,9 @@ def test_images_are_known_by_content_not_by_name(recording: SimpleNamespace, tin
         np.testing.assert_allclose(crowd["B"].responses_to(old), z[old], rtol=1e-4, atol=1e-5)
 
 
-def test_images_of_the_same_name_but_other_content_both_survive(recording: SimpleNamespace, tiny: Path) -> None:
+def test_images_of_the_same_name_but_other_content_both_survive(
+    recording: SimpleNamespace, tiny: Path
+) -> None:
     other = 255 - recording.pixels
     recording.save_images(recording.folder / "others", other)
     import_arrays(recording.folder / "others", recording.responses, "B", tiny, append=True)
@@ -100,14 +126,19 @@ def test_images_of_the_same_name_but_other_content_both_survive(recording: Simpl
         assert len(set(crowd.image_ids)) == 24
         shown = {"A": recording.pixels, "B": other}
         for subject, pixels in shown.items():
-            names = [name for split in ("train", "val", "test") for name in crowd[subject].images(split)]
-            assert sorted(name.split("~")[0] for name in names) == sorted(f"image{i}" for i in range(12))
+            names = [
+                name for split in ("train", "val", "test") for name in crowd[subject].images(split)
+            ]
+            assert sorted(name.split("~")[0] for name in names) == sorted(
+                f"image{i}" for i in range(12)
+            )
             for name in names:
                 number = int(name.split("~")[0].removeprefix("image"))
                 np.testing.assert_array_equal(crowd.image(name), pixels[number])
 
 
-# ------------------------------------------------------------------------------------- files that are no crowd
+# --- files that
+# are no crowd
 
 
 def test_file_that_is_not_hdf5(tmp_path: Path, run_cli) -> None:
@@ -143,7 +174,9 @@ def virtual_dataset(file: h5py.File) -> None:
 
 
 def external_storage(file: h5py.File) -> None:
-    file.create_dataset("subjects/A/voxels/depth", (5,), np.uint8, external=[("/etc/hostname", 0, 5)])
+    file.create_dataset(
+        "subjects/A/voxels/depth", (5,), np.uint8, external=[("/etc/hostname", 0, 5)]
+    )
 
 
 def change(name: str, index: object, value: object) -> Callable[[h5py.File], None]:
@@ -226,7 +259,10 @@ DAMAGE = [
     (change("subjects/A/trials/image", 3, 12), "subjects/A/trials/image: .*outside the 12 images"),
     (change("subjects/A/trials/image", 3, -1), "subjects/A/trials/image: .*outside the 12 images"),
     (change("subjects/A/trials/session", 3, 1), "subjects/A/session_moments: expected"),
-    (replace("subjects/A/responses", np.zeros((11, 5), np.float32)), r"subjects/A/trials/image: expected .* 11 rows"),
+    (
+        replace("subjects/A/responses", np.zeros((11, 5), np.float32)),
+        r"subjects/A/trials/image: expected .* 11 rows",
+    ),
     (replace("subjects/A/voxels/areas", np.zeros(5)), "subjects/A/voxels/areas: expected"),
     (external_link, "'area' is a link out"),
     (soft_link, "'area' is a link out"),
@@ -240,7 +276,11 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[d.__name__ for d, _ in DAMAGE])
 def test_damaged_file_is_refused(
-    recording: SimpleNamespace, tiny: Path, refused, damage: Callable[[h5py.File], None], message: str
+    recording: SimpleNamespace,
+    tiny: Path,
+    refused,
+    damage: Callable[[h5py.File], None],
+    message: str,
 ) -> None:
     with h5py.File(tiny, "r+") as file:
         damage(file)
@@ -251,7 +291,9 @@ def test_damaged_file_is_refused(
 
 
 @pytest.mark.parametrize("column", ["image", "session", "repeat"])
-def test_whole_numbers_may_be_without_sign_but_not_too_large(tiny: Path, refused, column: str) -> None:
+def test_whole_numbers_may_be_without_sign_but_not_too_large(
+    tiny: Path, refused, column: str
+) -> None:
     name = f"subjects/A/trials/{column}"
     with Crowd(tiny) as crowd, h5py.File(tiny) as file:
         expected, numbers = crowd["A"].responses(), file[name][:].astype(np.uint64)
@@ -264,7 +306,9 @@ def test_whole_numbers_may_be_without_sign_but_not_too_large(tiny: Path, refused
         Crowd(tiny)
 
 
-@pytest.mark.parametrize("name", ["images/pixels/8x8", "subjects/A/responses", "subjects/A/session_moments"])
+@pytest.mark.parametrize(
+    "name", ["images/pixels/8x8", "subjects/A/responses", "subjects/A/session_moments"]
+)
 def test_what_cannot_be_read_later_is_an_error_that_names_the_file(tiny: Path, name: str) -> None:
     with h5py.File(tiny, "r+") as file:
         values = file[name][:]
@@ -276,7 +320,9 @@ def test_what_cannot_be_read_later_is_an_error_that_names_the_file(tiny: Path, n
 
 
 @pytest.mark.parametrize("name", ["images/split", "images/pixels/8x8"])
-def test_a_file_that_cannot_grow_is_not_appended_to(recording: SimpleNamespace, tiny: Path, refused, name: str) -> None:
+def test_a_file_that_cannot_grow_is_not_appended_to(
+    recording: SimpleNamespace, tiny: Path, refused, name: str
+) -> None:
     with h5py.File(tiny, "r+") as file:
         values = file[name][:]
         del file[name]
@@ -288,9 +334,13 @@ def test_a_file_that_cannot_grow_is_not_appended_to(recording: SimpleNamespace, 
 def test_a_text_with_a_zero_byte_is_refused(tmp_path: Path, refused) -> None:
     out = tmp_path / "zero.h5"
     with refused(out, "voxel column 'areas': a text has a zero byte"), write_crowd(out) as writer:
-        rows = [writer.add_image(f"i{i}", np.full((2, 2, 3), i, np.uint8), "train") for i in range(3)]
+        rows = [
+            writer.add_image(f"i{i}", np.full((2, 2, 3), i, np.uint8), "train") for i in range(3)
+        ]
         trials = pd.DataFrame({"image": rows, "session": 0})
-        writer.add_subject("A", trials, pd.DataFrame({"areas": ["V1", "V\0"]}), [np.eye(3, 2)], "d", "3T")
+        writer.add_subject(
+            "A", trials, pd.DataFrame({"areas": ["V1", "V\0"]}), [np.eye(3, 2)], "d", "3T"
+        )
 
 
 def test_damaged_file_on_the_command_line(tiny: Path, run_cli) -> None:
@@ -302,10 +352,13 @@ def test_damaged_file_on_the_command_line(tiny: Path, run_cli) -> None:
     assert "Traceback" not in done.stderr
 
 
-# ------------------------------------------------------------------------------------- writing that goes wrong
+# --- writing that
+# goes wrong
 
 
-def test_existing_file_is_kept_without_append(recording: SimpleNamespace, tiny: Path, refused) -> None:
+def test_existing_file_is_kept_without_append(
+    recording: SimpleNamespace, tiny: Path, refused
+) -> None:
     with refused(tiny, r"tiny\.h5 exists; .*--append"):
         import_arrays(recording.images, recording.responses, "B", tiny)
 
@@ -317,7 +370,9 @@ def test_append_needs_a_file(recording: SimpleNamespace, refused) -> None:
 
 
 @pytest.mark.parametrize("name", ["A", "", "a/b", "..", "x" * 65])
-def test_taken_and_impossible_subject_names(recording: SimpleNamespace, tiny: Path, refused, name: str) -> None:
+def test_taken_and_impossible_subject_names(
+    recording: SimpleNamespace, tiny: Path, refused, name: str
+) -> None:
     with refused(tiny, f"subject '{name}' is already|subject name '{name}': expected"):
         import_arrays(recording.images, recording.responses, name, tiny, append=True)
 
@@ -331,7 +386,9 @@ def test_crowd_without_subjects_is_refused(tmp_path: Path, refused) -> None:
 def test_too_few_blocks_are_refused(tmp_path: Path, refused) -> None:
     out = tmp_path / "short.h5"
     with refused(out, "expected responses to 4 trials, got 3"), write_crowd(out) as writer:
-        rows = [writer.add_image(f"i{i}", np.full((2, 2, 3), i, np.uint8), "train") for i in range(4)]
+        rows = [
+            writer.add_image(f"i{i}", np.full((2, 2, 3), i, np.uint8), "train") for i in range(4)
+        ]
         trials = pd.DataFrame({"image": rows, "session": 0})
         writer.add_subject("A", trials, pd.DataFrame(index=range(2)), [np.eye(3, 2)], "d", "3T")
 
@@ -340,7 +397,9 @@ def test_too_few_blocks_are_refused(tmp_path: Path, refused) -> None:
 def test_no_space_left(
     recording: SimpleNamespace, tiny: Path, refused, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(total=100, used=0, free=100))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: SimpleNamespace(total=100, used=0, free=100)
+    )
     out = tiny if mode == "append" else recording.folder / "out.h5"
     with refused(out, r"needs about .* GB, but only 0\.0 GB are free"):
         import_arrays(recording.images, recording.responses, "B", out, append=mode == "append")
@@ -349,13 +408,26 @@ def test_no_space_left(
 @pytest.mark.parametrize("mode", ["new", "append"])
 def test_write_that_fails(recording: SimpleNamespace, tiny: Path, run_cli, mode: str) -> None:
     """As on a full disk: no file may grow beyond a limit. Appending already fails while copying."""
-    np.save(recording.responses, np.random.default_rng(0).normal(size=(12, 20_000)).astype(np.float32))
+    np.save(
+        recording.responses, np.random.default_rng(0).normal(size=(12, 20_000)).astype(np.float32)
+    )
     out = tiny if mode == "append" else recording.folder / "out.h5"
     before = tiny.read_bytes()
     limit = len(before) // 2 if mode == "append" else 200_000
-    command = ["import", "arrays", "--images", recording.images, "--responses", recording.responses, "--subject", "B"]
+    command = [
+        "import",
+        "arrays",
+        "--images",
+        recording.images,
+        "--responses",
+        recording.responses,
+        "--subject",
+        "B",
+    ]
     command += ["--out", out, *(["--append"] if mode == "append" else [])]
-    done = run_cli(*command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    done = run_cli(
+        *command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
     assert done.returncode == 1, done.stderr
     assert f"could not write {out}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -398,7 +470,9 @@ def test_what_a_full_disk_did_not_take_is_read_back_nevertheless(tmp_path: Path)
     assert (tmp_path / "a").read_bytes() == b"abcdefghij"
 
 
-def test_hdf5_outlives_a_disk_that_fills_up_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hdf5_outlives_a_disk_that_fills_up_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for room in range(0, 12_000, 250):
         monkeypatch.setattr(Disk, "room", room)
         path = tmp_path / f"{room}.h5"
@@ -419,9 +493,25 @@ def test_folder_that_cannot_be_made(recording: SimpleNamespace, refused) -> None
 
 def test_killed_while_writing(tmp_path: Path) -> None:
     out = tmp_path / "crowd.h5"
-    command = [sys.executable, "-m", "ubrain.cli", "simulate", "--out", str(out), "--subjects", "50", "--images", "100",
-               "--test-images", "10", "--voxels", "30"]  # fmt: skip
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "ubrain.cli",
+        "simulate",
+        "--out",
+        str(out),
+        "--subjects",
+        "50",
+        "--images",
+        "100",
+        "--test-images",
+        "10",
+        "--voxels",
+        "30",
+    ]
+    process = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+    )
     try:
         while not any(f.stat().st_size > 100_000 for f in tmp_path.glob("*.partial")):
             assert process.poll() is None, "ended before it could be killed"
@@ -437,8 +527,12 @@ def test_killed_while_writing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left_behind", ["junk", "crowd"])
-def test_partial_file_of_a_killed_process_with_the_same_id(recording: SimpleNamespace, tiny: Path, left_behind: str) -> None:
-    """In a container process ids repeat, so the next process may find a partial file under its own name."""
+def test_partial_file_of_a_killed_process_with_the_same_id(
+    recording: SimpleNamespace, tiny: Path, left_behind: str
+) -> None:
+    """In a container process ids repeat, so the next process may find a partial file under its own
+    name.
+    """
     out = recording.folder / "out.h5"
     stale = recording.folder / f".out.h5.{os.getpid()}.partial"
     stale.write_bytes(tiny.read_bytes() if left_behind == "crowd" else b"junk" * 100)

@@ -10,10 +10,17 @@ from ubrain import figures
 
 def test_every_variant_is_drawn_at_its_difference():
     mpl.use("Agg")
-    table = pd.DataFrame({
-        "variant": ["a", "b", "c"], "group": ["g", "g", "h"], "against": ["full", "full", "b"], "difference": [-0.1, 0.0, 0.2],
-        "low": [-0.2, -0.1, 0.1], "high": [0.0, 0.1, 0.3], "pairs": [np.array([-0.1, -0.12])] * 3,
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "variant": ["a", "b", "c"],
+            "group": ["g", "g", "h"],
+            "against": ["full", "full", "b"],
+            "difference": [-0.1, 0.0, 0.2],
+            "low": [-0.2, -0.1, 0.1],
+            "high": [0.0, 0.1, 0.3],
+            "pairs": [np.array([-0.1, -0.12])] * 3,
+        }
+    )
     _, (ax, other) = plt.subplots(1, 2, sharey=True)
     figures.ablations(ax, table, "median r")
     figures.ablations(other, table, "top-1 (points)", 100)

@@ -19,13 +19,17 @@ def no_window():
 
 @pytest.fixture
 def voxels():
-    return pd.DataFrame({"subject": ["S1", "S1", "S2"], "hemisphere": ["L", "R", "L"], "vertex": [300, 500, 700]})
+    return pd.DataFrame(
+        {"subject": ["S1", "S1", "S2"], "hemisphere": ["L", "R", "L"], "vertex": [300, 500, 700]}
+    )
 
 
 def test_every_cluster_has_its_own_colour_and_outliers_are_grey():
     for n in (2, 20, 30):
         assert len(set(figures.palette(n))) == n
-    np.testing.assert_array_equal(figures.cluster_colours([-1, 0], 3), [OUTLIER_GREY, figures.palette(3)[0]])
+    np.testing.assert_array_equal(
+        figures.cluster_colours([-1, 0], 3), [OUTLIER_GREY, figures.palette(3)[0]]
+    )
 
 
 def test_groups_have_colours_and_none_is_grey():
@@ -44,7 +48,15 @@ def test_places_far_apart_have_different_colours():
 
 
 def test_the_chosen_number_is_marked():
-    table = pd.DataFrame({"n_clusters": [4, 8], "stability": [0.9, 0.8], "low": 0.7, "high": 1.0, "silhouette": [0.1, 0.3]})
+    table = pd.DataFrame(
+        {
+            "n_clusters": [4, 8],
+            "stability": [0.9, 0.8],
+            "low": 0.7,
+            "high": 1.0,
+            "silhouette": [0.1, 0.3],
+        }
+    )
     _, ax = plt.subplots()
     figures.count_choice(ax, table, 8)
     assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0.9, 0.8], [0.1, 0.3]]
@@ -53,7 +65,9 @@ def test_the_chosen_number_is_marked():
 
 def test_composition_shows_per_cent():
     _, ax = plt.subplots()
-    figures.composition(ax, pd.DataFrame([[0.25, 0.75]], index=["V1"], columns=["1 a", "2 b"]), "area")
+    figures.composition(
+        ax, pd.DataFrame([[0.25, 0.75]], index=["V1"], columns=["1 a", "2 b"]), "area"
+    )
     assert [t.get_text() for t in ax.texts] == ["25", "75"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["1 a", "2 b"]
 
@@ -61,7 +75,9 @@ def test_composition_shows_per_cent():
 def test_a_voxel_colours_the_surface_around_it_only(voxels):
     _, ax = plt.subplots()
     red = (1.0, 0.0, 0.0)
-    figures.flatmap(ax, voxels[:1], [red], "L", pd.DataFrame(columns=["hemisphere", "vertex", "area"]))
+    figures.flatmap(
+        ax, voxels[:1], [red], "L", pd.DataFrame(columns=["hemisphere", "vertex", "area"])
+    )
     faces = ax.collections[0]
     coloured = (faces.get_facecolor()[:, :3] == red).all(1)
     middles = np.array([path.vertices[:3].mean(0) for path in faces.get_paths()])
@@ -72,8 +88,13 @@ def test_a_voxel_colours_the_surface_around_it_only(voxels):
 
 def test_areas_are_named_where_their_voxels_are(voxels):
     xy = _flat("L")[0]
-    around = {area: np.argsort(np.linalg.norm(xy - xy[v], axis=1))[:40] for area, v in (("V1", 300), ("FFA", 5000))}
-    known = pd.concat([pd.DataFrame({"hemisphere": "L", "vertex": v, "area": a}) for a, v in around.items()])
+    around = {
+        area: np.argsort(np.linalg.norm(xy - xy[v], axis=1))[:40]
+        for area, v in (("V1", 300), ("FFA", 5000))
+    }
+    known = pd.concat(
+        [pd.DataFrame({"hemisphere": "L", "vertex": v, "area": a}) for a, v in around.items()]
+    )
     _, ax = plt.subplots()
     figures.flatmap(ax, voxels, np.zeros((3, 3)), "L", known)
     places = {t.get_text(): t.get_position() for t in ax.texts}
@@ -86,14 +107,25 @@ def test_areas_are_named_where_their_voxels_are(voxels):
 def test_each_subject_has_two_hemispheres_and_those_without_a_place_a_note(voxels):
     nothing = pd.DataFrame(columns=["hemisphere", "vertex", "area"])
     figure = figures.flatmaps(voxels, np.zeros((3, 3)), {"S1": nothing, "S2": nothing})
-    assert [ax.get_title() for ax in figure.axes] == ["S1, left", "S1, right", "S2, left", "S2, right"]
+    assert [ax.get_title() for ax in figure.axes] == [
+        "S1, left",
+        "S1, right",
+        "S2, left",
+        "S2, right",
+    ]
     assert "does not say where" in figure.axes[3].texts[0].get_text()
     assert not figure.axes[0].texts
 
 
 def test_the_map_has_all_voxels_and_a_key():
     _, ax = plt.subplots()
-    figures.plane(ax, np.random.default_rng(0).normal(size=(50, 2)), np.zeros((50, 3)), {"V1": (0, 0, 0)}, "area")
+    figures.plane(
+        ax,
+        np.random.default_rng(0).normal(size=(50, 2)),
+        np.zeros((50, 3)),
+        {"V1": (0, 0, 0)},
+        "area",
+    )
     assert len(ax.collections[0].get_offsets()) == 50
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["V1"]
     figure = figures.colour_key(plt.figure(layout="constrained"), {"1 face": (1, 0, 0)})

@@ -1,4 +1,6 @@
-"""Learning curves show every number of images, in the colours of the conditions, and the ceiling where it is known."""
+"""Learning curves show every number of images, in the colours of the conditions, and the ceiling
+where it is known.
+"""
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -19,9 +21,13 @@ def no_window():
 @pytest.mark.parametrize(("ceiling", "lines"), [(0.7, 3), (np.nan, 2), (None, 2)])
 def test_a_line_for_each_method_and_the_ceiling_if_known(ceiling, lines):
     methods = ["gradient (the paper)", "matching (ours)"]
-    table = pd.DataFrame([{"method": m, "n_images": n, "value": v, "low": v - 0.1, "high": v + 0.1}
-                          for m, values in zip(methods, [(0.1, 0.4), (0.3, 0.35)], strict=True)
-                          for n, v in zip((100, 25), reversed(values), strict=True)])  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {"method": m, "n_images": n, "value": v, "low": v - 0.1, "high": v + 0.1}
+            for m, values in zip(methods, [(0.1, 0.4), (0.3, 0.35)], strict=True)
+            for n, v in zip((100, 25), reversed(values), strict=True)
+        ]
+    )
     _, ax = plt.subplots()
     figures.learning_curves(ax, table, "r", ceiling)
     assert len(ax.lines) == lines

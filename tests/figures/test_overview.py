@@ -1,4 +1,6 @@
-"""The overview figure shows what was recorded, says what was not run, and comes out the same twice."""
+"""The overview figure shows what was recorded, says what was not run, and comes out the same
+twice.
+"""
 
 import json
 
@@ -12,7 +14,9 @@ from ubrain.errors import UbrainError
 from ubrain.figures.overview import PANELS, Panel, draw_panel, panel_numbers
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
-CURVE = Panel("title", "03_x", "score", r"new, (?P<line>.+), (?P<x>\d+) images", "r", "images", log=True)
+CURVE = Panel(
+    "title", "03_x", "score", r"new, (?P<line>.+), (?P<x>\d+) images", "r", "images", log=True
+)
 DOTS = Panel("title", "03_x", "top(?P<line>[15])", "c", "%", share=True)
 
 
@@ -31,22 +35,30 @@ DOCUMENTS = {
     "03_x": {
         "simulated": True,
         "results": [
-            *(record("score", f"new, {c}, {n} images", s, v + n) for c in ("a", "b") for n in (25, 100) for s, v in
-              (("S1", 0), ("S2", 1), ("S3", 5), ("all", 99))),
-            record("score", "old, a, 25 images", "S1", 7), record("score of V1", "new, a, 25 images", "S1", 7),
+            *(
+                record("score", f"new, {c}, {n} images", s, v + n)
+                for c in ("a", "b")
+                for n in (25, 100)
+                for s, v in (("S1", 0), ("S2", 1), ("S3", 5), ("all", 99))
+            ),
+            record("score", "old, a, 25 images", "S1", 7),
+            record("score of V1", "new, a, 25 images", "S1", 7),
             record("score", "new, c, 50 images", "S1", None),
-            record("top1", "c", "all", 0.5), record("top5", "c", "all", 0.75), record("top1", "other", "all", 0),
+            record("top1", "c", "all", 0.5),
+            record("top5", "c", "all", 0.75),
+            record("top1", "other", "all", 0),
         ],
     }
-}  # fmt: skip
+}
 
 
 def test_a_curve_is_the_median_over_subjects():
     _, ax = plt.subplots()
     draw_panel(ax, CURVE, DOCUMENTS)
     assert [(line.get_label(), *map(list, line.get_data())) for line in ax.lines] == [
-        ("a", [25, 100], [26, 101]), ("b", [25, 100], [26, 101]),
-    ]  # fmt: skip
+        ("a", [25, 100], [26, 101]),
+        ("b", [25, 100], [26, 101]),
+    ]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["25", "100"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("images", "r")
 
@@ -70,7 +82,13 @@ def test_every_panel_is_drawn():
     figure = figures.overview(DOCUMENTS, IMAGE, [CURVE, DOTS, CURVE])
     drawing, *panels = [ax for part in figure.subfigs for ax in part.axes]
     words = {t.get_text() for t in drawing.texts}
-    assert {"image", "levels of tokens", "spatial attention", "functional attention", "response"} <= words
+    assert {
+        "image",
+        "levels of tokens",
+        "spatial attention",
+        "functional attention",
+        "response",
+    } <= words
     assert len(panels) == 3
     np.testing.assert_array_equal(drawing.images[0].get_array(), IMAGE)
 
@@ -81,7 +99,9 @@ def test_the_same_numbers_give_the_same_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UbrainError, match=r"no results in .*make reproduce"):
         runs.draw_overview("simulated-smoke")
-    paths.write_text(tmp_path / "papermill_runs" / "simulated-smoke" / "03_x.json", json.dumps(DOCUMENTS["03_x"]))
+    paths.write_text(
+        tmp_path / "papermill_runs" / "simulated-smoke" / "03_x.json", json.dumps(DOCUMENTS["03_x"])
+    )
     file = runs.draw_overview("simulated-smoke")
     assert file == tmp_path / "figures" / "simulated-smoke" / "overview.png"
     first = file.read_bytes()

@@ -17,7 +17,11 @@ def png_of(pixels):
 def test_a_figure_becomes_smaller_and_keeps_its_size_and_looks():
     x = np.linspace(0, 255, 400)
     shades = np.random.default_rng(0).integers(0, 30, (300, 400))
-    pixels = np.stack([np.tile(x, (300, 1)) * 0.8 + shades, shades * 4, shades + 90], 2).clip(0, 255).astype(np.uint8)
+    pixels = (
+        np.stack([np.tile(x, (300, 1)) * 0.8 + shades, shades * 4, shades + 90], 2)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     before = png_of(pixels)
     after = compressed(before)
     seen = np.asarray(Image.open(io.BytesIO(after)).convert("RGB")).astype(int)

@@ -1,4 +1,6 @@
-"""Notebook 07: variants differ in one thing, levels are what a smaller backbone gives, differences are paired."""
+"""Notebook 07: variants differ in one thing, levels are what a smaller backbone gives, differences
+are paired.
+"""
 
 from dataclasses import asdict, replace
 
@@ -62,7 +64,9 @@ def test_some_levels_are_those_of_a_backbone_that_reads_only_these(lab, tmp_path
     np.testing.assert_array_equal(some.read(rows), alone.read(rows))
     assert (some.widths, some.n_tokens) == (alone.widths, alone.n_tokens)
     assert asdict(some.config) == asdict(alone.config)
-    assert some.folder != study.SomeLevels(lab.features, (0, 1)).folder  # it is part of the key of the run cache
+    assert (
+        some.folder != study.SomeLevels(lab.features, (0, 1)).folder
+    )  # it is part of the key of the run cache
 
 
 def test_levels_that_are_not_there_are_refused(lab):
@@ -79,7 +83,11 @@ def test_variants_are_trained_and_scored_for_every_seed_and_subject(lab):
     assert np.isfinite(table["median_r"]).all()
     sizes = table.groupby("variant")["shared"].first()
     assert sizes["level 2 only"] < sizes[study.FULL]
-    assert len({(r.name, r.condition, r.subject) for r in lab.records}) == len(lab.records) == len(table)
+    assert (
+        len({(r.name, r.condition, r.subject) for r in lab.records})
+        == len(lab.records)
+        == len(table)
+    )
 
 
 def test_adapters_are_trained_from_images_and_kept_with_the_encoder(lab, monkeypatch):
@@ -100,10 +108,13 @@ def test_adapters_are_trained_from_images_and_kept_with_the_encoder(lab, monkeyp
 def scored(values):
     """A table as `train_all` makes it: variant -> one score per pair of seed and subject."""
     pairs = [(0, "S1"), (0, "S2"), (1, "S1"), (1, "S2")]
-    return pd.DataFrame([
-        {"variant": v, "seed": seed, "subject": s, "median_r": x}
-        for v, row in values.items() for (seed, s), x in zip(pairs, row, strict=True)
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {"variant": v, "seed": seed, "subject": s, "median_r": x}
+            for v, row in values.items()
+            for (seed, s), x in zip(pairs, row, strict=True)
+        ]
+    )
 
 
 def test_differences_are_paired_by_seed_and_subject(lab):
@@ -111,22 +122,33 @@ def test_differences_are_paired_by_seed_and_subject(lab):
     full, *others = study.variants(lab)
     chosen = [full, replace(others[0], name="a"), replace(others[1], name="b", against="a")]
     a, b = np.array([0.5, 0.2, 0.4, 0.1]), np.array([0.45, 0.18, 0.31, 0.1])
-    found = study.differences(lab, chosen, scored({study.FULL: a + 0.1, "a": a, "b": b})).set_index("variant")
+    found = study.differences(lab, chosen, scored({study.FULL: a + 0.1, "a": a, "b": b})).set_index(
+        "variant"
+    )
     assert found.loc["a", "difference"] == pytest.approx(-0.1)
     interval = ttest_1samp(b - a, 0).confidence_interval(0.95)
-    assert found.loc["b", ["difference", "low", "high"]].tolist() == pytest.approx([(b - a).mean(), *interval])
-    assert {(r.name, r.condition) for r in lab.records} >= {("difference in median_r", "b − a"), ("median_r", study.FULL)}
+    assert found.loc["b", ["difference", "low", "high"]].tolist() == pytest.approx(
+        [(b - a).mean(), *interval]
+    )
+    assert {(r.name, r.condition) for r in lab.records} >= {
+        ("difference in median_r", "b − a"),
+        ("median_r", study.FULL),
+    }
 
 
 def test_the_verdict_sorts_variants_by_their_intervals(lab):
     rows = [("x", -0.1, -0.2, -0.05), ("y", 0.0, -0.1, 0.1), ("z", 0.2, 0.1, 0.3)]
-    found = pd.DataFrame(rows, columns=["variant", "difference", "low", "high"]).assign(n=4, group="a")
+    found = pd.DataFrame(rows, columns=["variant", "difference", "low", "high"]).assign(
+        n=4, group="a"
+    )
     worse, better, open_, adapters = study.verdict(lab, found, found).splitlines()[1:]
     assert worse.endswith("x (-0.100)")
     assert better.endswith("z (+0.200)")
     assert open_ == "undecided in median r (the interval holds 0): y"
     in_top1 = found.assign(difference=0.3, low=0.1)
-    worse, _, open_, _ = study.verdict(lab, found.assign(group=study.VOXELS), in_top1).splitlines()[1:]
+    worse, _, open_, _ = study.verdict(lab, found.assign(group=study.VOXELS), in_top1).splitlines()[
+        1:
+    ]
     assert open_.endswith("y, but better in top-1 (+0.300)")
     assert worse.endswith("x (-0.100 and less training)")
     assert "not run" in adapters

@@ -1,4 +1,6 @@
-"""The study of clusters, with embeddings and predictions made from the truth in place of a trained encoder."""
+"""The study of clusters, with embeddings and predictions made from the truth in place of a trained
+encoder.
+"""
 
 from types import SimpleNamespace
 
@@ -23,7 +25,11 @@ GROUPS = {type_: i for i, type_ in enumerate((*EARLY, *SEMANTIC, "place"))}
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clustering")
-    simulate_crowd(folder / "crowd.h5", SimulationConfig(subjects=2, images=40, test_images=80, voxels=90), seed=0)
+    simulate_crowd(
+        folder / "crowd.h5",
+        SimulationConfig(subjects=2, images=40, test_images=80, voxels=90),
+        seed=0,
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UBRAIN_OUT", str(folder / "crowd-smoke"))
         patch.setattr("ubrain.lab.LEAST_IMAGES", {"val": 3})
@@ -49,7 +55,9 @@ def encoder(lab):
 
 @pytest.fixture
 def true_predictions(lab, monkeypatch):
-    """The noiseless responses as predictions of the test images, the measured ones of the others."""
+    """The noiseless responses as predictions of the test images, the measured ones of the
+    others.
+    """
 
     def predict(encoder, source, subject, rows):
         if np.array_equal(rows, lab.crowd[subject].image_rows("test")):
@@ -91,7 +99,9 @@ def test_agreement_with_the_truth_is_recorded_for_all_and_for_category_types(lab
     assert recorded["ari with category types"] == table.loc["category types", "ARI"]
 
 
-def test_clusters_are_named_by_what_is_on_the_images_they_prefer(lab, encoder, voxels, by_type, true_predictions):
+def test_clusters_are_named_by_what_is_on_the_images_they_prefer(
+    lab, encoder, voxels, by_type, true_predictions
+):
     rows = clustering.test_rows(lab)
     (responses,) = clustering.profiles(lab, encoder, [by_type.labels], rows)
     named, on_images, in_areas = clustering.evidence(lab, by_type, voxels, responses, rows)
@@ -105,34 +115,48 @@ def test_clusters_are_named_by_what_is_on_the_images_they_prefer(lab, encoder, v
     assert {"OFA", "FFA", "EBA"} & set(table["areas"].iloc[face].split(" + "))
 
 
-def test_the_profile_of_a_cluster_is_the_mean_over_voxels_of_all_subjects(lab, encoder, voxels, true_predictions):
+def test_the_profile_of_a_cluster_is_the_mean_over_voxels_of_all_subjects(
+    lab, encoder, voxels, true_predictions
+):
     rows = clustering.test_rows(lab)
     labels = np.where(voxels["type"] == "face", 0, clusters.OUTLIER)
     (profile,) = clustering.profiles(lab, encoder, [labels], rows)
-    everyone = np.concatenate([truth.noiseless_responses(lab.crowd, s) for s in lab.subjects], axis=1)[:, labels == 0]
+    everyone = np.concatenate(
+        [truth.noiseless_responses(lab.crowd, s) for s in lab.subjects], axis=1
+    )[:, labels == 0]
     expected = ((everyone - everyone.mean(0)) / everyone.std(0)).mean(1)
     np.testing.assert_allclose(profile[0], expected, atol=1e-4)
 
 
 def test_without_descriptions_areas_name_clusters(lab, voxels, by_type, monkeypatch):
-    monkeypatch.setattr(clustering, "image_features", lambda lab, rows: clustering.pd.DataFrame(index=rows))
+    monkeypatch.setattr(
+        clustering, "image_features", lambda lab, rows: clustering.pd.DataFrame(index=rows)
+    )
     rows = clustering.test_rows(lab)
-    named, on_images, _ = clustering.evidence(lab, by_type, voxels, np.zeros((by_type.n_clusters, len(rows))), rows)
+    named, on_images, _ = clustering.evidence(
+        lab, by_type, voxels, np.zeros((by_type.n_clusters, len(rows))), rows
+    )
     assert len(on_images) == 0
     assert named.names[by_type.names.index("V1")] == "early: V1"
     assert named.names[by_type.names.index("place")] != clusters.UNNAMED
 
 
 def test_places_are_one_kind_and_early_clusters_are_named_by_their_areas(lab, voxels, monkeypatch):
-    """20 top images: "place" on all of them; "early" if half of the voxels are in V1–V4, whatever the images show."""
+    """20 top images: "place" on all of them; "early" if half of the voxels are in V1–V4, whatever
+    the images show.
+    """
     rows = clustering.test_rows(lab)
     on = np.arange(len(rows)) % 4
     shown = clustering.image_features(lab, rows)
     np.testing.assert_array_equal(shown["place"], shown["indoor"] | shown["outdoor"])
-    features = clustering.pd.DataFrame({"indoor": on == 0, "outdoor": on == 1, "place": on < 2, "word": on == 2}, index=rows)
+    features = clustering.pd.DataFrame(
+        {"indoor": on == 0, "outdoor": on == 1, "place": on < 2, "word": on == 2}, index=rows
+    )
     monkeypatch.setattr(clustering, "image_features", lambda lab, rows: features)
     monkeypatch.setattr(clustering, "_n_top", lambda lab, rows: 20)
-    labels = np.where(voxels["area"].isin(["V1", "V2"]), 0, np.where(voxels["type"] == "place", 1, 2))
+    labels = np.where(
+        voxels["area"].isin(["V1", "V2"]), 0, np.where(voxels["type"] == "place", 1, 2)
+    )
     found = clusters.Clustering("x", np.eye(3), labels, ("",) * 3)
     profile = np.stack([on == 2, on < 2, on == 1]) + 1e-3 * np.arange(len(rows))
     named, on_images, in_areas = clustering.evidence(lab, found, voxels, profile, rows)
@@ -141,7 +165,11 @@ def test_places_are_one_kind_and_early_clusters_are_named_by_their_areas(lab, vo
     share = voxels["area"].isin(EARLY).mean()
     assert table["evidence"].iloc[0] == f"100% of voxels in early areas, all {share:.0%}"
     nowhere = voxels.assign(areas="", area="none")
-    assert clustering.evidence(lab, found, nowhere, profile, rows)[0].names == ("word", "place", "outdoor")
+    assert clustering.evidence(lab, found, nowhere, profile, rows)[0].names == (
+        "word",
+        "place",
+        "outdoor",
+    )
 
 
 def test_reliable_voxels_are_those_predicted_above_chance_on_val_images(lab, monkeypatch):
@@ -158,7 +186,10 @@ def test_reliable_voxels_are_those_predicted_above_chance_on_val_images(lab, mon
     rng = np.random.default_rng(0)
     rows = lab.crowd["S1"].image_rows("val")
     predicted, measured = predict(None, None, "S1", rows), lab.crowd["S1"].responses("val")
-    p = [pearsonr(a, b, alternative="greater").pvalue for a, b in zip(predicted.T, measured.T, strict=True)]
+    p = [
+        pearsonr(a, b, alternative="greater").pvalue
+        for a, b in zip(predicted.T, measured.T, strict=True)
+    ]
     np.testing.assert_array_equal(keep[:start], np.array(p) < 0.05)
 
 
@@ -174,7 +205,9 @@ def test_a_cluster_is_split_only_inside(lab, encoder, voxels, by_type, true_pred
     _, beyond, table = clustering.split_evidence(lab, parts, responses, rows, voxels)
     np.testing.assert_allclose(parts.sizes @ beyond, 0, atol=1e-9)
     fields = [truth.voxels(lab.crowd, s)["x"] for s in lab.subjects]
-    assert table["true x (degrees)"].iloc[0] == pytest.approx(np.concatenate(fields)[parts.labels == 0].mean())
+    assert table["true x (degrees)"].iloc[0] == pytest.approx(
+        np.concatenate(fields)[parts.labels == 0].mean()
+    )
 
 
 def test_all_tables_are_recorded_once_each(lab, encoder, voxels, tmp_path):
@@ -185,22 +218,34 @@ def test_all_tables_are_recorded_once_each(lab, encoder, voxels, tmp_path):
     by_method = clustering.method_table(lab, methods, voxels)
     seeds = clustering.seed_table(lab, embeddings, voxels, count, seeds=2)
     held_out = clustering.held_out_table(lab, embeddings, methods["k-means"])
-    clustering.filter_table(lab, embeddings, voxels, np.arange(len(voxels)) % 3 > 0, methods["k-means"])
+    clustering.filter_table(
+        lab, embeddings, voxels, np.arange(len(voxels)) % 3 > 0, methods["k-means"]
+    )
     assert by_method.loc["k-means", "ARI with k-means"] == 1
     assert list(held_out.index) == lab.subjects
     known = clustering.yardstick(lab, embeddings, voxels)
-    write_results(tmp_path / "numbers.json", "98_test", lab.records, {})  # refuses a number recorded twice
+    write_results(
+        tmp_path / "numbers.json", "98_test", lab.records, {}
+    )  # refuses a number recorded twice
     parts = clusters.Clustering("k-means within 1 a", np.eye(2), np.zeros(1), ("", ""))
-    text = clustering.verdict(methods["k-means"], counts, seeds, held_out, by_method, parts, 0.536, voxels, known)
+    text = clustering.verdict(
+        methods["k-means"], counts, seeds, held_out, by_method, parts, 0.536, voxels, known
+    )
     assert f"{count} clusters, 0 named by evidence" in text
     assert "HDBSCAN" in text
-    assert "k-means within 1 a: 2 sub-clusters, stability 0.54 (ARI between runs; good from 0.8): not stable" in text
+    assert (
+        "k-means within 1 a: 2 sub-clusters, stability 0.54 (ARI between runs; good from 0.8): not"
+        " stable" in text
+    )
     assert "against the truth, by the most frequent type: none is named" in text
     flat = counts.assign(silhouette=0.14)
     named = methods["k-means"].named(["face"] + ["early: V1"] * (count - 1))
     text = clustering.verdict(named, flat, seeds, held_out, by_method, parts, 0.85, voxels, known)
     true = known.loc["true types", "silhouette"]
-    assert f"silhouette 0.14 at this number, 0.14 to 0.14 at all numbers tried, {true:.2f} for the true types\n" in text
+    assert (
+        f"silhouette 0.14 at this number, 0.14 to 0.14 at all numbers tried, {true:.2f} for the"
+        " true types\n" in text
+    )
     types = voxels["type"][named.labels == 0].value_counts(normalize=True)
     assert f"most frequent type: {named.titles[0]}: {types.index[0]} {types.iloc[0]:.0%}\n" in text
     assert text.endswith(": stable")
@@ -211,8 +256,12 @@ def test_the_yardstick_scores_the_truth_itself(lab, encoder, voxels):
     table = clustering.yardstick(lab, embeddings, voxels)
     e = clusters.unit(clustering.pooled(embeddings))
     types = voxels["type"].where(~voxels["type"].isin(EARLY), "early")
-    assert table.loc["true types", "silhouette"] == pytest.approx(silhouette_score(e, types), abs=1e-6)
-    assert table.loc["true types", "silhouette"] > table.loc["areas", "silhouette"]  # embeddings were made from the types
+    assert table.loc["true types", "silhouette"] == pytest.approx(
+        silhouette_score(e, types), abs=1e-6
+    )
+    assert (
+        table.loc["true types", "silhouette"] > table.loc["areas", "silhouette"]
+    )  # embeddings were made from the types
     named = voxels["area"] != "none"
     expected = adjusted_rand_score(voxels["type"][named], voxels["area"][named])
     assert table.loc["true types", "ARI with areas"] == pytest.approx(expected)
@@ -228,7 +277,9 @@ def test_areas_of_a_subject_with_few_voxels_are_drawn_from_everybody(voxels, mon
 
 def test_composition_sums_to_one_and_shows_outliers(voxels, by_type):
     labels = np.where(np.arange(len(voxels)) % 5 == 0, clusters.OUTLIER, by_type.labels)
-    shown = clustering.composition(clusters.Clustering("x", by_type.centres, labels, by_type.names), voxels, "area")
+    shown = clustering.composition(
+        clusters.Clustering("x", by_type.centres, labels, by_type.names), voxels, "area"
+    )
     np.testing.assert_allclose(shown.sum(axis=1), 1)
     assert shown.columns[-1] == "outliers"
     assert shown.columns[0] == by_type.titles[0]

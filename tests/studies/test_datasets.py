@@ -27,7 +27,9 @@ def found(lab):
 
 @pytest.fixture
 def trained(lab, monkeypatch):
-    """Stand-in for training: the noiseless responses with the less noise, the more subjects; and who was trained."""
+    """Stand-in for training: the noiseless responses with the less noise, the more subjects; and
+    who was trained.
+    """
     crowds = []
 
     def encoder(self, subjects, training=None):
@@ -57,10 +59,22 @@ def test_subjects_with_too_few_images_are_left_out(lab, found, monkeypatch):
     assert list(study.groups(lab)) == [SEVEN]
 
 
-def test_crowds_come_in_the_order_of_the_file_and_alone_is_trained_for_the_others_only(lab, found, trained):
+def test_crowds_come_in_the_order_of_the_file_and_alone_is_trained_for_the_others_only(
+    lab, found, trained
+):
     fitted = study.fit(lab, found, [0, 2, 3, 99])
-    expected = [["S4"], ["S5"], ["S7"], ["S1", "S2", "S3"], ["S4", "S5"], ["S1", "S2", "S4", "S5"],
-                ["S1", "S2", "S3", "S4", "S5"], ["S7"], ["S1", "S2", "S7"], ["S1", "S2", "S3", "S7"]]  # fmt: skip
+    expected = [
+        ["S4"],
+        ["S5"],
+        ["S7"],
+        ["S1", "S2", "S3"],
+        ["S4", "S5"],
+        ["S1", "S2", "S4", "S5"],
+        ["S1", "S2", "S3", "S4", "S5"],
+        ["S7"],
+        ["S1", "S2", "S7"],
+        ["S1", "S2", "S3", "S7"],
+    ]
     assert sorted(s for s, _ in trained) == sorted(expected)
     assert list(fitted[THREE]) == [ALONE, CROWD, f"{CROWD} + 2 of {SEVEN}", study.TOGETHER]
     assert list(fitted[SEVEN]) == [CROWD, f"{CROWD} + {THREE}", f"{CROWD} + {FOUR}"]
@@ -73,8 +87,14 @@ def test_a_joint_crowd_has_no_more_steps_than_the_main_crowd(lab, found, monkeyp
     main, joint = found[SEVEN], found[SEVEN] + found[THREE]
     limit = study.steps(lab, main, training)
     shorter = study.joint_training(lab, joint, main)
-    assert study.steps(lab, joint, training) > limit >= study.steps(lab, joint, shorter) > 0.8 * limit
-    assert study.joint_training(lab, main, main) == study.joint_training(lab, found[THREE], main) == training
+    assert (
+        study.steps(lab, joint, training) > limit >= study.steps(lab, joint, shorter) > 0.8 * limit
+    )
+    assert (
+        study.joint_training(lab, main, main)
+        == study.joint_training(lab, found[THREE], main)
+        == training
+    )
 
 
 def test_the_plan_tells_subjects_and_steps(lab, found):
@@ -118,8 +138,12 @@ def test_areas_pool_the_voxels_of_a_dataset_on_common_images(lab, found, trained
     fitted = study.fit(lab, found, [])
     table = study.area_gains(lab, fitted, found, least=5).set_index(["dataset", "partner", "area"])
     inside = {s: (lab.crowd[s].voxels["areas"] == "EBA").to_numpy() for s in found[THREE]}
-    r = {c: np.concatenate([scores.correlation(fitted[THREE][c][s], lab.measured(s))[inside[s]] for s in inside])
-         for c in (study.TOGETHER, CROWD)}  # fmt: skip
+    r = {
+        c: np.concatenate(
+            [scores.correlation(fitted[THREE][c][s], lab.measured(s))[inside[s]] for s in inside]
+        )
+        for c in (study.TOGETHER, CROWD)
+    }
     row = table.loc[(THREE, SEVEN, "EBA")]
     assert row["gain"] == pytest.approx(np.median(r[study.TOGETHER]) - np.median(r[CROWD]))
     assert row["n_voxels"] == sum(m.sum() for m in inside.values())
@@ -130,7 +154,11 @@ def test_images_that_not_all_subjects_saw_are_left_out(lab, found, trained, monk
     fitted = study.fit(lab, found, [])
     whole = {s: lab.crowd[s].image_rows("test") for s in found[THREE]}
     monkeypatch.setattr(lab.crowd["S4"], "image_rows", lambda split: whole["S4"][3:])
-    monkeypatch.setattr(Lab, "measured", lambda self, s: self.crowd[s].responses_to(self.crowd[s].image_rows("test")))
+    monkeypatch.setattr(
+        Lab,
+        "measured",
+        lambda self, s: self.crowd[s].responses_to(self.crowd[s].image_rows("test")),
+    )
     cut = {"S4": fitted[THREE][CROWD]["S4"][3:], "S5": fitted[THREE][CROWD]["S5"]}
     measured, a, b, areas = study._stacked(lab, ["S5", "S4"], cut, cut)
     first = lab.crowd["S5"].n_voxels
@@ -139,22 +167,69 @@ def test_images_that_not_all_subjects_saw_are_left_out(lab, found, trained, monk
 
 
 def test_the_verdict_names_who_loses_and_where(lab, found):
-    gains = pd.DataFrame([
-        {"dataset": d, "of": of, "over": over, "subject": s, "gain": g, "low": g - 0.02, "high": g + 0.02, "top1_gain": -g,
-         "top1_low": -g - 0.2, "top1_high": -g + 0.05}
-        for d, of, over in [(THREE, study.TOGETHER, CROWD), (THREE, study.TOGETHER, ALONE), (THREE, CROWD, ALONE)]
-        for s, g in (("S4", 0.1), ("S5", -0.1))
-    ] + [{"dataset": SEVEN, "of": f"{CROWD} + {THREE}", "over": CROWD, "subject": "S1", "gain": 0.0, "low": -0.1, "high": 0.1,
-          "top1_gain": -0.1, "top1_low": -0.2, "top1_high": -0.05}])  # fmt: skip
-    areas = pd.DataFrame([{"dataset": THREE, "partner": SEVEN, "area": a, "gain": g, "low": g - 0.1, "high": g + 0.1}
-                          for a, g in (("V1", 0.2), ("V2", 0), ("FFA", -0.3))])  # fmt: skip
+    gains = pd.DataFrame(
+        [
+            {
+                "dataset": d,
+                "of": of,
+                "over": over,
+                "subject": s,
+                "gain": g,
+                "low": g - 0.02,
+                "high": g + 0.02,
+                "top1_gain": -g,
+                "top1_low": -g - 0.2,
+                "top1_high": -g + 0.05,
+            }
+            for d, of, over in [
+                (THREE, study.TOGETHER, CROWD),
+                (THREE, study.TOGETHER, ALONE),
+                (THREE, CROWD, ALONE),
+            ]
+            for s, g in (("S4", 0.1), ("S5", -0.1))
+        ]
+        + [
+            {
+                "dataset": SEVEN,
+                "of": f"{CROWD} + {THREE}",
+                "over": CROWD,
+                "subject": "S1",
+                "gain": 0.0,
+                "low": -0.1,
+                "high": 0.1,
+                "top1_gain": -0.1,
+                "top1_low": -0.2,
+                "top1_high": -0.05,
+            }
+        ]
+    )
+    areas = pd.DataFrame(
+        [
+            {
+                "dataset": THREE,
+                "partner": SEVEN,
+                "area": a,
+                "gain": g,
+                "low": g - 0.1,
+                "high": g + 0.1,
+            }
+            for a, g in (("V1", 0.2), ("V2", 0), ("FFA", -0.3))
+        ]
+    )
     growth = pd.DataFrame({"dataset": THREE, "n_main": [0, 3], "median_r": [0.2, 0.3]})
-    planned = pd.DataFrame({"dataset": THREE, "condition": [CROWD, study.TOGETHER], "steps": [100, 100]})
+    planned = pd.DataFrame(
+        {"dataset": THREE, "condition": [CROWD, study.TOGETHER], "steps": [100, 100]}
+    )
     two = {SEVEN: found[SEVEN], THREE: found[THREE]}
     text = study.verdict(planned, gains, areas, growth, two)
-    assert "by the 95 % intervals gain in S4, loss in S5; top-1 +0.0 points (-10.0 … +10.0), loss in S4, neither in S5" in text
+    assert (
+        "by the 95 % intervals gain in S4, loss in S5; top-1 +0.0 points (-10.0 … +10.0), loss in"
+        " S4, neither in S5" in text
+    )
     assert "gain in 1 of 3, loss in FFA, neither in V2" in text
-    assert text.startswith("the claim of Fig. 5, a large dataset lifts smaller ones, shows in 1 of 2 of their subjects")
+    assert text.startswith(
+        "the claim of Fig. 5, a large dataset lifts smaller ones, shows in 1 of 2 of their subjects"
+    )
     assert f"lose, by interval: with {THREE} 0 in median r and 1 in top-1, of 1" in text
     assert "steps do not explain a gain" in text
     assert "neither in S1; top-1 -10.0 points (-10.0 … -10.0), loss in S1" in text
@@ -169,5 +244,9 @@ def test_one_dataset_is_said_to_be_nothing_to_compare(lab, trained):
     assert not len(study.gains(lab, fitted, alone))
     assert not len(study.growth(table, alone, [2]))
     assert not len(study.area_gains(lab, fitted, alone))
-    parts = study.plan(lab, alone, [2]), study.gains(lab, fitted, alone), study.area_gains(lab, fitted, alone)
+    parts = (
+        study.plan(lab, alone, [2]),
+        study.gains(lab, fitted, alone),
+        study.area_gains(lab, fitted, alone),
+    )
     assert "nothing to compare" in study.verdict(*parts, study.growth(table, alone, [2]), alone)

@@ -17,12 +17,31 @@ from ubrain.studies.newcomers import GRADIENT, MATCHING, OURS
 
 
 def table_of(curves, n_images=(10, 100), direction="a → b", all_images=100, noise=(0.0, 0.0)):
-    """Curves given as method -> one median r per number of images, for one newcomer and two draws."""
+    """Curves given as method -> one median r per number of images, for one newcomer and two
+    draws.
+    """
     noise = np.asarray(noise)
-    rows = [{"direction": direction, "subject": "S4", "method": method, "draw": draw, "n_images": n,
-             "all_images": n == all_images, "median_r": r, "top1": r, "gallery": 20, "ceiling": 0.6, "seconds": 1.0,
-             "chosen": "", "resampled_median_r": r + noise, "resampled_top1": r + noise}
-            for method, values in curves.items() for n, r in zip(n_images, values, strict=True) for draw in (0, 1)]  # fmt: skip
+    rows = [
+        {
+            "direction": direction,
+            "subject": "S4",
+            "method": method,
+            "draw": draw,
+            "n_images": n,
+            "all_images": n == all_images,
+            "median_r": r,
+            "top1": r,
+            "gallery": 20,
+            "ceiling": 0.6,
+            "seconds": 1.0,
+            "chosen": "",
+            "resampled_median_r": r + noise,
+            "resampled_top1": r + noise,
+        }
+        for method, values in curves.items()
+        for n, r in zip(n_images, values, strict=True)
+        for draw in (0, 1)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -65,7 +84,10 @@ def test_a_view_has_only_its_images_and_voxels(lab):
 
 def test_draws_are_nested_and_all_images_are_drawn_once(lab):
     cases = list(newcomers._cases(lab, None, "S3", [12, 30, 10**6]))
-    assert [(len(case.rows), draw, is_all) for case, draw, is_all in cases] == [(12, 0, False), (30, 0, False)]
+    assert [(len(case.rows), draw, is_all) for case, draw, is_all in cases] == [
+        (12, 0, False),
+        (30, 0, False),
+    ]
     assert set(cases[0][0].rows) < set(cases[1][0].rows)
     *_, (last, _, is_all) = newcomers._cases(lab, None, "S3", None)
     assert is_all
@@ -81,7 +103,9 @@ def test_every_method_predicts_and_is_recorded(lab):
     assert table["method"].tolist() == [RIDGE, GRADIENT, MATCHING, OURS]
     assert table["median_r"].between(-1, 1).all()
     assert (table["gallery"] == 20).all()
-    view_ceiling = lab.ceiling_r("S4")[np.sort(np.random.default_rng(0).permutation(lab.crowd["S4"].n_voxels)[:10])]
+    view_ceiling = lab.ceiling_r("S4")[
+        np.sort(np.random.default_rng(0).permutation(lab.crowd["S4"].n_voxels)[:10])
+    ]
     assert table["ceiling"].iloc[0] == pytest.approx(np.nanmedian(view_ceiling))
     recorded = {(r.name, r.condition): r.value for r in lab.records}
     row = table[table["method"] == OURS].iloc[0]
@@ -97,17 +121,29 @@ def test_images_needed_lie_on_the_line_between_two_numbers(lab):
 
 
 def test_ours_is_compared_with_the_best_of_the_others(lab):
-    table = table_of({RIDGE: (0.3, 0.2), GRADIENT: (0.2, 0.4), MATCHING: (0.1, 0.1), OURS: (0.35, 0.3)})
+    table = table_of(
+        {RIDGE: (0.3, 0.2), GRADIENT: (0.2, 0.4), MATCHING: (0.1, 0.1), OURS: (0.35, 0.3)}
+    )
     against = newcomers.against_best(lab, table).set_index("n_images")
     assert against["best of the others"].tolist() == [RIDGE, GRADIENT]
     np.testing.assert_allclose(against["difference"], [0.05, -0.1])
-    in_top1 = newcomers.against_best(lab, table.assign(top1=[*table["top1"][:-2], 0.9, 0.9]), "top1")
-    text = newcomers.verdict(table, newcomers.images_needed(lab, table), against.reset_index(), in_top1)
+    in_top1 = newcomers.against_best(
+        lab, table.assign(top1=[*table["top1"][:-2], 0.9, 0.9]), "top1"
+    )
+    text = newcomers.verdict(
+        table, newcomers.images_needed(lab, table), against.reset_index(), in_top1
+    )
     assert f"{GRADIENT} is above {RIDGE} in median r: 1 of 2; not a → b at 10" in text
-    assert "a → b: 90 % of its own best with 63 of 100 images; median r 0.20 with 10, 0.40 with 100 images; " in text
+    assert (
+        "a → b: 90 % of its own best with 63 of 100 images; median r 0.20 with 10, 0.40 with 100"
+        " images; " in text
+    )
     assert "at most half of the images: 0 of 1; not a → b" in text
     assert "beside it, with 100: ridge 0.20, ceiling 0.60" in text
-    assert "in median r, by the 95 % intervals: below in 1 of 2: a → b at 100 (-0.100); above in 1, neither in 0" in text
+    assert (
+        "in median r, by the 95 % intervals: below in 1 of 2: a → b at 100 (-0.100); above in 1,"
+        " neither in 0" in text
+    )
     assert "in top-1, by the 95 % intervals: below in 0 of 2; above in 2" in text
 
 
@@ -117,7 +153,9 @@ def test_a_difference_within_the_noise_of_the_test_images_is_neither(lab):
     assert (paired["high"] < 0).all()  # the same noise in both: it cancels
     ours = table["method"] == OURS
     other = np.linspace(0.1, -0.1, 50)
-    table["resampled_median_r"] = [x + other * mine for x, mine in zip(table["resampled_median_r"], ours, strict=True)]
+    table["resampled_median_r"] = [
+        x + other * mine for x, mine in zip(table["resampled_median_r"], ours, strict=True)
+    ]
     apart = newcomers.against_best(lab, table)
     assert ((apart["low"] < 0) & (apart["high"] > 0)).all()
     np.testing.assert_allclose(apart["difference"], -0.01)
@@ -142,7 +180,9 @@ def test_a_failure_of_half_the_images_is_said(lab):
 def test_a_panel_says_that_the_ceiling_is_unknown(lab):
     table = table_of({GRADIENT: [0.1, 0.2]}, direction="7T → 4T").assign(ceiling=np.nan)
     mean = newcomers.summarise(table, "median_r", n_boot=10, seed=0)
-    figure = newcomers.draw([newcomers.Direction("7T → 4T", ("S1",), ("S6",))], mean, "r", ceiling=True)
+    figure = newcomers.draw(
+        [newcomers.Direction("7T → 4T", ("S1",), ("S6",))], mean, "r", ceiling=True
+    )
     assert figure.axes[0].get_title() == "7T → 4T (ceiling unknown)"
 
 
@@ -164,9 +204,17 @@ def test_other_crowds_score_voxels_of_a_type_that_the_crowd_lacks(lab, monkeypat
 
 
 def test_other_crowds_are_summed_up_in_words():
-    rows = [("a", 10, OURS, 0.30), ("a", 10, GRADIENT, 0.20), ("a", 10, RIDGE, 0.28),
-            ("a", 90, OURS, 0.30), ("a", 90, GRADIENT, 0.33), ("a", 90, RIDGE, 0.28)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["crowd", "n_images", "method", "median_r"]).assign(voxels="all")
+    rows = [
+        ("a", 10, OURS, 0.30),
+        ("a", 10, GRADIENT, 0.20),
+        ("a", 10, RIDGE, 0.28),
+        ("a", 90, OURS, 0.30),
+        ("a", 90, GRADIENT, 0.33),
+        ("a", 90, RIDGE, 0.28),
+    ]
+    table = pd.DataFrame(rows, columns=["crowd", "n_images", "method", "median_r"]).assign(
+        voxels="all"
+    )
     below, above = newcomers.robustness_verdict(table).splitlines()
     assert "1 of 2; not a at all at 90" in below
     assert "1 of 2" in above

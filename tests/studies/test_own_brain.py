@@ -55,26 +55,41 @@ def test_files_are_listed_with_what_they_hold(files):
 
 
 def test_your_own_files_take_the_newcomers_place(lab, tmp_path):
-    files = own_brain.recording(lab, str(tmp_path / "a.npy"), str(tmp_path / "r.npy"), transpose=True, trials=None, scanner="")
+    files = own_brain.recording(
+        lab,
+        str(tmp_path / "a.npy"),
+        str(tmp_path / "r.npy"),
+        transpose=True,
+        trials=None,
+        scanner="",
+    )
     assert (files.images, files.responses) == (tmp_path / "a.npy", tmp_path / "r.npy")
     assert files.transpose
     assert files.trials is None
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"images": "a.npy"}, "images and responses belong together"),
-    ({"sessions": 3}, "unknown option 'sessions'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"images": "a.npy"}, "images and responses belong together"),
+        ({"sessions": 3}, "unknown option 'sessions'"),
+    ],
+)
 def test_incomplete_recordings_are_refused(lab, given, message):
     with pytest.raises(UbrainError, match=message):
         own_brain.recording(lab, **given)
 
 
-def test_each_method_gives_the_newcomer_embeddings_and_leaves_the_crowds_encoder_alone(lab, mine, joined):
+def test_each_method_gives_the_newcomer_embeddings_and_leaves_the_crowds_encoder_alone(
+    lab, mine, joined
+):
     encoder, table = joined
     assert list(table.index) == list(METHODS)
     for method in METHODS.values():
-        assert encoder.subject(method).shape == (mine.crowd[NAME].n_voxels, encoder.config.embedding_size)
+        assert encoder.subject(method).shape == (
+            mine.crowd[NAME].n_voxels,
+            encoder.config.embedding_size,
+        )
     crowd = lab.encoder(lab.subjects)
     assert set(crowd.embeddings) == set(lab.subjects)
     for name, parameter in crowd.state_dict().items():
@@ -89,7 +104,9 @@ def test_scores_are_those_of_the_predictions_and_share_the_notebooks_records(lab
     assert table.loc[OURS, "median_r"] == pytest.approx(np.nanmedian(r))
     assert ("median_r", OURS, NAME) in {(x.name, x.condition, x.subject) for x in lab.records}
     gains = own_brain.gain_table(mine, found)
-    assert gains["gain"].iloc[0] == pytest.approx(table.loc[OURS, "median_r"] - table.loc[GRADIENT, "median_r"])
+    assert gains["gain"].iloc[0] == pytest.approx(
+        table.loc[OURS, "median_r"] - table.loc[GRADIENT, "median_r"]
+    )
     shares = pd.DataFrame({"least": [0.1], "most": [0.3], NAME: [0.2]}, index=["1 face"])
     text = own_brain.verdict(lab, mine, table.reset_index(), gains, mine.area_table(found), shares)
     assert f"median r, {OURS}: {table.loc[OURS, 'median_r']:.3f}" in text
@@ -97,16 +114,36 @@ def test_scores_are_those_of_the_predictions_and_share_the_notebooks_records(lab
 
 def test_the_verdict_claims_what_intervals_allow_and_names_areas_that_lose(lab, mine):
     table = pd.DataFrame({"condition": [GRADIENT, OURS], "median_r": [0.55, 0.58]})
-    gains = pd.DataFrame({"over": [GRADIENT], "gain": 0.03, "low": 0.01, "high": 0.05, "top1_gain": -0.01, "top1_low": -0.05,
-                          "top1_high": 0.02})  # fmt: skip
-    by_area = pd.DataFrame({"area": ["V1"] * 3 + ["hV4"] * 3, "condition": [RIDGE, GRADIENT, OURS] * 2,
-                            "median_r": [0.4, 0.5, 0.6, 0.64, 0.63, 0.58]})  # fmt: skip
-    shares = pd.DataFrame({"least": [0.1, 0.1], "most": [0.3, 0.3], NAME: [0.2, 0.35]}, index=["1 face", "2 body"])
+    gains = pd.DataFrame(
+        {
+            "over": [GRADIENT],
+            "gain": 0.03,
+            "low": 0.01,
+            "high": 0.05,
+            "top1_gain": -0.01,
+            "top1_low": -0.05,
+            "top1_high": 0.02,
+        }
+    )
+    by_area = pd.DataFrame(
+        {
+            "area": ["V1"] * 3 + ["hV4"] * 3,
+            "condition": [RIDGE, GRADIENT, OURS] * 2,
+            "median_r": [0.4, 0.5, 0.6, 0.64, 0.63, 0.58],
+        }
+    )
+    shares = pd.DataFrame(
+        {"least": [0.1, 0.1], "most": [0.3, 0.3], NAME: [0.2, 0.35]}, index=["1 face", "2 body"]
+    )
     lines = own_brain.verdict(lab, mine, table, gains, by_area, shares).splitlines()
     assert lines[-6].endswith("median r: +0.030 [+0.010, +0.050]: better")
     assert lines[-5].endswith("top-1: -0.010 [-0.050, +0.020]: not told apart")
-    assert lines[-4].endswith(f"is below {RIDGE} in 1 of 2 areas (medians, without intervals): hV4 -0.060")
-    assert lines[-2].endswith(f"is below {GRADIENT} in 1 of 2 areas (medians, without intervals): hV4 -0.050")
+    assert lines[-4].endswith(
+        f"is below {RIDGE} in 1 of 2 areas (medians, without intervals): hV4 -0.060"
+    )
+    assert lines[-2].endswith(
+        f"is below {GRADIENT} in 1 of 2 areas (medians, without intervals): hV4 -0.050"
+    )
     assert lines[-1].endswith("1 of 2; 2 body 35.0%, crowd 10.0% to 30.0%")
 
 

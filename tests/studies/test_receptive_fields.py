@@ -1,4 +1,6 @@
-"""Notebook 06: fields are compared with the right voxels, controls stay where layout puts them, early areas are told apart."""
+"""Notebook 06: fields are compared with the right voxels, controls stay where layout puts them,
+early areas are told apart.
+"""
 
 import numpy as np
 import pandas as pd
@@ -15,18 +17,24 @@ SIDE, VIEW = 8, 8.4
 
 @pytest.fixture
 def readings(lab):
-    """Stand-ins: level 1 looks where the voxel looks, level 2 everywhere; early voxels read level 1, the others level 2."""
+    """Stand-ins: level 1 looks where the voxel looks, level 2 everywhere; early voxels read level
+    1, the others level 2.
+    """
     centres = (np.arange(SIDE) + 0.5) / SIDE * VIEW - VIEW / 2
     found = {}
     for s in lab.subjects:
         true = truth.voxels(lab.crowd, s)
         x, y, sigma = (true[c].to_numpy()[:, None, None] for c in study.QUANTITIES)
         distance = (centres[None, None] - x) ** 2 + (-centres[None, :, None] - y) ** 2
-        here = np.exp(-(distance - distance.min((1, 2), keepdims=True)) / (2 * sigma**2)).reshape(len(true), -1)
+        here = np.exp(-(distance - distance.min((1, 2), keepdims=True)) / (2 * sigma**2)).reshape(
+            len(true), -1
+        )
         flat = np.ones_like(here) / SIDE**2
         early = np.where(true["type"].isin(["V1", "V2", "V3"]), 0.9, 0.2)
         attention = np.stack([here / here.sum(1, keepdims=True), flat])
-        found[s] = Reading(attention.astype(np.float32), np.stack([early, 1 - early]), np.ones((2, len(true))))
+        found[s] = Reading(
+            attention.astype(np.float32), np.stack([early, 1 - early]), np.ones((2, len(true)))
+        )
     lab.records.clear()
     return found
 
@@ -43,7 +51,10 @@ def test_agreement_is_the_correlation_over_voxels(lab, readings):
     assert found.loc["V1", "level 1", "y"]["r"] > 0.9
     assert "level 2" not in found.loc["V1"].index  # looks everywhere: a constant has no correlation
     recorded = {(r.name, r.condition): r.value for r in lab.records}
-    assert recorded["field_r of y in V1", "encoder, crowd, level 1"] == found.loc["V1", "level 1", "y"]["r"]
+    assert (
+        recorded["field_r of y in V1", "encoder, crowd, level 1"]
+        == found.loc["V1", "level 1", "y"]["r"]
+    )
 
 
 def test_layout_alone_keeps_what_the_hemisphere_tells_and_nothing_else(lab, readings):
@@ -104,9 +115,18 @@ def test_early_areas_read_early_levels(lab, readings):
 
 @pytest.mark.parametrize(
     ("areas", "expected"),
-    [("V1", 1), ("V2v", 1), ("prf-visualrois:V3d,ecc1", 1), ("EarlyVis", 1), ("hV4", np.nan), ("V4", np.nan), ("", np.nan),
-     ("FFA", 0), ("V3A", 0)],
-)  # fmt: skip
+    [
+        ("V1", 1),
+        ("V2v", 1),
+        ("prf-visualrois:V3d,ecc1", 1),
+        ("EarlyVis", 1),
+        ("hV4", np.nan),
+        ("V4", np.nan),
+        ("", np.nan),
+        ("FFA", 0),
+        ("V3A", 0),
+    ],
+)
 def test_early_areas_are_known_by_the_names_of_several_datasets(areas, expected):
     np.testing.assert_equal(study._early(areas), expected)
 
@@ -117,8 +137,10 @@ def test_untrained_embeddings_leave_the_trained_weights_alone(lab):
     from ubrain.config import EncoderConfig
     from ubrain.model import UniversalEncoder
 
-    encoder = UniversalEncoder(EncoderConfig(widths=(3,), n_tokens=4, embedding_size=4, channels=5),
-                               {s: lab.crowd[s].n_voxels for s in lab.subjects})  # fmt: skip
+    encoder = UniversalEncoder(
+        EncoderConfig(widths=(3,), n_tokens=4, embedding_size=4, channels=5),
+        {s: lab.crowd[s].n_voxels for s in lab.subjects},
+    )
     before = {n: p.clone() for n, p in encoder.named_parameters()}
     blank = dict(study.untrained(lab, encoder).named_parameters())
     for name, p in encoder.named_parameters():
@@ -153,7 +175,9 @@ def test_the_verdict_says_what_is_above_the_controls(lab, readings):
     table = study.field_table(lab, readings, VIEW)
     found, controls = study.agreement(lab, table), study.layout_alone(lab, table)
     sizes = study.size_beyond_eccentricity(lab, table)
-    text = study.verdict(lab, found, controls, sizes, study.distances(lab, table), study.depth_gap(lab, readings))
+    text = study.verdict(
+        lab, found, controls, sizes, study.distances(lab, table), study.depth_gap(lab, readings)
+    )
     r = found.set_index(["area", "field", "quantity"])["r"]["V1", study.BY_USE, "y"]
     assert f"vertical position: V1 {r:.2f}" in text
     assert "areas beyond hV4 read deeper than V1–V3: gap +0.70 levels" in text
@@ -162,25 +186,45 @@ def test_the_verdict_says_what_is_above_the_controls(lab, readings):
     v1 = f"V1 ({away.loc['V1', 'size']:.2f} for {away.loc['V1', 'known_size']:.2f})"
     (line,) = [line for line in text.splitlines() if v1 in line]
     assert ("too large" in line) == (away.loc["V1", "size"] > away.loc["V1", "known_size"])
-    mine = found[(found["area"] == "V1") & (found["field"] == "level 1") & found["quantity"].isin(["x", "y"])]
+    mine = found[
+        (found["area"] == "V1") & (found["field"] == "level 1") & found["quantity"].isin(["x", "y"])
+    ]
     assert f"V1: level 1 {mine.r.mean():.2f}, levels by use" in text
-    nothing = study.verdict(lab, found.iloc[:0], controls.iloc[:0], sizes.iloc[:0], None, pd.DataFrame())
+    nothing = study.verdict(
+        lab, found.iloc[:0], controls.iloc[:0], sizes.iloc[:0], None, pd.DataFrame()
+    )
     assert "knows no receptive fields" in nothing
     assert "not enough voxels" in nothing
 
 
 def test_the_verdict_counts_intervals_not_estimates(lab):
-    """What is left of a size, how far a centre is, and the gap of a subject: each needs an interval clear of 0."""
+    """What is left of a size, how far a centre is, and the gap of a subject: each needs an
+    interval clear of 0.
+    """
     areas = ["V1", "hV4", "FFA", "EBA"]
     by_use = pd.DataFrame({"field": study.BY_USE, "area": areas, "quantity": "sigma"})
     found = by_use.assign(r=0.6, low=[0.5, 0.5, 0.1, 0.1])
     controls = by_use.assign(high=0.3)
     sizes = pd.DataFrame({"area": areas, "low": [-0.1, 0.1, -0.1, 0.1], "r": 0.2, "high": 0.4})
-    away = pd.DataFrame({"area": areas, "nearer": [0.8, 0.1, -0.4, -0.5], "low": [0.7, -0.1, -0.5, -1.2],
-                         "high": [0.9, 0.3, -0.2, 0.1], "size": [1.0, 1.0, 1.0, 2.0],
-                         "known_size": [0.5, 1.0, 2.0, 3.0]})  # fmt: skip
-    gaps = pd.DataFrame({"condition": study.UNTRAINED, "subject": ["all", "S1", "S2", "S3"], "gap": [0.01, 0.1, 0.1, -0.1],
-                         "low": [-0.1, 0.05, -0.05, -0.2], "high": 0.2})  # fmt: skip
+    away = pd.DataFrame(
+        {
+            "area": areas,
+            "nearer": [0.8, 0.1, -0.4, -0.5],
+            "low": [0.7, -0.1, -0.5, -1.2],
+            "high": [0.9, 0.3, -0.2, 0.1],
+            "size": [1.0, 1.0, 1.0, 2.0],
+            "known_size": [0.5, 1.0, 2.0, 3.0],
+        }
+    )
+    gaps = pd.DataFrame(
+        {
+            "condition": study.UNTRAINED,
+            "subject": ["all", "S1", "S2", "S3"],
+            "gap": [0.01, 0.1, 0.1, -0.1],
+            "low": [-0.1, 0.05, -0.05, -0.2],
+            "high": 0.2,
+        }
+    )
     lines = study.verdict(lab, found, controls, sizes, away, gaps).splitlines()
     assert lines[2].endswith("so that eccentricity may be all of it: V1")
     assert "nearer to" in lines[3]

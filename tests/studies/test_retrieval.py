@@ -33,7 +33,10 @@ def noise(lab):
 def pair(n_images=24, n_voxels=30, seed=1):
     rng = np.random.default_rng(seed)
     measured = rng.standard_normal((n_images, n_voxels))
-    return measured + 2 * rng.standard_normal(measured.shape) + rng.standard_normal(n_voxels), measured
+    return (
+        measured + 2 * rng.standard_normal(measured.shape) + rng.standard_normal(n_voxels),
+        measured,
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -41,7 +44,9 @@ def test_a_search_in_a_part_of_the_gallery_is_a_retrieval_among_these_images(dty
     predicted, measured = (x.astype(dtype) for x in pair())
     search = study.Search(predicted, measured)
     for images in (np.arange(24), np.array([3, 20, 7, 11, 0]), np.array([5, 2])):
-        np.testing.assert_array_equal(search.ranks(images), scores.retrieval_ranks(predicted[images], measured[images]))
+        np.testing.assert_array_equal(
+            search.ranks(images), scores.retrieval_ranks(predicted[images], measured[images])
+        )
 
 
 def test_similarity_is_the_correlation_with_centred_predictions():
@@ -49,7 +54,9 @@ def test_similarity_is_the_correlation_with_centred_predictions():
     images = np.array([4, 9, 1, 17])
     centred = predicted[images] - predicted[images].mean(0)
     expected = np.corrcoef(measured[images], centred)[:4, 4:]
-    np.testing.assert_allclose(study.Search(predicted, measured).similarity(images), expected, atol=1e-10)
+    np.testing.assert_allclose(
+        study.Search(predicted, measured).similarity(images), expected, atol=1e-10
+    )
 
 
 def test_predictions_without_an_image_find_nothing_in_any_gallery():
@@ -63,8 +70,10 @@ def test_a_voxel_with_a_missing_value_is_left_out():
     broken = measured.copy()
     broken[3, 5] = np.nan
     keep = np.arange(30) != 5
-    np.testing.assert_allclose(study.Search(predicted, broken).similarity(),
-                               study.Search(predicted[:, keep], measured[:, keep]).similarity())  # fmt: skip
+    np.testing.assert_allclose(
+        study.Search(predicted, broken).similarity(),
+        study.Search(predicted[:, keep], measured[:, keep]).similarity(),
+    )
 
 
 def test_top_1_is_tabulated_for_each_subject_and_their_mean(lab, perfect):
@@ -108,7 +117,9 @@ def test_the_best_voxels_are_chosen_by_the_val_images(lab, perfect, monkeypatch)
 
 
 def test_voxels_are_counted_and_all_of_them_give_the_whole(lab, perfect, monkeypatch):
-    monkeypatch.setattr(study, "_best_on_val", lambda lab, encoder, s: np.arange(lab.crowd[s].n_voxels))
+    monkeypatch.setattr(
+        study, "_best_on_val", lambda lab, encoder, s: np.arange(lab.crowd[s].n_voxels)
+    )
     curve = study.voxel_curve(lab, None, perfect, [5, 20, 10**6])
     least = min(lab.crowd[s].n_voxels for s in lab.subjects)
     assert sorted(set(curve["n_voxels"])) == [5, 20, least]
@@ -116,12 +127,19 @@ def test_voxels_are_counted_and_all_of_them_give_the_whole(lab, perfect, monkeyp
     mine = curve[(curve["subject"] == smallest) & (curve["n_voxels"] == least)]
     whole = np.mean(scores.retrieval_ranks(perfect[smallest], lab.measured(smallest)) == 0)
     np.testing.assert_allclose(mine["top1"], whole)
-    first = curve[(curve["line"] == study.BY_VAL) & (curve["n_voxels"] == 5) & (curve["subject"] == "S1")]["top1"].item()
-    assert first == np.mean(scores.retrieval_ranks(perfect["S1"][:, :5], lab.measured("S1")[:, :5]) == 0)
+    first = curve[
+        (curve["line"] == study.BY_VAL) & (curve["n_voxels"] == 5) & (curve["subject"] == "S1")
+    ]["top1"].item()
+    assert first == np.mean(
+        scores.retrieval_ranks(perfect["S1"][:, :5], lab.measured("S1")[:, :5]) == 0
+    )
 
 
 def test_an_area_retrieves_with_its_own_voxels_only(lab, perfect):
-    elsewhere = {s: np.where((lab.crowd[s].voxels["areas"] == "EBA").to_numpy(), p, 0) for s, p in perfect.items()}
+    elsewhere = {
+        s: np.where((lab.crowd[s].voxels["areas"] == "EBA").to_numpy(), p, 0)
+        for s, p in perfect.items()
+    }
     table = study.area_table(lab, elsewhere, 5).set_index(["area", "voxels"])
     assert table.loc[("V1", study.ALL_VOXELS), "top1"] == 0
     assert table.loc[("EBA", study.ALL_VOXELS), "top1"] > 0.1
@@ -168,7 +186,9 @@ def test_examples_are_hits_or_misses_with_their_best_images(lab, perfect):
     for hit in (True, False):
         found = study.examples(lab, perfect["S1"], "S1", 3, hit)
         assert [e.rank for e in found] == [ranks[e.query] for e in found]
-        assert all((e.found[0] == e.query) == hit and (np.diff(e.similarity) <= 0).all() for e in found)
+        assert all(
+            (e.found[0] == e.query) == hit and (np.diff(e.similarity) <= 0).all() for e in found
+        )
     again = [e.query for e in study.examples(lab, perfect["S1"], "S1", 3, False)]
     assert again == [e.query for e in found]
     assert study.examples(lab, measured, "S1", 3, False) == []
@@ -184,16 +204,34 @@ def test_graded_images_are_the_best_the_middle_and_the_worst():
 
 def test_the_mean_train_response_is_that_of_the_responses(lab):
     subject = lab.crowd["S1"]
-    np.testing.assert_allclose(study._train_mean(subject, batch=7), subject.responses("train").mean(0), atol=1e-5)
+    np.testing.assert_allclose(
+        study._train_mean(subject, batch=7), subject.responses("train").mean(0), atol=1e-5
+    )
 
 
 def test_the_verdict_says_when_a_claim_does_not_show(lab, perfect, noise, monkeypatch):
-    monkeypatch.setattr(study, "_best_on_val", lambda lab, encoder, s: np.arange(lab.crowd[s].n_voxels))
+    monkeypatch.setattr(
+        study, "_best_on_val", lambda lab, encoder, s: np.arange(lab.crowd[s].n_voxels)
+    )
     predictions = {ALONE: perfect, CROWD: noise}
     parts = [study.table(lab, predictions), study.gains(lab, predictions, CROWD, ALONE)]
-    parts += [study.gallery_curve(lab, predictions, [10]), study.voxel_curve(lab, None, noise, [10]), pd.DataFrame()]
-    controls = pd.DataFrame([{"control": study.ANY_VOXEL, "subject": "all", "gallery": 30, "top1": 0.2, "top1_low": 0.1,
-                              "top1_high": 0.3}])  # fmt: skip
+    parts += [
+        study.gallery_curve(lab, predictions, [10]),
+        study.voxel_curve(lab, None, noise, [10]),
+        pd.DataFrame(),
+    ]
+    controls = pd.DataFrame(
+        [
+            {
+                "control": study.ANY_VOXEL,
+                "subject": "all",
+                "gallery": 30,
+                "top1": 0.2,
+                "top1_low": 0.1,
+                "top1_high": 0.3,
+            }
+        ]
+    )
     text = study.verdict(*parts, controls)
     assert "interval above 0 in 0 of 3 subjects" in text
     assert "areas: this crowd file names none" in text

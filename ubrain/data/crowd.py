@@ -1,4 +1,6 @@
-"""Crowd and Subject: what was shown, what was measured, where the voxel sits. Every other room reads through these."""
+"""Crowd and Subject: what was shown, what was measured, where the voxel sits. Every other room
+reads through these.
+"""
 
 import hashlib
 from functools import cached_property
@@ -18,7 +20,8 @@ from ubrain.errors import UbrainError
 
 
 class Crowd:
-    """A crowd file, opened for reading. Responses and images are read when asked for, never as a whole.
+    """A crowd file, opened for reading. Responses and images are read when asked for, never as a
+    whole.
 
     Parameters
     ----------
@@ -39,16 +42,26 @@ class Crowd:
         self.content = np.array(images["content"].asstr()[:], dtype=object)
         self._split = images["split"][:]
         self._row = {image_id: row for row, image_id in enumerate(self.image_ids)}
-        self._subjects = {name: Subject(self, name, group) for name, group in self._file["subjects"].items()}
+        self._subjects = {
+            name: Subject(self, name, group) for name, group in self._file["subjects"].items()
+        }
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Crowd {self.path.name}: {len(self._subjects)} subjects, {len(self.image_ids)} images>"
+        return (
+            f"<Crowd {self.path.name}: {len(self._subjects)} subjects, {len(self.image_ids)}"
+            " images>"
+        )
 
     def close(self) -> None:
         """Close the file; nothing can be read from it afterwards."""
@@ -66,13 +79,18 @@ class Crowd:
 
     def __getitem__(self, name: str) -> "Subject":
         if name not in self._subjects:
-            raise UbrainError(f"no subject {name!r} in {self.path.name}; it has {', '.join(self.subjects)}")
+            raise UbrainError(
+                f"no subject {name!r} in {self.path.name}; it has {', '.join(self.subjects)}"
+            )
         return self._subjects[name]
 
     def rows(self, image_ids: ArrayLike) -> NDArray[np.int64]:
         """Rows of images in the file."""
         try:
-            return np.array([self._row[i] for i in np.atleast_1d(np.asarray(image_ids, dtype=object))], dtype=np.int64)
+            return np.array(
+                [self._row[i] for i in np.atleast_1d(np.asarray(image_ids, dtype=object))],
+                dtype=np.int64,
+            )
         except KeyError as error:
             raise UbrainError(f"no image {error.args[0]!r} in {self.path.name}") from None
 
@@ -91,8 +109,12 @@ class Crowd:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the images, the splits, the trials and the responses: the same data give the same string."""
-        digest = hashlib.blake2b("".join(self.content).encode() + self._split.tobytes(), digest_size=16)
+        """Digest of the images, the splits, the trials and the responses: the same data give the
+        same string.
+        """
+        digest = hashlib.blake2b(
+            "".join(self.content).encode() + self._split.tobytes(), digest_size=16
+        )
         for name, group in self._file["subjects"].items():
             digest.update(name.encode())
             digest.update(str(group.attrs["digest"]).encode())
@@ -116,7 +138,10 @@ class Subject:
         self.n_trials, self.n_voxels = (int(n) for n in group["responses"].shape)
 
     def __repr__(self) -> str:
-        return f"<Subject {self.name}: {self.n_voxels} voxels, {self.n_trials} trials, {self.dataset} at {self.scanner}>"
+        return (
+            f"<Subject {self.name}: {self.n_voxels} voxels, {self.n_trials} trials, {self.dataset}"
+            f" at {self.scanner}>"
+        )
 
     @cached_property
     def trials(self) -> Trials:
@@ -133,14 +158,20 @@ class Subject:
         return pd.DataFrame(table).rename_axis("voxel")
 
     def image_rows(self, split: str = "train") -> NDArray[np.int64]:
-        """Rows, in the crowd file, of the images of a split that this subject has seen; ascending."""
+        """Rows, in the crowd file, of the images of a split that this subject has seen;
+        ascending.
+        """
         return np.intersect1d(self.crowd.split_rows(split), self.trials.image)
 
     def images(self, split: str = "train") -> NDArray[np.object_]:
-        """Ids of the images of a split that this subject has seen, in the row order of `responses`."""
+        """Ids of the images of a split that this subject has seen, in the row order of
+        `responses`.
+        """
         return self.crowd.image_ids[self.image_rows(split)]
 
-    def responses(self, split: str = "train", voxels: slice | ArrayLike = slice(None)) -> NDArray[np.float32]:
+    def responses(
+        self, split: str = "train", voxels: slice | ArrayLike = slice(None)
+    ) -> NDArray[np.float32]:
         """Responses z-scored per session and averaged over repeats.
 
         Parameters
@@ -154,21 +185,32 @@ class Subject:
         """
         return self.responses_to(self.image_rows(split), voxels)
 
-    def responses_to(self, rows: NDArray[np.int64], voxels: slice | ArrayLike = slice(None)) -> NDArray[np.float32]:
-        """As `responses`, for given rows of the crowd file's images: (n_images, n_voxels) float32."""
+    def responses_to(
+        self, rows: NDArray[np.int64], voxels: slice | ArrayLike = slice(None)
+    ) -> NDArray[np.float32]:
+        """As `responses`, for given rows of the crowd file's images: (n_images, n_voxels)
+        float32.
+        """
         missing = rows[self.trials.repeats(rows) == 0]
         if len(missing):
-            raise UbrainError(f"subject {self.name!r} has not seen image {self.crowd.image_ids[missing[0]]!r}")
-        chosen = voxels if isinstance(voxels, slice) else np.arange(self.n_voxels)[np.asarray(voxels)]
+            raise UbrainError(
+                f"subject {self.name!r} has not seen image {self.crowd.image_ids[missing[0]]!r}"
+            )
+        chosen = (
+            voxels if isinstance(voxels, slice) else np.arange(self.n_voxels)[np.asarray(voxels)]
+        )
         with reading(self.crowd.path):
             return self.trials.averaged(rows, chosen)
 
     def noise_ceiling(self, split: str = "test") -> NDArray[np.float64]:
-        """Highest r² that a model can reach for each voxel, given noise and repeats: (n_voxels,), NaN where unknown.
+        """Highest r² that a model can reach for each voxel, given noise and repeats: (n_voxels,),
+        NaN where unknown.
 
         See `ubrain.scores.noise_ceiling`.
         """
         repeats = self.trials.repeats(self.image_rows(split))
         if not len(repeats):
-            raise UbrainError(f"subject {self.name!r} has no {split} images, so there is no {split} noise ceiling")
+            raise UbrainError(
+                f"subject {self.name!r} has no {split} images, so there is no {split} noise ceiling"
+            )
         return scores.noise_ceiling(self.voxels["ncsnr"].to_numpy(), repeats)

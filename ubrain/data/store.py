@@ -4,32 +4,42 @@ Schema, version 1 (strings are UTF-8; `n` images over all subjects; rows are num
 
     /                            attributes format = "ubrain-crowd", version = 1
     /images/id                   (n,) string     name of the image, unique
-    /images/content              (n,) string     digest of the pixels, unique: an image is in the file once
-    /images/key                  (n,) string     optional: names of the photograph in public collections, separated by
-                                                 blanks, such as "coco:420713 nsd:0", or "pixels:" and the content it
-                                                 had before it was shrunk; images with a key in common are versions of
-                                                 one photograph and have the same split
-    /images/split                (n,) uint8      0 train, 1 val, 2 test: a property of the image, so no image can be
+    /images/content              (n,) string     digest of the pixels, unique: an image is in the
+    file once /images/key                  (n,) string     optional: names of the photograph in
+    public collections, separated by
+                                                 blanks, such as "coco:420713 nsd:0", or "pixels:"
+                                                 and the content it had before it was shrunk; images
+                                                 with a key in common are versions of one photograph
+                                                 and have the same split
+    /images/split                (n,) uint8      0 train, 1 val, 2 test: a property of the image, so
+    no image can be
                                                  train for one subject and test for another
     /images/shape                (n, 2) uint16   height and width
     /images/row                  (n,) int64      row in the pixel dataset of that shape
     /images/pixels/<h>x<w>       (m, h, w, 3) uint8   RGB
-    /subjects/<name>             attributes dataset, scanner, space (of `vertex` or `i, j, k`; may be ""), account
-                                 (what was done to the numbers, in words), digest (of the responses, in file order);
-                                 optional: normalise ("session" if absent, "run", or "none" for responses that are
-                                 z-scored already), settings (of the import, as JSON)
-    /subjects/<name>/responses         (n_trials, n_voxels) float16 or float32, as measured: not z-scored, not averaged
+    /subjects/<name>             attributes dataset, scanner, space (of `vertex` or `i, j, k`; may
+    be ""), account
+                                 (what was done to the numbers, in words), digest (of the responses,
+                                 in file order); optional: normalise ("session" if absent, "run", or
+                                 "none" for responses that are z-scored already), settings (of the
+                                 import, as JSON)
+    /subjects/<name>/responses         (n_trials, n_voxels) float16 or float32, as measured: not
+    z-scored, not averaged
                                                          (unless their authors publish nothing else)
-    /subjects/<name>/session_moments   (2, n_sessions, n_voxels) float32   mean and standard deviation over trials;
+    /subjects/<name>/session_moments   (2, n_sessions, n_voxels) float32   mean and standard
+    deviation over trials;
                                                          of runs, if normalise is "run"
     /subjects/<name>/trials/image      (n_trials,) int   row in /images
     /subjects/<name>/trials/session    (n_trials,) int   from 0
-    /subjects/<name>/trials/run        (n_trials,) int   optional: from 0, counted through all sessions
-    /subjects/<name>/trials/repeat     (n_trials,) int   from 0, how often the subject has seen the image before
-    /subjects/<name>/voxels/<column>   (n_voxels,)       hemisphere ("L", "R", ""), areas (comma-separated), ncsnr
-                                                         (NaN = unknown), and vertex or i, j, k where known;
-                                                         source_row: number in the imported files' order, from 0
-    /truth/...                   only in simulated crowds; read by `ubrain.data.truth` and nothing else
+    /subjects/<name>/trials/run        (n_trials,) int   optional: from 0, counted through all
+    sessions /subjects/<name>/trials/repeat     (n_trials,) int   from 0, how often the subject has
+    seen the image before /subjects/<name>/voxels/<column>   (n_voxels,)       hemisphere ("L", "R",
+    ""), areas (comma-separated), ncsnr
+                                                         (NaN = unknown), and vertex or i, j, k
+                                                         where known; source_row: number in the
+                                                         imported files' order, from 0
+    /truth/...                   only in simulated crowds; read by `ubrain.data.truth` and nothing
+    else
 """
 
 import hashlib
@@ -62,7 +72,9 @@ Split = str | Callable[[str], str]
 
 @contextmanager
 def reading(path: Path, expected: str = "") -> Iterator[None]:
-    """Turn whatever a library says about a damaged file into one clear error about `path`; for reading, nothing else."""
+    """Turn whatever a library says about a damaged file into one clear error about `path`; for
+    reading, nothing else.
+    """
     try:
         yield
     except UbrainError:
@@ -70,18 +82,29 @@ def reading(path: Path, expected: str = "") -> Iterator[None]:
     except Exception as error:  # a damaged file can make the libraries raise anything
         what = f"; expected {expected}" if expected else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UbrainError(f"{path} cannot be read: {reason}{what}. It may be truncated or damaged; get it again") from error
+        raise UbrainError(
+            f"{path} cannot be read: {reason}{what}. It may be truncated or damaged; get it again"
+        ) from error
 
 
 def content_digest(pixels: NDArray[np.uint8]) -> str:
-    """Digest of an image's pixels and shape: equal for equal images, whatever the files were called."""
-    return hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).hexdigest()
+    """Digest of an image's pixels and shape: equal for equal images, whatever the files were
+    called.
+    """
+    return hashlib.blake2b(
+        repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16
+    ).hexdigest()
 
 
 def split_by_content(val: float, test: float) -> Callable[[str], str]:
-    """A rule that draws the split from the image's content: the same image gets the same split in every file."""
+    """A rule that draws the split from the image's content: the same image gets the same split in
+    every file.
+    """
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
-        raise UbrainError(f"val and test fractions must be at least 0 and sum to less than 1, got {val} and {test}")
+        raise UbrainError(
+            f"val and test fractions must be at least 0 and sum to less than 1, got {val} and"
+            f" {test}"
+        )
 
     def split(digest: str) -> str:
         x = int(digest[:12], 16) / 16**12
@@ -91,35 +114,57 @@ def split_by_content(val: float, test: float) -> Callable[[str], str]:
 
 
 def check_name(name: str, what: str = "subject") -> str:
-    """A name that can be a group in the file, a parameter of the encoder and part of a file name."""
+    """A name that can be a group in the file, a parameter of the encoder and part of a file
+    name.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise UbrainError(f"{what} name {name!r}: expected up to 64 letters, digits, '_' or '-'")
     return name
 
 
 class CrowdWriter:
-    """Writes a crowd file piece by piece. Use `write_crowd`, which makes it appear only when complete."""
+    """Writes a crowd file piece by piece. Use `write_crowd`, which makes it appear only when
+    complete.
+    """
 
     def __init__(self, file: h5py.File, path: Path, check: Callable[[], None]) -> None:
-        self._file, self.path, self._check = file, path, check  # `check` raises if a write has failed
+        self._file, self.path, self._check = (
+            file,
+            path,
+            check,
+        )  # `check` raises if a write has failed
         if "format" not in file.attrs:
             self._create_layout()
         images = file["images"]
-        columns = [images[name] for name in ("id", "content", "split", "shape", "row")] + list(images["pixels"].values())
+        columns = [images[name] for name in ("id", "content", "split", "shape", "row")] + list(
+            images["pixels"].values()
+        )
         if fixed := [d.name for d in columns if d.maxshape[0] is not None]:
-            raise UbrainError(f"{path}: {fixed[0]} cannot grow, so nothing can be appended; ubrain has not written it so")
+            raise UbrainError(
+                f"{path}: {fixed[0]} cannot grow, so nothing can be appended; ubrain has not"
+                " written it so"
+            )
         self._ids = list(images["id"].asstr()[:])
         self._id_set = set(self._ids)
         self._rows = {digest: row for row, digest in enumerate(images["content"].asstr()[:])}
         self._keys = list(images["key"].asstr()[:]) if "key" in images else [""] * len(self._ids)
         self._splits = [int(split) for split in images["split"][:]]
         self._n_before = len(self._ids)
-        self._photographs = {f"{PIXELS}{digest}": self._splits[row] for digest, row in self._rows.items()}
-        self._photographs |= {name: self._splits[row] for row, key in enumerate(self._keys) for name in key.split()}
-        self._claims: dict[str, tuple[str, str]] = {}  # content or photograph -> (id, split) as this writer was told
+        self._photographs = {
+            f"{PIXELS}{digest}": self._splits[row] for digest, row in self._rows.items()
+        }
+        self._photographs |= {
+            name: self._splits[row] for row, key in enumerate(self._keys) for name in key.split()
+        }
+        self._claims: dict[
+            str, tuple[str, str]
+        ] = {}  # content or photograph -> (id, split) as this writer was told
         self._new: list[tuple[str, str, int, tuple[int, int], int]] = []
-        self.kept_splits = 0  # images that were there, themselves or as another version, under a split that they keep
-        self.torn_apart = 0  # photographs of which two versions turn out to have been imported under two splits
+        # images that were there, themselves or as another version, under a split that they keep
+        self.kept_splits = 0
+        # photographs of which two versions turn out to have been imported under two
+        # splits
+        self.torn_apart = 0
 
     @property
     def n_subjects(self) -> int:
@@ -140,12 +185,19 @@ class CrowdWriter:
         self._file.create_group("subjects", track_order=True)
         images = self._file.create_group("images")
         images.create_group("pixels")
-        types = {"id": h5py.string_dtype(), "content": h5py.string_dtype(), "split": np.uint8, "row": np.int64}
+        types = {
+            "id": h5py.string_dtype(),
+            "content": h5py.string_dtype(),
+            "split": np.uint8,
+            "row": np.int64,
+        }
         for name, dtype in types.items():
             images.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(4096,))
         images.create_dataset("shape", (0, 2), np.uint16, maxshape=(None, 2), chunks=(4096, 2))
 
-    def add_image(self, image_id: str, pixels: NDArray[np.uint8], split: Split, key: str = "") -> int:
+    def add_image(
+        self, image_id: str, pixels: NDArray[np.uint8], split: Split, key: str = ""
+    ) -> int:
         """Add an image unless its content is already there.
 
         Parameters
@@ -157,8 +209,8 @@ class CrowdWriter:
 
         Returns
         -------
-        Row of the image in the file. An image from an earlier import keeps its split, and so does a photograph of which
-        an earlier import brought another version.
+        Row of the image in the file. An image from an earlier import keeps its split, and so does a
+        photograph of which an earlier import brought another version.
 
         Raises
         ------
@@ -166,21 +218,35 @@ class CrowdWriter:
             If the same image, or the same photograph, is given twice with different splits.
         """
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-            raise UbrainError(f"image {image_id!r}: expected (height, width, 3) uint8, got {pixels.shape} {pixels.dtype}")
+            raise UbrainError(
+                f"image {image_id!r}: expected (height, width, 3) uint8, got {pixels.shape}"
+                f" {pixels.dtype}"
+            )
         if max(pixels.shape) > MAX_SIDE:
-            raise UbrainError(f"image {image_id!r}: {pixels.shape[:2]} pixels; sides above {MAX_SIDE} are refused")
+            raise UbrainError(
+                f"image {image_id!r}: {pixels.shape[:2]} pixels; sides above {MAX_SIDE} are refused"
+            )
         digest, names = content_digest(pixels), key.split()
         if callable(split):
             drawn_by = min(names, default=f"{PIXELS}{digest}")
             by_content = drawn_by.startswith(PIXELS)
-            split = split(drawn_by.removeprefix(PIXELS) if by_content else hashlib.blake2b(drawn_by.encode()).hexdigest())
+            split = split(
+                drawn_by.removeprefix(PIXELS)
+                if by_content
+                else hashlib.blake2b(drawn_by.encode()).hexdigest()
+            )
             split = self._together(split, [digest, *names])
         self._claim(image_id, split, [digest, *names])
         if digest in self._rows:
             row = self._rows[digest]
             self.kept_splits += row < self._n_before and SPLITS[self._splits[row]] != split
         else:
-            row = self._new_image(image_id, pixels, digest, self._kept_split([*names, PIXELS + digest], SPLITS.index(split)))
+            row = self._new_image(
+                image_id,
+                pixels,
+                digest,
+                self._kept_split([*names, PIXELS + digest], SPLITS.index(split)),
+            )
         self._name_photograph(row, names)
         return row
 
@@ -190,12 +256,15 @@ class CrowdWriter:
         return claimed[0] if claimed and "test" not in claimed else drawn
 
     def _claim(self, image_id: str, split: str, names: list[str]) -> None:
-        for name, what in zip(names, ["identical", *["the same photograph"] * len(names)], strict=False):
+        for name, what in zip(
+            names, ["identical", *["the same photograph"] * len(names)], strict=False
+        ):
             other_id, other = self._claims.setdefault(name, (image_id, split))
             if other != split:
                 raise UbrainError(
-                    f"images {other_id!r} and {image_id!r} are {what}, but one is {other} and the other is {split}. "
-                    f"The same image must not be in two splits; give both the same (for example, list both as test images)"
+                    f"images {other_id!r} and {image_id!r} are {what}, but one is {other} and the"
+                    f" other is {split}. The same image must not be in two splits; give both the"
+                    " same (for example, list both as test images)"
                 )
 
     def _kept_split(self, names: list[str], split: int) -> int:
@@ -223,7 +292,9 @@ class CrowdWriter:
         name = "images/pixels/{}x{}".format(*shape)
         if name not in self._file:
             full = (*shape, 3)
-            self._file.create_dataset(name, (0, *full), np.uint8, maxshape=(None, *full), chunks=(1, *full))
+            self._file.create_dataset(
+                name, (0, *full), np.uint8, maxshape=(None, *full), chunks=(1, *full)
+            )
         dataset = self._file[name]
         dataset.resize(len(dataset) + 1, axis=0)
         dataset[-1] = pixels
@@ -259,15 +330,18 @@ class CrowdWriter:
         normalise: str = "session",
         settings: str = "",
     ) -> None:
-        """Add a subject, streaming its responses; session moments and ncsnr are computed on the way.
+        """Add a subject, streaming its responses; session moments and ncsnr are computed on the
+        way.
 
         Parameters
         ----------
-        trials : one row per trial: image (row in the file), session, and optionally run (within the session) and repeat.
-        voxels : one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr, and more. A missing ncsnr is
-            computed from the repeats, if there are any.
+        trials : one row per trial: image (row in the file), session, and optionally run (within the
+            session) and repeat.
+        voxels : one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr, and more. A
+            missing ncsnr is computed from the repeats, if there are any.
         blocks : arrays (n, n_voxels), in the order of the trials.
-        normalise : over which trials a voxel is z-scored when it is read: those of a "session" or "run"; or "none".
+        normalise : over which trials a voxel is z-scored when it is read: those of a "session" or
+            "run"; or "none".
         settings : of the import, as JSON.
 
         Raises
@@ -276,8 +350,10 @@ class CrowdWriter:
             If the name is taken, the numbers of rows disagree, or a value is not finite.
         """
         if normalise not in NORMALISE or (normalise == "run" and "run" not in trials):
-            raise UbrainError(f"subject {name!r}: normalise is one of {', '.join(NORMALISE)}, and run needs the runs of the "
-                              f"trials; got {normalise!r} and trials with {', '.join(trials)}")  # fmt: skip
+            raise UbrainError(
+                f"subject {name!r}: normalise is one of {', '.join(NORMALISE)}, and run needs the"
+                f" runs of the trials; got {normalise!r} and trials with {', '.join(trials)}"
+            )
         if check_name(name) in self._file["subjects"]:
             raise UbrainError(f"subject {name!r} is already in the file; choose another name")
         self._write_image_table()
@@ -300,13 +376,20 @@ class CrowdWriter:
         self._write_voxels(group, voxels)
 
     def _write_responses(
-        self, group: h5py.Group, blocks: Iterable[NDArray], shape: tuple[int, int], session: NDArray, dtype: str
+        self,
+        group: h5py.Group,
+        blocks: Iterable[NDArray],
+        shape: tuple[int, int],
+        session: NDArray,
+        dtype: str,
     ) -> None:
-        # One trial a chunk, plainly: a training step reads trials in random order, and noise does not compress (lzf saves
-        # nothing; gzip saves a sixth and makes a step twenty times slower).
+        # One trial a chunk, plainly: a training step reads trials in random order, and noise does
+        # not compress (lzf saves nothing; gzip saves a sixth and makes a step twenty times slower).
         rows = max(1, min(shape[0], (64 << 10) // (shape[1] * np.dtype(dtype).itemsize)))
         responses = group.create_dataset("responses", shape, dtype, chunks=(rows, shape[1]))
-        moments = group.create_dataset("session_moments", (2, int(session.max(initial=-1)) + 1, shape[1]), np.float32)
+        moments = group.create_dataset(
+            "session_moments", (2, int(session.max(initial=-1)) + 1, shape[1]), np.float32
+        )
 
         def save(number: int, both: NDArray[np.float64]) -> None:
             moments[:, number] = both
@@ -336,27 +419,47 @@ class CrowdWriter:
         if table["ncsnr"].isna().all():
             trials = Trials(group)
             deviation, freedom = trials.repeat_deviation()
-            if trials.normalise == "none":  # z-scored responses have a variance of 1; of these nobody has said so
+            if (
+                trials.normalise == "none"
+            ):  # z-scored responses have a variance of 1; of these nobody has said so
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    deviation = deviation / _total_variance(group["session_moments"][:], trials.session)
+                    deviation = deviation / _total_variance(
+                        group["session_moments"][:], trials.session
+                    )
             table["ncsnr"] = scores.ncsnr(deviation, freedom) if freedom else np.nan
-        table["hemisphere"] = table["hemisphere"].replace({"lh": "L", "rh": "R", "left": "L", "right": "R"})
-        table["areas"] = [",".join(a.strip() for a in str(areas).split(",")) for areas in table["areas"]]
+        table["hemisphere"] = table["hemisphere"].replace(
+            {"lh": "L", "rh": "R", "left": "L", "right": "R"}
+        )
+        table["areas"] = [
+            ",".join(a.strip() for a in str(areas).split(",")) for areas in table["areas"]
+        ]
         for column in table.columns:
             values = table[column].to_numpy()
             text = not np.issubdtype(values.dtype, np.number)
             if text and any("\0" in str(v) for v in values):
-                raise UbrainError(f"voxel column {column!r}: a text has a zero byte in it; the file it is from is damaged")
-            data = [str(v) for v in values] if text else values.astype(np.float32 if values.dtype.kind == "f" else int)
+                raise UbrainError(
+                    f"voxel column {column!r}: a text has a zero byte in it; the file it is from is"
+                    " damaged"
+                )
+            data = (
+                [str(v) for v in values]
+                if text
+                else values.astype(np.float32 if values.dtype.kind == "f" else int)
+            )
             path = f"voxels/{check_name(str(column), 'voxel column')}"
             group.create_dataset(path, data=data, dtype=h5py.string_dtype() if text else None)
 
     def write_truth(self, path: str, values: ArrayLike) -> None:
-        """Store ground truth of a simulation under /truth, where training and evaluation do not look."""
+        """Store ground truth of a simulation under /truth, where training and evaluation do not
+        look.
+        """
         data = np.asarray(values)
         text = data.dtype.kind in "UO"
-        self._file.create_dataset(f"truth/{path}", data=data.astype(object) if text else data,
-                                  dtype=h5py.string_dtype() if text else None)  # fmt: skip
+        self._file.create_dataset(
+            f"truth/{path}",
+            data=data.astype(object) if text else data,
+            dtype=h5py.string_dtype() if text else None,
+        )
 
     def close(self) -> None:
         """Write what is still in memory; the file is a valid crowd file from here on."""
@@ -366,35 +469,50 @@ class CrowdWriter:
             raise UbrainError("a crowd file needs at least one subject")
 
 
-def _total_variance(moments: NDArray[np.float32], session: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Variance of each voxel over all trials, (n_voxels,), from the mean and standard deviation of its sessions."""
+def _total_variance(
+    moments: NDArray[np.float32], session: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Variance of each voxel over all trials, (n_voxels,), from the mean and standard deviation of
+    its sessions.
+    """
     mean, deviation = moments.astype(np.float64)
     weight = np.bincount(session, minlength=len(mean))[:, None] / len(session)
-    variance: NDArray[np.float64] = (weight * (deviation**2 + (mean - (weight * mean).sum(0)) ** 2)).sum(0)
+    variance: NDArray[np.float64] = (
+        weight * (deviation**2 + (mean - (weight * mean).sum(0)) ** 2)
+    ).sum(0)
     return variance
 
 
-def _checked_blocks(blocks: Iterable[NDArray], shape: tuple[int, int], where: str) -> Iterator[NDArray]:
+def _checked_blocks(
+    blocks: Iterable[NDArray], shape: tuple[int, int], where: str
+) -> Iterator[NDArray]:
     start = 0
     for block in blocks:
         if block.ndim != 2 or block.shape[1] != shape[1] or start + len(block) > shape[0]:
-            raise UbrainError(f"{where}: expected {shape} responses in all, got a block {block.shape} at row {start}")
+            raise UbrainError(
+                f"{where}: expected {shape} responses in all, got a block {block.shape} at row"
+                f" {start}"
+            )
         bad = ~np.isfinite(block)
         if bad.any():
             row, voxel = np.argwhere(bad)[0]
-            raise UbrainError(f"{where}: response of voxel {voxel} in trial {start + row} is {block[row, voxel]}")
+            raise UbrainError(
+                f"{where}: response of voxel {voxel} in trial {start + row} is {block[row, voxel]}"
+            )
         start += len(block)
         yield block
 
 
 @contextmanager
 def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Iterator[CrowdWriter]:
-    """Open a crowd file for writing. It appears under its name only if the block ends without an error.
+    """Open a crowd file for writing. It appears under its name only if the block ends without an
+    error.
 
     Parameters
     ----------
     append : add to an existing file; it is copied first, so an error leaves it as it was.
-    needs : bytes about to be written, as far as known; checked against the free space before anything is written.
+    needs : bytes about to be written, as far as known; checked against the free space before
+        anything is written.
 
     Raises
     ------
@@ -406,7 +524,9 @@ def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Itera
         open_crowd(path).close()
         needs += path.stat().st_size
     elif path.exists():
-        raise UbrainError(f"{path} exists; choose another name, delete it, or append to it with --append")
+        raise UbrainError(
+            f"{path} exists; choose another name, delete it, or append to it with --append"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         require_space(path, needs)
@@ -423,13 +543,16 @@ def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Itera
     except UbrainError:
         raise
     except (OSError, RuntimeError) as error:
-        raise UbrainError(f"could not write {path}: {error}; nothing was kept. Is the disk full?") from error
+        raise UbrainError(
+            f"could not write {path}: {error}; nothing was kept. Is the disk full?"
+        ) from error
 
 
 class Sink(io.FileIO):
     """The file below HDF5, which crashes when a write fails or does not read back what it wrote.
 
-    The first failure is kept for `check`; what is written from then on goes to memory, for HDF5 to read until it is closed.
+    The first failure is kept for `check`; what is written from then on goes to memory, for HDF5 to
+    read until it is closed.
     """
 
     failure: OSError | None = None
@@ -477,13 +600,17 @@ class Sink(io.FileIO):
             raise self.failure
 
 
-def require_space(path: Path, needs: int, advice: str = "free some space, or choose another disk") -> None:
+def require_space(
+    path: Path, needs: int, advice: str = "free some space, or choose another disk"
+) -> None:
     """Refuse to begin writing `needs` bytes to `path` if the disk has less."""
     folder = next(p for p in path.absolute().parents if p.exists())
     free = shutil.disk_usage(folder).free
     if needs > free:
-        raise UbrainError(f"{path} needs about {needs / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in {folder}; "
-                          f"{advice}")  # fmt: skip
+        raise UbrainError(
+            f"{path} needs about {needs / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in"
+            f" {folder}; {advice}"
+        )
 
 
 def open_crowd(path: str | Path) -> h5py.File:
@@ -496,13 +623,20 @@ def open_crowd(path: str | Path) -> h5py.File:
     """
     path = Path(path)
     if not path.is_file():
-        raise UbrainError(f"no crowd file at {path}; make one with `ubrain simulate` or `ubrain import`")
+        raise UbrainError(
+            f"no crowd file at {path}; make one with `ubrain simulate` or `ubrain import`"
+        )
     if not h5py.is_hdf5(path):
-        raise UbrainError(f"{path} is not an HDF5 file; a crowd file comes from `ubrain simulate` or `ubrain import`")
+        raise UbrainError(
+            f"{path} is not an HDF5 file; a crowd file comes from `ubrain simulate` or `ubrain"
+            " import`"
+        )
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UbrainError(f"{path} cannot be opened: {error}. It may be truncated or still being written") from error
+        raise UbrainError(
+            f"{path} cannot be opened: {error}. It may be truncated or still being written"
+        ) from error
     try:
         _validate(file)
     except UbrainError as error:
@@ -516,20 +650,36 @@ def open_crowd(path: str | Path) -> h5py.File:
 
 def _validate(file: h5py.File) -> None:
     if file.attrs.get("format") != FORMAT:
-        raise UbrainError(f"this HDF5 file is not a crowd file (its attribute 'format' is not {FORMAT!r})")
+        raise UbrainError(
+            f"this HDF5 file is not a crowd file (its attribute 'format' is not {FORMAT!r})"
+        )
     if file.attrs.get("version") != VERSION:
         found = file.attrs.get("version")
-        raise UbrainError(f"crowd file of version {found}; this ubrain reads version {VERSION}. Import the data again")
+        raise UbrainError(
+            f"crowd file of version {found}; this ubrain reads version {VERSION}. Import the data"
+            " again"
+        )
     _no_links_out(file)
     n = _dataset(file, "images/id", "O", 1).shape[0]
-    for name, kind, ndim in (("content", "O", 1), ("split", "iu", 1), ("shape", "iu", 2), ("row", "iu", 1)):
+    for name, kind, ndim in (
+        ("content", "O", 1),
+        ("split", "iu", 1),
+        ("shape", "iu", 2),
+        ("row", "iu", 1),
+    ):
         _dataset(file, f"images/{name}", kind, ndim, length=n)
     if "images/key" in file:
         _dataset(file, "images/key", "O", 1, length=n)
     for name in ("id", "content"):
         if len(set(file[f"images/{name}"].asstr()[:])) != n:
-            problem = "the same image is stored twice" if name == "content" else "two images have the same name"
-            raise UbrainError(f"images/{name}: {problem}, so train and test may overlap; import the data again")
+            problem = (
+                "the same image is stored twice"
+                if name == "content"
+                else "two images have the same name"
+            )
+            raise UbrainError(
+                f"images/{name}: {problem}, so train and test may overlap; import the data again"
+            )
     if n and not set(np.unique(file["images/split"][:])) <= set(range(len(SPLITS))):
         raise UbrainError(f"images/split: expected 0, 1 or 2 for {', '.join(SPLITS)}")
     _validate_pixels(file)
@@ -548,34 +698,54 @@ def _validate_pixels(file: h5py.File) -> None:
         if mine.min() < 0 or len(np.unique(mine)) < len(mine):
             raise UbrainError(f"images/row: rows of {name} are negative, or two images share one")
         highest = mine.max()
-        if pixels.shape[1:] != (height, width, 3) or pixels.dtype != np.uint8 or highest >= len(pixels):
-            raise UbrainError(f"{name}: expected at least {highest + 1} images of ({height}, {width}, 3) uint8, "
-                              f"got {pixels.shape} {pixels.dtype}")  # fmt: skip
+        if (
+            pixels.shape[1:] != (height, width, 3)
+            or pixels.dtype != np.uint8
+            or highest >= len(pixels)
+        ):
+            raise UbrainError(
+                f"{name}: expected at least {highest + 1} images of ({height}, {width}, 3) uint8, "
+                f"got {pixels.shape} {pixels.dtype}"
+            )
 
 
 def _validate_subject(file: h5py.File, name: str, group: Any, n_images: int) -> None:
     where = f"subjects/{name}"
     if not isinstance(group, h5py.Group):
         raise UbrainError(f"{where}: expected a group")
-    missing = [a for a in ("dataset", "scanner", "space", "digest") if not isinstance(group.attrs.get(a), str)]
+    missing = [
+        a
+        for a in ("dataset", "scanner", "space", "digest")
+        if not isinstance(group.attrs.get(a), str)
+    ]
     if missing:
         raise UbrainError(f"{where}: attribute {missing[0]!r} is missing")
     n_trials, n_voxels = _dataset(file, f"{where}/responses", "f", 2).shape
     for column in ("image", "session", "repeat"):
         values = _whole_numbers(file, f"{where}/trials/{column}", n_trials)
         if values.min(initial=0) < 0 or (column == "image" and values.max(initial=-1) >= n_images):
-            raise UbrainError(f"{where}/trials/{column}: a row number is outside the {n_images} images of the file")
+            raise UbrainError(
+                f"{where}/trials/{column}: a row number is outside the {n_images} images of the"
+                " file"
+            )
     normalise = group.attrs.get("normalise", "session")
     if normalise not in NORMALISE:
-        raise UbrainError(f"{where}: attribute 'normalise': expected one of {', '.join(NORMALISE)}, got {normalise!r}")
+        raise UbrainError(
+            f"{where}: attribute 'normalise': expected one of {', '.join(NORMALISE)}, got"
+            f" {normalise!r}"
+        )
     for column in {"run"} & {*group["trials"], normalise}:
         if _whole_numbers(file, f"{where}/trials/{column}", n_trials).min(initial=0) < 0:
             raise UbrainError(f"{where}/trials/{column}: a run has a negative number")
-    unit = _whole_numbers(file, f"{where}/trials/{'run' if normalise == 'run' else 'session'}", n_trials)
+    unit = _whole_numbers(
+        file, f"{where}/trials/{'run' if normalise == 'run' else 'session'}", n_trials
+    )
     sessions = int(unit.max(initial=-1)) + 1
     moments = _dataset(file, f"{where}/session_moments", "f", 3)
     if moments.shape != (2, sessions, n_voxels):
-        raise UbrainError(f"{where}/session_moments: expected (2, {sessions}, {n_voxels}), got {moments.shape}")
+        raise UbrainError(
+            f"{where}/session_moments: expected (2, {sessions}, {n_voxels}), got {moments.shape}"
+        )
     for column, kind in (("hemisphere", "O"), ("areas", "O"), ("ncsnr", "f")):
         _dataset(file, f"{where}/voxels/{column}", kind, 1)
     for column in group["voxels"]:
@@ -584,16 +754,27 @@ def _validate_subject(file: h5py.File, name: str, group: Any, n_images: int) -> 
         raise UbrainError(f"{where}: attribute 'settings' is not what an import has written")
 
 
-def _dataset(file: h5py.File, name: str, kinds: str, ndim: int, length: int | None = None) -> h5py.Dataset:
+def _dataset(
+    file: h5py.File, name: str, kinds: str, ndim: int, length: int | None = None
+) -> h5py.Dataset:
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         raise UbrainError(f"{name} is missing")
-    if found.dtype.kind not in kinds or found.ndim != ndim or (length is not None and len(found) != length):
-        raise UbrainError(f"{name}: expected {ndim} dimension(s){f' and {length} rows' if length is not None else ''} "
-                          f"of kind {kinds!r}, got {found.shape} {found.dtype}")  # fmt: skip
+    if (
+        found.dtype.kind not in kinds
+        or found.ndim != ndim
+        or (length is not None and len(found) != length)
+    ):
+        raise UbrainError(
+            f"{name}: expected {ndim}"
+            f" dimension(s){f' and {length} rows' if length is not None else ''} of kind {kinds!r},"
+            f" got {found.shape} {found.dtype}"
+        )
     stored = found.id.get_storage_size() * (COMPRESSION if found.compression else 1)
     if found.nbytes > stored:
-        raise UbrainError(f"{name}: {found.shape} {found.dtype} are {found.nbytes} bytes, but there are {stored}")
+        raise UbrainError(
+            f"{name}: {found.shape} {found.dtype} are {found.nbytes} bytes, but there are {stored}"
+        )
     return found
 
 
@@ -608,9 +789,14 @@ def _no_links_out(group: h5py.Group) -> None:
     for name in group:
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise UbrainError(f"{group.name}: {name!r} is a link out of the group; crowd files hold their data themselves")
+            raise UbrainError(
+                f"{group.name}: {name!r} is a link out of the group; crowd files hold their data"
+                " themselves"
+            )
         item = group[name]
         if isinstance(item, h5py.Group):
             _no_links_out(item)
         elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-            raise UbrainError(f"{item.name}: data in another file; crowd files hold their data themselves")
+            raise UbrainError(
+                f"{item.name}: data in another file; crowd files hold their data themselves"
+            )

@@ -1,4 +1,6 @@
-"""One function per kind of figure: axes in, axes out; nothing is computed here, nothing is saved."""
+"""One function per kind of figure: axes in, axes out; nothing is computed here, nothing is
+saved.
+"""
 
 from ubrain.figures.ablations import ablations
 from ubrain.figures.clusters import (
@@ -48,10 +50,49 @@ from ubrain.figures.style import CEILING, CONDITIONS, colour, finish, mark_simul
 from ubrain.figures.transfer import learning_curves
 
 __all__ = [
-    "CEILING", "CONDITIONS", "ablations", "area_gains", "areas", "attention", "attention_on_images", "cluster_colours",
-    "colour", "colour_key", "composition", "controls", "cortex", "count_choice", "field_agreement", "field_positions",
-    "finish", "flat_cortex", "flatmap", "flatmaps", "group_colours", "growth", "hits_against", "hits_by_area", "image_rows",
-    "images", "joined", "learning_curves", "level_use", "mark_simulated", "measured_against_predicted", "overview",
-    "palette", "plane", "plane_colours", "receptive_fields", "responses_on_cortex", "retrieval", "retrieved", "shares",
-    "subject_gains", "text_only", "truth", "unknown_fields", "voxel_quartiles",
-]  # fmt: skip
+    "CEILING",
+    "CONDITIONS",
+    "ablations",
+    "area_gains",
+    "areas",
+    "attention",
+    "attention_on_images",
+    "cluster_colours",
+    "colour",
+    "colour_key",
+    "composition",
+    "controls",
+    "cortex",
+    "count_choice",
+    "field_agreement",
+    "field_positions",
+    "finish",
+    "flat_cortex",
+    "flatmap",
+    "flatmaps",
+    "group_colours",
+    "growth",
+    "hits_against",
+    "hits_by_area",
+    "image_rows",
+    "images",
+    "joined",
+    "learning_curves",
+    "level_use",
+    "mark_simulated",
+    "measured_against_predicted",
+    "overview",
+    "palette",
+    "plane",
+    "plane_colours",
+    "receptive_fields",
+    "responses_on_cortex",
+    "retrieval",
+    "retrieved",
+    "shares",
+    "subject_gains",
+    "text_only",
+    "truth",
+    "unknown_fields",
+    "voxel_quartiles",
+]

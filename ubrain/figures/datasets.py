@@ -1,4 +1,6 @@
-"""Figures of a crowd of datasets: what joining another dataset brings to each subject and each area."""
+"""Figures of a crowd of datasets: what joining another dataset brings to each subject and each
+area.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +10,8 @@ from matplotlib.axes import Axes
 
 from ubrain.figures.style import CEILING, finish
 
-TINTS = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#009E73", "#E69F00")  # of datasets, in the order of the table
+# of datasets, in the order of the table
+TINTS = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#009E73", "#E69F00")
 
 
 def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bool = False) -> Axes:
@@ -16,8 +19,8 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
 
     Parameters
     ----------
-    table : one row per comparison and subject: dataset, of, over, subject, gain, low, high (of median r), top1_gain,
-        top1_low, top1_high.
+    table : one row per comparison and subject: dataset, of, over, subject, gain, low, high (of
+        median r), top1_gain, top1_low, top1_high.
     labels : what to call the comparisons, in the order of the table.
     top1 : draw the gain in top-1 retrieval, not in median r.
     """
@@ -25,7 +28,9 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
         table = table.assign(**{c: 100 * table[f"top1_{c}"] for c in ("gain", "low", "high")})
     subjects = list(dict.fromkeys(table["subject"]))
     compared = list(dict.fromkeys(zip(table["of"], table["over"], strict=True)))
-    for label, (of, over), offset, tint in zip(labels, compared, _offsets(len(compared)), TINTS, strict=False):
+    for label, (of, over), offset, tint in zip(
+        labels, compared, _offsets(len(compared)), TINTS, strict=False
+    ):
         mine = table[(table["of"] == of) & (table["over"] == over)]
         at = np.array([subjects.index(s) for s in mine["subject"]]) + offset
         _intervals(ax, at, mine, tint, label)
@@ -33,7 +38,11 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
     home = table.set_index("subject")["dataset"].to_dict()
     several = len(set(home.values())) > 1
     ax.set_xticks(range(len(subjects)), [f"{s}\n{home[s]}" if several else s for s in subjects])
-    ylabel = "gain in top-1 retrieval\n(percentage points)" if top1 else "gain in median\nvoxel correlation r"
+    ylabel = (
+        "gain in top-1 retrieval\n(percentage points)"
+        if top1
+        else "gain in median\nvoxel correlation r"
+    )
     ax.set(ylabel=ylabel, xlim=(-0.6, len(subjects) - 0.4))
     return finish(ax, legend="above")
 
@@ -57,8 +66,11 @@ def area_gains(ax: Axes, table: pd.DataFrame) -> Axes:
     return finish(ax, legend="above")
 
 
-def joined(ax: Axes, table: pd.DataFrame, column: str, ylabel: str, main: str, scale: float = 1) -> Axes:
-    """A score against the number of subjects of the main dataset that joined: a thin line per subject, a thick mean.
+def joined(
+    ax: Axes, table: pd.DataFrame, column: str, ylabel: str, main: str, scale: float = 1
+) -> Axes:
+    """A score against the number of subjects of the main dataset that joined: a thin line per
+    subject, a thick mean.
 
     Parameters
     ----------
@@ -67,9 +79,21 @@ def joined(ax: Axes, table: pd.DataFrame, column: str, ylabel: str, main: str, s
     scale : what the score is multiplied with; 100 for per cent.
     """
     for dataset, tint in zip(dict.fromkeys(table["dataset"]), TINTS, strict=False):
-        wide = table[table["dataset"] == dataset].pivot(index="n_main", columns="subject", values=column) * scale
+        wide = (
+            table[table["dataset"] == dataset].pivot(
+                index="n_main", columns="subject", values=column
+            )
+            * scale
+        )
         ax.plot(wide.index, wide, color=tint, lw=1, alpha=0.4)
-        ax.plot(wide.index, wide.mean(axis=1), "o-", color=tint, lw=3, label=f"{dataset}, mean of {wide.shape[1]}")
+        ax.plot(
+            wide.index,
+            wide.mean(axis=1),
+            "o-",
+            color=tint,
+            lw=3,
+            label=f"{dataset}, mean of {wide.shape[1]}",
+        )
     numbers = sorted(set(table["n_main"]))
     ax.set_xticks(numbers, [str(n) for n in numbers])
     ax.set(xlabel=f"subjects of {main} that joined", ylabel=ylabel)
@@ -82,4 +106,6 @@ def _offsets(n: int) -> list[float]:
 
 def _intervals(ax: Axes, at: np.ndarray, rows: pd.DataFrame, tint: str, label: str) -> None:
     middle, low, high = (rows[c].to_numpy() for c in ("gain", "low", "high"))
-    ax.errorbar(at, middle, [middle - low, high - middle], fmt="o", ms=5, lw=2, color=tint, label=label)
+    ax.errorbar(
+        at, middle, [middle - low, high - middle], fmt="o", ms=5, lw=2, color=tint, label=label
+    )

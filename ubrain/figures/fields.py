@@ -18,7 +18,9 @@ CONTROLS = {"untrained embeddings": "#CC79A7", "shuffled voxels": "#BBBBBB"}
 RANGES = {"untrained embeddings": "bootstrap interval", "shuffled voxels": "95 % of shuffles"}
 
 
-def attention_on_images(pixels: Sequence[NDArray], weights: NDArray, voxels: Sequence[str], images: Sequence[str]) -> Figure:
+def attention_on_images(
+    pixels: Sequence[NDArray], weights: NDArray, voxels: Sequence[str], images: Sequence[str]
+) -> Figure:
     """Spatial attention of some voxels (columns) on some images (rows).
 
     Parameters
@@ -27,19 +29,37 @@ def attention_on_images(pixels: Sequence[NDArray], weights: NDArray, voxels: Seq
     voxels, images : their names.
     """
     n_voxels, n_images = weights.shape[:2]
-    figure, axes = plt.subplots(n_images, n_voxels, figsize=(1.9 * n_voxels + 0.6, 1.9 * n_images + 0.5), squeeze=False)
+    figure, axes = plt.subplots(
+        n_images, n_voxels, figsize=(1.9 * n_voxels + 0.6, 1.9 * n_images + 0.5), squeeze=False
+    )
     for row, image in enumerate(images):
         for column, name in enumerate(voxels):
-            attention(axes[row, column], pixels[row], weights[column, row], name if row == 0 else "")
-        axes[row, 0].text(-0.06, 0.5, image, transform=axes[row, 0].transAxes, ha="right", va="center", rotation=90, fontsize=9)
+            attention(
+                axes[row, column], pixels[row], weights[column, row], name if row == 0 else ""
+            )
+        axes[row, 0].text(
+            -0.06,
+            0.5,
+            image,
+            transform=axes[row, 0].transAxes,
+            ha="right",
+            va="center",
+            rotation=90,
+            fontsize=9,
+        )
     return figure
 
 
 def receptive_fields(
-    maps: NDArray, voxels: Sequence[str], names: Sequence[str], view: float, unit: str,
+    maps: NDArray,
+    voxels: Sequence[str],
+    names: Sequence[str],
+    view: float,
+    unit: str,
     known: Sequence[tuple[float, float, float]] | None = None,
-) -> Figure:  # fmt: skip
-    """Receptive fields of some voxels (columns) at each level (rows), with the known one as a circle of 1 sigma.
+) -> Figure:
+    """Receptive fields of some voxels (columns) at each level (rows), with the known one as a
+    circle of 1 sigma.
 
     Each map has its own colour scale, from 0 to its maximum.
 
@@ -51,8 +71,14 @@ def receptive_fields(
     known : x, y, sigma of each voxel.
     """
     n_voxels, n_fields = maps.shape[:2]
-    figure, axes = plt.subplots(n_fields, n_voxels, figsize=(1.5 * n_voxels + 1, 1.6 * n_fields + 0.5), squeeze=False,
-                                sharex=True, sharey=True)  # fmt: skip
+    figure, axes = plt.subplots(
+        n_fields,
+        n_voxels,
+        figsize=(1.5 * n_voxels + 1, 1.6 * n_fields + 0.5),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
     half = view / 2
     for column, voxel in enumerate(voxels):
         for row, name in enumerate(names):
@@ -62,7 +88,12 @@ def receptive_fields(
             if known is not None and np.isfinite(known[column]).all():
                 x, y, sigma = known[column]
                 ax.add_patch(Circle((x, y), sigma, fill=False, color="#56B4E9", lw=1.6))
-            ax.set(xticks=(-half, 0, half), yticks=(-half, 0, half), xlim=(-half, half), ylim=(-half, half))
+            ax.set(
+                xticks=(-half, 0, half),
+                yticks=(-half, 0, half),
+                xlim=(-half, half),
+                ylim=(-half, half),
+            )
             ax.tick_params(labelsize=7)
             if row == 0:
                 ax.set_title(voxel, fontsize=9)
@@ -75,7 +106,8 @@ def receptive_fields(
 def field_positions(axes: NDArray, table: pd.DataFrame, view: float, unit: str) -> NDArray:
     """Estimated against known centre: one dot per voxel, a column of axes per area, x above y.
 
-    Both in degrees: all axes have the same limits, on the diagonal they agree, dotted lines are the edges of the image.
+    Both in degrees: all axes have the same limits, on the diagonal they agree, dotted lines are the
+    edges of the image.
 
     Parameters
     ----------
@@ -93,21 +125,32 @@ def field_positions(axes: NDArray, table: pd.DataFrame, view: float, unit: str) 
                     ax.axhline(edge, color=CEILING, lw=0.8, ls=":")
                 ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
                 ax.set_yticks([t for t in ax.get_xticks() if abs(t) <= limit])
-            ax.plot(mine[f"true_{q}"], mine[q], "o", ms=2.5, alpha=0.35, color=colour("encoder, crowd"), mew=0)
+            ax.plot(
+                mine[f"true_{q}"],
+                mine[q],
+                "o",
+                ms=2.5,
+                alpha=0.35,
+                color=colour("encoder, crowd"),
+                mew=0,
+            )
             ax.set_title(f"{area}, {q}: r = {mine[f'r_{q}'].iloc[0]:.2f}", fontsize=10)
             ax.set(xlabel=f"known {q} (degrees)", ylabel=f"estimated {q}\n({unit})")
             finish(ax, legend="")
     return axes
 
 
-def field_agreement(axes: Sequence[Axes], found: pd.DataFrame, controls: pd.DataFrame) -> Sequence[Axes]:
-    """Correlation of estimated with known x, y and size per area: a dot per field with its interval, controls in the back.
+def field_agreement(
+    axes: Sequence[Axes], found: pd.DataFrame, controls: pd.DataFrame
+) -> Sequence[Axes]:
+    """Correlation of estimated with known x, y and size per area: a dot per field with its
+    interval, controls in the back.
 
     Parameters
     ----------
     axes : one for each of x, y and sigma.
-    found, controls : area, field, quantity, r, low, high; and condition in `controls`, whose bars mean different things:
-        the range of most shuffles, or a bootstrap interval.
+    found, controls : area, field, quantity, r, low, high; and condition in `controls`, whose bars
+        mean different things: the range of most shuffles, or a bootstrap interval.
     """
     order, names = list(dict.fromkeys(found["area"])), list(dict.fromkeys(found["field"]))
     shades = [*mpl.colormaps["viridis_r"](np.linspace(0.1, 0.75, len(names) - 1)), CEILING]
@@ -116,13 +159,30 @@ def field_agreement(axes: Sequence[Axes], found: pd.DataFrame, controls: pd.Data
         at = {area: i for i, area in enumerate(order)}
         for name, mine in controls[controls["quantity"] == q].groupby("condition", sort=False):
             mine = mine[mine["area"].isin(at)]
-            ax.bar(mine["area"].map(at), mine["high"] - mine["low"], 0.8, mine["low"], color=CONTROLS[str(name)], alpha=0.45,
-                   label=f"{name} ({RANGES[str(name)]})")  # fmt: skip
-        for offset, shade, name in zip(np.linspace(-0.3, 0.3, len(names)), shades, names, strict=True):
+            ax.bar(
+                mine["area"].map(at),
+                mine["high"] - mine["low"],
+                0.8,
+                mine["low"],
+                color=CONTROLS[str(name)],
+                alpha=0.45,
+                label=f"{name} ({RANGES[str(name)]})",
+            )
+        for offset, shade, name in zip(
+            np.linspace(-0.3, 0.3, len(names)), shades, names, strict=True
+        ):
             mine = found[(found["quantity"] == q) & (found["field"] == name)]
             size = 6 if name == names[-1] else 4
-            ax.errorbar(mine["area"].map(at) + offset, mine["r"], [mine["r"] - mine["low"], mine["high"] - mine["r"]], fmt="o",
-                        ms=size, lw=1.2, color=shade, label=name)  # fmt: skip
+            ax.errorbar(
+                mine["area"].map(at) + offset,
+                mine["r"],
+                [mine["r"] - mine["low"], mine["high"] - mine["r"]],
+                fmt="o",
+                ms=size,
+                lw=1.2,
+                color=shade,
+                label=name,
+            )
         ax.axhline(0, color=CEILING, lw=0.8)
         ax.set_xticks(range(len(order)), order, rotation=45, ha="right")
         ax.set(ylabel=f"{title}:\nr with the known one", ylim=(-1, 1.02))
@@ -131,18 +191,22 @@ def field_agreement(axes: Sequence[Axes], found: pd.DataFrame, controls: pd.Data
 
 
 def level_use(axes: Sequence[Axes], table: pd.DataFrame) -> Sequence[Axes]:
-    """How much the voxels of each area use each level (left), and the mean depth that they read (right).
+    """How much the voxels of each area use each level (left), and the mean depth that they read
+    (right).
 
     Parameters
     ----------
     axes : two.
-    table : one row per condition and area: condition, area, depth, low, high, and "level 1", ...; the first condition is
-        drawn on the left.
+    table : one row per condition and area: condition, area, depth, low, high, and "level 1", ...;
+        the first condition is drawn on the left.
     """
     conditions = list(dict.fromkeys(table["condition"]))
     first = table[table["condition"] == conditions[0]]
     levels = [c for c in table if _is_level(c)]
-    order, shades = list(first["area"]), mpl.colormaps["viridis_r"](np.linspace(0.1, 0.9, len(levels)))
+    order, shades = (
+        list(first["area"]),
+        mpl.colormaps["viridis_r"](np.linspace(0.1, 0.9, len(levels))),
+    )
     left = np.zeros(len(order))
     for level, shade in zip(levels, shades, strict=True):
         axes[0].barh(range(len(order)), first[level], left=left, color=shade, label=level)
@@ -151,8 +215,15 @@ def level_use(axes: Sequence[Axes], table: pd.DataFrame) -> Sequence[Axes]:
     for i, condition in enumerate(conditions):
         mine = table[table["condition"] == condition].set_index("area").reindex(order)
         tone = colour(condition) if i == 0 else CONTROLS.get(condition, CEILING)
-        axes[1].errorbar(mine["depth"], np.arange(len(order)) + 0.12 * i, fmt="o", ms=5, color=tone, label=condition,
-                         xerr=[mine["depth"] - mine["low"], mine["high"] - mine["depth"]])  # fmt: skip
+        axes[1].errorbar(
+            mine["depth"],
+            np.arange(len(order)) + 0.12 * i,
+            fmt="o",
+            ms=5,
+            color=tone,
+            label=condition,
+            xerr=[mine["depth"] - mine["low"], mine["high"] - mine["depth"]],
+        )
     axes[1].set(xlabel="mean level read (1: first, most local)", xlim=(0.9, len(levels) + 0.1))
     axes[1].set_xticks(range(1, len(levels) + 1))
     for ax in axes:

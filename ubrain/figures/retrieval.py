@@ -1,4 +1,6 @@
-"""Figures of retrieval: who is found, among how many, with which voxels; and responses side by side on a flat cortex."""
+"""Figures of retrieval: who is found, among how many, with which voxels; and responses side by
+side on a flat cortex.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +22,8 @@ MARGIN = 12  # mm of flat cortex shown around the voxels
 
 
 def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
-    """Share of test images found among the k best, for each subject and condition, with chance and gallery size.
+    """Share of test images found among the k best, for each subject and condition, with chance and
+    gallery size.
 
     Parameters
     ----------
@@ -35,19 +38,31 @@ def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
         ax.bar(at, 100 * mine[f"top{k}"], width, color=colour(condition), label=condition)
     galleries = [int(table[table["subject"] == s]["gallery"].iloc[0]) for s in subjects]
     for i, gallery in enumerate(galleries):
-        ax.hlines(100 * min(k / gallery, 1), i - 0.45, i + 0.45, color=CEILING, lw=1.5, ls=":", label="_" if i else "chance")
-    ax.set_xticks(range(len(subjects)), [f"{s}\nof {n}" for s, n in zip(subjects, galleries, strict=True)])
+        ax.hlines(
+            100 * min(k / gallery, 1),
+            i - 0.45,
+            i + 0.45,
+            color=CEILING,
+            lw=1.5,
+            ls=":",
+            label="_" if i else "chance",
+        )
+    ax.set_xticks(
+        range(len(subjects)), [f"{s}\nof {n}" for s, n in zip(subjects, galleries, strict=True)]
+    )
     ax.set(ylabel=f"top-{k} retrieval (%)", ylim=(0, 100))
     return finish(ax, legend="above")
 
 
 def hits_against(ax: Axes, table: pd.DataFrame, by: str, k: int, xlabel: str) -> Axes:
-    """Share of images found among the k best against a number of images or voxels, mean of the subjects, with chance.
+    """Share of images found among the k best against a number of images or voxels, mean of the
+    subjects, with chance.
 
     Parameters
     ----------
-    table : one row per line, number and subject ("all" is their mean): line, subject, the column `by`, top{k},
-        top{k}_low, top{k}_high, gallery. Lines named as conditions have their colours.
+    table : one row per line, number and subject ("all" is their mean): line, subject, the column
+        `by`, top{k}, top{k}_low, top{k}_high, gallery. Lines named as conditions have their
+        colours.
     by : column of the x axis, on a logarithmic scale.
     """
     lines = list(dict.fromkeys(table["line"]))
@@ -57,10 +72,31 @@ def hits_against(ax: Axes, table: pd.DataFrame, by: str, k: int, xlabel: str) ->
             if subject != "all":
                 ax.plot(mine[by], 100 * mine[f"top{k}"], lw=0.8, alpha=0.3, color=tint)
                 continue
-            ax.plot(mine[by], 100 * mine[f"top{k}"], "o-", lw=2.5, color=tint, label=f"{line}, mean of subjects")
-            ax.fill_between(mine[by], 100 * mine[f"top{k}_low"], 100 * mine[f"top{k}_high"], color=tint, alpha=0.2, lw=0)
+            ax.plot(
+                mine[by],
+                100 * mine[f"top{k}"],
+                "o-",
+                lw=2.5,
+                color=tint,
+                label=f"{line}, mean of subjects",
+            )
+            ax.fill_between(
+                mine[by],
+                100 * mine[f"top{k}_low"],
+                100 * mine[f"top{k}_high"],
+                color=tint,
+                alpha=0.2,
+                lw=0,
+            )
     numbers = table[table["subject"] == "all"].drop_duplicates(by)
-    ax.plot(numbers[by], 100 * np.minimum(k / numbers["gallery"], 1), ":", lw=1.5, color=CEILING, label="chance")
+    ax.plot(
+        numbers[by],
+        100 * np.minimum(k / numbers["gallery"], 1),
+        ":",
+        lw=1.5,
+        color=CEILING,
+        label="chance",
+    )
     ax.set_xscale("log")
     ax.set_xticks(numbers[by], [str(n) for n in numbers[by]])
     ax.minorticks_off()
@@ -69,11 +105,13 @@ def hits_against(ax: Axes, table: pd.DataFrame, by: str, k: int, xlabel: str) ->
 
 
 def hits_by_area(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
-    """Share of images found among the k best with the voxels of one area only, mean of the subjects, with intervals.
+    """Share of images found among the k best with the voxels of one area only, mean of the
+    subjects, with intervals.
 
     Parameters
     ----------
-    table : one row per area and choice of voxels: area, voxels (what was chosen), n_voxels, gallery, top{k} and its interval.
+    table : one row per area and choice of voxels: area, voxels (what was chosen), n_voxels,
+        gallery, top{k} and its interval.
     """
     order = list(dict.fromkeys(table["area"]))
     choices = list(dict.fromkeys(table["voxels"]))
@@ -89,18 +127,22 @@ def hits_by_area(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
 
 
 def controls(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
-    """Share of images found among the k best, for the prediction and for each control, mean of the subjects.
+    """Share of images found among the k best, for the prediction and for each control, mean of the
+    subjects.
 
     Parameters
     ----------
-    table : one row per control and subject, the prediction itself first: control, subject, gallery, top{k}, its interval.
+    table : one row per control and subject, the prediction itself first: control, subject, gallery,
+        top{k}, its interval.
     """
     names = list(dict.fromkeys(table["control"]))
     for at, name in enumerate(names):
         mine = table[table["control"] == name]
         tint = CEILING if at else colour("encoder, crowd")
         each = mine[mine["subject"] != "all"]
-        ax.plot(np.full(len(each), at) + 0.22, 100 * each[f"top{k}"], "o", ms=4, alpha=0.4, color=tint)
+        ax.plot(
+            np.full(len(each), at) + 0.22, 100 * each[f"top{k}"], "o", ms=4, alpha=0.4, color=tint
+        )
         _dots(ax, np.array([at]), mine[mine["subject"] == "all"], k, tint)
     _chance(ax, table, k)
     ax.set_xticks(range(len(names)), [n.replace(", ", ",\n") for n in names])
@@ -109,14 +151,20 @@ def controls(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
     return finish(ax)
 
 
-def retrieved(queries: Sequence[NDArray], found: Sequence[Sequence[NDArray]], titles: Sequence[str],
-              correct: Sequence[Sequence[bool]], labels: Sequence[Sequence[str]]) -> Figure:  # fmt: skip
+def retrieved(
+    queries: Sequence[NDArray],
+    found: Sequence[Sequence[NDArray]],
+    titles: Sequence[str],
+    correct: Sequence[Sequence[bool]],
+    labels: Sequence[Sequence[str]],
+) -> Figure:
     """The image that was shown and the images found by its response, best first, one row per query.
 
     Parameters
     ----------
     queries : pixels of the shown image of each row.
-    found, correct, labels : of each row, pixels of the images found, whether it is the shown one (framed), and its title.
+    found, correct, labels : of each row, pixels of the images found, whether it is the shown one
+        (framed), and its title.
     titles : what to write above the shown image.
     """
     if not queries:
@@ -124,8 +172,12 @@ def retrieved(queries: Sequence[NDArray], found: Sequence[Sequence[NDArray]], ti
         text_only(ax, "no such query in this crowd")
         return figure
     n = len(found[0])
-    figure, axes = plt.subplots(len(queries), n + 1, figsize=(1.3 * (n + 1), 1.7 * len(queries)), squeeze=False)
-    for row, shown, title, images, right, texts in zip(axes, queries, titles, found, correct, labels, strict=True):
+    figure, axes = plt.subplots(
+        len(queries), n + 1, figsize=(1.3 * (n + 1), 1.7 * len(queries)), squeeze=False
+    )
+    for row, shown, title, images, right, texts in zip(
+        axes, queries, titles, found, correct, labels, strict=True
+    ):
         for ax, pixels, text in zip(row, (shown, *images), (title, *texts), strict=True):
             ax.imshow(pixels)
             ax.set_title(text, fontsize=8)
@@ -138,15 +190,19 @@ def retrieved(queries: Sequence[NDArray], found: Sequence[Sequence[NDArray]], ti
 
 
 def responses_on_cortex(
-    pixels: Sequence[NDArray], titles: Sequence[str], maps: Mapping[str, NDArray], voxels: pd.DataFrame
+    pixels: Sequence[NDArray],
+    titles: Sequence[str],
+    maps: Mapping[str, NDArray],
+    voxels: pd.DataFrame,
 ) -> Figure:
-    """Responses to images on the flattened fsaverage5 surface, one row per image: the image, then one map of each kind.
+    """Responses to images on the flattened fsaverage5 surface, one row per image: the image, then
+    one map of each kind.
 
     Parameters
     ----------
     pixels, titles : of each image.
-    maps : kind ("measured", ...) -> (n_images, n_voxels) responses; each kind has a colour scale of its own, which
-        ends at the 98th percentile of its absolute values.
+    maps : kind ("measured", ...) -> (n_images, n_voxels) responses; each kind has a colour scale of
+        its own, which ends at the 98th percentile of its absolute values.
     voxels : hemisphere and vertex of each voxel; if empty, the figure says so.
     """
     if not len(voxels):
@@ -155,7 +211,9 @@ def responses_on_cortex(
         return figure
     size = (2.2 + 3.4 * len(maps), 3.1 * len(pixels) + 0.5)
     widths = [1, *[1.6] * len(maps)]
-    figure, axes = plt.subplots(len(pixels), len(widths), figsize=size, squeeze=False, width_ratios=widths)
+    figure, axes = plt.subplots(
+        len(pixels), len(widths), figsize=size, squeeze=False, width_ratios=widths
+    )
     for ax, image, title in zip(axes[:, 0], pixels, titles, strict=True):
         ax.imshow(image)
         ax.set_title(title, fontsize=10)
@@ -165,23 +223,34 @@ def responses_on_cortex(
         for ax, row in zip(column, values, strict=True):
             flat_cortex(ax, row, voxels, limit)
         column[0].set_title(f"{kind} response", fontsize=10)
-        figure.colorbar(ScalarMappable(Normalize(-limit, limit), "RdBu_r"), ax=column[-1], orientation="horizontal",
-                        shrink=0.6, pad=0.02, label=f"{kind} response (z)")  # fmt: skip
+        figure.colorbar(
+            ScalarMappable(Normalize(-limit, limit), "RdBu_r"),
+            ax=column[-1],
+            orientation="horizontal",
+            shrink=0.6,
+            pad=0.02,
+            label=f"{kind} response (z)",
+        )
     return figure
 
 
 def flat_cortex(ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float) -> Axes:
-    """A number per voxel on the flattened fsaverage5 surface, cut to where voxels are, left hemisphere on the left.
+    """A number per voxel on the flattened fsaverage5 surface, cut to where voxels are, left
+    hemisphere on the left.
 
     Parameters
     ----------
-    values : (n_voxels,); voxels at the same vertex are averaged, and vertices next to a voxel take its colour.
+    values : (n_voxels,); voxels at the same vertex are averaged, and vertices next to a voxel take
+        its colour.
     voxels : hemisphere and vertex of each voxel.
     limit : the colour scale ends at ± this.
     """
     mesh = datasets.fetch_surf_fsaverage("fsaverage5")
-    frame = pd.DataFrame({"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)})
-    shown = []  # points of the triangles drawn: left to itself, the plot would make room for the whole cortex
+    frame = pd.DataFrame(
+        {"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)}
+    )
+    # points of the triangles drawn: left to itself, the plot would make room for the whole cortex
+    shown = []
     for side, sign in (("left", 1), ("right", -1)):  # the occipital poles lie towards the middle
         flat = surface.load_surf_mesh(mesh[f"flat_{side}"])
         full = _per_vertex(frame[frame["side"] == side[0].upper()], len(flat.coordinates))
@@ -191,14 +260,26 @@ def flat_cortex(ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float)
             continue
         x, y, _ = flat.coordinates.T
         points, corners = flat.coordinates[:, :2], flat.coordinates[flat.faces[coloured], :2]
-        inside = ((points > corners.min((0, 1)) - MARGIN) & (points < corners.max((0, 1)) + MARGIN)).all(1)
+        inside = (
+            (points > corners.min((0, 1)) - MARGIN) & (points < corners.max((0, 1)) + MARGIN)
+        ).all(1)
         near = flat.faces[inside[flat.faces].all(1)]
         x = x - sign * ((sign * x[near]).max() + MARGIN / 4)
         shown += [np.column_stack([x, y])[near].reshape(-1, 2)]
         depth = surface.load_surf_data(mesh[f"sulc_{side}"])[near].mean(1)
-        ax.tripcolor(x, y, near, facecolors=-np.sign(depth), cmap="Greys_r", vmin=-6, vmax=2, rasterized=True)
-        ax.tripcolor(x, y, flat.faces[coloured], facecolors=np.nanmean(full[flat.faces[coloured]], axis=1), cmap="RdBu_r",
-                     vmin=-limit, vmax=limit, rasterized=True)  # fmt: skip
+        ax.tripcolor(
+            x, y, near, facecolors=-np.sign(depth), cmap="Greys_r", vmin=-6, vmax=2, rasterized=True
+        )
+        ax.tripcolor(
+            x,
+            y,
+            flat.faces[coloured],
+            facecolors=np.nanmean(full[flat.faces[coloured]], axis=1),
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            rasterized=True,
+        )
     if shown:
         low, high = np.concatenate(shown).min(0), np.concatenate(shown).max(0)
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
@@ -208,7 +289,9 @@ def flat_cortex(ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float)
 
 
 def _per_vertex(frame: pd.DataFrame, n: int) -> NDArray[np.float64]:
-    """Mean value of the voxels at each of n vertices; NaN where there is none, and what is beyond is left out."""
+    """Mean value of the voxels at each of n vertices; NaN where there is none, and what is beyond
+    is left out.
+    """
     mean = frame.groupby("vertex")["value"].mean()
     mean = mean[(mean.index >= 0) & (mean.index < n)]
     full = np.full(n, np.nan)
@@ -216,11 +299,35 @@ def _per_vertex(frame: pd.DataFrame, n: int) -> NDArray[np.float64]:
     return full
 
 
-def _dots(ax: Axes, at: NDArray, rows: pd.DataFrame, k: int, tint: str, label: str = "_", face: str | None = None) -> None:
+def _dots(
+    ax: Axes,
+    at: NDArray,
+    rows: pd.DataFrame,
+    k: int,
+    tint: str,
+    label: str = "_",
+    face: str | None = None,
+) -> None:
     middle, low, high = (100 * rows[f"top{k}{end}"].to_numpy() for end in ("", "_low", "_high"))
-    ax.errorbar(at, middle, [middle - low, high - middle], fmt="o", ms=7, lw=2, color=tint, label=label, mfc=face or tint)
+    ax.errorbar(
+        at,
+        middle,
+        [middle - low, high - middle],
+        fmt="o",
+        ms=7,
+        lw=2,
+        color=tint,
+        label=label,
+        mfc=face or tint,
+    )
 
 
 def _chance(ax: Axes, table: pd.DataFrame, k: int) -> None:
     for number, gallery in enumerate(sorted(set(table["gallery"]))):
-        ax.axhline(100 * min(k / gallery, 1), lw=1.5, ls=":", color=CEILING, label="_" if number else "chance")
+        ax.axhline(
+            100 * min(k / gallery, 1),
+            lw=1.5,
+            ls=":",
+            color=CEILING,
+            label="_" if number else "chance",
+        )

@@ -6,7 +6,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# The same colour for the same condition in every figure, in this order (Okabe–Ito, safe for colour-blind readers).
+# The same colour for the same condition in every figure, in this order (Okabe–Ito, safe for
+# colour-blind readers).
 CONDITIONS = {
     "ridge, one subject": "#999999",
     "factorised, one subject": "#56B4E9",
@@ -28,7 +29,11 @@ def colour(condition: str) -> str:
 
 def dashes(condition: str) -> dict[str, Any]:
     """How the line of a condition is drawn."""
-    return {"ls": "--", "zorder": 3, "markerfacecolor": "white"} if condition == ON_TOP else {"ls": "-"}
+    return (
+        {"ls": "--", "zorder": 3, "markerfacecolor": "white"}
+        if condition == ON_TOP
+        else {"ls": "-"}
+    )
 
 
 def mark_simulated(figure: Figure, simulated: bool) -> Figure:
@@ -37,7 +42,16 @@ def mark_simulated(figure: Figure, simulated: bool) -> Figure:
         strip = 0.2 / figure.get_figheight()  # kept free of axes
         if (layout := figure.get_layout_engine()) is not None:
             layout.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]
-        figure.text(0.995, 0.005, "simulated crowd", ha="right", va="bottom", fontsize=9, color="#AA3377", style="italic")
+        figure.text(
+            0.995,
+            0.005,
+            "simulated crowd",
+            ha="right",
+            va="bottom",
+            fontsize=9,
+            color="#AA3377",
+            style="italic",
+        )
     return figure
 
 
@@ -53,7 +67,14 @@ def finish(ax: Axes, legend: str = "inside") -> Axes:
     sns.despine(ax=ax)
     ax.grid(axis="y", alpha=0.25)
     if legend == "above":
-        ax.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+        ax.legend(
+            frameon=False,
+            fontsize=9,
+            ncols=3,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            borderaxespad=0.2,
+        )
     elif legend:
         ax.legend(frameon=False, fontsize=9)
     return ax

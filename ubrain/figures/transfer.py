@@ -6,7 +6,9 @@ from matplotlib.axes import Axes
 from ubrain.figures.style import CEILING, colour, dashes, finish
 
 
-def learning_curves(ax: Axes, table: pd.DataFrame, label: str, ceiling: float | None = None) -> Axes:
+def learning_curves(
+    ax: Axes, table: pd.DataFrame, label: str, ceiling: float | None = None
+) -> Axes:
     """A score against the number of images, a line with its interval for each method.
 
     Parameters
@@ -17,8 +19,19 @@ def learning_curves(ax: Axes, table: pd.DataFrame, label: str, ceiling: float | 
     """
     for method in dict.fromkeys(table["method"]):
         mine = table[table["method"] == method].sort_values("n_images")
-        ax.plot(mine["n_images"], mine["value"], marker="o", ms=4, lw=2, color=colour(method), label=method, **dashes(method))
-        ax.fill_between(mine["n_images"], mine["low"], mine["high"], color=colour(method), alpha=0.15, lw=0)
+        ax.plot(
+            mine["n_images"],
+            mine["value"],
+            marker="o",
+            ms=4,
+            lw=2,
+            color=colour(method),
+            label=method,
+            **dashes(method),
+        )
+        ax.fill_between(
+            mine["n_images"], mine["low"], mine["high"], color=colour(method), alpha=0.15, lw=0
+        )
     if ceiling is not None and ceiling == ceiling:
         ax.axhline(ceiling, color=CEILING, lw=1.5, ls="--", label="noise ceiling (median)")
     ticks = sorted(set(table["n_images"]))

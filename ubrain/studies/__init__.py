@@ -1,1 +1,3 @@
-"""One file per notebook: what it fits, tabulates and records. Every function takes the `Lab` first."""
+"""One file per notebook: what it fits, tabulates and records. Every function takes the `Lab`
+first.
+"""

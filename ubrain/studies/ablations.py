@@ -1,4 +1,6 @@
-"""What each part of the encoder is worth: variants trained alike, compared pair by pair with the full encoder (notebook 07)."""
+"""What each part of the encoder is worth: variants trained alike, compared pair by pair with the
+full encoder (notebook 07).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,7 +33,8 @@ class Variant:
     group : what is varied.
     against : name of the variant that it is compared with.
     levels : which levels are kept, from 0; None: all.
-    adapter_rank : of adapters; not None: trained from images, not from cached features (0: without adapters).
+    adapter_rank : of adapters; not None: trained from images, not from cached features (0: without
+        adapters).
     """
 
     name: str
@@ -54,13 +57,22 @@ class SomeLevels(Features):
 
     def __init__(self, features: Features, chosen: tuple[int, ...]) -> None:
         if not chosen or min(chosen) < 0 or max(chosen) >= len(features.widths):
-            raise UbrainError(f"levels {chosen}: expected some of 0 to {len(features.widths) - 1}, the levels of the profile")
+            raise UbrainError(
+                f"levels {chosen}: expected some of 0 to {len(features.widths) - 1}, the levels of"
+                " the profile"
+            )
         self._every = features
-        self.config = replace(features.config, levels=tuple(features.config.levels[i] for i in chosen))
-        self.folder = features.folder.with_name(f"{features.folder.name}-levels-{'-'.join(map(str, chosen))}")
+        self.config = replace(
+            features.config, levels=tuple(features.config.levels[i] for i in chosen)
+        )
+        self.folder = features.folder.with_name(
+            f"{features.folder.name}-levels-{'-'.join(map(str, chosen))}"
+        )
         self.widths, self.n_tokens = tuple(features.widths[i] for i in chosen), features.n_tokens
         ends = np.cumsum(features.widths)
-        self._columns = np.concatenate([np.arange(ends[i] - features.widths[i], ends[i]) for i in chosen])
+        self._columns = np.concatenate(
+            [np.arange(ends[i] - features.widths[i], ends[i]) for i in chosen]
+        )
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """As in `Features`, of these levels only."""
@@ -85,7 +97,9 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
     found = [base]
     for size in config.embedding_sizes:
         sized = replace(encoder, embedding_size=size)
-        found.append(replace(base, name=f"embedding size {size}", group="embedding size", encoder=sized))
+        found.append(
+            replace(base, name=f"embedding size {size}", group="embedding size", encoder=sized)
+        )
     for levels in config.levels:
         name = f"level{'s' * (len(levels) > 1)} {', '.join(str(i + 1) for i in levels)} only"
         found.append(replace(base, name=name, group="levels", levels=levels))
@@ -100,21 +114,38 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
         found.append(replace(base, name=f"{n} voxels per step", group=VOXELS, training=drawn))
     if config.adapter_rank:
         images = replace(base, name=IMAGES, group="adapters", adapter_rank=0)
-        found += [images, replace(images, name=f"adapters of rank {config.adapter_rank}", adapter_rank=config.adapter_rank,
-                                  against=IMAGES)]  # fmt: skip
+        found += [
+            images,
+            replace(
+                images,
+                name=f"adapters of rank {config.adapter_rank}",
+                adapter_rank=config.adapter_rank,
+                against=IMAGES,
+            ),
+        ]
     return found
 
 
 def settings_table(lab: Lab, chosen: list[Variant]) -> pd.DataFrame:
-    """What distinguishes the variants: embedding size, levels, parts left out, loss, voxels per step, steps, tokens."""
+    """What distinguishes the variants: embedding size, levels, parts left out, loss, voxels per
+    step, steps, tokens.
+    """
     n_levels = len(lab.profile.backbone.levels)
-    rows = [{
-        "variant": v.name, "embedding size": v.encoder.embedding_size,
-        "levels": " ".join(str(i + 1) for i in v.levels or range(n_levels)), "without": ", ".join(v.encoder.without) or "–",
-        "loss": f"{v.training.mse_weight:g} MSE − {v.training.cosine_weight:g} cos",
-        "voxels per step": v.training.voxels_per_step, "steps": steps(lab, subjects_of(lab), v.training),
-        "tokens": "cached" if v.adapter_rank is None else f"images, adapters of rank {v.adapter_rank}",
-    } for v in chosen]  # fmt: skip
+    rows = [
+        {
+            "variant": v.name,
+            "embedding size": v.encoder.embedding_size,
+            "levels": " ".join(str(i + 1) for i in v.levels or range(n_levels)),
+            "without": ", ".join(v.encoder.without) or "–",
+            "loss": f"{v.training.mse_weight:g} MSE − {v.training.cosine_weight:g} cos",
+            "voxels per step": v.training.voxels_per_step,
+            "steps": steps(lab, subjects_of(lab), v.training),
+            "tokens": (
+                "cached" if v.adapter_rank is None else f"images, adapters of rank {v.adapter_rank}"
+            ),
+        }
+        for v in chosen
+    ]
     return pd.DataFrame(rows).set_index("variant")
 
 
@@ -124,12 +155,13 @@ def subjects_of(lab: Lab) -> list[str]:
 
 
 def train_all(lab: Lab, chosen: list[Variant], n_seeds: int | None = None) -> pd.DataFrame:
-    """Train every variant with every seed, on the same subjects, and score it on their test images; recorded.
+    """Train every variant with every seed, on the same subjects, and score it on their test images;
+    recorded.
 
     Returns
     -------
-    One row per variant, seed and subject: variant, group, seed, subject, median_r, top1, shared (numbers in the shared
-    weights).
+    One row per variant, seed and subject: variant, group, seed, subject, median_r, top1, shared
+    (numbers in the shared weights).
     """
     n_seeds = lab.profile.ablations.seeds if n_seeds is None else n_seeds
     if n_seeds < 2:
@@ -137,12 +169,21 @@ def train_all(lab: Lab, chosen: list[Variant], n_seeds: int | None = None) -> pd
     jobs = [(v, seed) for seed in range(lab.seed, lab.seed + n_seeds) for v in chosen]
     rows = [row for v, seed in track(jobs, len(jobs), "ablations") for row in _scored(lab, v, seed)]
     for row in rows:
-        lab.record(f"median_r, seed {row['seed']}", row["median_r"], row["variant"], row["subject"], unit="r")
+        lab.record(
+            f"median_r, seed {row['seed']}",
+            row["median_r"],
+            row["variant"],
+            row["subject"],
+            unit="r",
+        )
     return pd.DataFrame(rows)
 
 
-def differences(lab: Lab, chosen: list[Variant], table: pd.DataFrame, score: str = "median_r") -> pd.DataFrame:
-    """Each variant minus what it is compared with, paired by seed and subject, with 95 % t intervals; recorded.
+def differences(
+    lab: Lab, chosen: list[Variant], table: pd.DataFrame, score: str = "median_r"
+) -> pd.DataFrame:
+    """Each variant minus what it is compared with, paired by seed and subject, with 95 % t
+    intervals; recorded.
 
     Parameters
     ----------
@@ -151,8 +192,8 @@ def differences(lab: Lab, chosen: list[Variant], table: pd.DataFrame, score: str
 
     Returns
     -------
-    One row per variant but the full encoder: variant, group, against, score (mean), difference, low, high, n (pairs), and
-    pairs, the differences themselves.
+    One row per variant but the full encoder: variant, group, against, score (mean), difference,
+    low, high, n (pairs), and pairs, the differences themselves.
     """
     wide = table.pivot(index=["seed", "subject"], columns="variant", values=score)
     unit = "r" if score == "median_r" else "share"
@@ -163,13 +204,36 @@ def differences(lab: Lab, chosen: list[Variant], table: pd.DataFrame, score: str
             continue
         pairs = (wide[v.name] - wide[v.against]).to_numpy()
         found = t_interval(pairs)
-        lab.record(f"difference in {score}", found.value, f"{v.name} − {v.against}", interval=found, unit=unit)
-        rows.append([v.name, v.group, v.against, wide[v.name].mean(), found.value, found.low, found.high, found.n, pairs])
-    return pd.DataFrame(rows, columns=["variant", "group", "against", score, "difference", "low", "high", "n", "pairs"])
+        lab.record(
+            f"difference in {score}",
+            found.value,
+            f"{v.name} − {v.against}",
+            interval=found,
+            unit=unit,
+        )
+        rows.append(
+            [
+                v.name,
+                v.group,
+                v.against,
+                wide[v.name].mean(),
+                found.value,
+                found.low,
+                found.high,
+                found.n,
+                pairs,
+            ]
+        )
+    return pd.DataFrame(
+        rows,
+        columns=["variant", "group", "against", score, "difference", "low", "high", "n", "pairs"],
+    )
 
 
 def t_interval(values: ArrayLike) -> Interval:
-    """Mean of a few numbers with Student's 95 % interval; a bootstrap of so few would be too narrow."""
+    """Mean of a few numbers with Student's 95 % interval; a bootstrap of so few would be too
+    narrow.
+    """
     x = np.asarray(values, np.float64)
     if len(x) < 2:
         return Interval(float(x.mean()), np.nan, np.nan, len(x))
@@ -178,7 +242,8 @@ def t_interval(values: ArrayLike) -> Interval:
 
 
 def summary(r: pd.DataFrame, top1: pd.DataFrame) -> pd.DataFrame:
-    """The table of the notebook: mean of median r and of top-1 per variant, each with its difference and interval.
+    """The table of the notebook: mean of median r and of top-1 per variant, each with its
+    difference and interval.
 
     Parameters
     ----------
@@ -187,7 +252,10 @@ def summary(r: pd.DataFrame, top1: pd.DataFrame) -> pd.DataFrame:
     parts = [r.set_index("variant")[["group", "against", "n"]]]
     for name, frame in (("median_r", r), ("top1", top1)):
         mine = frame.set_index("variant")
-        text = [f"{d:+.3f} [{low:+.3f}, {high:+.3f}]" for d, low, high in mine[["difference", "low", "high"]].to_numpy()]
+        text = [
+            f"{d:+.3f} [{low:+.3f}, {high:+.3f}]"
+            for d, low, high in mine[["difference", "low", "high"]].to_numpy()
+        ]
         parts.append(mine[[name]].round(3).assign(**{f"difference in {name}": text}))
     return pd.concat(parts, axis=1)
 
@@ -202,19 +270,27 @@ def verdict(lab: Lab, found: pd.DataFrame, in_top1: pd.DataFrame) -> str:
     worse, better = found[found["high"] < 0], found[found["low"] > 0]
     open_ = found[(found["low"] <= 0) & (found["high"] >= 0)]
     n, adapters = int(found["n"].iloc[0]), lab.profile.ablations.adapter_rank
-    lines = [f"{len(found)} variants, each with {n} pairs of the same seed and subject; by chance alone, one interval in 20 "
-             f"would not hold 0, here about {len(found) / 20:.1f}"]  # fmt: skip
+    lines = [
+        f"{len(found)} variants, each with {n} pairs of the same seed and subject; by chance alone,"
+        f" one interval in 20 would not hold 0, here about {len(found) / 20:.1f}"
+    ]
     for what, rows in (("worse", worse), ("better", better)):
         ordered = rows.sort_values("difference", key=np.abs, ascending=False)
         less = " and less training" if what == "worse" else ""
-        shown = [f"{v} ({d:+.3f}{less if group == VOXELS else ''})" for v, group, d in
-                 ordered[["variant", "group", "difference"]].itertuples(index=False)]  # fmt: skip
-        lines.append(f"{what} in median r than what it is compared with: {'; '.join(shown) or 'none'}")
+        shown = [
+            f"{v} ({d:+.3f}{less if group == VOXELS else ''})"
+            for v, group, d in ordered[["variant", "group", "difference"]].itertuples(index=False)
+        ]
+        lines.append(
+            f"{what} in median r than what it is compared with: {'; '.join(shown) or 'none'}"
+        )
     top1 = in_top1.set_index("variant")
     undecided = [_undecided(v, top1.loc[v]) for v in open_["variant"]]
     lines.append(f"undecided in median r (the interval holds 0): {'; '.join(undecided) or 'none'}")
     if not adapters:
-        lines.append("adapters: not run; they need a vision transformer trained from images (profile paper)")
+        lines.append(
+            "adapters: not run; they need a vision transformer trained from images (profile paper)"
+        )
     for name, rows in (("worse", worse), ("better", better), ("open", open_)):
         lab.record("ablation_outcome", len(rows) / len(found), name, n=len(found), unit="share")
     return "\n".join(lines)
@@ -232,15 +308,23 @@ def _scored(lab: Lab, variant: Variant, seed: int) -> Iterator[dict[str, Any]]:
     for s in subjects_of(lab):
         predicted = train.predict(encoder, source, s, lab.crowd[s].image_rows("test"))
         measured = lab.measured(s)
-        yield {"variant": variant.name, "group": variant.group, "seed": seed, "subject": s, "shared": shared,
-               "median_r": float(np.nanmedian(scores.correlation(predicted, measured))),
-               "top1": float(np.mean(scores.retrieval_ranks(predicted, measured) < 1))}  # fmt: skip
+        yield {
+            "variant": variant.name,
+            "group": variant.group,
+            "seed": seed,
+            "subject": s,
+            "shared": shared,
+            "median_r": float(np.nanmedian(scores.correlation(predicted, measured))),
+            "top1": float(np.mean(scores.retrieval_ranks(predicted, measured) < 1)),
+        }
 
 
 def _source(lab: Lab, variant: Variant, seed: int) -> train.Source:
     if variant.adapter_rank is not None:
         bones = replace(lab.profile.backbone, adapter_rank=variant.adapter_rank)
-        return train.Source(lab.crowd, backbone=Backbone(bones, seed).to(choose_device(lab.profile.training.device)))
+        return train.Source(
+            lab.crowd, backbone=Backbone(bones, seed).to(choose_device(lab.profile.training.device))
+        )
     if variant.levels is not None:
         return train.Source(lab.crowd, SomeLevels(lab.features, variant.levels))
     return lab.source

@@ -1,4 +1,6 @@
-"""A crowd of datasets: do subjects of small datasets gain from the subjects of the largest, and does it lose?"""
+"""A crowd of datasets: do subjects of small datasets gain from the subjects of the largest, and
+does it lose?
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,8 +16,21 @@ from ubrain.progress import log
 
 TOGETHER = list(figures.CONDITIONS)[7]
 Groups = dict[str, list[str]]  # dataset -> subjects, the largest dataset first
-Predicted = dict[str, dict[str, NDArray[np.float32]]]  # condition -> subject -> (n_images, n_voxels)
-GAIN_COLUMNS = ["dataset", "subject", "of", "over", "gain", "low", "high", "top1_gain", "top1_low", "top1_high"]
+Predicted = dict[
+    str, dict[str, NDArray[np.float32]]
+]  # condition -> subject -> (n_images, n_voxels)
+GAIN_COLUMNS = [
+    "dataset",
+    "subject",
+    "of",
+    "over",
+    "gain",
+    "low",
+    "high",
+    "top1_gain",
+    "top1_low",
+    "top1_high",
+]
 
 
 def groups(lab: Lab, subjects: Sequence[str] | None = None) -> Groups:
@@ -40,7 +55,8 @@ def main_and_others(found: Groups) -> tuple[str, list[str]]:
 
 
 def joint_training(lab: Lab, subjects: Sequence[str], main: Sequence[str]) -> TrainingConfig:
-    """The profile's training, with fewer epochs if these subjects would get more steps than the main dataset's crowd.
+    """The profile's training, with fewer epochs if these subjects would get more steps than the
+    main dataset's crowd.
 
     So a gain of a crowd of several datasets is not one of training longer.
     """
@@ -53,7 +69,9 @@ def joint_training(lab: Lab, subjects: Sequence[str], main: Sequence[str]) -> Tr
 
 
 def steps(lab: Lab, subjects: Sequence[str], training: TrainingConfig) -> int:
-    """How many steps the training of these subjects has at most (a plateau schedule may stop earlier)."""
+    """How many steps the training of these subjects has at most (a plateau schedule may stop
+    earlier).
+    """
     plan = train._Plan(lab.crowd, list(subjects), training, lab.seed)
     return plan.epochs * plan.steps_per_epoch
 
@@ -65,31 +83,45 @@ def _batches(lab: Lab, subjects: Sequence[str]) -> int:
 
 
 def plan(lab: Lab, found: Groups, counts: Sequence[int]) -> pd.DataFrame:
-    """What is trained: one row per training of several subjects, with the number of its steps, recorded.
+    """What is trained: one row per training of several subjects, with the number of its steps,
+    recorded.
 
     Returns
     -------
-    dataset (whose question it answers), condition, main subjects (number), subjects (number of all), steps, and how many
-    of these are batches of the main dataset.
+    dataset (whose question it answers), condition, main subjects (number), subjects (number of
+    all), steps, and how many of these are batches of the main dataset.
     """
     rows = []
     main, _ = main_and_others(found)
     for dataset, condition, n, subjects in _crowds(found, counts):
         training = joint_training(lab, subjects, found[main])
         n_steps = steps(lab, subjects, training)
-        main_steps = round(n_steps * _batches(lab, [s for s in subjects if s in found[main]]) / _batches(lab, subjects))
+        main_steps = round(
+            n_steps
+            * _batches(lab, [s for s in subjects if s in found[main]])
+            / _batches(lab, subjects)
+        )
         lab.record("steps of the main dataset", main_steps, condition, dataset, unit="steps")
         lab.record("steps", n_steps, condition, dataset, unit="steps")
-        rows.append({"dataset": dataset, "condition": condition, "main subjects": n, "subjects": len(subjects),
-                     "steps": n_steps, "of the main dataset": main_steps})  # fmt: skip
+        rows.append(
+            {
+                "dataset": dataset,
+                "condition": condition,
+                "main subjects": n,
+                "subjects": len(subjects),
+                "steps": n_steps,
+                "of the main dataset": main_steps,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def fit(lab: Lab, found: Groups, counts: Sequence[int]) -> dict[str, Predicted]:
     """Train everything that is compared, and predict each subject's own test images.
 
-    A dataset that is not the main one: each subject alone, its own crowd, its own crowd with the first `counts` subjects
-    of the main dataset, and with all of them. The main dataset: its own crowd, and with each other dataset.
+    A dataset that is not the main one: each subject alone, its own crowd, its own crowd with the
+    first `counts` subjects of the main dataset, and with all of them. The main dataset: its own
+    crowd, and with each other dataset.
 
     Returns
     -------
@@ -112,22 +144,34 @@ def with_dataset(dataset: str) -> str:
     return f"{CROWD} + {dataset}"
 
 
-def pooled(fitted: Mapping[str, Predicted], datasets: Sequence[str], conditions: Sequence[str] | None = None) -> Predicted:
-    """Predictions of the subjects of several datasets, condition by condition (default: all that there are)."""
+def pooled(
+    fitted: Mapping[str, Predicted],
+    datasets: Sequence[str],
+    conditions: Sequence[str] | None = None,
+) -> Predicted:
+    """Predictions of the subjects of several datasets, condition by condition (default: all that
+    there are).
+    """
     wanted = conditions or list(dict.fromkeys(c for d in datasets for c in fitted[d]))
     found = {c: {s: p for d in datasets for s, p in fitted[d].get(c, {}).items()} for c in wanted}
     return {c: by_subject for c, by_subject in found.items() if by_subject}
 
 
 def gains(lab: Lab, fitted: Mapping[str, Predicted], found: Groups) -> pd.DataFrame:
-    """Paired gains of each subject, with 95 % intervals over images and voxels; recorded. See `Lab.gain_table`.
+    """Paired gains of each subject, with 95 % intervals over images and voxels; recorded. See
+    `Lab.gain_table`.
 
     Returns
     -------
-    One row per comparison and subject: dataset, subject, of, over, gain, low, high, top1_gain, top1_low, top1_high.
+    One row per comparison and subject: dataset, subject, of, over, gain, low, high, top1_gain,
+    top1_low, top1_high.
     """
     main, others = main_and_others(found)
-    compared = [(d, of, over) for d in others for of, over in ((TOGETHER, CROWD), (TOGETHER, ALONE), (CROWD, ALONE))]
+    compared = [
+        (d, of, over)
+        for d in others
+        for of, over in ((TOGETHER, CROWD), (TOGETHER, ALONE), (CROWD, ALONE))
+    ]
     compared += [(main, with_dataset(d), CROWD) for d in others]
     tables = []
     for dataset, of, over in compared:
@@ -137,7 +181,8 @@ def gains(lab: Lab, fitted: Mapping[str, Predicted], found: Groups) -> pd.DataFr
 
 
 def growth(scored: pd.DataFrame, found: Groups, counts: Sequence[int]) -> pd.DataFrame:
-    """Scores of the subjects of the smaller datasets against how many subjects of the main dataset joined them.
+    """Scores of the subjects of the smaller datasets against how many subjects of the main dataset
+    joined them.
 
     Parameters
     ----------
@@ -156,21 +201,30 @@ def growth(scored: pd.DataFrame, found: Groups, counts: Sequence[int]) -> pd.Dat
     return pd.concat(others, ignore_index=True) if others else pd.DataFrame(columns=columns)
 
 
-def area_gains(lab: Lab, fitted: Mapping[str, Predicted], found: Groups, least: int = 10) -> pd.DataFrame:
-    """Gain in median r of each area from training with the other dataset, over the own dataset's crowd; recorded.
+def area_gains(
+    lab: Lab, fitted: Mapping[str, Predicted], found: Groups, least: int = 10
+) -> pd.DataFrame:
+    """Gain in median r of each area from training with the other dataset, over the own dataset's
+    crowd; recorded.
 
-    The voxels of all subjects of a dataset are pooled on the test images that all of them saw, and resampled together
-    with these images (95 % intervals). A voxel of several areas counts in each; areas with fewer than `least` voxels are
-    left out, and so is a dataset whose subjects have fewer than 5 test images in common.
+    The voxels of all subjects of a dataset are pooled on the test images that all of them saw, and
+    resampled together with these images (95 % intervals). A voxel of several areas counts in each;
+    areas with fewer than `least` voxels are left out, and so is a dataset whose subjects have fewer
+    than 5 test images in common.
 
     Returns
     -------
-    One row per dataset, partner (the dataset trained with) and area: ..., area, gain, low, high, n_voxels.
+    One row per dataset, partner (the dataset trained with) and area: ..., area, gain, low, high,
+    n_voxels.
     """
     main, others = main_and_others(found)
     rows = []
-    for dataset, of, partner in [(d, TOGETHER, main) for d in others] + [(main, with_dataset(d), d) for d in others]:
-        measured, a, b, areas = _stacked(lab, found[dataset], fitted[dataset][of], fitted[dataset][CROWD])
+    for dataset, of, partner in [(d, TOGETHER, main) for d in others] + [
+        (main, with_dataset(d), d) for d in others
+    ]:
+        measured, a, b, areas = _stacked(
+            lab, found[dataset], fitted[dataset][of], fitted[dataset][CROWD]
+        )
         if len(measured) < LEAST_IMAGES["test"]:
             continue
         for area in dict.fromkeys(x for label in areas for x in label.split(",") if x):
@@ -178,39 +232,80 @@ def area_gains(lab: Lab, fitted: Mapping[str, Predicted], found: Groups, least: 
             inside &= np.isfinite(measured).all(0)
             if inside.sum() < least:
                 continue
-            gain = stats.bootstrap_median_r(a[:, inside], measured[:, inside], b[:, inside], lab.profile.bootstrap, lab.seed)
-            lab.record(f"gain_median_r of {area}", gain.value, f"{of} − {CROWD}", dataset, gain, unit="r")
-            rows.append({"dataset": dataset, "partner": partner, "area": area, "gain": gain.value, "low": gain.low,
-                         "high": gain.high, "n_voxels": gain.n})  # fmt: skip
-    return pd.DataFrame(rows, columns=["dataset", "partner", "area", "gain", "low", "high", "n_voxels"])
+            gain = stats.bootstrap_median_r(
+                a[:, inside], measured[:, inside], b[:, inside], lab.profile.bootstrap, lab.seed
+            )
+            lab.record(
+                f"gain_median_r of {area}", gain.value, f"{of} − {CROWD}", dataset, gain, unit="r"
+            )
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "partner": partner,
+                    "area": area,
+                    "gain": gain.value,
+                    "low": gain.low,
+                    "high": gain.high,
+                    "n_voxels": gain.n,
+                }
+            )
+    return pd.DataFrame(
+        rows, columns=["dataset", "partner", "area", "gain", "low", "high", "n_voxels"]
+    )
 
 
 def verdict(
-    planned: pd.DataFrame, gained: pd.DataFrame, by_area: pd.DataFrame, grown: pd.DataFrame, found: Groups
+    planned: pd.DataFrame,
+    gained: pd.DataFrame,
+    by_area: pd.DataFrame,
+    grown: pd.DataFrame,
+    found: Groups,
 ) -> str:
-    """What these numbers say, in words: where the other dataset helps, where it does not, and whether steps explain it."""
+    """What these numbers say, in words: where the other dataset helps, where it does not, and
+    whether steps explain it.
+    """
     main, others = main_and_others(found)
     if not others:
         return f"one dataset only ({main}): there is nothing to compare"
     small = gained[(gained["dataset"] != main) & (gained["over"] == CROWD)]
     large = gained[gained["dataset"] == main].groupby("of", sort=False)
-    costs = "; ".join(f"with {of.removeprefix(CROWD + ' + ')} {(g['high'] < 0).sum()} in median r and "
-                      f"{(g['top1_high'] < 0).sum()} in top-1, of {len(g)}" for of, g in large)  # fmt: skip
-    lines = [f"the claim of Fig. 5, a large dataset lifts smaller ones, shows in {(small['low'] > 0).sum()} of {len(small)} of "
-             f"their subjects, by the 95 % intervals of median r; subjects of {main} that lose, by interval: {costs}",
-             "below: median over subjects, range over subjects in brackets"]
+    costs = "; ".join(
+        f"with {of.removeprefix(CROWD + ' + ')} {(g['high'] < 0).sum()} in median r and "
+        f"{(g['top1_high'] < 0).sum()} in top-1, of {len(g)}"
+        for of, g in large
+    )
+    lines = [
+        (
+            "the claim of Fig. 5, a large dataset lifts smaller ones, shows in"
+            f" {(small['low'] > 0).sum()} of {len(small)} of their subjects, by the 95 % intervals"
+            f" of median r; subjects of {main} that lose, by interval: {costs}"
+        ),
+        "below: median over subjects, range over subjects in brackets",
+    ]
     for dataset in others:
         mine = gained[gained["dataset"] == dataset]
-        lines.append(f"{dataset}, with {main} over its own crowd: {_gain_words(mine, TOGETHER, CROWD)}")
-        lines.append(f"{dataset}, with {main} over each subject alone: {_gain_words(mine, TOGETHER, ALONE)}")
-        lines.append(f"{dataset}, its own crowd over each subject alone: {_gain_words(mine, CROWD, ALONE)}")
+        lines.append(
+            f"{dataset}, with {main} over its own crowd: {_gain_words(mine, TOGETHER, CROWD)}"
+        )
+        lines.append(
+            f"{dataset}, with {main} over each subject alone: {_gain_words(mine, TOGETHER, ALONE)}"
+        )
+        lines.append(
+            f"{dataset}, its own crowd over each subject alone: {_gain_words(mine, CROWD, ALONE)}"
+        )
         medians = grown[grown["dataset"] == dataset].groupby("n_main")["median_r"].mean()
-        lines.append(f"{dataset}, mean of the median r with " + ", ".join(f"{n}: {r:.3f}" for n, r in medians.items())
-                     + f" subjects of {main}")  # fmt: skip
+        lines.append(
+            f"{dataset}, mean of the median r with "
+            + ", ".join(f"{n}: {r:.3f}" for n, r in medians.items())
+            + f" subjects of {main}"
+        )
         lines += [_area_words(by_area, dataset, main), _step_words(planned, dataset)]
     for dataset in others:
         mine = gained[gained["dataset"] == main]
-        lines.append(f"{main}, with {dataset} over its own crowd: {_gain_words(mine, with_dataset(dataset), CROWD)}")
+        lines.append(
+            f"{main}, with {dataset} over its own crowd:"
+            f" {_gain_words(mine, with_dataset(dataset), CROWD)}"
+        )
         lines.append(_area_words(by_area, main, dataset))
     return "\n".join(lines)
 
@@ -218,9 +313,11 @@ def verdict(
 def _gain_words(gained: pd.DataFrame, of: str, over: str) -> str:
     rows = gained[(gained["of"] == of) & (gained["over"] == over)]
     r, top1 = rows["gain"], 100 * rows["top1_gain"]
-    return (f"median r {r.median():+.3f} ({r.min():+.3f} … {r.max():+.3f}), by the 95 % intervals "
-            f"{_by_interval(rows, 'low', 'high')}; top-1 {top1.median():+.1f} points ({top1.min():+.1f} … {top1.max():+.1f}), "
-            f"{_by_interval(rows, 'top1_low', 'top1_high')}")  # fmt: skip
+    return (
+        f"median r {r.median():+.3f} ({r.min():+.3f} … {r.max():+.3f}), by the 95 % intervals"
+        f" {_by_interval(rows, 'low', 'high')}; top-1 {top1.median():+.1f} points"
+        f" ({top1.min():+.1f} … {top1.max():+.1f}), {_by_interval(rows, 'top1_low', 'top1_high')}"
+    )
 
 
 def _by_interval(rows: pd.DataFrame, low: str, high: str) -> str:
@@ -231,31 +328,45 @@ def _by_interval(rows: pd.DataFrame, low: str, high: str) -> str:
 
 
 def _area_words(by_area: pd.DataFrame, dataset: str, partner: str) -> str:
-    rows = by_area[(by_area["dataset"] == dataset) & (by_area["partner"] == partner)].set_index("area")
+    rows = by_area[(by_area["dataset"] == dataset) & (by_area["partner"] == partner)].set_index(
+        "area"
+    )
     if not len(rows):
         return f"{dataset} by area: not known here"
     losing = rows.index[rows["high"] < 0]
     unsure = rows.index[(rows["low"] <= 0) & (rows["high"] >= 0)]
-    return (f"{dataset} with {partner}, by area: gain in {(rows['low'] > 0).sum()} of {len(rows)}, "
-            f"loss in {', '.join(losing) or 'none'}, neither in {', '.join(unsure) or 'none'}")
+    return (
+        f"{dataset} with {partner}, by area: gain in {(rows['low'] > 0).sum()} of {len(rows)}, "
+        f"loss in {', '.join(losing) or 'none'}, neither in {', '.join(unsure) or 'none'}"
+    )
 
 
 def _step_words(planned: pd.DataFrame, dataset: str) -> str:
     mine = planned[planned["dataset"] == dataset].set_index("condition")["steps"]
     own, joint = int(mine[CROWD]), int(mine[TOGETHER])
-    text = f"{dataset}: its own crowd was trained for {own} steps, both datasets together for {joint}"
-    return text + (": steps do not explain a gain" if joint <= own else ": a gain may in part be one of longer training")
+    text = (
+        f"{dataset}: its own crowd was trained for {own} steps, both datasets together for {joint}"
+    )
+    return text + (
+        ": steps do not explain a gain"
+        if joint <= own
+        else ": a gain may in part be one of longer training"
+    )
 
 
 def _crowds(found: Groups, counts: Sequence[int]) -> list[tuple[str, str, int, list[str]]]:
-    """Crowds that are trained: dataset, condition, number of main subjects, all subjects in the order of the crowd file."""
+    """Crowds that are trained: dataset, condition, number of main subjects, all subjects in the
+    order of the crowd file.
+    """
     main, others = main_and_others(found)
     everybody = found[main]
     some = [n for n in sorted(set(counts)) if 0 < n < len(everybody)]
     crowds = [(main, CROWD, len(everybody), everybody)]
     for dataset in others:
         crowds.append((dataset, CROWD, 0, found[dataset]))
-        crowds += [(dataset, f"{CROWD} + {n} of {main}", n, _joined(found, dataset, n)) for n in some]
+        crowds += [
+            (dataset, f"{CROWD} + {n} of {main}", n, _joined(found, dataset, n)) for n in some
+        ]
         crowds.append((dataset, TOGETHER, len(everybody), _joined(found, dataset, len(everybody))))
     return crowds
 
@@ -268,19 +379,30 @@ def _joined(found: Groups, dataset: str, n: int) -> list[str]:
 def _stacked(
     lab: Lab, subjects: Sequence[str], *predictions: Mapping[str, NDArray]
 ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Measured responses, two predictions, and areas, of the voxels of all subjects, on the images that all saw."""
+    """Measured responses, two predictions, and areas, of the voxels of all subjects, on the images
+    that all saw.
+    """
     rows = {s: lab.crowd[s].image_rows("test") for s in subjects}
     common = [r for r in rows[subjects[0]] if all(r in rows[s] for s in subjects)]
     at = {s: np.searchsorted(rows[s], common).astype(int) for s in subjects}
-    measured, a, b = (np.hstack([p[s][at[s]] for s in subjects])
-                      for p in ({s: lab.measured(s) for s in subjects}, *predictions))  # fmt: skip
-    return measured, a, b, np.concatenate([lab.crowd[s].voxels["areas"].to_numpy() for s in subjects])
+    measured, a, b = (
+        np.hstack([p[s][at[s]] for s in subjects])
+        for p in ({s: lab.measured(s) for s in subjects}, *predictions)
+    )
+    return (
+        measured,
+        a,
+        b,
+        np.concatenate([lab.crowd[s].voxels["areas"].to_numpy() for s in subjects]),
+    )
 
 
 def _enough_images(lab: Lab, subject: str) -> bool:
     for split, least in LEAST_IMAGES.items():
         n = len(lab.crowd[subject].image_rows(split))
         if n < least:
-            log.warning("%s is left out: %d %s images, expected at least %d", subject, n, split, least)
+            log.warning(
+                "%s is left out: %d %s images, expected at least %d", subject, n, split, least
+            )
             return False
     return True

@@ -1,4 +1,6 @@
-"""Retrieval: does a measured response find its image among many, by the responses that the encoder predicts for them?"""
+"""Retrieval: does a measured response find its image among many, by the responses that the encoder
+predicts for them?
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +19,23 @@ KS = (1, 5)
 AT_RANDOM, BY_VAL = "chosen at random", "best on the val images"
 ALL_VOXELS = "all voxels of the area"
 OWN, SAME_AREA, OTHER_SUBJECT, ANY_VOXEL, MEAN = CONTROLS = (
-    "right voxels", "wrong voxels, same area", "another subject, same area", "wrong voxels, any area", "mean response",
-)  # fmt: skip
+    "right voxels",
+    "wrong voxels, same area",
+    "another subject, same area",
+    "wrong voxels, any area",
+    "mean response",
+)
 Array = NDArray[np.float64]
-Found = Mapping[str, Array]  # subject -> (n_images, len(KS)): how often each image was found among the k best
+Found = Mapping[
+    str, Array
+]  # subject -> (n_images, len(KS)): how often each image was found among the k best
 
 
 @dataclass(frozen=True)
 class Example:
-    """One query: the rank of its image (0 is best), and the images found, best first, with their similarity."""
+    """One query: the rank of its image (0 is best), and the images found, best first, with their
+    similarity.
+    """
 
     query: int
     rank: int
@@ -34,10 +44,11 @@ class Example:
 
 
 class Search:
-    """All measured responses searching all predicted ones: the similarity of `ubrain.scores.retrieval_ranks`.
+    """All measured responses searching all predicted ones: the similarity of
+    `ubrain.scores.retrieval_ranks`.
 
-    Everything that depends on the voxels is computed once, so that searching a part of the gallery costs
-    (n_images, n_images) numbers, however many voxels there are.
+    Everything that depends on the voxels is computed once, so that searching a part of the gallery
+    costs (n_images, n_images) numbers, however many voxels there are.
 
     Parameters
     ----------
@@ -51,13 +62,16 @@ class Search:
         p, m = p[:, keep] - p[:, keep].mean(0), m[:, keep] - m[:, keep].mean(1, keepdims=True)
         p -= p.mean(1, keepdims=True)
         norm = np.linalg.norm(m, axis=1, keepdims=True)
-        self._products = np.divide(m, norm, out=np.zeros_like(m), where=norm > 1e-12) @ p.T  # (n_queries, n_gallery)
+        # (n_queries, n_gallery)
+        self._products = np.divide(m, norm, out=np.zeros_like(m), where=norm > 1e-12) @ p.T
         self._gram = p @ p.T
 
     def similarity(self, images: NDArray[np.int64] | None = None) -> Array:
-        """Correlation across voxels of the responses with the predictions of a gallery, (n_queries, n_gallery).
+        """Correlation across voxels of the responses with the predictions of a gallery, (n_queries,
+        n_gallery).
 
-        Predictions are centred over the gallery; `images` are the rows that make it up, and the queries (default: all).
+        Predictions are centred over the gallery; `images` are the rows that make it up, and the
+        queries (default: all).
         """
         images = np.arange(len(self._gram)) if images is None else images
         products, gram = self._products[np.ix_(images, images)], self._gram[np.ix_(images, images)]
@@ -67,40 +81,55 @@ class Search:
         return np.where(above, (products - products.mean(1, keepdims=True)) / norm, 0.0)
 
     def ranks(self, images: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Rank of each query's own image in the gallery, 0 is best; ties count against it: (n_queries,)."""
+        """Rank of each query's own image in the gallery, 0 is best; ties count against it:
+        (n_queries,).
+        """
         similarity = self.similarity(images)
         return (similarity >= np.diag(similarity)[:, None] - 1e-12).sum(1) - 1
 
 
 def table(lab: Lab, predictions: Predictions) -> pd.DataFrame:
-    """Top-1 and top-5 among all test images for each condition and subject, and their mean over subjects; recorded.
+    """Top-1 and top-5 among all test images for each condition and subject, and their mean over
+    subjects; recorded.
 
     Returns
     -------
-    One row per condition and subject ("all" last): condition, subject, gallery, top1, top1_low, top1_high, top5, ...
+    One row per condition and subject ("all" last): condition, subject, gallery, top1, top1_low,
+    top1_high, top5, ...
     """
     rows = []
     for condition, by_subject in predictions.items():
-        found = {s: _hits(scores.retrieval_ranks(p, lab.measured(s))) for s, p in by_subject.items()}
+        found = {
+            s: _hits(scores.retrieval_ranks(p, lab.measured(s))) for s, p in by_subject.items()
+        }
         rows += _rows(lab, found, condition)
     return pd.DataFrame(rows)
 
 
 def gains(lab: Lab, predictions: Predictions, of: str, over: str) -> pd.DataFrame:
-    """Paired gain in top-1 and top-5 of one condition over another, for each subject and their mean; recorded."""
-    hits = [{s: _hits(scores.retrieval_ranks(p, lab.measured(s))) for s, p in predictions[c].items()} for c in (of, over)]
-    return pd.DataFrame(_rows(lab, {s: hits[0][s] - hits[1][s] for s in hits[0]}, f"{of} − {over}", "gain_top{k}"))
+    """Paired gain in top-1 and top-5 of one condition over another, for each subject and their
+    mean; recorded.
+    """
+    hits = [
+        {s: _hits(scores.retrieval_ranks(p, lab.measured(s))) for s, p in predictions[c].items()}
+        for c in (of, over)
+    ]
+    return pd.DataFrame(
+        _rows(lab, {s: hits[0][s] - hits[1][s] for s in hits[0]}, f"{of} − {over}", "gain_top{k}")
+    )
 
 
 def gallery_curve(lab: Lab, predictions: Predictions, sizes: Sequence[int]) -> pd.DataFrame:
     """Top-1 and top-5 in galleries of growing size; recorded.
 
-    A gallery is drawn from the test images: in each of `draws` rounds, the images are shuffled and cut into galleries, so
-    that each image takes part about equally often. The last size is all test images (of the subject that has fewest).
+    A gallery is drawn from the test images: in each of `draws` rounds, the images are shuffled and
+    cut into galleries, so that each image takes part about equally often. The last size is all test
+    images (of the subject that has fewest).
 
     Returns
     -------
-    One row per condition, size and subject ("all" is their mean): line (the condition), gallery, subject, top1, ...
+    One row per condition, size and subject ("all" is their mean): line (the condition), gallery,
+    subject, top1, ...
     """
     rows = []
     least = min(len(lab.crowd[s].image_rows("test")) for s in lab.subjects)
@@ -108,29 +137,40 @@ def gallery_curve(lab: Lab, predictions: Predictions, sizes: Sequence[int]) -> p
         searches = {s: Search(p, lab.measured(s)) for s, p in by_subject.items()}
         for size in [n for n in sizes if n < least] + [least]:
             found = {s: _drawn_galleries(lab, search, size) for s, search in searches.items()}
-            rows += _rows(lab, found, condition, f"top{{k}} of {size} images", gallery=size, line=condition)
+            rows += _rows(
+                lab, found, condition, f"top{{k}} of {size} images", gallery=size, line=condition
+            )
     return pd.DataFrame(rows)
 
 
 def voxel_curve(
     lab: Lab, encoder: UniversalEncoder, predicted: Mapping[str, NDArray], counts: Sequence[int]
 ) -> pd.DataFrame:
-    """Top-1 and top-5 with few voxels, drawn at random or best predicted on the val images; recorded.
+    """Top-1 and top-5 with few voxels, drawn at random or best predicted on the val images;
+    recorded.
 
     The last count is all voxels of the subject that has fewest.
 
     Returns
     -------
-    One row per choice, count and subject ("all" is their mean): line (the choice), n_voxels, subject, gallery, top1, ...
+    One row per choice, count and subject ("all" is their mean): line (the choice), n_voxels,
+    subject, gallery, top1, ...
     """
     rows = []
     least = min(lab.crowd[s].n_voxels for s in lab.subjects)
     order = {s: _best_on_val(lab, encoder, s) for s in lab.subjects}
     measured = {s: lab.measured(s) for s in lab.subjects}
     for count in [n for n in counts if n < least] + [least]:
-        random = {s: _drawn_voxels(lab, p, measured[s], np.arange(p.shape[1]), count) for s, p in predicted.items()}
-        best = {s: _hits(scores.retrieval_ranks(p[:, order[s][:count]], measured[s][:, order[s][:count]]))
-                for s, p in predicted.items()}  # fmt: skip
+        random = {
+            s: _drawn_voxels(lab, p, measured[s], np.arange(p.shape[1]), count)
+            for s, p in predicted.items()
+        }
+        best = {
+            s: _hits(
+                scores.retrieval_ranks(p[:, order[s][:count]], measured[s][:, order[s][:count]])
+            )
+            for s, p in predicted.items()
+        }
         for line, found in ((AT_RANDOM, random), (BY_VAL, best)):
             name = f"top{{k}} with {count} voxels {line}"
             rows += _rows(lab, found, CROWD, name, line=line, n_voxels=count)
@@ -138,43 +178,67 @@ def voxel_curve(
 
 
 def area_table(lab: Lab, predicted: Mapping[str, NDArray], equal: int) -> pd.DataFrame:
-    """Top-1 and top-5 with the voxels of one area only: all of them, and `equal` of them drawn at random; recorded.
+    """Top-1 and top-5 with the voxels of one area only: all of them, and `equal` of them drawn at
+    random; recorded.
 
-    A subject with fewer than `equal` voxels in an area is left out of it. A voxel of several areas counts in each.
+    A subject with fewer than `equal` voxels in an area is left out of it. A voxel of several areas
+    counts in each.
 
     Returns
     -------
-    One row per area and choice: area, voxels (the choice), n_voxels (mean of the subjects), subjects (number), gallery,
-    top1, ... of the mean over subjects. Empty if no area is known.
+    One row per area and choice: area, voxels (the choice), n_voxels (mean of the subjects),
+    subjects (number), gallery, top1, ... of the mean over subjects. Empty if no area is known.
     """
     rows = []
     members = {s: _areas(lab.crowd[s]) for s in predicted}
     measured = {s: lab.measured(s) for s in predicted}
     for area in dict.fromkeys(a for by_area in members.values() for a in by_area):
-        inside = {s: by_area[area] for s, by_area in members.items() if len(by_area.get(area, ())) >= equal}
+        inside = {
+            s: by_area[area]
+            for s, by_area in members.items()
+            if len(by_area.get(area, ())) >= equal
+        }
         if not inside:
             continue
-        found = {s: _hits(scores.retrieval_ranks(predicted[s][:, v], measured[s][:, v])) for s, v in inside.items()}
-        drawn = {s: _drawn_voxels(lab, predicted[s], measured[s], v, equal) for s, v in inside.items()}
+        found = {
+            s: _hits(scores.retrieval_ranks(predicted[s][:, v], measured[s][:, v]))
+            for s, v in inside.items()
+        }
+        drawn = {
+            s: _drawn_voxels(lab, predicted[s], measured[s], v, equal) for s, v in inside.items()
+        }
         for choice, hits in ((ALL_VOXELS, found), (f"{equal} voxels of it", drawn)):
             n = float(np.mean([len(v) for v in inside.values()])) if choice == ALL_VOXELS else equal
-            rows += _rows(lab, hits, CROWD, f"top{{k}} of {area}, {choice}", only_all=True, area=area, voxels=choice,
-                          n_voxels=n, subjects=len(inside))  # fmt: skip
+            rows += _rows(
+                lab,
+                hits,
+                CROWD,
+                f"top{{k}} of {area}, {choice}",
+                only_all=True,
+                area=area,
+                voxels=choice,
+                n_voxels=n,
+                subjects=len(inside),
+            )
     return pd.DataFrame(rows)
 
 
-def control_table(lab: Lab, encoder: UniversalEncoder, predicted: Mapping[str, NDArray]) -> pd.DataFrame:
+def control_table(
+    lab: Lab, encoder: UniversalEncoder, predicted: Mapping[str, NDArray]
+) -> pd.DataFrame:
     """Top-1 and top-5 when predictions lose, step by step, what a retrieval needs; recorded.
 
     right voxels : the predictions as they are.
-    wrong voxels, same area : each measured voxel is given the prediction of a random voxel of its area, same subject.
-    another subject, same area : ... the prediction, for the same images, of a random voxel of its area in another subject.
+    wrong voxels, same area : each measured voxel is given the prediction of a random voxel of its
+        area, same subject.
+    another subject, same area : ... the prediction, for the same images, of a random voxel of its
+        area in another subject.
     wrong voxels, any area : ... the prediction of a random voxel of the same subject.
-    mean response : ... the mean of its train responses, for every image. A tie counts against the true image, so
-        nothing is ever found.
+    mean response : ... the mean of its train responses, for every image. A tie counts against the
+        true image, so nothing is ever found.
 
-    What is drawn is drawn `draws` times. Controls by area need areas, and those by subject several subjects; where
-    there are none, they are left out.
+    What is drawn is drawn `draws` times. Controls by area need areas, and those by subject several
+    subjects; where there are none, they are left out.
 
     Returns
     -------
@@ -187,14 +251,17 @@ def control_table(lab: Lab, encoder: UniversalEncoder, predicted: Mapping[str, N
             wrong = _wrong_predictions(lab, encoder, predicted, s, control)
             if wrong:
                 measured = lab.measured(s)
-                found[s] = np.mean([_hits(scores.retrieval_ranks(w, measured)) for w in wrong], axis=0)
+                found[s] = np.mean(
+                    [_hits(scores.retrieval_ranks(w, measured)) for w in wrong], axis=0
+                )
         if found:
             rows += _rows(lab, found, CROWD, f"top{{k}}, {control}", control=control)
     return pd.DataFrame(rows)
 
 
 def examples(lab: Lab, predicted: ArrayLike, subject: str, n: int, hit: bool) -> list[Example]:
-    """Queries drawn at random, with the seed, among those that find their image first (`hit`) or do not.
+    """Queries drawn at random, with the seed, among those that find their image first (`hit`) or do
+    not.
 
     Returns
     -------
@@ -209,7 +276,8 @@ def examples(lab: Lab, predicted: ArrayLike, subject: str, n: int, hit: bool) ->
 
 
 def graded_images(predicted: ArrayLike, measured: ArrayLike) -> pd.DataFrame:
-    """The images whose response is predicted best, as the median, and worst: correlation across voxels.
+    """The images whose response is predicted best, as the median, and worst: correlation across
+    voxels.
 
     Predictions are centred over the images, as for retrieval.
 
@@ -230,43 +298,74 @@ def places(subject: Subject) -> pd.DataFrame:
 
 
 def verdict(
-    scored: pd.DataFrame, gained: pd.DataFrame, gallery: pd.DataFrame, voxels: pd.DataFrame, by_area: pd.DataFrame,
+    scored: pd.DataFrame,
+    gained: pd.DataFrame,
+    gallery: pd.DataFrame,
+    voxels: pd.DataFrame,
+    by_area: pd.DataFrame,
     controlled: pd.DataFrame,
-) -> str:  # fmt: skip
+) -> str:
     """What these numbers say, in words."""
     mean = scored[scored["subject"] == "all"].set_index("condition")
     crowds = scored[(scored["condition"] == CROWD) & (scored["subject"] != "all")]
     shows = (crowds["top1_low"] > 1 / crowds["gallery"]).sum()
-    lines = [f"the claim, a response tells which image was seen, shows in {shows} of {len(crowds)} subjects (top-1 above "
-             f"chance by its interval)"]
-    lines += [f"{condition}: top-1 {_percent(row, 1)}, top-5 {_percent(row, 5)} among {row['gallery']:.0f} images; "
-             f"chance is {100 / row['gallery']:.1f} % and {500 / row['gallery']:.1f} %"
-             for condition, row in mean.iterrows()]  # fmt: skip
+    lines = [
+        f"the claim, a response tells which image was seen, shows in {shows} of {len(crowds)}"
+        " subjects (top-1 above chance by its interval)"
+    ]
+    lines += [
+        f"{condition}: top-1 {_percent(row, 1)}, top-5 {_percent(row, 5)} among"
+        f" {row['gallery']:.0f} images; chance is {100 / row['gallery']:.1f} % and"
+        f" {500 / row['gallery']:.1f} %"
+        for condition, row in mean.iterrows()
+    ]
     each = gained[gained["subject"] != "all"]
     whole = gained[gained["subject"] == "all"].iloc[0]
-    lines.append(f"crowd − alone, top-1: {100 * whole['top1']:+.1f} [{100 * whole['top1_low']:+.1f}, "
-                 f"{100 * whole['top1_high']:+.1f}] percentage points; interval above 0 in "
-                 f"{(each['top1_low'] > 0).sum()} of {len(each)} subjects")  # fmt: skip
-    lines += [*_gallery_words(gallery), *_voxel_words(voxels, mean), *_area_words(by_area, mean), *_control_words(controlled)]
+    lines.append(
+        f"crowd − alone, top-1: {100 * whole['top1']:+.1f} [{100 * whole['top1_low']:+.1f}, "
+        f"{100 * whole['top1_high']:+.1f}] percentage points; interval above 0 in "
+        f"{(each['top1_low'] > 0).sum()} of {len(each)} subjects"
+    )
+    lines += [
+        *_gallery_words(gallery),
+        *_voxel_words(voxels, mean),
+        *_area_words(by_area, mean),
+        *_control_words(controlled),
+    ]
     return "\n".join(lines)
 
 
 def _gallery_words(gallery: pd.DataFrame) -> list[str]:
-    mine = gallery[(gallery["line"] == CROWD) & (gallery["subject"] == "all")].sort_values("gallery")
+    mine = gallery[(gallery["line"] == CROWD) & (gallery["subject"] == "all")].sort_values(
+        "gallery"
+    )
     small, large = mine.iloc[0], mine.iloc[-1]
-    return [f"larger galleries: top-1 goes from {_percent(small, 1)} of {small['gallery']:.0f} to {_percent(large, 1)} of "
-            f"{large['gallery']:.0f}; it is {small['top1'] * small['gallery']:.0f} and {large['top1'] * large['gallery']:.0f} "
-            f"times chance"]  # fmt: skip
+    return [
+        f"larger galleries: top-1 goes from {_percent(small, 1)} of {small['gallery']:.0f} to"
+        f" {_percent(large, 1)} of {large['gallery']:.0f}; it is"
+        f" {small['top1'] * small['gallery']:.0f} and {large['top1'] * large['gallery']:.0f} times"
+        " chance"
+    ]
 
 
 def _voxel_words(voxels: pd.DataFrame, mean: pd.DataFrame) -> list[str]:
     lines = []
     for line in (AT_RANDOM, BY_VAL):
-        mine = voxels[(voxels["line"] == line) & (voxels["subject"] == "all")].sort_values("n_voxels")
+        mine = voxels[(voxels["line"] == line) & (voxels["subject"] == "all")].sort_values(
+            "n_voxels"
+        )
         enough = mine[mine["top1"] >= 0.9 * mean.loc[CROWD, "top1"]]["n_voxels"]
-        text = f"{enough.min()} are the fewest of those tried that reach" if len(enough) else "no number tried reaches"
+        text = (
+            f"{enough.min()} are the fewest of those tried that reach"
+            if len(enough)
+            else "no number tried reaches"
+        )
         fewer = mine[mine["n_voxels"] < enough.min()]  # NaN if there are none
-        before = f" ({fewer['n_voxels'].iloc[-1]} give {_percent(fewer.iloc[-1], 1)})" if len(fewer) else ""
+        before = (
+            f" ({fewer['n_voxels'].iloc[-1]} give {_percent(fewer.iloc[-1], 1)})"
+            if len(fewer)
+            else ""
+        )
         lines.append(f"voxels {line}: {text} 90 % of the top-1 of all voxels{before}")
     return lines
 
@@ -279,9 +378,15 @@ def _area_words(by_area: pd.DataFrame, mean: pd.DataFrame) -> list[str]:
     best, worst, per_voxel = whole["top1"].idxmax(), whole["top1"].idxmin(), equal["top1"].idxmax()
     ahead = list(whole.index[whole["top1"] >= mean.loc[CROWD, "top1"]])
     return [
-        f"one of {len(whole)} areas only: best {best} {_percent(whole.loc[best], 1)}, worst {worst} "
-        f"{_percent(whole.loc[worst], 1)}; areas that do as well as all voxels together: {', '.join(ahead) or 'none'}",
-        f"one area, {equal['n_voxels'].iloc[0]:.0f} voxels each: best {per_voxel} {_percent(equal.loc[per_voxel], 1)}",
+        (
+            f"one of {len(whole)} areas only: best {best} {_percent(whole.loc[best], 1)}, worst"
+            f" {worst} {_percent(whole.loc[worst], 1)}; areas that do as well as all voxels"
+            f" together: {', '.join(ahead) or 'none'}"
+        ),
+        (
+            f"one area, {equal['n_voxels'].iloc[0]:.0f} voxels each: best {per_voxel}"
+            f" {_percent(equal.loc[per_voxel], 1)}"
+        ),
     ]
 
 
@@ -292,16 +397,30 @@ def _control_words(controlled: pd.DataFrame) -> list[str]:
         row = mean.loc[control]
         chance = 1 / row["gallery"]
         if control == MEAN:
-            lines.append(f"{control}: top-1 {_percent(row, 1)}; it cannot find anything, since a tie counts as a miss")
+            lines.append(
+                f"{control}: top-1 {_percent(row, 1)}; it cannot find anything, since a tie counts"
+                " as a miss"
+            )
             continue
-        where = "above" if row["top1_low"] > chance else "below" if row["top1_high"] < chance else "not apart from"
+        where = (
+            "above"
+            if row["top1_low"] > chance
+            else "below"
+            if row["top1_high"] < chance
+            else "not apart from"
+        )
         lines.append(f"{control}: top-1 {_percent(row, 1)}, {where} chance ({100 * chance:.1f} %)")
     missing = [c for c in CONTROLS if c not in mean.index]
-    return lines + ([f"not shown here, for want of areas or subjects: {'; '.join(missing)}"] if missing else [])
+    return lines + (
+        [f"not shown here, for want of areas or subjects: {'; '.join(missing)}"] if missing else []
+    )
 
 
 def _percent(row: Any, k: int) -> str:
-    return f"{100 * row[f'top{k}']:.1f} % [{100 * row[f'top{k}_low']:.1f}, {100 * row[f'top{k}_high']:.1f}]"
+    return (
+        f"{100 * row[f'top{k}']:.1f} % [{100 * row[f'top{k}_low']:.1f},"
+        f" {100 * row[f'top{k}_high']:.1f}]"
+    )
 
 
 def _hits(ranks: NDArray[np.int64]) -> Array:
@@ -310,10 +429,17 @@ def _hits(ranks: NDArray[np.int64]) -> Array:
 
 
 def _rows(
-    lab: Lab, found: Found, condition: str, name: str = "top{k}", gallery: int | None = None, only_all: bool = False,
+    lab: Lab,
+    found: Found,
+    condition: str,
+    name: str = "top{k}",
+    gallery: int | None = None,
+    only_all: bool = False,
     **columns: Any,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each subject and one for their mean, with intervals over images; recorded as `name`."""
+) -> list[dict[str, Any]]:
+    """A row for each subject and one for their mean, with intervals over images; recorded as
+    `name`.
+    """
     images = {s: lab.crowd[s].image_rows("test") for s in found}
     groups = {} if only_all else {s: {s: hits} for s, hits in found.items()}
     rows = []
@@ -321,8 +447,9 @@ def _rows(
         sizes = [gallery or len(h) for h in hits.values()]
         row = {"condition": condition, "subject": subject, "gallery": min(sizes), **columns}
         for at, k in enumerate(KS):
-            share = stats.bootstrap_mean_of_subjects({s: h[:, at] for s, h in hits.items()}, images,
-                                                     lab.profile.bootstrap, lab.seed)  # fmt: skip
+            share = stats.bootstrap_mean_of_subjects(
+                {s: h[:, at] for s, h in hits.items()}, images, lab.profile.bootstrap, lab.seed
+            )
             lab.record(name.format(k=k), share.value, condition, subject, share, unit="share")
             row |= {f"top{k}": share.value, f"top{k}_low": share.low, f"top{k}_high": share.high}
         rows.append(row)
@@ -330,7 +457,9 @@ def _rows(
 
 
 def _drawn_galleries(lab: Lab, search: Search, size: int) -> Array:
-    """How often each image was found in galleries drawn at random; NaN where it was in none. (n_images, len(KS))"""
+    """How often each image was found in galleries drawn at random; NaN where it was in none.
+    (n_images, len(KS))
+    """
     n = len(search.ranks())
     if size >= n:
         return _hits(search.ranks())
@@ -343,12 +472,16 @@ def _drawn_galleries(lab: Lab, search: Search, size: int) -> Array:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _drawn_voxels(lab: Lab, predicted: NDArray, measured: NDArray, among: NDArray[np.int64], count: int) -> Array:
+def _drawn_voxels(
+    lab: Lab, predicted: NDArray, measured: NDArray, among: NDArray[np.int64], count: int
+) -> Array:
     """How often each image was found by `count` voxels drawn at random, (n_images, len(KS))."""
     rng = np.random.default_rng([lab.seed, count])
     draws = lab.profile.retrieval.draws if count < len(among) else 1
     chosen = [rng.choice(among, count, replace=False) for _ in range(draws)]
-    return np.mean([_hits(scores.retrieval_ranks(predicted[:, v], measured[:, v])) for v in chosen], axis=0)
+    return np.mean(
+        [_hits(scores.retrieval_ranks(predicted[:, v], measured[:, v])) for v in chosen], axis=0
+    )
 
 
 def _best_on_val(lab: Lab, encoder: UniversalEncoder, subject: str) -> NDArray[np.int64]:
@@ -360,13 +493,21 @@ def _best_on_val(lab: Lab, encoder: UniversalEncoder, subject: str) -> NDArray[n
 def _areas(subject: Subject) -> dict[str, NDArray[np.int64]]:
     """Area -> its voxels; a voxel may be in several."""
     labels = subject.voxels["areas"].str.split(",").explode()
-    return {str(a): np.array(rows.index) for a, rows in labels[labels != ""].groupby(labels, sort=False)}
+    return {
+        str(a): np.array(rows.index) for a, rows in labels[labels != ""].groupby(labels, sort=False)
+    }
 
 
 def _wrong_predictions(
-    lab: Lab, encoder: UniversalEncoder, predicted: Mapping[str, NDArray], subject: str, control: str
+    lab: Lab,
+    encoder: UniversalEncoder,
+    predicted: Mapping[str, NDArray],
+    subject: str,
+    control: str,
 ) -> list[NDArray]:
-    """Predictions of a control for the test images of a subject, (n_images, n_voxels) each; none if it cannot be had."""
+    """Predictions of a control for the test images of a subject, (n_images, n_voxels) each; none
+    if it cannot be had.
+    """
     mine, draws = predicted[subject], range(lab.profile.retrieval.draws)
     rng = np.random.default_rng([lab.seed, CONTROLS.index(control)])
     labels = lab.crowd[subject].voxels["areas"].to_numpy()
@@ -384,13 +525,19 @@ def _wrong_predictions(
     rows = lab.crowd[subject].image_rows("test")
     theirs = {s: train.predict(encoder, lab.source, s, rows) for s in others}
     turns = [others[i % len(others)] for i in range(max(len(draws), len(others)))] if others else []
-    return [_exchanged(theirs[s], lab.crowd[s].voxels["areas"].to_numpy(), labels, rng) for s in turns]
+    return [
+        _exchanged(theirs[s], lab.crowd[s].voxels["areas"].to_numpy(), labels, rng) for s in turns
+    ]
 
 
-def _exchanged(predicted: NDArray, given: NDArray, wanted: NDArray, rng: np.random.Generator) -> NDArray:
-    """For each wanted label, the prediction of a random voxel with that label; NaN where no voxel has it.
+def _exchanged(
+    predicted: NDArray, given: NDArray, wanted: NDArray, rng: np.random.Generator
+) -> NDArray:
+    """For each wanted label, the prediction of a random voxel with that label; NaN where no voxel
+    has it.
 
-    Within one subject (`given` is `wanted`) labels are permuted, so that every prediction is used once.
+    Within one subject (`given` is `wanted`) labels are permuted, so that every prediction is used
+    once.
     """
     out = np.full((len(predicted), len(wanted)), np.nan, np.float32)
     for label in dict.fromkeys(wanted):

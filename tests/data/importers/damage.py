@@ -1,8 +1,9 @@
-"""Damage to the files of a dataset, at random but the same for the same seed: any file, array, table or picture.
+"""Damage to the files of a dataset, at random but the same for the same seed: any file, array,
+table or picture.
 
-`spoil(root, rng)` changes one file below a folder. It says what it did, and whether numbers were changed in a way that
-nobody can notice (another number in its place, in an array or a table of the same shape), so that other numbers in the
-crowd file are no mistake.
+`spoil(root, rng)` changes one file below a folder. It says what it did, and whether numbers were
+changed in a way that nobody can notice (another number in its place, in an array or a table of the
+same shape), so that other numbers in the crowd file are no mistake.
 """
 
 import gzip
@@ -28,7 +29,9 @@ Rng = np.random.Generator
 
 
 class Damage(NamedTuple):
-    """What was done to which file, and whether other numbers, or other names of images, are to be expected."""
+    """What was done to which file, and whether other numbers, or other names of images, are to be
+    expected.
+    """
 
     file: Path
     what: str
@@ -36,7 +39,9 @@ class Damage(NamedTuple):
 
 
 def spoil(root: Path, rng: Rng) -> Damage:
-    """Damage one file of a folder: its bytes, or what is in it. Each kind of file is as likely as any other."""
+    """Damage one file of a folder: its bytes, or what is in it. Each kind of file is as likely as
+    any other.
+    """
     files = sorted(path for path in root.rglob("*") if path.is_file())
     kinds = sorted({path.suffix.lower() for path in files})
     kind = kinds[rng.integers(len(kinds))]
@@ -45,7 +50,9 @@ def spoil(root: Path, rng: Rng) -> Damage:
     if rng.random() < 0.35:
         return Damage(path, *damage_bytes(path, rng))
     for suffixes, inside in INSIDE.items():
-        if path.name.lower().endswith(suffixes) or (kind == ".mat" and h5py.is_hdf5(path) and ".h5" in suffixes):
+        if path.name.lower().endswith(suffixes) or (
+            kind == ".mat" and h5py.is_hdf5(path) and ".h5" in suffixes
+        ):
             return Damage(path, *inside(path, rng))
     return Damage(path, *damage_bytes(path, rng))
 
@@ -61,7 +68,7 @@ def unlinked(path: Path) -> None:
     path.write_bytes(data)
 
 
-# ------------------------------------------------------------------------------------------------------ any file
+# --- any file
 
 
 def damage_bytes(path: Path, rng: Rng) -> tuple[str, bool]:
@@ -82,11 +89,15 @@ def damage_bytes(path: Path, rng: Rng) -> tuple[str, bool]:
         "cut": lambda: path.write_bytes(data[: int(rng.integers(0, n))]),
         "a byte short": lambda: path.write_bytes(data[:-1]),
         "empty": lambda: path.write_bytes(b""),
-        "a web page": lambda: path.write_bytes(b"<!DOCTYPE html><html><body>404 Not Found</body></html>\n"),
+        "a web page": lambda: path.write_bytes(
+            b"<!DOCTYPE html><html><body>404 Not Found</body></html>\n"
+        ),
         "noise": lambda: path.write_bytes(rng.bytes(min(n, 1 << 16))),
         "flipped bits": lambda: path.write_bytes(flip(n, int(rng.integers(1, 20)))),
         "flipped bits in the header": lambda: path.write_bytes(flip(600, int(rng.integers(1, 4)))),
-        "zeros": lambda: path.write_bytes(data[: n // 3] + bytes(min(4096, n // 3)) + data[n // 3 + min(4096, n // 3) :]),
+        "zeros": lambda: path.write_bytes(
+            data[: n // 3] + bytes(min(4096, n // 3)) + data[n // 3 + min(4096, n // 3) :]
+        ),
         "twice": lambda: path.write_bytes(data + data),
         "deleted": lambda: path.unlink(),
         "a folder": lambda: (path.unlink(), path.mkdir()),
@@ -103,7 +114,10 @@ def damage_bytes(path: Path, rng: Rng) -> tuple[str, bool]:
 
 def same_cells(before: bytes, after: bytes) -> bool:
     """Whether two texts have as many lines, with as many cells each."""
-    counts = [[line.count(b"\t" if b"\t" in before else b",") for line in text.splitlines()] for text in (before, after)]
+    counts = [
+        [line.count(b"\t" if b"\t" in before else b",") for line in text.splitlines()]
+        for text in (before, after)
+    ]
     return counts[0] == counts[1]
 
 
@@ -113,7 +127,7 @@ def path_outside(path: Path) -> Path:
     return root.parent / f"outside{path.suffix}"
 
 
-# --------------------------------------------------------------------------------------------------------- arrays
+# --- arrays
 
 
 def other_array(array: np.ndarray, rng: Rng) -> tuple[str, np.ndarray, bool]:
@@ -124,7 +138,9 @@ def other_array(array: np.ndarray, rng: Rng) -> tuple[str, np.ndarray, bool]:
     def some(value: float) -> np.ndarray:
         copy = array.astype(np.float64) if array.dtype.kind != "f" else array.copy()
         copy.reshape(-1)[rng.integers(0, max(1, copy.size), max(1, copy.size // 50))] = value
-        return copy if array.dtype.kind == "f" or not np.isfinite(value) else copy.astype(array.dtype)
+        return (
+            copy if array.dtype.kind == "f" or not np.isfinite(value) else copy.astype(array.dtype)
+        )
 
     kinds: dict[str, Callable[[], np.ndarray]] = {
         "float64": lambda: array.astype(np.float64),
@@ -147,15 +163,21 @@ def other_array(array: np.ndarray, rng: Rng) -> tuple[str, np.ndarray, bool]:
         "some infinite": lambda: some(np.inf),
         "some negative": lambda: some(-1),
         "some too large": lambda: some(100),
-        "some huge": lambda: some(1e300 if array.dtype == np.float64 else 1e30 if array.dtype.kind == "f" else 120),
+        "some huge": lambda: some(
+            1e300 if array.dtype == np.float64 else 1e30 if array.dtype.kind == "f" else 120
+        ),
         "all NaN": lambda: np.full(array.shape, np.nan),
         "all the same": lambda: np.full(array.shape, array.reshape(-1)[0]),
-        "last number too large": lambda: np.append(array.reshape(-1)[:-1], 10**6).reshape(array.shape),
+        "last number too large": (
+            lambda: np.append(array.reshape(-1)[:-1], 10**6).reshape(array.shape)
+        ),
     }
     if not number or not array.size:
-        kinds = {name: kinds[name] for name in ("a row less", "an axis more", "flat", "no rows") if array.ndim} or {
-            "a number": lambda: np.zeros(3)
-        }
+        kinds = {
+            name: kinds[name]
+            for name in ("a row less", "an axis more", "flat", "no rows")
+            if array.ndim
+        } or {"a number": lambda: np.zeros(3)}
     elif not array.ndim:
         kinds = {name: kinds[name] for name in ("float64", "texts", "an axis more")}
     what = pick(list(kinds), rng)
@@ -196,7 +218,9 @@ HEADERS = {
     "a header of no numbers": npy_header((0, 0)),
     "a header with a negative size": npy_header((-1, 4)),
     "a header of records": npy_header((3,), "<V7"),
-    "a header that is no header": b"\x93NUMPY\x01\x00" + struct.pack("<H", 40) + b"__import__('os').getcwd()".ljust(40),
+    "a header that is no header": (
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", 40) + b"__import__('os').getcwd()".ljust(40)
+    ),
     "a header of a future version": b"\x93NUMPY\x09\x00" + b"\x10\x00" + b" " * 16,
 }
 
@@ -211,7 +235,16 @@ def damage_npz(path: Path, rng: Rng) -> tuple[str, bool]:
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = pick(sorted(members), rng)
-    kinds = ["gone", "header", *["array"] * 3, "bomb", "nearly too large", "other name", "cut", "packed"]
+    kinds = [
+        "gone",
+        "header",
+        *["array"] * 3,
+        "bomb",
+        "nearly too large",
+        "other name",
+        "cut",
+        "packed",
+    ]
     kind, plausible = pick(kinds, rng), False
     if kind == "bomb":
         return f"{name}: {write_bomb(path, members, name, rng)}", False
@@ -243,7 +276,9 @@ def damage_npz(path: Path, rng: Rng) -> tuple[str, bool]:
 
 
 def write_bomb(path: Path, members: dict[str, bytes], name: str, rng: Rng, honest: int = 0) -> str:
-    """An array of zeros with as many rows as there were, in a few MB of the file: of 4 GB as it says, or honestly of less."""
+    """An array of zeros with as many rows as there were, in a few MB of the file: of 4 GB as it
+    says, or honestly of less.
+    """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for member, data in members.items():
             if member != name:
@@ -260,7 +295,8 @@ def write_bomb(path: Path, members: dict[str, bytes], name: str, rng: Rng, hones
     return f"says 4 GB, unpacks to {size >> 20} MB"
 
 
-# ----------------------------------------------------------------------------------------------- HDF5 and MATLAB
+# -----------------------------------------------------------------------------------------------
+# HDF5 and MATLAB
 
 
 def damage_hdf5(path: Path, rng: Rng) -> tuple[str, bool]:
@@ -279,11 +315,29 @@ def damage_object(file: h5py.File, name: str, outside: Path, rng: Rng) -> tuple[
     shape = item.shape if isinstance(item, h5py.Dataset) else ()
     attributes = dict(item.attrs)
     plausible = False
-    kind = pick(["gone", "group", "soft link", "link to itself", "link out", "stored outside", "virtual", "huge", "long",
-                 "nearly too large", "text", "attributes", *["array"] * 12], rng)  # fmt: skip
+    kind = pick(
+        [
+            "gone",
+            "group",
+            "soft link",
+            "link to itself",
+            "link out",
+            "stored outside",
+            "virtual",
+            "huge",
+            "long",
+            "nearly too large",
+            "text",
+            "attributes",
+            *["array"] * 12,
+        ],
+        rng,
+    )
     if kind == "attributes" and attributes:
         key = pick(sorted(attributes), rng)
-        value = pick([None, b"\xff\xfe", -1, np.nan, np.arange(4), np.array([10**9, -5]), "x" * 1000], rng)
+        value = pick(
+            [None, b"\xff\xfe", -1, np.nan, np.arange(4), np.array([10**9, -5]), "x" * 1000], rng
+        )
         del item.attrs[key]
         if value is not None:
             item.attrs[key] = value
@@ -301,7 +355,9 @@ def damage_object(file: h5py.File, name: str, outside: Path, rng: Rng) -> tuple[
         file[name] = h5py.ExternalLink(str(outside), "x")
     elif kind == "stored outside" and array is not None and array.ndim:
         outside.write_bytes(array.tobytes())
-        file.create_dataset(name, array.shape, array.dtype, external=[(str(outside), 0, max(1, array.nbytes))])
+        file.create_dataset(
+            name, array.shape, array.dtype, external=[(str(outside), 0, max(1, array.nbytes))]
+        )
     elif kind == "virtual" and array is not None and array.ndim:
         with h5py.File(outside, "w") as other:
             other["x"] = array
@@ -314,7 +370,9 @@ def damage_object(file: h5py.File, name: str, outside: Path, rng: Rng) -> tuple[
         dtype = array.dtype if array is not None else h5py.string_dtype()
         file.create_dataset(name, (10**10, *shape[1:]), dtype, chunks=True)
     elif kind == "nearly too large" and shape:
-        file.create_dataset(name, (shape[0], max(1, NEARLY // (8 * max(1, shape[0])))), np.float64, chunks=True)
+        file.create_dataset(
+            name, (shape[0], max(1, NEARLY // (8 * max(1, shape[0])))), np.float64, chunks=True
+        )
     elif kind == "text":
         file[name] = "text"
     elif kind == "array" and array is not None:
@@ -329,7 +387,10 @@ def damage_object(file: h5py.File, name: str, outside: Path, rng: Rng) -> tuple[
 def damage_mat(path: Path, rng: Rng) -> tuple[str, bool]:
     content = {n: v for n, v in scipy.io.loadmat(path).items() if not n.startswith("__")}
     name = pick(sorted(content), rng)
-    kind, plausible = pick(["gone", "text", "cell", "struct", "large", "nearly too large", *["array"] * 8], rng), False
+    kind, plausible = (
+        pick(["gone", "text", "cell", "struct", "large", "nearly too large", *["array"] * 8], rng),
+        False,
+    )
     if kind == "nearly too large":
         rows = content[name].shape[0]
         mat_zeros(path, {name: (rows, NEARLY // (8 * rows))})
@@ -341,15 +402,25 @@ def damage_mat(path: Path, rng: Rng) -> tuple[str, bool]:
     elif kind == "large":
         content[name] = np.zeros((20000, 2500), np.uint8)
     else:
-        content[name] = {"text": "text", "cell": np.array([[1, "x"]], dtype=object), "struct": {"a": 1}}[kind]
+        content[name] = {
+            "text": "text",
+            "cell": np.array([[1, "x"]], dtype=object),
+            "struct": {"a": 1},
+        }[kind]
     scipy.io.savemat(path, content or {"nothing": 1}, do_compression=rng.random() < 0.5)
     return f"{name}: {kind}", plausible
 
 
 def mat_zeros(
-    path: Path, shapes: dict[str, tuple[int, int]], size: int | None = None, kind: int = 6, compressed: bool = True
+    path: Path,
+    shapes: dict[str, tuple[int, int]],
+    size: int | None = None,
+    kind: int = 6,
+    compressed: bool = True,
 ) -> None:
-    """A MATLAB file of zeros of a kind (6: float64), and so many bytes of them, whatever their header says."""
+    """A MATLAB file of zeros of a kind (6: float64), and so many bytes of them, whatever their
+    header says.
+    """
 
     def element(number: int, data: bytes) -> bytes:
         return struct.pack("<II", number, len(data)) + data + bytes(-len(data) % 8)
@@ -358,7 +429,9 @@ def mat_zeros(
         file.write(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM")
         for name, shape in shapes.items():
             n = 8 * shape[0] * shape[1] if size is None else size
-            header = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<2i", *shape))
+            header = element(6, struct.pack("<II", kind, 0)) + element(
+                5, struct.pack("<2i", *shape)
+            )
             header += element(1, name.encode()) + struct.pack("<II", 9, n)
             tag = struct.pack("<II", 14, len(header) + n)
             if not compressed:
@@ -366,11 +439,13 @@ def mat_zeros(
                 file.writelines(zeros(n))
                 continue
             pack = zlib.compressobj(1)
-            data = b"".join([pack.compress(tag + header), *map(pack.compress, zeros(n)), pack.flush()])
+            data = b"".join(
+                [pack.compress(tag + header), *map(pack.compress, zeros(n)), pack.flush()]
+            )
             file.write(struct.pack("<II", 15, len(data)) + data)
 
 
-# ----------------------------------------------------------------------------------------------------- volumes
+# --- volumes
 
 
 def damage_volume(path: Path, rng: Rng) -> tuple[str, bool]:
@@ -378,12 +453,30 @@ def damage_volume(path: Path, rng: Rng) -> tuple[str, bool]:
     packed = path.name.lower().endswith(("gz", "mgz"))
     data = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
     surface = path.name.lower().endswith((".mgh", ".mgz"))
-    fields = {"size": (4, ">i", [0, -1, 10**9, 3]), "last size": (16, ">i", [0, 10**9, 1, 751]), "type": (20, ">i", [0, 1, 99])}
+    fields = {
+        "size": (4, ">i", [0, -1, 10**9, 3]),
+        "last size": (16, ">i", [0, 10**9, 1, 751]),
+        "type": (20, ">i", [0, 1, 99]),
+    }
     if not surface:
-        fields = {"number of axes": (40, "<h", [0, 3, 5, 99, -1]), "size": (42, "<h", [0, -1, 32767, 3]),
-                  "last size": (48, "<h", [0, -5, 32767, 2]), "type": (70, "<h", [2, 64, 0, 1792, 9999]),
-                  "offset": (108, "<f", [0, -100, 1e9, np.nan]), "scale": (112, "<f", [2, 1e30, np.nan])}  # fmt: skip
-    what = pick([*fields, "cut", "more", "bomb", *([] if surface else ["nearly too large", "nearly too many"])], rng)
+        fields = {
+            "number of axes": (40, "<h", [0, 3, 5, 99, -1]),
+            "size": (42, "<h", [0, -1, 32767, 3]),
+            "last size": (48, "<h", [0, -5, 32767, 2]),
+            "type": (70, "<h", [2, 64, 0, 1792, 9999]),
+            "offset": (108, "<f", [0, -100, 1e9, np.nan]),
+            "scale": (112, "<f", [2, 1e30, np.nan]),
+        }
+    what = pick(
+        [
+            *fields,
+            "cut",
+            "more",
+            "bomb",
+            *([] if surface else ["nearly too large", "nearly too many"]),
+        ],
+        rng,
+    )
     if what in fields:
         place, form, values = fields[what]
         value = pick(values, rng)
@@ -391,7 +484,10 @@ def damage_volume(path: Path, rng: Rng) -> tuple[str, bool]:
         what = f"{what} is {value}"
     elif what.startswith("nearly"):
         n = (MAX_VOXELS if what == "nearly too many" else MAX_VOLUME // 8) * 9 // 10
-        data[40:48], data[70:74] = struct.pack("<4h", 3, 100, 100, n // 10000), struct.pack("<2h", 2, 8)
+        data[40:48], data[70:74] = (
+            struct.pack("<4h", 3, 100, 100, n // 10000),
+            struct.pack("<2h", 2, 8),
+        )
         data[108:112], data[112:120] = struct.pack("<f", 352), bytes(8)
         data[352:] = b"\1" * (n // 10000 * 10000)
     elif what == "cut":
@@ -401,12 +497,17 @@ def damage_volume(path: Path, rng: Rng) -> tuple[str, bool]:
     stored = gzip.compress(bytes(data), 1) if packed else bytes(data)
     if what == "bomb" and packed:
         pack = zlib.compressobj(9, zlib.DEFLATED, 31)
-        stored = pack.compress(bytes(data)) + b"".join(pack.compress(bytes(1 << 20)) for _ in range(400)) + pack.flush()
+        stored = (
+            pack.compress(bytes(data))
+            + b"".join(pack.compress(bytes(1 << 20)) for _ in range(400))
+            + pack.flush()
+        )
     path.write_bytes(stored)
     return what, what.startswith("scale")
 
 
-# --------------------------------------------------------------------------------------------- text and pictures
+# --- text
+# and pictures
 
 
 def damage_text(path: Path, rng: Rng) -> tuple[str, bool]:
@@ -415,7 +516,22 @@ def damage_text(path: Path, rng: Rng) -> tuple[str, bool]:
     separator = "\t" if "\t" in lines[row] else ","
     cells = lines[row].split(separator)
     column = int(rng.integers(len(cells)))
-    value = pick(["", "nan", "-1", "1e400", "99999999999999999999", "x" * 5000, "../../etc/passwd", '"', "0.5", "\0", "é"], rng)
+    value = pick(
+        [
+            "",
+            "nan",
+            "-1",
+            "1e400",
+            "99999999999999999999",
+            "x" * 5000,
+            "../../etc/passwd",
+            '"',
+            "0.5",
+            "\0",
+            "é",
+        ],
+        rng,
+    )
     changed = separator.join([*cells[:column], value, *cells[column + 1 :]])
     kinds: dict[str, Callable[[], list[str]]] = {
         "a line less": lambda: lines[:row] + lines[row + 1 :],
@@ -448,10 +564,18 @@ def damage_picture(path: Path, rng: Rng) -> tuple[str, bool]:
         "says 60000 pixels": huge,
         "one pixel": lambda: Image.fromarray(pixels[:1, :1]).save(path, "PNG"),
         "larger than is allowed": lambda: Image.new("L", (9000, 20)).save(path, "PNG"),
-        "16 bits": lambda: Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(path, "PNG"),
+        "16 bits": (
+            lambda: Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(path, "PNG")
+        ),
         "CMYK": lambda: Image.fromarray(pixels).convert("CMYK").save(path, "JPEG"),
-        "animated": lambda: Image.fromarray(pixels).save(path, "GIF", save_all=True, append_images=[Image.fromarray(pixels)]),
-        "a script": lambda: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"),
+        "animated": (
+            lambda: Image.fromarray(pixels).save(
+                path, "GIF", save_all=True, append_images=[Image.fromarray(pixels)]
+            )
+        ),
+        "a script": lambda: path.write_bytes(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"
+        ),
     }
     what = pick(list(kinds), rng)
     kinds[what]()

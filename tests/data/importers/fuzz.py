@@ -1,13 +1,14 @@
-"""Imports of damaged datasets: `python fuzz.py FOLDER` reads lines "DATASET NUMBER" and answers each with a line of JSON.
+"""Imports of damaged datasets: `python fuzz.py FOLDER` reads lines "DATASET NUMBER" and answers
+each with a line of JSON.
 
-Every case copies a small dataset in its published layout, damages one file (`damage.spoil`, the number of the case is the
-seed), imports it, and says what came of it:
+Every case copies a small dataset in its published layout, damages one file (`damage.spoil`, the
+number of the case is the seed), imports it, and says what came of it:
 
 refused   an error that names a file, a folder or an image of the dataset; nothing is left behind
 same      the crowd file has the same numbers and pictures as without the damage
 less      ... or some of them (a subject or some voxels are not there, areas have no names, ...)
-other     ... or other ones, where the damage was another number in an array or a table of the same shape
-wrong     anything else
+other     ... or other ones, where the damage was another number in an array or a table of the same
+shape wrong     anything else
 """
 
 import json
@@ -59,7 +60,7 @@ SECONDS = 60  # of the processor
 PLACE = ["hemisphere", "vertex", "i", "j", "k", "x", "y", "z"]
 
 
-# ------------------------------------------------------------------------------------------------------- datasets
+# --- datasets
 
 
 def nsd_volume(root: Path, kind: str = "hdf5") -> None:
@@ -69,7 +70,10 @@ def nsd_volume(root: Path, kind: str = "hdf5") -> None:
     made.write_stim_info()
     made.write_behaviour(1, [1])
     made.write_volume(1, 1, kind)
-    made.write_nifti(f"{made.betas_folder(1, 'func1pt8mm')}/ncsnr.nii.gz", np.full(test_nsd.GRID, 0.7, np.float32))
+    made.write_nifti(
+        f"{made.betas_folder(1, 'func1pt8mm')}/ncsnr.nii.gz",
+        np.full(test_nsd.GRID, 0.7, np.float32),
+    )
 
 
 def nsd_surface(root: Path, space: str) -> None:
@@ -86,7 +90,10 @@ def algonauts(root: Path) -> None:
     for folder in root.glob("subj*"):
         (folder / "test_split/noise_ceiling").mkdir()
         for side, vertices in test_algonauts.VERTICES.items():
-            np.save(folder / f"test_split/noise_ceiling/{side}_noise_ceiling.npy", np.linspace(0, 0.8, len(vertices)))
+            np.save(
+                folder / f"test_split/noise_ceiling/{side}_noise_ceiling.npy",
+                np.linspace(0, 0.8, len(vertices)),
+            )
 
 
 def ube(root: Path) -> None:
@@ -104,7 +111,10 @@ def bold_areas(root: Path) -> None:
     made.write_names("CSI4")
     made.write_lists("CSI4")
     for name, values in made.areas("CSI4").items():
-        np.save(made.file(f"py/CSI4_GLMbetas-{test_bold5000.VERSION}_allses_{name}.npy"), values.astype(np.float32))
+        np.save(
+            made.file(f"py/CSI4_GLMbetas-{test_bold5000.VERSION}_allses_{name}.npy"),
+            values.astype(np.float32),
+        )
 
 
 def bold_release1(root: Path, kind: str) -> None:
@@ -115,7 +125,9 @@ def god_original(root: Path, kind: str) -> None:
     test_god.write_images(root / "images")
     for subject in (1, 2):
         original = test_god.Original(subject)
-        (original.write_h5 if kind == "h5" else original.write_mat)(root / f"Subject{subject}.{kind}")
+        (original.write_h5 if kind == "h5" else original.write_mat)(
+            root / f"Subject{subject}.{kind}"
+        )
 
 
 def god_fmriprep(root: Path) -> None:
@@ -152,7 +164,10 @@ def mosaic(root: Path, merged: bool) -> None:
 def arrays(root: Path, csv: bool) -> None:
     rng = np.random.default_rng(3)
     root.mkdir()
-    pixels, values = rng.integers(0, 256, (12, 8, 8, 3), np.uint8), rng.normal(2, 3, (24, 5)).astype(np.float32)
+    pixels, values = (
+        rng.integers(0, 256, (12, 8, 8, 3), np.uint8),
+        rng.normal(2, 3, (24, 5)).astype(np.float32),
+    )
     if csv:
         (root / "images").mkdir()
         for i, image in enumerate(pixels):
@@ -164,14 +179,26 @@ def arrays(root: Path, csv: bool) -> None:
     names = [f"image{i}" if csv else str(i) for i in range(12)]
     rows = "".join(f"{names[i % 12]},{i // 12},{i // 12}\n" for i in range(24))
     (root / "trials.csv").write_text("image,session,repeat\n" + rows)
-    (root / "voxels.csv").write_text("hemisphere,i,j,k,areas,ncsnr\n" + "".join(f"L,{i},2,3,V1,0.5\n" for i in range(5)))
+    (root / "voxels.csv").write_text(
+        "hemisphere,i,j,k,areas,ncsnr\n" + "".join(f"L,{i},2,3,V1,0.5\n" for i in range(5))
+    )
     (root / "test.txt").write_text("".join(f"{name}\n" for name in names[:4]))
 
 
 def run_arrays(root: Path, out: Path, csv: bool) -> None:
-    images, responses = (root / "images", "responses.csv") if csv else (root / "images.npy", "responses.npy")
-    import_arrays(images, root / responses, "A", out, trials=root / "trials.csv", voxels=root / "voxels.csv",
-                  test_images=root / "test.txt", bad_voxels="drop")  # fmt: skip
+    images, responses = (
+        (root / "images", "responses.csv") if csv else (root / "images.npy", "responses.npy")
+    )
+    import_arrays(
+        images,
+        root / responses,
+        "A",
+        out,
+        trials=root / "trials.csv",
+        voxels=root / "voxels.csv",
+        test_images=root / "test.txt",
+        bad_voxels="drop",
+    )
 
 
 def crowd_file(root: Path) -> None:
@@ -188,49 +215,77 @@ def read_crowd(root: Path, out: Path) -> None:
     shutil.copy(root / "crowd.h5", out)
 
 
-Dataset = tuple[Callable[[Path], object], Callable[[Path, Path], object]]  # how it is made, how it is imported
+Dataset = tuple[
+    Callable[[Path], object], Callable[[Path, Path], object]
+]  # how it is made, how it is imported
 DATASETS: dict[str, Dataset] = {
     "nsd-hdf5": (nsd_volume, lambda r, o: import_nsd(r, o, EXACT)),
     "nsd-nifti": (lambda r: nsd_volume(r, "nii.gz"), lambda r, o: import_nsd(r, o, EXACT)),
-    "nsd-fsaverage": (lambda r: nsd_surface(r, "fsaverage"), lambda r, o: import_nsd(r, o, EXACT, space="fsaverage")),
-    "nsd-native": (lambda r: nsd_surface(r, "nativesurface"), lambda r, o: import_nsd(r, o, EXACT, space="nativesurface")),
+    "nsd-fsaverage": (
+        lambda r: nsd_surface(r, "fsaverage"),
+        lambda r, o: import_nsd(r, o, EXACT, space="fsaverage"),
+    ),
+    "nsd-native": (
+        lambda r: nsd_surface(r, "nativesurface"),
+        lambda r, o: import_nsd(r, o, EXACT, space="nativesurface"),
+    ),
     "algonauts": (algonauts, lambda r, o: import_algonauts(r, o, EXACT)),
     "ube": (ube, lambda r, o: import_ube(r, o, EXACT)),
     "bold5000-volumes": (bold_volumes, lambda r, o: import_bold5000(r, o, EXACT)),
     "bold5000-areas": (bold_areas, lambda r, o: import_bold5000(r, o, EXACT, responses="areas")),
-    "bold5000-h5": (lambda r: bold_release1(r, "h5"), lambda r, o: import_bold5000(r, o, EXACT, responses="release1")),
-    "bold5000-mat": (lambda r: bold_release1(r, "mat"), lambda r, o: import_bold5000(r, o, EXACT, responses="release1")),
+    "bold5000-h5": (
+        lambda r: bold_release1(r, "h5"),
+        lambda r, o: import_bold5000(r, o, EXACT, responses="release1"),
+    ),
+    "bold5000-mat": (
+        lambda r: bold_release1(r, "mat"),
+        lambda r, o: import_bold5000(r, o, EXACT, responses="release1"),
+    ),
     "god-h5": (lambda r: god_original(r, "h5"), lambda r, o: import_god(r, o, EXACT)),
     "god-mat": (lambda r: god_original(r, "mat"), lambda r, o: import_god(r, o, EXACT)),
     "god-fmriprep": (god_fmriprep, lambda r, o: import_god(r, o, EXACT)),
     "god-npz": (god_npz, lambda r, o: import_god(r, o, EXACT)),
-    "vim1": (lambda r: vim1(r, test_vim1.write_v73, test_vim1.write_v5), lambda r, o: import_vim1(r, o, EXACT)),
-    "vim1-converted": (lambda r: vim1(r, test_vim1.write_v5, test_vim1.write_v73), lambda r, o: import_vim1(r, o, EXACT)),
-    "mosaic": (lambda r: mosaic(r, False),
-               lambda r, o: import_mosaic(r, o, EXACT, areas="V1,V2", labels=r / "mmp_1.0.npz")),
-    "mosaic-merged": (lambda r: mosaic(r, True),
-                      lambda r, o: import_mosaic(r, o, EXACT, areas="V1,V2", labels=r / "mmp_1.0.npz")),
+    "vim1": (
+        lambda r: vim1(r, test_vim1.write_v73, test_vim1.write_v5),
+        lambda r, o: import_vim1(r, o, EXACT),
+    ),
+    "vim1-converted": (
+        lambda r: vim1(r, test_vim1.write_v5, test_vim1.write_v73),
+        lambda r, o: import_vim1(r, o, EXACT),
+    ),
+    "mosaic": (
+        lambda r: mosaic(r, False),
+        lambda r, o: import_mosaic(r, o, EXACT, areas="V1,V2", labels=r / "mmp_1.0.npz"),
+    ),
+    "mosaic-merged": (
+        lambda r: mosaic(r, True),
+        lambda r, o: import_mosaic(r, o, EXACT, areas="V1,V2", labels=r / "mmp_1.0.npz"),
+    ),
     "arrays": (lambda r: arrays(r, False), lambda r, o: run_arrays(r, o, False)),
     "arrays-csv": (lambda r: arrays(r, True), lambda r, o: run_arrays(r, o, True)),
     "crowd-file": (crowd_file, read_crowd),
-}  # fmt: skip
+}
 
 
-# ------------------------------------------------------------------------------------------------------ judgement
+# --- judgement
 
 
 def contents(path: Path) -> dict[str, Any]:
     """All that is in a crowd file, read as its users read it."""
     with Crowd(path) as crowd:
-        images = {str(i): (crowd.content[row], int(crowd._split[row]), crowd.image(i).tobytes())
-                  for row, i in enumerate(crowd.image_ids)}  # fmt: skip
+        images = {
+            str(i): (crowd.content[row], int(crowd._split[row]), crowd.image(i).tobytes())
+            for row, i in enumerate(crowd.image_ids)
+        }
         assert crowd.fingerprint
         subjects = {}
         for name in crowd.subjects:
             subject = crowd[name]
             for split in ("train", "val", "test"):
                 if len(subject.image_rows(split)):
-                    assert np.isfinite(subject.responses(split)).all(), f"{name}: responses that are not finite"
+                    assert np.isfinite(subject.responses(split)).all(), (
+                        f"{name}: responses that are not finite"
+                    )
                     assert len(subject.noise_ceiling(split)) == subject.n_voxels
             rows = np.asarray(subject._group["responses"][:], np.float32)
             shown = crowd.image_ids[subject.trials.image]
@@ -253,7 +308,9 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
         elif image[1] != known[1]:
             found.add("splits")
     if before["subjects"].keys() != after["subjects"].keys():
-        found.add("fewer subjects" if after["subjects"].keys() < before["subjects"].keys() else "subjects")
+        found.add(
+            "fewer subjects" if after["subjects"].keys() < before["subjects"].keys() else "subjects"
+        )
     for name, subject in after["subjects"].items():
         if name in before["subjects"]:
             found |= subject_differences(before["subjects"][name], subject)
@@ -264,12 +321,22 @@ def subject_differences(before: tuple, after: tuple) -> set[str]:
     (voxels, shown, sessions, rows), (new_voxels, new_shown, new_sessions, new_rows) = before, after
     found = set()
     both = voxels, new_voxels
-    shared = [column for column in PLACE if all(column in table and (table[column] != "").any() for table in both)]
+    shared = [
+        column
+        for column in PLACE
+        if all(column in table and (table[column] != "").any() for table in both)
+    ]
     where, new_where = places(voxels, shared), places(new_voxels, shared)
     if where is not None and new_where is not None:
         at = {place: column for column, place in enumerate(where)}
         common = [column for column, place in enumerate(new_where) if place in at]
-        found |= {"voxels"} if len(common) < len(new_where) else {"fewer voxels"} if len(common) < len(where) else set()
+        found |= (
+            {"voxels"}
+            if len(common) < len(new_where)
+            else {"fewer voxels"}
+            if len(common) < len(where)
+            else set()
+        )
         columns = [at[new_where[column]] for column in common]
     elif len(voxels) == len(new_voxels):
         found |= {"no places"} if {*voxels} != {*new_voxels} else set()
@@ -279,12 +346,21 @@ def subject_differences(before: tuple, after: tuple) -> set[str]:
         columns = [at.get(new_rows[:, c].tobytes(), -1) for c in range(new_rows.shape[1])]
         return {"fewer voxels"} if len(new_rows) == len(rows) and min(columns) >= 0 else {"values"}
     known = {(image, rows[t, columns].tobytes()) for t, image in enumerate(shown)}
-    new = {(image, np.ascontiguousarray(new_rows[t, common]).tobytes()) for t, image in enumerate(new_shown)}
+    new = {
+        (image, np.ascontiguousarray(new_rows[t, common]).tobytes())
+        for t, image in enumerate(new_shown)
+    }
     found |= {"values"} if not new <= known else {"fewer trials"} if new != known else set()
-    found |= {"sessions"} if len(new_shown) == len(shown) and (sessions != new_sessions).any() else set()
+    found |= (
+        {"sessions"} if len(new_shown) == len(shown) and (sessions != new_sessions).any() else set()
+    )
     for column in ("areas", "ncsnr", "hemisphere"):
         mine, theirs = voxels[column].to_numpy()[columns], new_voxels[column].to_numpy()[common]
-        equal = np.array_equal(mine, theirs) if column != "ncsnr" else np.allclose(mine, theirs, equal_nan=True)
+        equal = (
+            np.array_equal(mine, theirs)
+            if column != "ncsnr"
+            else np.allclose(mine, theirs, equal_nan=True)
+        )
         found |= set() if equal else {column}
     return found
 
@@ -295,17 +371,27 @@ def places(voxels: Any, columns: list[str]) -> list[tuple] | None:
     return found if len(set(found)) == len(found) else None
 
 
-def judge(damage: Damage, before: dict[str, Any], work: Path, act: Callable[[Path, Path], object]) -> tuple[str, str]:
+def judge(
+    damage: Damage, before: dict[str, Any], work: Path, act: Callable[[Path, Path], object]
+) -> tuple[str, str]:
     """What came of an import, in a word and in detail."""
     root, out = work / "data", work / "out/crowd.h5"
     try:
         act(root, out)
     except UbrainError as error:
-        names = {str(work), *(p.stem.split(".")[0] for p in [damage.file, *root.rglob("*")]), *before["images"]}
+        names = {
+            str(work),
+            *(p.stem.split(".")[0] for p in [damage.file, *root.rglob("*")]),
+            *before["images"],
+        }
         if not any(name in str(error) for name in names):
             return "wrong", f"the error names no file: {error}"
         left = [p.name for p in out.parent.iterdir() if p.name != f".{out.name}.import"]
-        left += [p.name for p in out.parent.rglob("*.partial") if not p.parent.parent.name.endswith(".import")]
+        left += [
+            p.name
+            for p in out.parent.rglob("*.partial")
+            if not p.parent.parent.name.endswith(".import")
+        ]
         return ("wrong", f"left behind: {left}") if left else ("refused", str(error))
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)
@@ -320,7 +406,7 @@ def judge(damage: Damage, before: dict[str, Any], work: Path, act: Callable[[Pat
     return ("other" if damage.plausible else "wrong"), f"differ: {', '.join(sorted(found))}"
 
 
-# --------------------------------------------------------------------------------------------------------- cases
+# --- cases
 
 
 def run_case(name: str, number: int, folder: Path) -> dict[str, Any]:
@@ -341,8 +427,15 @@ def run_case(name: str, number: int, folder: Path) -> dict[str, Any]:
     if outcome != "wrong" and peak() - memory > MEMORY:
         outcome, detail = "wrong", f"took {(peak() - memory) >> 20} MB: {outcome}: {detail}"
     file = str(damage.file.relative_to(work / "data"))
-    return {"dataset": name, "case": number, "file": file, "damage": damage.what, "plausible": damage.plausible,
-            "outcome": outcome, "detail": detail.replace(str(work), "")[:400]}  # fmt: skip
+    return {
+        "dataset": name,
+        "case": number,
+        "file": file,
+        "damage": damage.what,
+        "plausible": damage.plausible,
+        "outcome": outcome,
+        "detail": detail.replace(str(work), "")[:400],
+    }
 
 
 def peak(reset: bool = False) -> int:
@@ -350,17 +443,23 @@ def peak(reset: bool = False) -> int:
     if reset:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def main(folder: str) -> None:
-    """Answer line by line, in a process that cannot have more than 8 GB, nor a minute of the processor for a case."""
+    """Answer line by line, in a process that cannot have more than 8 GB, nor a minute of the
+    processor for a case.
+    """
     warnings.simplefilter("ignore")
     logging.disable()
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     for line in sys.stdin:
         name, number = line.split()
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, resource.RLIM_INFINITY))
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, resource.RLIM_INFINITY)
+        )
         print(json.dumps(run_case(name, int(number), Path(folder))), flush=True)
 
 

@@ -1,10 +1,13 @@
-"""Time and memory of imports at realistic size: `python tests/data/importers/scale.py NAME --share 0.1 --folder FOLDER`.
+"""Time and memory of imports at realistic size: `python tests/data/importers/scale.py NAME --share
+0.1 --folder FOLDER`.
 
-Writes a synthetic dataset in its published layout, of full shapes and with this share of its sessions, trials or images,
-imports it, reads the same files with plain h5py, numpy, gzip and Pillow, prints one line for each, and deletes it all.
-Whatever is made, imported or read is in a process of its own, with nothing in the system's cache beforehand. `check` is the
-doctor on a crowd of eight subjects; there, input is the crowd file. The test files' own generators write most of it, with
-random numbers that repeat; only what depends on what they are (compression) is therefore not measured.
+Writes a synthetic dataset in its published layout, of full shapes and with this share of its
+sessions, trials or images, imports it, reads the same files with plain h5py, numpy, gzip and
+Pillow, prints one line for each, and deletes it all. Whatever is made, imported or read is in a
+process of its own, with nothing in the system's cache beforehand. `check` is the doctor on a crowd
+of eight subjects; there, input is the crowd file. The test files' own generators write most of it,
+with random numbers that repeat; only what depends on what they are (compression) is therefore not
+measured.
 """
 
 import argparse
@@ -56,7 +59,7 @@ HEMISPHERES = {"lh": 19004, "rh": 20544}  # vertices of NSD's subject 1, in Algo
 WIDTHS = np.array([39548, 39548, 39548, 39548, 39548, 39198, 39548, 39511])
 
 
-# ------------------------------------------------------------------------------------------------------- material
+# --- material
 
 
 @cache
@@ -65,7 +68,9 @@ def grain(height: int, width: int) -> np.ndarray:
 
 
 def photograph(number: int, height: int = 425, width: int = 425) -> np.ndarray:
-    """Picture (height, width, 3) that looks like no other and is compressed about as much as a photograph."""
+    """Picture (height, width, 3) that looks like no other and is compressed about as much as a
+    photograph.
+    """
     colours = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
     smooth = np.asarray(Image.fromarray(colours).resize((width, height)))
     return np.clip(smooth + grain(height, width), 0, 255).astype(np.uint8)
@@ -85,7 +90,7 @@ def noise(n: int, width: int, dtype: str, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.5, 1, (n, width)).astype(dtype)
 
 
-# ------------------------------------------------------------------------------------------------------- datasets
+# --- datasets
 
 
 def nsd(root: Path, share: float) -> None:
@@ -100,7 +105,9 @@ def nsd(root: Path, share: float) -> None:
     made.write_nifti("nsddata/ppdata/subj01/func1pt8mm/roi/nsdgeneral.nii.gz", general)
     slab = np.random.default_rng(1).normal(100, 400, (750, y, x)).astype(np.int16)
     for session in range(1, 1 + round(40 * share)):
-        with h5py.File(made.file(f"{made.betas_folder(1, 'func1pt8mm')}/betas_session{session:02d}.hdf5"), "w") as file:
+        with h5py.File(
+            made.file(f"{made.betas_folder(1, 'func1pt8mm')}/betas_session{session:02d}.hdf5"), "w"
+        ) as file:
             betas = file.create_dataset("betas", (750, z, y, x), np.int16, chunks=(750, 1, 1, 1))
             for k in range(z):
                 betas[:, k] = np.roll(slab, k, axis=0) * brain[:, :, k].T
@@ -130,7 +137,9 @@ def ube(root: Path, share: float) -> None:
 
     def single() -> Iterator[np.ndarray]:
         for row, width in enumerate(narrow):
-            yield np.where(np.arange(WIDTHS[0]) < width, block[row % 64, : WIDTHS[0]], np.float16(0))
+            yield np.where(
+                np.arange(WIDTHS[0]) < width, block[row % 64, : WIDTHS[0]], np.float16(0)
+            )
 
     def shared() -> Iterator[np.ndarray]:
         for row, seen in enumerate(valid):
@@ -141,8 +150,10 @@ def ube(root: Path, share: float) -> None:
             if name not in ("single_sub_fmri", "multi_sub_fmri", "type_desc"):
                 with archive.open(f"{name}.npy", "w") as stream:
                     np.save(stream, values)
-        for name, shape, rows in (("single_sub_fmri", (len(narrow), int(WIDTHS[0])), single),
-                                  ("multi_sub_fmri", (1000, int(WIDTHS.sum())), shared)):  # fmt: skip
+        for name, shape, rows in (
+            ("single_sub_fmri", (len(narrow), int(WIDTHS[0])), single),
+            ("multi_sub_fmri", (1000, int(WIDTHS.sum())), shared),
+        ):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                 stream.write(npy_header(shape, "<f2"))
                 stream.writelines(row.tobytes() for row in rows())
@@ -165,7 +176,9 @@ def bold5000(root: Path, share: float) -> None:
     made.root, made.repeated = root, files[2862:]
     made.shown = {"CSI4": np.random.default_rng(0).permutation(np.repeat(files, times)).tolist()}
     for i, name in enumerate(names):
-        write_picture(root / f"BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli/{name}", i, 375, 375)
+        write_picture(
+            root / f"BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli/{name}", i, 375, 375
+        )
     made.write_repeated()
     made.write_names("CSI4")
     brain = np.zeros(test_bold5000.GRID, np.float32)
@@ -183,9 +196,14 @@ def bold5000(root: Path, share: float) -> None:
 
 
 def god(root: Path, share: float) -> None:
-    """A share of five subjects, first release: 4500 voxels, 1200 and 35 × 50 trials, images of 500 × 375."""
+    """A share of five subjects, first release: 4500 voxels, 1200 and 35 × 50 trials, images of 500
+    × 375.
+    """
     synsets = [f"n{1443537 + 1000 * i:08d}" for i in range(200)]
-    test_god.N_VOXELS, test_god.TRAINING = 4500, [f"{s}_{k}" for s in synsets[:150] for k in range(8)]
+    test_god.N_VOXELS, test_god.TRAINING = (
+        4500,
+        [f"{s}_{k}" for s in synsets[:150] for k in range(8)],
+    )
     test_god.TEST = [f"{s}_9" for s in synsets[150:]]
     for i, name in enumerate(test_god.TRAINING + test_god.TEST):
         write_picture(root / f"images/{name}.JPEG", i, 375, 500)
@@ -205,7 +223,11 @@ def mosaic(root: Path, share: float) -> None:
     names = [f"{i:012d}.jpg" for i in range(1, 1 + round(10000 * share))]
     subject = test_mosaic.Subject()
     n_test = len(names) // 10
-    subject.trials = [(name, "test" if i < n_test else "train", k) for i, name in enumerate(names) for k in range(3)]
+    subject.trials = [
+        (name, "test" if i < n_test else "train", k)
+        for i, name in enumerate(names)
+        for k in range(3)
+    ]
     subject.missing = {}
     for name in names:
         write_picture(root / "stimuli" / name, number_of(name), 425, 425)
@@ -224,12 +246,23 @@ def arrays(root: Path, share: float) -> None:
         file.write(npy_header((n_trials, n_voxels), "<f4"))
         file.writelines(np.roll(block[i % 300], i // 300).tobytes() for i in range(n_trials))
     trial = np.arange(n_trials)
-    pd.DataFrame({"image": trial % n_images, "session": trial // 750}).to_csv(root / "trials.csv", index=False)
-    pd.DataFrame({"hemisphere": "L", "vertex": np.arange(n_voxels), "areas": "V1"}).to_csv(root / "voxels.csv", index=False)
+    pd.DataFrame({"image": trial % n_images, "session": trial // 750}).to_csv(
+        root / "trials.csv", index=False
+    )
+    pd.DataFrame({"hemisphere": "L", "vertex": np.arange(n_voxels), "areas": "V1"}).to_csv(
+        root / "voxels.csv", index=False
+    )
 
 
 def run_arrays(root: Path, out: Path) -> None:
-    import_arrays(root / "images.npy", root / "responses.npy", "A", out, trials=root / "trials.csv", voxels=root / "voxels.csv")
+    import_arrays(
+        root / "images.npy",
+        root / "responses.npy",
+        "A",
+        out,
+        trials=root / "trials.csv",
+        voxels=root / "voxels.csv",
+    )
 
 
 def crowd(root: Path, share: float) -> None:
@@ -239,7 +272,10 @@ def crowd(root: Path, share: float) -> None:
     with write_crowd(root / "crowd.h5") as writer:
         n_test = n // 10
         splits = ["test"] * n_test + ["val", *["train"] * 19] * n
-        rows = [writer.add_image(f"image{i}", photograph(i, 224, 224), splits[i]) for i in range(n_test + 8 * (n - n_test))]
+        rows = [
+            writer.add_image(f"image{i}", photograph(i, 224, 224), splits[i])
+            for i in range(n_test + 8 * (n - n_test))
+        ]
         for s in range(8):
             image = np.r_[rows[:n_test], rows[n_test + s * (n - n_test) :][: n - n_test]]
             trials = pd.DataFrame({"image": image, "session": np.arange(n) * 4 // n})
@@ -254,7 +290,9 @@ def run_check(root: Path, out: Path) -> None:
         print(f"  {finding.level}: {finding.code}: {finding.where[:60]}")
 
 
-Dataset = tuple[Callable[[Path, float], object], Callable[[Path, Path], object]]  # how it is made, what is measured
+Dataset = tuple[
+    Callable[[Path, float], object], Callable[[Path, Path], object]
+]  # how it is made, what is measured
 DATASETS: dict[str, Dataset] = {
     "nsd": (nsd, import_nsd),
     "algonauts": (algonauts, import_algonauts),
@@ -268,7 +306,7 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-# ----------------------------------------------------------------------------------------------------- measurement
+# --- measurement
 
 
 def make(name: str, root: Path, share: float) -> None:
@@ -284,7 +322,9 @@ def read_plainly(root: Path) -> None:
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         if path.suffix in (".hdf5", ".h5") or (path.suffix == ".mat" and h5py.is_hdf5(path)):
             with h5py.File(path, rdcc_nbytes=STEP) as file:
-                file.visititems(lambda _, item: read_dataset(item) if isinstance(item, h5py.Dataset) else None)
+                file.visititems(
+                    lambda _, item: read_dataset(item) if isinstance(item, h5py.Dataset) else None
+                )
         elif path.suffix == ".mat":
             scipy.io.loadmat(path)
         elif path.suffix == ".npz":
@@ -310,10 +350,16 @@ def read_stream(stream) -> None:
 
 
 def read_dataset(data: h5py.Dataset) -> None:
-    """All of it, in slabs along the first axis; of images that are mostly holes, those that are there."""
+    """All of it, in slabs along the first axis; of images that are mostly holes, those that are
+    there.
+    """
     if data.name == "/imgBrick":
         size, begin = data[0].nbytes, data.id.get_offset()
-        extents = [((a - begin) // size, -(-(b - begin) // size)) for a, b in written(Path(data.file.filename)) if b > begin]
+        extents = [
+            ((a - begin) // size, -(-(b - begin) // size))
+            for a, b in written(Path(data.file.filename))
+            if b > begin
+        ]
         rows = sorted({i for a, b in extents for i in range(max(0, a), min(b, len(data)))})
         for i in rows:
             data[i]
@@ -323,7 +369,9 @@ def read_dataset(data: h5py.Dataset) -> None:
     elif not data.shape:
         data[()]
     else:
-        step = max(1, STEP * len(data) // max(1, data.size * data.dtype.itemsize)) if data.size else 1
+        step = (
+            max(1, STEP * len(data) // max(1, data.size * data.dtype.itemsize)) if data.size else 1
+        )
         for start in range(0, len(data), step):
             data[start : start + step]
 
@@ -363,7 +411,9 @@ def timed(function: Callable, *arguments: object) -> tuple[float, float, float]:
     before, start = time.process_time(), time.perf_counter()
     function(*arguments)
     seconds, cpu = time.perf_counter() - start, time.process_time() - before
-    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())  # ru_maxrss would begin with the parent's
+    peak = re.search(
+        r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()
+    )  # ru_maxrss would begin with the parent's
     return seconds, cpu, int(peak[1]) * 1024 / 1e6
 
 
@@ -379,20 +429,32 @@ def measure(name: str, share: float, folder: Path) -> None:
     seconds, _, _ = alone(make, name, root, share)
     size = used(root)
     print(f"{name}, share {share:g}: {size:.0f} MB, made in {seconds:.0f} s", flush=True)
-    for what, arguments in {"ubrain": (run, name, root, out), "plain reading": (read_plainly, root)}.items():
+    for what, arguments in {
+        "ubrain": (run, name, root, out),
+        "plain reading": (read_plainly, root),
+    }.items():
         forget(root)
         load = os.getloadavg()[0]
         seconds, cpu, peak = alone(*arguments)
-        print(f"  {what:<14} {seconds:6.1f} s, {cpu:6.1f} s of CPU, {size / seconds:6.1f} MB/s, peak {peak:5.0f} MB; load "
-              f"{load:.1f} before, {os.getloadavg()[0]:.1f} after", flush=True)  # fmt: skip
+        print(
+            f"  {what:<14} {seconds:6.1f} s, {cpu:6.1f} s of CPU, {size / seconds:6.1f} MB/s, peak"
+            f" {peak:5.0f} MB; load {load:.1f} before, {os.getloadavg()[0]:.1f} after",
+            flush=True,
+        )
     print(f"  written        {used(out.parent):.0f} MB", flush=True)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=DATASETS)
-    parser.add_argument("--share", type=float, default=0.1, help="of what a dataset has, see its function; 1 is all")
-    parser.add_argument("--folder", help="where there is room; default: the system's folder for temporary files")
+    parser.add_argument(
+        "--share", type=float, default=0.1, help="of what a dataset has, see its function; 1 is all"
+    )
+    parser.add_argument(
+        "--folder", help="where there is room; default: the system's folder for temporary files"
+    )
     given = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="scale-", dir=given.folder))
     try:

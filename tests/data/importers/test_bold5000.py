@@ -1,4 +1,6 @@
-"""BOLD5000: files written as published, at tiny size; what is read from them, and what is refused."""
+"""BOLD5000: files written as published, at tiny size; what is read from them, and what is
+refused.
+"""
 
 import gzip
 import os
@@ -29,7 +31,11 @@ VERSION = "TYPED-FITHRF-GLMDENOISE-RR"
 LENGTHS = {"CSI1": [37] * 15, "CSI4": [37, 74] + [37] * 7}  # trials of each session
 EXACT = Options(dtype="float32", subjects=["CSI4"])
 N_REPEATED = 24
-AREAS = {"EarlyVis": np.s_[1:3, 1:3, 0], "LOC": np.s_[1:3, 1:3, 1], "PPA": np.s_[2:4, 1, 1:]}  # LOC and PPA overlap
+AREAS = {
+    "EarlyVis": np.s_[1:3, 1:3, 0],
+    "LOC": np.s_[1:3, 1:3, 1],
+    "PPA": np.s_[2:4, 1, 1:],
+}  # LOC and PPA overlap
 
 
 def image_names(n: int) -> list[str]:
@@ -39,7 +45,9 @@ def image_names(n: int) -> list[str]:
 
 
 class Published:
-    """A folder as one gets it from figshare, Dropbox and OpenNeuro, and the numbers that were written into it."""
+    """A folder as one gets it from figshare, Dropbox and OpenNeuro, and the numbers that were
+    written into it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,12 +55,21 @@ class Published:
         names = image_names(N_REPEATED + 15 * 37 - 17 * N_REPEATED)
         files = [name.split("/")[1] for name in names]
         self.repeated, once = files[:N_REPEATED], files[N_REPEATED:]
-        shown = {"CSI1": self.repeated * 17 + once, "CSI4": self.repeated[:8] * 28 + self.repeated[8:] + once[:130]}
-        self.shown = {subject: rng.permutation(trials).tolist() for subject, trials in shown.items()}
+        shown = {
+            "CSI1": self.repeated * 17 + once,
+            "CSI4": self.repeated[:8] * 28 + self.repeated[8:] + once[:130],
+        }
+        self.shown = {
+            subject: rng.permutation(trials).tolist() for subject, trials in shown.items()
+        }
         for name in names:
             path = self.file(f"BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli/{name}")
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path, "JPEG", quality=95)
-        self.file(f"BOLD5000_Stimuli/Scene_Stimuli/Original_Images/{names[0]}").write_bytes(b"another version")
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(
+                path, "JPEG", quality=95
+            )
+        self.file(f"BOLD5000_Stimuli/Scene_Stimuli/Original_Images/{names[0]}").write_bytes(
+            b"another version"
+        )
         self.write_repeated()
 
     def copy(self, root: Path) -> "Published":
@@ -80,18 +97,24 @@ class Published:
         return self.text(f"{subject}_imgnames.txt", self.shown[subject])
 
     def write_lists(self, subject: str) -> None:
-        """Presentation lists of all runs, with the prefix of repeats, in an order that is not alphabetic."""
+        """Presentation lists of all runs, with the prefix of repeats, in an order that is not
+        alphabetic.
+        """
         shown = self.with_prefix(subject)
         for session, start in enumerate(np.cumsum([0, *LENGTHS[subject][:-1]]), start=1):
             for run in range(LENGTHS[subject][session - 1] // 37):
                 lines = shown[start + run * 37 : start + (run + 1) * 37]
-                place = f"BOLD5000_Stimuli/Stimuli_Presentation_Lists/{subject}/{subject}_sess{session:02d}"
+                lists = f"BOLD5000_Stimuli/Stimuli_Presentation_Lists/{subject}"
+                place = f"{lists}/{subject}_sess{session:02d}"
                 self.text(f"{place}/CSI_sess{session:02d}_run{run + 1:02d}.txt", lines)
 
     def with_prefix(self, subject: str) -> list[str]:
         """Names as release 1 writes them: repeats are rep_<name>."""
         seen: set[str] = set()
-        return [f"rep_{name}" if name in seen or seen.add(name) else name for name in self.shown[subject]]
+        return [
+            f"rep_{name}" if name in seen or seen.add(name) else name
+            for name in self.shown[subject]
+        ]
 
     def betas(self, subject: str, session: int) -> np.ndarray:
         """Betas (X, Y, Z, trials): outside the brain NaN or 0."""
@@ -100,8 +123,12 @@ class Published:
         betas[0], betas[:, 0] = np.nan, 0
         return betas
 
-    def write_session(self, subject: str, session: int, name: str = "{}_GLMbetas-{}_ses-{:02d}.nii.gz") -> Path:
-        return self.write_nifti(name.format(subject, VERSION, session), self.betas(subject, session))
+    def write_session(
+        self, subject: str, session: int, name: str = "{}_GLMbetas-{}_ses-{:02d}.nii.gz"
+    ) -> Path:
+        return self.write_nifti(
+            name.format(subject, VERSION, session), self.betas(subject, session)
+        )
 
     def write_nifti(self, name: str, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
         """As make_nii does: scl_slope 0; the affine of the betas is not that of the masks."""
@@ -139,10 +166,22 @@ class Published:
             self.write_session(subject, session)
 
     def areas(self, subject: str) -> dict[str, np.ndarray]:
-        """Responses of release 1, (n_trials, n_voxels) for each area; the first voxel of LHPPA is also one of LHLOC."""
+        """Responses of release 1, (n_trials, n_voxels) for each area; the first voxel of LHPPA is
+        also one of LHLOC.
+        """
         rng, n = np.random.default_rng(int(subject[-1])), len(self.shown[subject])
-        widths = {"LHPPA": 3, "RHPPA": 4, "LHLOC": 5, "RHLOC": 6, "LHEarlyVis": 2, "RHEarlyVis": 3, "LHOPA": 1, "RHOPA": 2,
-                  "LHRSC": 2, "RHRSC": 1}  # fmt: skip
+        widths = {
+            "LHPPA": 3,
+            "RHPPA": 4,
+            "LHLOC": 5,
+            "RHLOC": 6,
+            "LHEarlyVis": 2,
+            "RHEarlyVis": 3,
+            "LHOPA": 1,
+            "RHOPA": 2,
+            "LHRSC": 2,
+            "RHRSC": 1,
+        }
         arrays = {name: rng.normal(size=(n, width)) for name, width in widths.items()}
         arrays["LHLOC"][:, 2] = arrays["LHPPA"][:, 0]
         return arrays
@@ -206,7 +245,8 @@ def stems(names: list[str]) -> list[str]:
     return [Path(name).stem for name in names]
 
 
-# ------------------------------------------------------------------------------------------------ release 2
+# ------------------------------------------------------------------------------------------------
+# release 2
 
 
 def test_betas_are_taken_as_they_are_for_each_voxel_and_trial(csi4: Published, out: Path) -> None:
@@ -228,23 +268,36 @@ def test_sessions_are_as_long_as_their_files(csi4: Published, out: Path) -> None
 
 
 @pytest.mark.parametrize("normalise", ["auto", "run"])
-def test_responses_are_zscored_per_session_or_run_and_averaged(csi4: Published, out: Path, normalise: str) -> None:
+def test_responses_are_zscored_per_session_or_run_and_averaged(
+    csi4: Published, out: Path, normalise: str
+) -> None:
     import_bold5000(csi4.root, out, replace(EXACT, normalise=normalise))
     betas = [csi4.betas("CSI4", s).astype(np.float64) for s in range(1, 10)]
     if normalise == "run":
         betas = [b[..., i : i + 37] for b in betas for i in range(0, b.shape[-1], 37)]
     with np.errstate(invalid="ignore"):
-        z = np.concatenate([(b - b.mean(-1, keepdims=True)) / b.std(-1, keepdims=True) for b in betas], axis=-1)
+        z = np.concatenate(
+            [(b - b.mean(-1, keepdims=True)) / b.std(-1, keepdims=True) for b in betas], axis=-1
+        )
     shown = np.array(stems(csi4.shown["CSI4"]))
     with Crowd(out) as crowd:
         subject = crowd["bold5000-CSI4"]
         at = subject.voxels
-        expected = [z[..., shown == name].mean(-1)[at["i"], at["j"], at["k"]] for name in subject.images("test")]
-        np.testing.assert_allclose(subject.responses("test"), np.stack(expected), rtol=1e-4, atol=1e-4)
+        expected = [
+            z[..., shown == name].mean(-1)[at["i"], at["j"], at["k"]]
+            for name in subject.images("test")
+        ]
+        np.testing.assert_allclose(
+            subject.responses("test"), np.stack(expected), rtol=1e-4, atol=1e-4
+        )
 
 
-NAMES = ["{}_GLMbetas-{}_ses{:02d}.nii.gz", "{}_GLMbetas-{}_ses-{}.nii.gz", "sub/{}_GLMbetas-{}_SES-{:02d}.nii",
-         "betas/more/{}_glmbetas-{}_sess-{:03d}.NII.GZ".replace("GZ", "gz")]  # fmt: skip
+NAMES = [
+    "{}_GLMbetas-{}_ses{:02d}.nii.gz",
+    "{}_GLMbetas-{}_ses-{}.nii.gz",
+    "sub/{}_GLMbetas-{}_SES-{:02d}.nii",
+    "betas/more/{}_glmbetas-{}_sess-{:03d}.NII.GZ".replace("GZ", "gz"),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -257,12 +310,16 @@ def test_names_of_sessions_vary(bold: Published, out: Path, name: str) -> None:
     assert trials(out).groupby("session").size().tolist() == LENGTHS["CSI4"]
 
 
-def test_other_versions_of_the_betas_also_the_misspelt_one(bold: Published, out: Path, refused) -> None:
+def test_other_versions_of_the_betas_also_the_misspelt_one(
+    bold: Published, out: Path, refused
+) -> None:
     bold.write_names("CSI4")
     bold.write_masks("CSI4")
     for session in range(1, 10):
         bold.write_session("CSI4", session, "{0}_GLMbetas-TYBEB-FITHRF_ses-{2:02d}.nii.gz")
-    with refused(out, r"files such as CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-01\.nii\.gz\): no subject"):
+    with refused(
+        out, r"files such as CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-01\.nii\.gz\): no subject"
+    ):
         import_bold5000(bold.root, out, EXACT)
     import_bold5000(bold.root, out, EXACT, betas="TYPEB-FITHRF")
     assert "CSI4_GLMbetas-TYBEB-FITHRF: percent signal change, not scaled" in account(out)
@@ -286,7 +343,8 @@ def test_two_subjects(bold: Published, out: Path) -> None:
         assert trials(out, name).groupby("session").size().tolist() == LENGTHS[name]
 
 
-# ------------------------------------------------------------------------------------------------ partial downloads
+# ------------------------------------------------------------------------------------------------
+# partial downloads
 
 
 @pytest.mark.parametrize("lacks", ["list of images", "masks"])
@@ -296,7 +354,14 @@ def test_files_that_a_subject_lacks_do_not_matter_to_others(
     csi4.write_session("CSI1", 1)
     if lacks == "masks":
         csi4.write_names("CSI1")
-    with refused(out, "has no CSI1_imgnames" if lacks == "list of images" else "has no masks such as sub-CSI1_mask-LHEarlyVis"):
+    with refused(
+        out,
+        (
+            "has no CSI1_imgnames"
+            if lacks == "list of images"
+            else "has no masks such as sub-CSI1_mask-LHEarlyVis"
+        ),
+    ):
         import_bold5000(csi4.root, out, Options(subjects=["CSI1", "CSI4"]))
     import_bold5000(csi4.root, out, Options(subjects=["CSI4"], dry_run=True))
     assert "left out" not in caplog.text
@@ -316,20 +381,28 @@ def begins(session: int) -> int:
     return sum(LENGTHS["CSI4"][: session - 1])
 
 
-@pytest.mark.parametrize("there", [[1, 2, 3], [8, 9], [1, 2, 4, 5, 6, 7, 8, 9], [1, 9], [1, 2, 3, 7, 9]])
-def test_sessions_keep_their_trials_whatever_else_is_missing(bold: Published, out: Path, there: list[int]) -> None:
+@pytest.mark.parametrize(
+    "there", [[1, 2, 3], [8, 9], [1, 2, 4, 5, 6, 7, 8, 9], [1, 9], [1, 2, 3, 7, 9]]
+)
+def test_sessions_keep_their_trials_whatever_else_is_missing(
+    bold: Published, out: Path, there: list[int]
+) -> None:
     """From the lengths of the files alone: counted from the first trial, or from the last."""
     bold.write_release2("CSI4", there)
     import_bold5000(bold.root, out, EXACT)
     table = trials(out)
-    known = [s for s in there if s != 7 or 8 in there]  # 7 is known from neither end if 6 and 8 are missing
+    known = [
+        s for s in there if s != 7 or 8 in there
+    ]  # 7 is known from neither end if 6 and 8 are missing
     assert sorted(set(table["session"])) == list(range(len(known)))
     for number, session in enumerate(known):
         shown = bold.shown["CSI4"][begins(session) : begins(session) + LENGTHS["CSI4"][session - 1]]
         assert list(table.loc[table["session"] == number, "image"]) == stems(shown)
     for session in set(range(1, 10)) - set(there):
         assert f"Not there: betas of session {session}." in account(out)
-    assert ("the place of session 7 among the trials, so it is left out" in account(out)) == (known != there)
+    assert ("the place of session 7 among the trials, so it is left out" in account(out)) == (
+        known != there
+    )
 
 
 def test_presentation_lists_say_how_long_missing_sessions_are(bold: Published, out: Path) -> None:
@@ -340,14 +413,21 @@ def test_presentation_lists_say_how_long_missing_sessions_are(bold: Published, o
     assert list(trials(out)["image"]) == stems(shown)
 
 
-def test_presentation_lists_that_disagree_are_not_used(bold: Published, out: Path, refused, caplog) -> None:
+def test_presentation_lists_that_disagree_are_not_used(
+    bold: Published, out: Path, refused, caplog
+) -> None:
     bold.write_release2("CSI4", [4, 7])
     bold.write_lists("CSI4")
-    run = bold.file("BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI4/CSI4_sess05/CSI_sess05_run01.txt")
+    run = bold.file(
+        "BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI4/CSI4_sess05/CSI_sess05_run01.txt"
+    )
     run.write_text("\n".join(run.read_text().split()[::-1]))
     with refused(out, "CSI4: which trials are those of session 4 is not known"):
         import_bold5000(bold.root, out, EXACT, sessions="4")
-    assert "CSI4: Stimuli_Presentation_Lists do not agree with the list of images, and are not used" in caplog.text
+    assert (
+        "CSI4: Stimuli_Presentation_Lists do not agree with the list of images, and are not used"
+        in caplog.text
+    )
 
 
 def test_sessions_that_are_asked_for_must_be_there(csi4: Published, out: Path, refused) -> None:
@@ -357,7 +437,9 @@ def test_sessions_that_are_asked_for_must_be_there(csi4: Published, out: Path, r
     assert list(trials(out)["image"]) == stems(csi4.shown["CSI4"][37:111])
 
 
-def test_subjects_that_are_asked_for_must_be_there(csi4: Published, out: Path, refused, caplog) -> None:
+def test_subjects_that_are_asked_for_must_be_there(
+    csi4: Published, out: Path, refused, caplog
+) -> None:
     with refused(out, "no subject '1'; found CSI4"):
         import_bold5000(csi4.root, out, Options(subjects=["1"]))
     import_bold5000(csi4.root, out, Options(dry_run=True))
@@ -365,26 +447,39 @@ def test_subjects_that_are_asked_for_must_be_there(csi4: Published, out: Path, r
 
 
 def test_real_lengths_of_sessions(tmp_path: Path) -> None:
-    """333 or 370 trials, in no regular order: 9 sessions of CSI4 have 3108, 15 of the others 5254."""
-    for name, lengths in (("CSI4", [370, 333, 333, 370, 333, 333, 333, 370, 333]),
-                          ("CSI1", [370, 333, 370, 333, 333, 370, 333, 333, 370, 333, 370, 333, 370, 370, 333])):  # fmt: skip
-        subject = _Subject(Folder(tmp_path), name, [f"scene{i}.jpg" for i in range(sum(lengths))], None)
+    """333 or 370 trials, in no regular order: 9 sessions of CSI4 have 3108, 15 of the others
+    5254.
+    """
+    for name, lengths in (
+        ("CSI4", [370, 333, 333, 370, 333, 333, 333, 370, 333]),
+        ("CSI1", [370, 333, 370, 333, 333, 370, 333, 333, 370, 333, 370, 333, 370, 370, 333]),
+    ):
+        subject = _Subject(
+            Folder(tmp_path), name, [f"scene{i}.jpg" for i in range(sum(lengths))], None
+        )
         starts = subject.starts(dict(enumerate(lengths, start=1)))
         assert [b - a for a, b in pairwise([*starts.values(), len(subject.shown)])] == lengths
-    with pytest.raises(UbrainError, match="have 5217 trials, but the list of images has 5254 lines"):
+    with pytest.raises(
+        UbrainError, match="have 5217 trials, but the list of images has 5254 lines"
+    ):
         subject.starts(dict(enumerate([333, *lengths[1:]], start=1)))
 
 
-# ------------------------------------------------------------------------------------------------ images and splits
+# ------------------------------------------------------------------------------------------------
+# images and splits
 
 
-def test_repeated_images_are_the_test_images_also_where_they_were_shown_once(csi4: Published, out: Path) -> None:
+def test_repeated_images_are_the_test_images_also_where_they_were_shown_once(
+    csi4: Published, out: Path
+) -> None:
     import_bold5000(csi4.root, out, EXACT)
     with Crowd(out) as crowd:
         subject = crowd["bold5000-CSI4"]
         assert set(subject.images("test")) == set(stems(csi4.repeated))
         assert 1 < len(subject.images("val")) < 30
-    assert f"the {N_REPEATED} repeated images that repeated_stimuli_113_list.txt lists" in account(out)
+    assert f"the {N_REPEATED} repeated images that repeated_stimuli_113_list.txt lists" in account(
+        out
+    )
     assert f"{N_REPEATED} test (1 to 28 trials each)" in account(out)
 
 
@@ -404,18 +499,31 @@ def test_without_the_list_repeats_of_all_subjects_count(csi4: Published, out: Pa
 
 def test_a_photograph_from_coco_keeps_its_split_across_datasets(csi4: Published, out: Path) -> None:
     """A COCO image that NSD has shown to everybody is a test image in BOLD5000, too."""
-    coco = next(name for name in csi4.shown["CSI4"] if name.startswith("COCO") and name not in csi4.repeated)
+    coco = next(
+        name for name in csi4.shown["CSI4"] if name.startswith("COCO") and name not in csi4.repeated
+    )
     number = int(coco.split("_")[2].removesuffix(".jpg"))
     other = np.random.default_rng(9).integers(0, 256, (6, 5, 3), np.uint8)
     with write_crowd(out) as writer:
-        rows = [writer.add_image("nsd-00001", other, "test", f"coco:{number} nsd:1"),
-                writer.add_image("nsd-00002", other[::-1].copy(), "train", "coco:2 nsd:2")]  # fmt: skip
-        writer.add_subject("nsd-subj01", pd.DataFrame({"image": rows, "session": 0}), pd.DataFrame(index=range(2)),
-                           [np.eye(2, dtype=np.float32)], "NSD", "7T")  # fmt: skip
+        rows = [
+            writer.add_image("nsd-00001", other, "test", f"coco:{number} nsd:1"),
+            writer.add_image("nsd-00002", other[::-1].copy(), "train", "coco:2 nsd:2"),
+        ]
+        writer.add_subject(
+            "nsd-subj01",
+            pd.DataFrame({"image": rows, "session": 0}),
+            pd.DataFrame(index=range(2)),
+            [np.eye(2, dtype=np.float32)],
+            "NSD",
+            "7T",
+        )
     text = import_bold5000(csi4.root, out, Options(append=True))
     assert "1 images of this import were in the crowd already" in text
     with Crowd(out) as crowd, h5py.File(out) as file:
-        assert set(crowd["bold5000-CSI4"].images("test")) == {*stems(csi4.repeated), Path(coco).stem}
+        assert set(crowd["bold5000-CSI4"].images("test")) == {
+            *stems(csi4.repeated),
+            Path(coco).stem,
+        }
         keys = dict(zip(crowd.image_ids, file["images/key"].asstr()[:], strict=True))
     assert keys[Path(coco).stem] == f"coco:{number}"
     assert keys["n01930112_1001"] == "imagenet:n01930112_1001"
@@ -428,10 +536,14 @@ def test_pixels_are_those_of_the_presented_images(csi4: Published, out: Path) ->
     with Crowd(out) as crowd:
         for name in csi4.shown["CSI4"][:30]:
             (path,) = place.rglob(name)
-            np.testing.assert_array_equal(crowd.image(Path(name).stem), np.asarray(Image.open(path)))
+            np.testing.assert_array_equal(
+                crowd.image(Path(name).stem), np.asarray(Image.open(path))
+            )
 
 
-def test_images_may_be_elsewhere_and_spelt_otherwise(csi4: Published, out: Path, refused, tmp_path: Path) -> None:
+def test_images_may_be_elsewhere_and_spelt_otherwise(
+    csi4: Published, out: Path, refused, tmp_path: Path
+) -> None:
     shutil.move(csi4.root / "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli", tmp_path / "images")
     with refused(out, r"has no BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli; name the folder"):
         import_bold5000(csi4.root, out, EXACT)
@@ -448,7 +560,8 @@ def test_images_that_are_missing_are_counted(csi4: Published, out: Path, refused
         import_bold5000(csi4.root, out, EXACT)
 
 
-# ------------------------------------------------------------------------------------------------ voxels and areas
+# ------------------------------------------------------------------------------------------------
+# voxels and areas
 
 
 def test_voxels_are_those_of_the_masks_of_areas(csi4: Published, out: Path) -> None:
@@ -458,21 +571,30 @@ def test_voxels_are_those_of_the_masks_of_areas(csi4: Published, out: Path) -> N
     expected = np.zeros(GRID, dtype=bool)
     for place in AREAS.values():
         expected[place] = True
-    assert set(voxels.index) == set(zip(*(axis.tolist() for axis in np.nonzero(expected)), strict=True))
+    assert set(voxels.index) == set(
+        zip(*(axis.tolist() for axis in np.nonzero(expected)), strict=True)
+    )
     assert voxels.loc[(1, 1, 0), "areas"] == "EarlyVis"
     assert voxels.loc[(2, 1, 1), "areas"] == "LOC,PPA"
     assert voxels.loc[(3, 1, 2), "areas"] == "PPA"
-    assert (voxels["hemisphere"] == np.where(voxels.index.get_level_values("i") < 2, "L", "R")).all()
+    assert (
+        voxels["hemisphere"] == np.where(voxels.index.get_level_values("i") < 2, "L", "R")
+    ).all()
     assert "Not there: the mask of LH OPA." in account(out)
 
 
-@pytest.mark.parametrize(("axes", "turned"), [((1, 1, 1), False), ((-1, 1, 1), True), ((1, 1, -1), True), (None, False)])
+@pytest.mark.parametrize(
+    ("axes", "turned"), [((1, 1, 1), False), ((-1, 1, 1), True), ((1, 1, -1), True), (None, False)]
+)
 def test_axes_that_run_elsewhere_by_the_affine_are_said(
     bold: Published, out: Path, caplog, axes: tuple[int, int, int] | None, turned: bool
 ) -> None:
     bold.write_names("CSI4")
     bold.write_masks("CSI4")
-    for path in [bold.root / "CSI4_brainmask.nii.gz", *(bold.root / "derivatives").rglob("*.nii.gz")]:
+    for path in [
+        bold.root / "CSI4_brainmask.nii.gz",
+        *(bold.root / "derivatives").rglob("*.nii.gz"),
+    ]:
         mask = np.asarray(nib.load(path).dataobj)
         data = path.relative_to(bold.root)
         bold.write_nifti(str(data), mask, np.diag([*(2 * np.array(axes or (1, 1, 1))), 1]))
@@ -484,7 +606,10 @@ def test_axes_that_run_elsewhere_by_the_affine_are_said(
         bold.write_session("CSI4", session)
     import_bold5000(bold.root, out, EXACT)
     assert "taken to have the same voxels in the same order; affines are not used" in account(out)
-    said = f"the axes of the betas run to RAS, and those of 6 mask(s) elsewhere ({'LAS' if axes and axes[0] < 0 else 'RAI'} in"
+    said = (
+        "the axes of the betas run to RAS, and those of 6 mask(s) elsewhere"
+        f" ({'LAS' if axes and axes[0] < 0 else 'RAI'} in"
+    )
     assert (said in account(out)) == (said in caplog.text) == turned
     assert ("the axes of" in caplog.text) == turned
 
@@ -493,7 +618,9 @@ def test_misspelt_masks_are_recognised(csi4: Published, out: Path) -> None:
     import_bold5000(csi4.root, out, EXACT)
     for right, wrong in (("LHLOC", "LHLO"), ("RHLOC", "RHLO")):
         csi4.file(csi4.mask("CSI4", right)).rename(csi4.file(csi4.mask("CSI4", wrong)))
-    csi4.write_nifti(csi4.mask("CSI4", "RHRRSC"), np.eye(5, 4, dtype=np.uint8)[..., None].repeat(3, 2))
+    csi4.write_nifti(
+        csi4.mask("CSI4", "RHRRSC"), np.eye(5, 4, dtype=np.uint8)[..., None].repeat(3, 2)
+    )
     with Crowd(out) as crowd:
         before = crowd["bold5000-CSI4"].voxels.set_index(["i", "j", "k"])["areas"]
     out.unlink()
@@ -518,7 +645,13 @@ def test_whole_brain_is_the_brain_mask_and_nothing_else(csi4: Published, out: Pa
     import_bold5000(csi4.root, out, EXACT, areas="none")
     assert stored(out).shape == (370, 4 * 3 * 3 - 1)
     with Crowd(out) as crowd:
-        assert set(crowd["bold5000-CSI4"].voxels["areas"]) == {"", "EarlyVis", "LOC", "LOC,PPA", "PPA"}
+        assert set(crowd["bold5000-CSI4"].voxels["areas"]) == {
+            "",
+            "EarlyVis",
+            "LOC",
+            "LOC,PPA",
+            "PPA",
+        }
 
 
 def test_voxels_without_numbers_are_dropped_and_named(csi4: Published, out: Path) -> None:
@@ -543,18 +676,24 @@ def test_masks_that_lie_outside_the_brain_are_refused(csi4: Published, out: Path
     brain = np.zeros(GRID, np.float32)
     brain[3:, 2:] = 1
     csi4.write_nifti("CSI4_brainmask.nii.gz", brain)
-    with refused(out, r"CSI4: of \d+ voxels in areas, 0 are in the brain mask; are the masks of another subject"):
+    with refused(
+        out,
+        r"CSI4: of \d+ voxels in areas, 0 are in the brain mask; are the masks of another subject",
+    ):
         import_bold5000(csi4.root, out, EXACT)
 
 
-# ------------------------------------------------------------------------------------------ responses of areas
+# ------------------------------------------------------------------------------------------
+# responses of areas
 
 
 @pytest.mark.parametrize("kind", ["h5", "mat", "both", "transposed"])
 def test_release_1(bold: Published, out: Path, kind: str) -> None:
     path = bold.write_release1("CSI4", "mat" if kind == "mat" else "h5")
     if kind == "both":
-        scipy.io.savemat(bold.file("ROIs/CSI4/mat/CSI4_ROIs_TR34.mat"), {"LHPPA": np.zeros((370, 2))})
+        scipy.io.savemat(
+            bold.file("ROIs/CSI4/mat/CSI4_ROIs_TR34.mat"), {"LHPPA": np.zeros((370, 2))}
+        )
     if kind == "transposed":
         with h5py.File(path, "w") as file:
             for name, values in bold.areas("CSI4").items():
@@ -565,9 +704,15 @@ def test_release_1(bold: Published, out: Path, kind: str) -> None:
     arrays = bold.areas("CSI4")
     with Crowd(out) as crowd:
         voxels = crowd["bold5000-CSI4"].voxels
-    order = [side + area for side in ("LH", "RH") for area in ("EarlyVis", "LOC", "OPA", "PPA", "RSC")]
-    expected = np.concatenate([np.delete(arrays[n], 0, axis=1) if n == "LHPPA" else arrays[n] for n in order], axis=1)
-    np.testing.assert_array_equal(stored(out), (expected * (1 if kind == "transposed" else 3)).astype(np.float32))
+    order = [
+        side + area for side in ("LH", "RH") for area in ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
+    ]
+    expected = np.concatenate(
+        [np.delete(arrays[n], 0, axis=1) if n == "LHPPA" else arrays[n] for n in order], axis=1
+    )
+    np.testing.assert_array_equal(
+        stored(out), (expected * (1 if kind == "transposed" else 3)).astype(np.float32)
+    )
     assert list(trials(out)["image"]) == stems(bold.shown["CSI4"])  # rep_ is not part of a name
     assert trials(out).groupby("session").size().tolist() == LENGTHS["CSI4"]
     assert (voxels["areas"] == "LOC,PPA").sum() == 1
@@ -577,7 +722,9 @@ def test_release_1(bold: Published, out: Path, kind: str) -> None:
         assert set(crowd["bold5000-CSI4"].images("test")) == set(stems(bold.repeated))
 
 
-def test_release_1_at_another_time_and_without_some_areas(bold: Published, out: Path, refused) -> None:
+def test_release_1_at_another_time_and_without_some_areas(
+    bold: Published, out: Path, refused
+) -> None:
     path = bold.write_release1("CSI4", tr="5")
     with h5py.File(path, "a") as file:
         del file["RHRSC"]
@@ -588,12 +735,17 @@ def test_release_1_at_another_time_and_without_some_areas(bold: Published, out: 
     assert "Not there: area RH RSC." in account(out)
 
 
-def test_without_presentation_lists_all_is_one_session_and_that_is_said(bold: Published, out: Path, refused) -> None:
+def test_without_presentation_lists_all_is_one_session_and_that_is_said(
+    bold: Published, out: Path, refused
+) -> None:
     bold.write_release1("CSI4")
     with refused(out, "sessions are only known with Stimuli_Presentation_Lists"):
         import_bold5000(bold.root, out, EXACT, responses="release1", sessions="1")
     import_bold5000(bold.root, out, EXACT, responses="release1")
-    assert "Not there: Stimuli_Presentation_Lists, so all trials are taken as one session." in account(out)
+    assert (
+        "Not there: Stimuli_Presentation_Lists, so all trials are taken as one session."
+        in account(out)
+    )
     assert set(trials(out)["session"]) == {0}
 
 
@@ -602,7 +754,10 @@ def test_areas_of_release_2(bold: Published, out: Path) -> None:
     bold.write_lists("CSI4")
     arrays = bold.areas("CSI4")
     for name, values in arrays.items():
-        np.save(bold.file(f"BOLD5000_GLMsingle_ROI_betas/py/CSI4_GLMbetas-{VERSION}_allses_{name}.npy"), values)
+        np.save(
+            bold.file(f"BOLD5000_GLMsingle_ROI_betas/py/CSI4_GLMbetas-{VERSION}_allses_{name}.npy"),
+            values,
+        )
     import_bold5000(bold.root, out, EXACT, responses="areas", areas="OPA", sessions="2,3")
     rows = slice(37, 37 + 74 + 37)
     expected = np.concatenate([arrays["LHOPA"][rows], arrays["RHOPA"][rows]], axis=1)
@@ -611,7 +766,9 @@ def test_areas_of_release_2(bold: Published, out: Path) -> None:
 
 
 @pytest.mark.parametrize("responses", ["release1", "areas"])
-def test_two_copies_of_a_file_are_refused(bold: Published, out: Path, refused, responses: str) -> None:
+def test_two_copies_of_a_file_are_refused(
+    bold: Published, out: Path, refused, responses: str
+) -> None:
     bold.write_names("CSI4")
     path = bold.write_release1("CSI4")
     if responses == "areas":
@@ -625,14 +782,18 @@ def test_two_copies_of_a_file_are_refused(bold: Published, out: Path, refused, r
 def test_command_line(csi4: Published, out: Path, run_cli) -> None:
     done = run_cli("import", "bold5000", "--root", csi4.root, "--out", out, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "bold5000-CSI4 (BOLD5000, 3T, func2mm): 370 trials of 154 images in 9 session(s)" in done.stdout
+    assert (
+        "bold5000-CSI4 (BOLD5000, 3T, func2mm): 370 trials of 154 images in 9 session(s)"
+        in done.stdout
+    )
     assert not out.exists()
     done = run_cli("import", "bold5000", "--root", csi4.root, "--out", out, "--sessions", "1-3")
     assert done.returncode == 0, done.stderr
     assert "each voxel is z-scored over the trials of each session" in done.stdout
 
 
-# ------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------------
+# what is refused
 
 
 def betas_file(bold: Published, session: int = 2) -> Path:
@@ -671,7 +832,10 @@ def repeat_line(bold: Published) -> None:
 
 
 def another_list(bold: Published) -> None:
-    bold.text("BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI4/CSI4_imgnames.txt", bold.shown["CSI4"][::-1])
+    bold.text(
+        "BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI4/CSI4_imgnames.txt",
+        bold.shown["CSI4"][::-1],
+    )
 
 
 def twice(bold: Published) -> None:
@@ -690,7 +854,9 @@ def remove(bold: Published, *names: str) -> None:
 
 
 def damaged_image(bold: Published) -> None:
-    (path,) = (bold.root / "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli").rglob(bold.shown["CSI4"][5])
+    (path,) = (bold.root / "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli").rglob(
+        bold.shown["CSI4"][5]
+    )
     path.unlink()
     path.write_bytes(b"\xff\xd8\xff")
 
@@ -699,36 +865,78 @@ MASK = Published.mask("CSI4", "LHLOC")
 BAD: dict[str, tuple[Callable[[Published], object], str]] = {
     "truncated": (lambda b: cut(betas_file(b)), r"ses-02\.nii\.gz cannot be read"),
     "empty": (lambda b: betas_file(b).write_bytes(b""), r"ses-02\.nii\.gz cannot be read"),
-    "web page": (lambda b: betas_file(b).write_text("<html>403</html>"), r"ses-02\.nii\.gz cannot be read"),
+    "web page": (
+        lambda b: betas_file(b).write_text("<html>403</html>"),
+        r"ses-02\.nii\.gz cannot be read",
+    ),
     "flipped": (lambda b: flip(betas_file(b)), r"ses-02\.nii\.gz cannot be read"),
     "scaled": (scaled, "its header scales the numbers by 0.01"),
     "absurd size": (absurd, r"expected \(5, 4, 3, trials\) .* got \(32767, 32767, 32767, 74\)"),
-    "whole numbers": (lambda b: like(b, np.ones((*GRID, 74), np.int16)), "of floating point numbers, got .* int16"),
-    "other grid": (lambda b: like(b, np.ones((3, 4, 5, 74), np.float32)), r"expected \(5, 4, 3, trials\)"),
+    "whole numbers": (
+        lambda b: like(b, np.ones((*GRID, 74), np.int16)),
+        "of floating point numbers, got .* int16",
+    ),
+    "other grid": (
+        lambda b: like(b, np.ones((3, 4, 5, 74), np.float32)),
+        r"expected \(5, 4, 3, trials\)",
+    ),
     "a single volume": (lambda b: like(b, np.ones(GRID, np.float32)), r"got \(5, 4, 3\)"),
-    "half a run": (lambda b: like(b, np.ones((*GRID, 70), np.float32)), "70 trials; expected runs of 37"),
-    "another session": (lambda b: like(b, np.ones((*GRID, 37), np.float32)), "have 333 trials, but the list .* has 370 lines"),
+    "half a run": (
+        lambda b: like(b, np.ones((*GRID, 70), np.float32)),
+        "70 trials; expected runs of 37",
+    ),
+    "another session": (
+        lambda b: like(b, np.ones((*GRID, 37), np.float32)),
+        "have 333 trials, but the list .* has 370 lines",
+    ),
     "a line too many": (repeat_line, "have 370 trials, but the list of images has 371 lines"),
-    "list of images cut": (lambda b: cut(b.root / "CSI4_imgnames.txt"), r"trials, but the list|presented images are not there"),
-    "list of images missing": (lambda b: remove(b, "CSI4_imgnames.txt"), r"has no CSI4_imgnames\.txt, which says what CSI4"),
+    "list of images cut": (
+        lambda b: cut(b.root / "CSI4_imgnames.txt"),
+        r"trials, but the list|presented images are not there",
+    ),
+    "list of images missing": (
+        lambda b: remove(b, "CSI4_imgnames.txt"),
+        r"has no CSI4_imgnames\.txt, which says what CSI4",
+    ),
     "two lists of images": (another_list, "name different images; keep the right one"),
-    "list as binary": (lambda b: (b.root / "CSI4_imgnames.txt").write_bytes(b"\xff" * 99), r"imgnames\.txt cannot be read"),
+    "list as binary": (
+        lambda b: (b.root / "CSI4_imgnames.txt").write_bytes(b"\xff" * 99),
+        r"imgnames\.txt cannot be read",
+    ),
     "two files of a session": (twice, "CSI4, session 2: there are .* keep one there"),
-    "test list of others": (lambda b: b.text("BOLD5000_Stimuli/Scene_Stimuli/repeated_stimuli_113_list.txt", ["x.jpg"]),
-                            "none of its images was shown"),
-    "no masks": (lambda b: remove(b, "derivatives"), r"has no masks such as sub-CSI4_mask-LHEarlyVis.* --areas none"),
-    "mask of another grid": (lambda b: b.write_nifti(MASK, np.ones((4, 4, 3), np.uint8)), r"LHLOC.*expected \(5, 4, 3\)"),
-    "empty mask": (lambda b: b.write_nifti(MASK, np.zeros(GRID, np.uint8)), "LHLOC.*no voxel is above 0"),
+    "test list of others": (
+        lambda b: b.text("BOLD5000_Stimuli/Scene_Stimuli/repeated_stimuli_113_list.txt", ["x.jpg"]),
+        "none of its images was shown",
+    ),
+    "no masks": (
+        lambda b: remove(b, "derivatives"),
+        r"has no masks such as sub-CSI4_mask-LHEarlyVis.* --areas none",
+    ),
+    "mask of another grid": (
+        lambda b: b.write_nifti(MASK, np.ones((4, 4, 3), np.uint8)),
+        r"LHLOC.*expected \(5, 4, 3\)",
+    ),
+    "empty mask": (
+        lambda b: b.write_nifti(MASK, np.zeros(GRID, np.uint8)),
+        "LHLOC.*no voxel is above 0",
+    ),
     "mask cut": (lambda b: cut(b.root / MASK), r"LHLOC\.nii\.gz cannot be read"),
-    "two masks": (lambda b: b.write_nifti(MASK.replace("LOC", "LO"), np.ones(GRID, np.uint8)), "another file is a mask"),
-    "brain mask of another grid": (lambda b: b.write_nifti("CSI4_brainmask.nii.gz", np.ones((4, 4, 3), np.float32)),
-                                   r"brainmask.*expected \(5, 4, 3\)"),
-    "two brain masks": (lambda b: b.write_nifti("copy/CSI4_brainmask.nii.gz", np.ones(GRID, np.float32)),
-                        r"CSI4_brainmask\.nii\.gz and copy/CSI4_brainmask\.nii\.gz differ; keep the right one"),
+    "two masks": (
+        lambda b: b.write_nifti(MASK.replace("LOC", "LO"), np.ones(GRID, np.uint8)),
+        "another file is a mask",
+    ),
+    "brain mask of another grid": (
+        lambda b: b.write_nifti("CSI4_brainmask.nii.gz", np.ones((4, 4, 3), np.float32)),
+        r"brainmask.*expected \(5, 4, 3\)",
+    ),
+    "two brain masks": (
+        lambda b: b.write_nifti("copy/CSI4_brainmask.nii.gz", np.ones(GRID, np.float32)),
+        r"CSI4_brainmask\.nii\.gz and copy/CSI4_brainmask\.nii\.gz differ; keep the right one",
+    ),
     "link": (lambda b: linked(b, betas_file(b)), "is a link to .* allow it with --follow-links"),
     "link to images": (lambda b: linked(b, b.root / "BOLD5000_Stimuli"), "is a link to"),
     "damaged image": (damaged_image, r"image .* cannot be read"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -739,7 +947,9 @@ def test_what_does_not_fit_is_refused(csi4: Published, out: Path, refused, kind:
         import_bold5000(csi4.root, out, EXACT)
 
 
-def test_a_session_that_the_presentation_lists_know_otherwise_is_refused(bold: Published, out: Path, refused) -> None:
+def test_a_session_that_the_presentation_lists_know_otherwise_is_refused(
+    bold: Published, out: Path, refused
+) -> None:
     bold.write_release2("CSI4", [1, 2])
     bold.write_lists("CSI4")
     like(bold, np.ones((*GRID, 37), np.float32))
@@ -750,14 +960,23 @@ def test_a_session_that_the_presentation_lists_know_otherwise_is_refused(bold: P
 BAD_AREAS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (cut, r"CSI4_ROIs_TR34\.h5 (cannot be read|is not)"),
     "nothing known": (lambda p: rewrite(p, other=np.zeros((370, 2))), "no arrays LHEarlyVis"),
-    "a row too few": (lambda p: rewrite(p, LHPPA=np.zeros((369, 2))), r"LHPPA: expected \(370, .* got \(369, 2\)"),
-    "whole numbers": (lambda p: rewrite(p, LHPPA=np.zeros((370, 2), int)), "floating point numbers, .* int64"),
+    "a row too few": (
+        lambda p: rewrite(p, LHPPA=np.zeros((369, 2))),
+        r"LHPPA: expected \(370, .* got \(369, 2\)",
+    ),
+    "whole numbers": (
+        lambda p: rewrite(p, LHPPA=np.zeros((370, 2), int)),
+        "floating point numbers, .* int64",
+    ),
     "one axis": (lambda p: rewrite(p, LHPPA=np.zeros(370)), r"got \(370,\)"),
     "absurd size": (lambda p: endless(p, (370, 1 << 40)), "too large to be what is expected"),
     "too many bytes": (lambda p: endless(p, (370, 30000)), "are too large to be what is expected"),
-    "too many voxels": (lambda p: rewrite(p, LHPPA=np.zeros((370, 9999)), RHPPA=np.zeros((370, 2))), r"up to 1\) floating"),
+    "too many voxels": (
+        lambda p: rewrite(p, LHPPA=np.zeros((370, 9999)), RHPPA=np.zeros((370, 2))),
+        r"up to 1\) floating",
+    ),
     "constant": (lambda p: rewrite(p, LHPPA=np.ones((370, 2))), "no usable voxel is left"),
-}  # fmt: skip
+}
 
 
 def rewrite(path: Path, **arrays: np.ndarray) -> None:
@@ -779,28 +998,39 @@ def test_areas_that_do_not_fit_are_refused(bold: Published, out: Path, refused, 
         import_bold5000(bold.root, out, EXACT, responses="release1")
 
 
-@pytest.mark.parametrize(("option", "message"), [
-    ({"responses": "surface"}, "--responses surface: expected one of volumes, areas, release1"),
-    ({"tr": "6"}, "--tr 6: expected one of"), ({"areas": "V1"}, "--areas V1: expected all, none, or names from EarlyVis"),
-    ({"areas": "none", "responses": "release1"}, "--areas none is for --responses volumes"),
-    ({"areas": "RSC"}, "has no masks such as sub-CSI4_mask-LHRSC"), ({"sessions": "x"}, "expected numbers such as"),
-    ({"responses": "areas"}, r"files such as CSI1_GLMbetas-.*_allses_LHPPA\.npy\): no subject"),
-    ({"images": "not-there"}, "not-there: no such folder"),
-])  # fmt: skip
-def test_options_that_make_no_sense(csi4: Published, out: Path, refused, option: dict, message: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"responses": "surface"}, "--responses surface: expected one of volumes, areas, release1"),
+        ({"tr": "6"}, "--tr 6: expected one of"),
+        ({"areas": "V1"}, "--areas V1: expected all, none, or names from EarlyVis"),
+        ({"areas": "none", "responses": "release1"}, "--areas none is for --responses volumes"),
+        ({"areas": "RSC"}, "has no masks such as sub-CSI4_mask-LHRSC"),
+        ({"sessions": "x"}, "expected numbers such as"),
+        ({"responses": "areas"}, r"files such as CSI1_GLMbetas-.*_allses_LHPPA\.npy\): no subject"),
+        ({"images": "not-there"}, "not-there: no such folder"),
+    ],
+)
+def test_options_that_make_no_sense(
+    csi4: Published, out: Path, refused, option: dict, message: str
+) -> None:
     with refused(out, message):
         import_bold5000(csi4.root, out, EXACT, **option)
 
 
 def test_flipped_bytes_never_make_a_wrong_crowd_file(bold: Published, out: Path) -> None:
-    """Compressed betas have a checksum: wherever a byte is flipped, the file is refused or the numbers are the same."""
+    """Compressed betas have a checksum: wherever a byte is flipped, the file is refused or the
+    numbers are the same.
+    """
     bold.write_release2("CSI4", [1])
     import_bold5000(bold.root, out, EXACT)
     right, refusals = stored(out), 0
     path = betas_file(bold, 1)
     rng, whole = np.random.default_rng(0), path.read_bytes()
     for at in [*range(0, 20, 3), *rng.integers(0, len(whole), 25)]:
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ int(rng.integers(1, 256))]) + whole[at + 1 :])
+        path.write_bytes(
+            whole[:at] + bytes([whole[at] ^ int(rng.integers(1, 256))]) + whole[at + 1 :]
+        )
         out.unlink(missing_ok=True)
         try:
             import_bold5000(bold.root, out, EXACT)

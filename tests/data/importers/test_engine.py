@@ -1,4 +1,6 @@
-"""The engine of the importers: nothing wrong is written, nothing is read twice, and what was done is said."""
+"""The engine of the importers: nothing wrong is written, nothing is read twice, and what was done
+is said.
+"""
 
 import json
 import logging
@@ -45,7 +47,9 @@ def pixels(seed: int, shape: tuple[int, ...] = (N_IMAGES, 6, 5, 3)) -> np.ndarra
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def images(seed: int = 0, test: int = 5, keys: list[str] | None = None, name: str = "im", **shape: object) -> ImageArray:
+def images(
+    seed: int = 0, test: int = 5, keys: list[str] | None = None, name: str = "im", **shape: object
+) -> ImageArray:
     array = pixels(seed, **shape)
     splits = ["test"] * test + ["rest"] * (len(array) - test)
     return ImageArray(array, [f"{name}{i}" for i in range(len(array))], splits, keys or [])
@@ -55,16 +59,31 @@ def values(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(3, 2, (N_TRIALS, N_VOXELS)).astype(np.float32)
 
 
-def recording(name: str = "d-S1", data: np.ndarray | None = None, shown: object = None, **changes: object) -> Recording:
+def recording(
+    name: str = "d-S1", data: np.ndarray | None = None, shown: object = None, **changes: object
+) -> Recording:
     """40 trials of 20 images in two sessions of two runs."""
     data = values() if data is None else data
     half = len(data) // 2
-    trials = pd.DataFrame({"image": np.arange(len(data)) % N_IMAGES, "session": np.arange(len(data)) // half + 1,
-                           "run": np.arange(len(data)) % half // 10})  # fmt: skip
+    trials = pd.DataFrame(
+        {
+            "image": np.arange(len(data)) % N_IMAGES,
+            "session": np.arange(len(data)) // half + 1,
+            "run": np.arange(len(data)) % half // 10,
+        }
+    )
     voxels = pd.DataFrame({"hemisphere": "L", "vertex": np.arange(data.shape[1]), "areas": "V1"})
     blocks = [array_block("session 1", data[:half], []), array_block("session 2", data[half:], [])]
-    facts = {"dataset": "d", "scanner": "7T", "space": "fsaverage", "images": shown or images(), "trials": trials,
-             "voxels": voxels, "blocks": blocks, "account": ["Read from nowhere"]}  # fmt: skip
+    facts = {
+        "dataset": "d",
+        "scanner": "7T",
+        "space": "fsaverage",
+        "images": shown or images(),
+        "trials": trials,
+        "voxels": voxels,
+        "blocks": blocks,
+        "account": ["Read from nowhere"],
+    }
     return Recording(name, **{**facts, **changes})
 
 
@@ -83,10 +102,15 @@ def stored(out: Path, subject: str = "d-S1") -> np.ndarray:
 def split_of(out: Path) -> dict[str, str]:
     """Split of each image, by the digest of its content."""
     with Crowd(out) as crowd:
-        return {crowd.content[row]: split for split in ("train", "val", "test") for row in crowd.split_rows(split)}
+        return {
+            crowd.content[row]: split
+            for split in ("train", "val", "test")
+            for row in crowd.split_rows(split)
+        }
 
 
-# ------------------------------------------------------------------------------------------ what is in the file
+# --- what is
+# in the file
 
 
 def test_trials_voxels_and_images_arrive(out: Path) -> None:
@@ -113,7 +137,9 @@ def test_normalisation_is_recorded_and_applied_when_reading(out: Path, normalise
         z[start : start + size] = (part - part.mean(0)) / part.std(0)
     expected = (z[:20] + z[20:]) / 2
     with Crowd(out) as crowd:
-        np.testing.assert_allclose(crowd["d-S1"].responses("test"), expected[:5], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            crowd["d-S1"].responses("test"), expected[:5], rtol=1e-4, atol=1e-5
+        )
     np.testing.assert_array_equal(stored(out), data)  # the file holds what was measured
 
 
@@ -132,27 +158,52 @@ def test_what_is_asked_goes_before_the_custom(out: Path, custom: str, asked: str
         settings = json.loads(crowd._file["subjects/d-S1"].attrs["settings"])
     assert settings["normalise"] == done
     assert ("without z-scoring" in text, "each run" in text, "each session" in text) == tuple(
-        done == way for way in ("none", "run", "session"))  # fmt: skip
-    chosen = f"Z-scoring is chosen with --normalise {asked}; the custom with these responses is {custom}"
+        done == way for way in ("none", "run", "session")
+    )
+    chosen = (
+        f"Z-scoring is chosen with --normalise {asked}; the custom with these responses is {custom}"
+    )
     assert (chosen in text) == (asked not in ("auto", custom))
 
 
 def test_a_published_ceiling_is_of_the_customary_responses(out: Path) -> None:
     voxels = pd.DataFrame({"vertex": np.arange(6), "ncsnr": 0.5})
-    for options, said in ((EXACT, "ncsnr as published."), (replace(EXACT, normalise="run"), "z-scored as is the custom.")):
+    for options, said in (
+        (EXACT, "ncsnr as published."),
+        (replace(EXACT, normalise="run"), "z-scored as is the custom."),
+    ):
         assert import_recordings([recording(voxels=voxels)], out, options).endswith(said)
         out.unlink()
 
 
-@pytest.mark.parametrize(("asked", "changes", "message"), [
-    ("run", {"trials": recording().trials.drop(columns="run")}, "which trials are of one run is not known; possible are"),
-    ("run", {"normalise": "none", "no_sessions": "averaged"}, r"d-S1: --normalise run: averaged; possible are auto and none"),
-    ("session", {"normalise": "none", "no_sessions": "averaged"}, "--normalise session: averaged"),
-])  # fmt: skip
-def test_sessions_and_runs_that_are_not_known(out: Path, refused, asked: str, changes: dict, message: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "changes", "message"),
+    [
+        (
+            "run",
+            {"trials": recording().trials.drop(columns="run")},
+            "which trials are of one run is not known; possible are",
+        ),
+        (
+            "run",
+            {"normalise": "none", "no_sessions": "averaged"},
+            r"d-S1: --normalise run: averaged; possible are auto and none",
+        ),
+        (
+            "session",
+            {"normalise": "none", "no_sessions": "averaged"},
+            "--normalise session: averaged",
+        ),
+    ],
+)
+def test_sessions_and_runs_that_are_not_known(
+    out: Path, refused, asked: str, changes: dict, message: str
+) -> None:
     block = Block("session 1", 40, lambda: pytest.fail("responses were read"))
     with refused(out, message):
-        import_recordings([recording(blocks=[block], **changes)], out, replace(EXACT, normalise=asked))
+        import_recordings(
+            [recording(blocks=[block], **changes)], out, replace(EXACT, normalise=asked)
+        )
 
 
 def test_normalisation_changes_the_fingerprint(out: Path) -> None:
@@ -169,7 +220,9 @@ def test_unknown_normalisation_in_a_file_is_refused(out: Path) -> None:
     import_recordings([recording()], out, EXACT)
     with h5py.File(out, "r+") as file:
         file["subjects/d-S1"].attrs["normalise"] = "median"
-    with pytest.raises(UbrainError, match="attribute 'normalise': expected one of session, run, none, got 'median'"):
+    with pytest.raises(
+        UbrainError, match="attribute 'normalise': expected one of session, run, none, got 'median'"
+    ):
         Crowd(out)
     out.unlink()
 
@@ -184,7 +237,10 @@ def test_parts_may_be_columns_rows_or_both(out: Path) -> None:
                 stop = 20 if row else 12
                 yield Part(block[row:stop, column : column + 2].astype(">f8"), row, column)
 
-    blocks = [Block("a", 20, lambda: pieces(slice(0, 20))), Block("b", 20, lambda: pieces(slice(20, 40)))]
+    blocks = [
+        Block("a", 20, lambda: pieces(slice(0, 20))),
+        Block("b", 20, lambda: pieces(slice(20, 40))),
+    ]
     import_recordings([recording(blocks=blocks)], out, EXACT)
     np.testing.assert_array_equal(stored(out), data)
 
@@ -223,11 +279,17 @@ def test_account_and_settings_are_in_the_file(out: Path) -> None:
         settings = file["subjects/d-S1"].attrs["settings"]
     assert '"space": "fsaverage"' in settings
     assert '"dtype": "float32"' in settings
-    for part in ("Read from nowhere.", "Not there: session 3.", "over the trials of each session", "5 test (2 trials each)"):
+    for part in (
+        "Read from nowhere.",
+        "Not there: session 3.",
+        "over the trials of each session",
+        "5 test (2 trials each)",
+    ):
         assert part in text
 
 
-# ----------------------------------------------------------------------------------------------- unusable voxels
+# -----------------------------------------------------------------------------------------------
+# unusable voxels
 
 
 def spoilt(**cells: tuple) -> np.ndarray:
@@ -244,7 +306,10 @@ UNUSABLE = {
     "NaN in a session": ((slice(20, 40), 2, np.nan), "not a number, or infinite, in some trial"),
     "zero in a session": ((slice(20, 40), 2, 0), "the same number in all trials of a session"),
     "constant": ((slice(None), 2, 1.25), "the same number in all trials of a session"),
-    "next to nothing": ((slice(None), 2, np.linspace(0, 1e-41, N_TRIALS)), "the same number in all trials of a session"),
+    "next to nothing": (
+        (slice(None), 2, np.linspace(0, 1e-41, N_TRIALS)),
+        "the same number in all trials of a session",
+    ),
 }
 
 
@@ -261,10 +326,16 @@ def test_unusable_voxels_are_dropped_counted_and_listed(out: Path, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_unusable_voxels_can_be_refused_and_what_was_read_is_kept(out: Path, refused, kind: str) -> None:
+def test_unusable_voxels_can_be_refused_and_what_was_read_is_kept(
+    out: Path, refused, kind: str
+) -> None:
     cell, reason = UNUSABLE[kind]
     blocks = recording(data=spoilt(it=cell)).blocks
-    with refused(out, rf"1 of 6 voxels cannot be used: {reason} \(at L 2\)\. Import without them with --bad-voxels drop"):
+    with refused(
+        out,
+        rf"1 of 6 voxels cannot be used: {reason} \(at L 2\)\. Import without them with"
+        r" --bad-voxels drop",
+    ):
         import_recordings([recording(blocks=blocks)], out, replace(EXACT, bad_voxels="refuse"))
     again = [Block(b.name, 20, lambda: pytest.fail("responses were read again")) for b in blocks]
     import_recordings([recording(blocks=again)], out, EXACT)
@@ -273,7 +344,10 @@ def test_unusable_voxels_can_be_refused_and_what_was_read_is_kept(out: Path, ref
 
 def test_usable_voxels_are_not_refused(out: Path) -> None:
     text = import_recordings([recording()], out, replace(EXACT, bad_voxels="refuse"))
-    assert "No voxel was dropped: all are finite, and none is the same number in all trials of a session." in text
+    assert (
+        "No voxel was dropped: all are finite, and none is the same number in all trials of a"
+        " session." in text
+    )
     with h5py.File(out) as file:
         assert json.loads(file["subjects/d-S1"].attrs["settings"])["bad_voxels"] == "refuse"
 
@@ -292,20 +366,27 @@ def test_no_voxel_left(out: Path, refused) -> None:
 
 
 def test_values_too_large_for_float16(out: Path, refused) -> None:
-    with refused(out, r"session 1: the response of voxel 2 in trial 7 is 70000, too large for float16; use --dtype float32"):
+    with refused(
+        out,
+        r"session 1: the response of voxel 2 in trial 7 is 70000, too large for float16; use"
+        r" --dtype float32",
+    ):
         import_recordings([recording(data=spoilt(it=(7, 2, 70000)))], out, Options())
     import_recordings([recording(data=spoilt(it=(7, 2, 70000)))], out, EXACT)
 
 
 def test_small_changes_around_a_large_mean_need_float32(out: Path, refused) -> None:
     data = values() + 10000
-    with refused(out, "6 voxels vary so little around a large mean that float16 would round them off"):
+    with refused(
+        out, "6 voxels vary so little around a large mean that float16 would round them off"
+    ):
         import_recordings([recording(data=data)], out, Options())
     import_recordings([recording(data=data)], out, EXACT)
     np.testing.assert_array_equal(stored(out), data)
 
 
-# --------------------------------------------------------------------------------------------- several datasets
+# ---------------------------------------------------------------------------------------------
+# several datasets
 
 
 def test_grey_and_colour_and_sizes_live_together(out: Path) -> None:
@@ -330,7 +411,9 @@ def test_known_images_keep_their_split_when_appended(out: Path) -> None:
 
 
 def test_versions_of_a_photograph_keep_its_split(out: Path) -> None:
-    """Two datasets cut and scale a COCO photograph differently; what one trains on, the other must not test on."""
+    """Two datasets cut and scale a COCO photograph differently; what one trains on, the other must
+    not test on.
+    """
     keys = [f"coco:{100 + i}" for i in range(20)]
     import_recordings([recording(shown=images(0, test=5, keys=keys))], out, EXACT)
     with Crowd(out) as crowd:
@@ -359,9 +442,16 @@ def test_a_photograph_is_known_by_any_of_its_names(out: Path) -> None:
 
 def test_a_crowd_without_names_of_photographs_can_get_them(out: Path) -> None:
     import_recordings([recording()], out, EXACT)
-    import_recordings([recording("e-S1", shown=images(keys=[f"coco:{i}" for i in range(20)]))], out, Options(append=True))
+    import_recordings(
+        [recording("e-S1", shown=images(keys=[f"coco:{i}" for i in range(20)]))],
+        out,
+        Options(append=True),
+    )
     with Crowd(out) as crowd:
-        assert list(crowd._file["images/key"].asstr()[crowd.rows(["im3", "im19"])]) == ["coco:3", "coco:19"]
+        assert list(crowd._file["images/key"].asstr()[crowd.rows(["im3", "im19"])]) == [
+            "coco:3",
+            "coco:19",
+        ]
 
 
 def test_versions_within_one_dataset_are_drawn_together(out: Path) -> None:
@@ -375,21 +465,34 @@ def test_versions_within_one_dataset_are_drawn_together(out: Path) -> None:
 
 def test_versions_within_one_dataset_in_two_splits_are_refused(out: Path, refused) -> None:
     keys = [f"coco:{4 if i == 5 else i}" for i in range(20)]  # im4 is a test image, im5 is not
-    with refused(out, "images 'im4' and 'im5' are the same photograph, but one is test and the other is (train|val)"):
+    with refused(
+        out,
+        "images 'im4' and 'im5' are the same photograph, but one is test and the other is"
+        " (train|val)",
+    ):
         import_recordings([recording(shown=images(keys=keys))], out, EXACT)
 
 
 def test_photographs_found_in_two_splits_too_late_are_said(out: Path, caplog) -> None:
-    import_recordings([recording("a-S", shown=images(0, test=0, keys=[f"nsd:{i}" for i in range(20)]))], out, EXACT)
+    import_recordings(
+        [recording("a-S", shown=images(0, test=0, keys=[f"nsd:{i}" for i in range(20)]))],
+        out,
+        EXACT,
+    )
     later = images(1, test=20, keys=[f"coco:{i}" for i in range(20)])
     import_recordings([recording("b-S", shown=later)], out, Options(append=True))
     both = images(2, test=0, keys=[f"nsd:{i} coco:{i}" for i in range(20)])
     import_recordings([recording("c-S", shown=both)], out, Options(append=True))
-    assert "20 photographs are in the crowd in two versions, imported earlier under two splits" in caplog.text
+    assert (
+        "20 photographs are in the crowd in two versions, imported earlier under two splits"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("sizes", [(10, None), (None, 10), (10, 20)])
-def test_shrunk_images_keep_the_split_of_the_large_ones(out: Path, sizes: tuple[int | None, int | None]) -> None:
+def test_shrunk_images_keep_the_split_of_the_large_ones(
+    out: Path, sizes: tuple[int | None, int | None]
+) -> None:
     for name, n_test, size in (("a-S", 0, sizes[0]), ("b-S", 20, sizes[1])):
         shown = images(0, n_test, name=name, shape=(20, 40, 60, 3))
         options = Options(append=name == "b-S", image_size=size, val_fraction=0.5)
@@ -410,7 +513,8 @@ def test_append_needs_other_subjects(out: Path, refused) -> None:
         import_recordings([recording("d-S2")], out, EXACT)
 
 
-# ---------------------------------------------------------------------------------------- tables that do not fit
+# --- tables
+# that do not fit
 
 
 def changed(**columns: object) -> pd.DataFrame:
@@ -422,26 +526,65 @@ def part(array: np.ndarray, *first: int) -> list[Block]:
 
 
 BAD = {
-    "trial too few": (dict(trials=recording().trials[:-1]), "the table of trials has 39 rows, the responses 40"),
-    "image beyond the last": (dict(trials=changed(image=20)), "a trial shows image number 20, of 20"),
-    "negative image": (dict(trials=changed(image=-1)), "column 'image': expected whole numbers from 0"),
-    "float image": (dict(trials=changed(image=0.5)), "column 'image': expected whole numbers from 0"),
-    "NaN session": (dict(trials=changed(session=np.nan)), "column 'session': expected whole numbers from 0"),
-    "trial listed twice": (dict(trials=changed(repeat=0)), "trial 20 is listed twice: .* same repeat of image 'im0'"),
-    "voxel listed twice": (dict(voxels=recording().voxels.assign(vertex=[0, 1, 2, 3, 3, 5])), "voxel 4 is there twice, at L 3"),
+    "trial too few": (
+        dict(trials=recording().trials[:-1]),
+        "the table of trials has 39 rows, the responses 40",
+    ),
+    "image beyond the last": (
+        dict(trials=changed(image=20)),
+        "a trial shows image number 20, of 20",
+    ),
+    "negative image": (
+        dict(trials=changed(image=-1)),
+        "column 'image': expected whole numbers from 0",
+    ),
+    "float image": (
+        dict(trials=changed(image=0.5)),
+        "column 'image': expected whole numbers from 0",
+    ),
+    "NaN session": (
+        dict(trials=changed(session=np.nan)),
+        "column 'session': expected whole numbers from 0",
+    ),
+    "trial listed twice": (
+        dict(trials=changed(repeat=0)),
+        "trial 20 is listed twice: .* same repeat of image 'im0'",
+    ),
+    "voxel listed twice": (
+        dict(voxels=recording().voxels.assign(vertex=[0, 1, 2, 3, 3, 5])),
+        "voxel 4 is there twice, at L 3",
+    ),
     "no voxels": (dict(voxels=recording().voxels[:0]), "40 trials and 0 voxels"),
-    "session of one trial": (dict(trials=changed(session=[1] * 39 + [2])), "a session has a single trial"),
-    "run without runs": (dict(normalise="run", trials=recording().trials.drop(columns="run")), "cannot z-score per 'run'"),
+    "session of one trial": (
+        dict(trials=changed(session=[1] * 39 + [2])),
+        "a session has a single trial",
+    ),
+    "run without runs": (
+        dict(normalise="run", trials=recording().trials.drop(columns="run")),
+        "cannot z-score per 'run'",
+    ),
     "unknown normalisation": (dict(normalise="week"), "cannot z-score per 'week'"),
     "bad name": (dict(name="a/b"), "subject name 'a/b'"),
-    "part too wide": (dict(blocks=part(np.ones((40, 7)))), r"expected responses to 40 trials in 6 voxels, got \(40, 7\)"),
+    "part too wide": (
+        dict(blocks=part(np.ones((40, 7)))),
+        r"expected responses to 40 trials in 6 voxels, got \(40, 7\)",
+    ),
     "part too long": (dict(blocks=part(np.ones((40, 6)), 1)), r"got \(40, 6\) at \(1, 0\)"),
     "part missing": (dict(blocks=part(np.ones((39, 6)))), "trial 39 has 0 responses, expected 6"),
     "column missing": (dict(blocks=part(np.ones((40, 5)))), "trial 0 has 5 responses, expected 6"),
-    "text": (dict(blocks=part(np.full((40, 6), "a"))), r"expected responses \(n_trials, n_voxels\), got \(40, 6\) <U1"),
+    "text": (
+        dict(blocks=part(np.full((40, 6), "a"))),
+        r"expected responses \(n_trials, n_voxels\), got \(40, 6\) <U1",
+    ),
     "one axis": (dict(blocks=part(np.ones(40))), r"got \(40,\) float64"),
-    "unknown split": (dict(shown=ImageArray(pixels(0), [f"i{i}" for i in range(20)], ["exam"] * 20)), "unknown split 'exam'"),
-    "float images": (dict(shown=ImageArray(np.ones((20, 4, 4)), [f"i{i}" for i in range(20)])), r"uint8, got \(4, 4\) float64"),
+    "unknown split": (
+        dict(shown=ImageArray(pixels(0), [f"i{i}" for i in range(20)], ["exam"] * 20)),
+        "unknown split 'exam'",
+    ),
+    "float images": (
+        dict(shown=ImageArray(np.ones((20, 4, 4)), [f"i{i}" for i in range(20)])),
+        r"uint8, got \(4, 4\) float64",
+    ),
 }
 
 
@@ -452,21 +595,26 @@ def test_recordings_that_make_no_sense(out: Path, refused, kind: str) -> None:
         import_recordings([recording(**{"name": "d-S1", **changes})], out, EXACT)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (Options(dtype="int8"), "--dtype int8: expected float16 or float32"),
-    (Options(val_fraction=1.5), "fractions must be"),
-    (Options(image_size=0), "--image-size 0"),
-    (Options(normalise="week"), "--normalise week: expected auto, session, run or none"),
-    (Options(bad_voxels="mend"), "--bad-voxels mend: expected drop or refuse"),
-    (Options(append=True), r"no crowd file at"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(dtype="int8"), "--dtype int8: expected float16 or float32"),
+        (Options(val_fraction=1.5), "fractions must be"),
+        (Options(image_size=0), "--image-size 0"),
+        (Options(normalise="week"), "--normalise week: expected auto, session, run or none"),
+        (Options(bad_voxels="mend"), "--bad-voxels mend: expected drop or refuse"),
+        (Options(append=True), r"no crowd file at"),
+    ],
+)
 def test_options_that_make_no_sense(out: Path, refused, options: Options, message: str) -> None:
     with refused(out, message):
         import_recordings([recording()], out, options)
     assert list(out.parent.iterdir()) == []
 
 
-def test_image_that_is_not_there_is_found_before_responses_are_read(out: Path, refused, tmp_path: Path) -> None:
+def test_image_that_is_not_there_is_found_before_responses_are_read(
+    out: Path, refused, tmp_path: Path
+) -> None:
     shown = ImageFiles([tmp_path / f"{i}.png" for i in range(20)])
     block = Block("session 1", 40, lambda: pytest.fail("responses were read"))
     with refused(out, r"image .*0\.png cannot be read"):
@@ -475,7 +623,9 @@ def test_image_that_is_not_there_is_found_before_responses_are_read(out: Path, r
 
 def test_dry_run_writes_nothing(out: Path) -> None:
     block = Block("session 1", 40, lambda: pytest.fail("responses were read"))
-    text = import_recordings([recording(blocks=[block], missing=["session 2"])], out, Options(dry_run=True))
+    text = import_recordings(
+        [recording(blocks=[block], missing=["session 2"])], out, Options(dry_run=True)
+    )
     assert "d-S1 (d, 7T, fsaverage): 40 trials of 20 images in 2 session(s), up to 6 voxels" in text
     assert "each voxel is z-scored over the trials of each session" in text
     assert "session 2" in text
@@ -491,7 +641,8 @@ def test_disk_that_is_too_small(out: Path, refused, monkeypatch: pytest.MonkeyPa
     import_recordings([recording()], out, EXACT)
 
 
-# ------------------------------------------------------------------------------------------------- interruptions
+# -------------------------------------------------------------------------------------------------
+# interruptions
 
 KILLED = """
 import os, signal, sys
@@ -510,15 +661,23 @@ import_recordings([recording(data=data, blocks=blocks)], {out!r}, EXACT, {{"spac
 
 def killed(out: Path, script: str = KILLED) -> None:
     code = script.format(folder=str(Path(__file__).parent), out=str(out))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not out.exists()
 
 
 def second_half_only() -> list[Block]:
     data = values()
-    return [Block("session 1", 20, lambda: pytest.fail("session 1 was read again")), array_block("session 2", data[20:], [])]
+    return [
+        Block("session 1", 20, lambda: pytest.fail("session 1 was read again")),
+        array_block("session 2", data[20:], []),
+    ]
 
 
 def test_killed_import_continues_with_the_next_session(out: Path, caplog) -> None:
@@ -532,14 +691,28 @@ def test_killed_import_continues_with_the_next_session(out: Path, caplog) -> Non
 
 def test_killed_import_does_not_continue_with_other_settings(out: Path, refused) -> None:
     killed(out)
-    with refused(out, "had other settings or files: space was 'x', is 'y'. Finish it with the same, or delete .*crowd"):
+    with refused(
+        out,
+        "had other settings or files: space was 'x', is 'y'. Finish it with the same, or delete"
+        " .*crowd",
+    ):
         import_recordings([recording(blocks=second_half_only())], out, EXACT, {"space": "y"})
     with refused(out, "dtype was 'float32', is 'float16'"):
         import_recordings([recording(blocks=second_half_only())], out, Options(), {"space": "x"})
     with refused(out, "normalise was 'session', is 'run'"):
-        import_recordings([recording(blocks=second_half_only())], out, replace(EXACT, normalise="run"), {"space": "x"})
+        import_recordings(
+            [recording(blocks=second_half_only())],
+            out,
+            replace(EXACT, normalise="run"),
+            {"space": "x"},
+        )
     with refused(out, "trials was"):
-        import_recordings([recording(blocks=second_half_only(), trials=changed(image=3))], out, EXACT, {"space": "x"})
+        import_recordings(
+            [recording(blocks=second_half_only(), trials=changed(image=3))],
+            out,
+            EXACT,
+            {"space": "x"},
+        )
 
 
 def test_half_written_block_is_read_again(out: Path) -> None:
@@ -569,10 +742,14 @@ def test_killed_while_the_crowd_file_is_written(out: Path) -> None:
     blocks = [Block(f"session {i}", 20, lambda: pytest.fail("read again")) for i in (1, 2)]
     import_recordings([recording(blocks=blocks)], out, EXACT)
     np.testing.assert_array_equal(stored(out), values())
-    assert list(out.parent.iterdir()) == [out]  # neither the working folder nor a half-written crowd file is left
+    assert list(out.parent.iterdir()) == [
+        out
+    ]  # neither the working folder nor a half-written crowd file is left
 
 
-def test_source_that_changed_after_an_interruption_is_said(out: Path, refused, tmp_path: Path) -> None:
+def test_source_that_changed_after_an_interruption_is_said(
+    out: Path, refused, tmp_path: Path
+) -> None:
     source = tmp_path / "session1.bin"
     source.write_bytes(b"old")
 
@@ -611,7 +788,11 @@ def test_a_session_is_never_held_as_a_whole(out: Path, monkeypatch: pytest.Monke
 
     blocks = [Block(f"session {i}", n_trials, lambda i=i: read(i)) for i in (1, 2)]
     trials = pd.DataFrame({"image": np.arange(800) % 20, "session": np.arange(800) // 400})
-    big = recording(blocks=blocks, trials=trials, voxels=pd.DataFrame({"vertex": np.arange(n_voxels), "ncsnr": 1.0}))
+    big = recording(
+        blocks=blocks,
+        trials=trials,
+        voxels=pd.DataFrame({"vertex": np.arange(n_voxels), "ncsnr": 1.0}),
+    )
     tracemalloc.start()
     try:
         import_recordings([big], out, EXACT)
@@ -621,13 +802,19 @@ def test_a_session_is_never_held_as_a_whole(out: Path, monkeypatch: pytest.Monke
     assert peak < 16e6
 
 
-# ------------------------------------------------------------------------------------------------------- helpers
+# --- helpers
 
 
-@pytest.mark.parametrize(("asked", "chosen"), [
-    (None, ["subj01", "subj02", "subj10"]), (["1"], ["subj01"]), (["02", "10"], ["subj02", "subj10"]),
-    (["SUBJ10", "10"], ["subj10"]), (["nsd-subj01"], ["subj01"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        (None, ["subj01", "subj02", "subj10"]),
+        (["1"], ["subj01"]),
+        (["02", "10"], ["subj02", "subj10"]),
+        (["SUBJ10", "10"], ["subj10"]),
+        (["nsd-subj01"], ["subj01"]),
+    ],
+)
 def test_subjects_by_name_and_number(asked: list[str] | None, chosen: list[str]) -> None:
     assert select(asked, ["subj10", "subj01", "subj02"], "here") == chosen
 
@@ -659,7 +846,10 @@ def test_folder_finds_files_in_any_case_but_prefers_the_exact_one(tmp_path: Path
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_npz_is_mapped_or_unpacked(tmp_path: Path, compressed: bool) -> None:
-    data = {"a": np.arange(12, dtype=np.float16).reshape(3, 4), "b": np.asfortranarray(np.arange(6).reshape(2, 3))}
+    data = {
+        "a": np.arange(12, dtype=np.float16).reshape(3, 4),
+        "b": np.asfortranarray(np.arange(6).reshape(2, 3)),
+    }
     (np.savez_compressed if compressed else np.savez)(tmp_path / "x.npz", **data)
     for name, array in data.items():
         np.testing.assert_array_equal(load_npz(tmp_path / "x.npz", name), array)
@@ -674,14 +864,20 @@ def npy(header: str, data: bytes) -> bytes:
 
 def lie(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.npy", npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({1 << 40},), }}", b"abcd"))
+        archive.writestr(
+            "a.npy",
+            npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({1 << 40},), }}", b"abcd"),
+        )
 
 
 NPZ = {
     "objects": (lambda p: np.savez(p, a=np.array([{}], dtype=object)), "pickled objects"),
     "lie": (lie, "but has 4 bytes"),
     "text": (lambda p: p.write_text("no archive"), "cannot be read"),
-    "cut": (lambda p: (np.savez(p, a=np.arange(9)), p.write_bytes(p.read_bytes()[:-30])), "cannot be read"),
+    "cut": (
+        lambda p: (np.savez(p, a=np.arange(9)), p.write_bytes(p.read_bytes()[:-30])),
+        "cannot be read",
+    ),
 }
 
 
@@ -696,7 +892,9 @@ def test_npz_that_is_refused(tmp_path: Path, kind: str) -> None:
 def test_npz_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "x.npz", a=np.zeros(1 << 20))
     monkeypatch.setattr(files, "MAX_BYTES", 1 << 20)
-    with pytest.raises(UbrainError, match=r"x\.npz is compressed and unpacks to 0\.0 GB; store it uncompressed"):
+    with pytest.raises(
+        UbrainError, match=r"x\.npz is compressed and unpacks to 0\.0 GB; store it uncompressed"
+    ):
         load_npz(tmp_path / "x.npz", "a")
 
 
@@ -720,7 +918,9 @@ def test_matlab_files_of_both_versions(tmp_path: Path) -> None:
         read_mat(tmp_path / "v5.mat", ["text"])
 
 
-@pytest.mark.parametrize("link", [h5py.SoftLink("/nothing"), h5py.ExternalLink("other.h5", "x"), h5py.SoftLink("/x")])
+@pytest.mark.parametrize(
+    "link", [h5py.SoftLink("/nothing"), h5py.ExternalLink("other.h5", "x"), h5py.SoftLink("/x")]
+)
 def test_links_in_matlab_files_are_not_followed(tmp_path: Path, link: h5py.SoftLink) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = np.ones((2, 3))
@@ -735,5 +935,8 @@ def test_a_link_to_itself_is_no_trap(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     assert folder.find("a.h5") is None
     (path,) = folder.search(r"a\.h5")
-    with pytest.raises(UbrainError, match=r"a\.h5 cannot be read|a\.h5 is not an HDF5 file"), files.open_hdf5(path):
+    with (
+        pytest.raises(UbrainError, match=r"a\.h5 cannot be read|a\.h5 is not an HDF5 file"),
+        files.open_hdf5(path),
+    ):
         pass

@@ -1,4 +1,6 @@
-"""Small files that would fill the memory are refused before they do; links out of a folder are not walked."""
+"""Small files that would fill the memory are refused before they do; links out of a folder are not
+walked.
+"""
 
 import gzip
 import io
@@ -31,7 +33,9 @@ MB = 1 << 20
 def packed(n: int, begin: bytes = b"") -> bytes:
     """Some bytes and zeros, as zlib compresses them."""
     pack = zlib.compressobj(1)
-    return b"".join([pack.compress(begin), *(pack.compress(bytes(MB)) for _ in range(n // MB)), pack.flush()])
+    return b"".join(
+        [pack.compress(begin), *(pack.compress(bytes(MB)) for _ in range(n // MB)), pack.flush()]
+    )
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_TEXT", MB, raising=False)
 
 
-# ------------------------------------------------------------------------------------------------------- memory
+# --- memory
 
 
 def mat_too_large(path: Path) -> None:
@@ -86,16 +90,28 @@ def mat_hdf5(path: Path) -> None:
 
 def mat_large_chunk(path: Path) -> None:
     with h5py.File(path, "w") as file:
-        data = file.create_dataset("x", (3, 3), "f8", maxshape=(None, None), chunks=(4096, 4096), compression="gzip")
+        data = file.create_dataset(
+            "x", (3, 3), "f8", maxshape=(None, None), chunks=(4096, 4096), compression="gzip"
+        )
         data.id.write_direct_chunk((0, 0), packed(128 * MB))
 
 
-MAT = [mat_too_large, mat_two_arrays, mat_of_another_size, mat_of_a_long_name, mat_of_cells, mat_not_compressed, mat_hdf5,
-       mat_large_chunk]  # fmt: skip
+MAT = [
+    mat_too_large,
+    mat_two_arrays,
+    mat_of_another_size,
+    mat_of_a_long_name,
+    mat_of_cells,
+    mat_not_compressed,
+    mat_hdf5,
+    mat_large_chunk,
+]
 
 
 @pytest.mark.parametrize("make", MAT)
-def test_matlab_files_that_unpack_to_too_much(tmp_path: Path, memory: Callable[[], float], make: Callable) -> None:
+def test_matlab_files_that_unpack_to_too_much(
+    tmp_path: Path, memory: Callable[[], float], make: Callable
+) -> None:
     make(tmp_path / "x.mat")
     tracemalloc.reset_peak()
     with pytest.raises(UbrainError, match=r"x\.mat.*(too large|header|not an array of num)"):
@@ -105,19 +121,28 @@ def test_matlab_files_that_unpack_to_too_much(tmp_path: Path, memory: Callable[[
 
 def test_matlab_files_below_the_limit_are_read(tmp_path: Path) -> None:
     mat_zeros(tmp_path / "x.mat", {"x": (1000, 900)})
-    np.testing.assert_array_equal(files.read_mat(tmp_path / "x.mat", ["x"])["x"], np.zeros((1000, 900)))
+    np.testing.assert_array_equal(
+        files.read_mat(tmp_path / "x.mat", ["x"])["x"], np.zeros((1000, 900))
+    )
 
 
 def test_a_volume_of_ones_is_no_mask(tmp_path: Path) -> None:
-    nib.save(nib.Nifti1Image(np.ones((128, 128, 128), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
-    with pytest.raises(UbrainError, match=r"mask\.nii\.gz: .* are too large to be what is expected here"):
+    nib.save(
+        nib.Nifti1Image(np.ones((128, 128, 128), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz"
+    )
+    with pytest.raises(
+        UbrainError, match=r"mask\.nii\.gz: .* are too large to be what is expected here"
+    ):
         files.read_volume(tmp_path / "mask.nii.gz")
 
 
 def test_an_extension_of_a_header_is_not_read(tmp_path: Path, memory: Callable[[], float]) -> None:
     nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "mask.nii")
     data = bytearray((tmp_path / "mask.nii").read_bytes())
-    data[108:112], data[348:360] = struct.pack("<f", 64 * MB + 352), struct.pack("<4B2i", 1, 0, 0, 0, 64 * MB, 6)
+    data[108:112], data[348:360] = (
+        struct.pack("<f", 64 * MB + 352),
+        struct.pack("<4B2i", 1, 0, 0, 0, 64 * MB, 6),
+    )
     (tmp_path / "mask.nii.gz").write_bytes(gzip.compress(bytes(data) + bytes(65 * MB), 1))
     tracemalloc.reset_peak()
     files.open_volume(tmp_path / "mask.nii.gz")
@@ -168,8 +193,12 @@ def responses_of_algonauts(path: Path) -> Iterator[np.ndarray]:
     return (part.values for part in block.read())
 
 
-@pytest.mark.parametrize("read", [images_of_arrays, images_of_a_dataset, responses_of_arrays, responses_of_algonauts])
-def test_what_has_been_read_of_a_large_array_is_not_kept_in_memory(tmp_path: Path, monkeypatch, read: Callable) -> None:
+@pytest.mark.parametrize(
+    "read", [images_of_arrays, images_of_a_dataset, responses_of_arrays, responses_of_algonauts]
+)
+def test_what_has_been_read_of_a_large_array_is_not_kept_in_memory(
+    tmp_path: Path, monkeypatch, read: Callable
+) -> None:
     np.save(tmp_path / "x.npy", np.ones((96, 512, 512, 3), np.uint8))  # 75 MB
     monkeypatch.setattr(arrays, "BLOCK", 4)
     monkeypatch.setattr(algonauts, "PART_BYTES", 12 * MB)  # as float32
@@ -186,11 +215,17 @@ def long_header() -> Iterator[bytes]:
 
 
 def test_headers_of_arrays_are_short(tmp_path: Path, memory: Callable[[], float]) -> None:
-    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as stream:
+    with (
+        zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("a.npy", "w") as stream,
+    ):
         stream.writelines(long_header())
     (tmp_path / "x.npy").write_bytes(b"".join(long_header()))
     tracemalloc.reset_peak()
-    for read in (lambda: files.open_npz(tmp_path / "x.npz", "a"), lambda: files.load_npy(tmp_path / "x.npy")):
+    for read in (
+        lambda: files.open_npz(tmp_path / "x.npz", "a"),
+        lambda: files.load_npy(tmp_path / "x.npy"),
+    ):
         with pytest.raises(UbrainError, match=r"expected version 1\.0"):
             read()
     assert memory() < 10
@@ -205,10 +240,15 @@ def test_the_arrays_of_an_npz_file_have_a_limit_together(tmp_path: Path) -> None
     assert isinstance(files.load_npz(tmp_path / "plain.npz", "a"), np.memmap)
 
 
-@pytest.mark.parametrize(("read", "data"), [
-    (files.read_lines, b"a\n" * MB), (files.read_lines, b"x" * 2000), (lambda p: files.read_table(p, ["a"]), b"a\n" * MB),
-    (lambda p: files.read_table(p, ["a"]), b"a," * 10000 + b"a\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("read", "data"),
+    [
+        (files.read_lines, b"a\n" * MB),
+        (files.read_lines, b"x" * 2000),
+        (lambda p: files.read_table(p, ["a"]), b"a\n" * MB),
+        (lambda p: files.read_table(p, ["a"]), b"a," * 10000 + b"a\n"),
+    ],
+)
 def test_text_has_a_limit(tmp_path: Path, read: Callable, data: bytes) -> None:
     (tmp_path / "x.txt").write_bytes(data)
     with pytest.raises(UbrainError, match=r"x\.txt.* too large to be what is expected here"):
@@ -240,7 +280,10 @@ def test_keys_times_columns_of_bdata_have_a_limit(tmp_path: Path, n: int, column
     Original(1).write_h5(tmp_path / "Subject1.h5")
     with h5py.File(tmp_path / "Subject1.h5", "r+") as file:
         keys(file, n, columns)
-    with pytest.raises(UbrainError, match=r"Subject1\.h5.*too large"), open_bdata(tmp_path / "Subject1.h5"):
+    with (
+        pytest.raises(UbrainError, match=r"Subject1\.h5.*too large"),
+        open_bdata(tmp_path / "Subject1.h5"),
+    ):
         pass
 
 
@@ -250,7 +293,10 @@ def test_trials_of_bdata_have_a_limit(tmp_path: Path) -> None:
         columns = file["dataset"].shape[1]
         del file["dataset"]
         file.create_dataset("dataset", (10**6, columns), "f8", chunks=(1000, 1))
-    with pytest.raises(UbrainError, match="1000000 trials are too many"), open_bdata(tmp_path / "Subject1.h5"):
+    with (
+        pytest.raises(UbrainError, match="1000000 trials are too many"),
+        open_bdata(tmp_path / "Subject1.h5"),
+    ):
         pass
 
 
@@ -260,7 +306,7 @@ def test_long_names_of_areas_are_refused() -> None:
         files.area_name("x" * 100, "file")
 
 
-# -------------------------------------------------------------------------------------------------------- links
+# --- links
 
 
 @pytest.fixture
@@ -273,17 +319,26 @@ def inside(tmp_path: Path) -> Path:
     return tmp_path / "inside"
 
 
-def test_links_out_of_a_folder_are_not_walked(inside: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_links_out_of_a_folder_are_not_walked(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
     (inside / "away").symlink_to(inside.parent / "outside")
     seen: list[str] = []
     scan = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: (seen.append(os.path.realpath(path)), scan(path))[1])
+    monkeypatch.setattr(
+        os, "scandir", lambda path: (seen.append(os.path.realpath(path)), scan(path))[1]
+    )
     assert Folder(inside).search(".*") == [inside / "a/x.txt", inside / "y.txt"]
     assert str(inside.parent / "outside/b") not in seen
     assert "outside, out of" in caplog.text
     assert "--follow-links" in caplog.text
     allowed = Folder(inside, follow_links=True).search(".*")
-    assert allowed == [inside / "a/x.txt", inside / "away/b/x.txt", inside / "away/y.txt", inside / "y.txt"]
+    assert allowed == [
+        inside / "a/x.txt",
+        inside / "away/b/x.txt",
+        inside / "away/y.txt",
+        inside / "y.txt",
+    ]
 
 
 @pytest.mark.timeout(20)

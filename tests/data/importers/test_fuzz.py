@@ -1,7 +1,9 @@
-"""Damaged files of every dataset: a clear error, or a crowd file that is right. Never a crash, and never much memory.
+"""Damaged files of every dataset: a clear error, or a crowd file that is right. Never a crash, and
+never much memory.
 
-What is damaged and how an import is judged is in `damage.py` and `fuzz.py`. The suite takes a few cases of each dataset;
-`UBRAIN_FUZZ=300 pytest -s tests/data/importers/test_fuzz.py` takes 300, and prints what came of them.
+What is damaged and how an import is judged is in `damage.py` and `fuzz.py`. The suite takes a few
+cases of each dataset; `UBRAIN_FUZZ=300 pytest -s tests/data/importers/test_fuzz.py` takes 300, and
+prints what came of them.
 """
 
 import json
@@ -18,7 +20,9 @@ from fuzz import DATASETS
 
 CASES = int(os.environ.get("UBRAIN_FUZZ", 3))
 FIRST = int(os.environ.get("UBRAIN_FUZZ_FROM", 0))
-SECONDS = 900  # that a case may take if it waits for something; it has a minute of the processor, and needs less than one
+# that a case may take if it waits for something; it has a minute of the processor, and needs less
+# than one
+SECONDS = 900
 
 
 class Importer:
@@ -31,8 +35,13 @@ class Importer:
         """What came of a case."""
         if self.process is None:
             command = [sys.executable, str(Path(__file__).with_name("fuzz.py")), str(self.folder)]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                            env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         self.process.stdin.write(f"{name} {number}\n")
         self.process.stdin.flush()
         with selectors.DefaultSelector() as answer:
@@ -41,7 +50,12 @@ class Importer:
         if line.startswith("{"):
             return json.loads(line)
         self.stop()
-        return {"dataset": name, "case": number, "outcome": "wrong", "detail": line or "the process died"}
+        return {
+            "dataset": name,
+            "case": number,
+            "outcome": "wrong",
+            "detail": line or "the process died",
+        }
 
     def stop(self) -> None:
         """End the process."""

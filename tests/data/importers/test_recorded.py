@@ -1,4 +1,5 @@
-"""Real recordings, where they are there: spikes in macaque V4 (Cowley et al. 2023), fMRI of human V1 (Miyawaki et al. 2008).
+"""Real recordings, where they are there: spikes in macaque V4 (Cowley et al. 2023), fMRI of human
+V1 (Miyawaki et al. 2008).
 
 They are looked for in `$UBRAIN_RECORDINGS`, or in `shared/data` beside the project.
 """
@@ -32,9 +33,13 @@ def errors(path: Path) -> list[str]:
 def test_a_session_of_macaque_v4(tmp_path: Path) -> None:
     """Of its 1200 images, 900 are different."""
     with zipfile.ZipFile(recorded("macaque_v4/images_190925.zip")) as archive:
-        archive.extractall(tmp_path / "images", [name for name in archive.namelist() if name.startswith("image")])
+        archive.extractall(
+            tmp_path / "images", [name for name in archive.namelist() if name.startswith("image")]
+        )
     path, responses = tmp_path / "v4.h5", recorded("macaque_v4/responses_190925.npy")
-    import_arrays(tmp_path / "images", responses, "WE-190925", path, scanner="electrodes", transpose=True)
+    import_arrays(
+        tmp_path / "images", responses, "WE-190925", path, scanner="electrodes", transpose=True
+    )
     values = np.load(responses)
     z = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
     with Crowd(path) as crowd:
@@ -46,7 +51,9 @@ def test_a_session_of_macaque_v4(tmp_path: Path) -> None:
         assert repeats.sum() == 1200
         once = rows[repeats == 1][:50]
         numbers = [int(crowd.image_ids[row].removeprefix("image")) - 1 for row in once]
-        np.testing.assert_allclose(subject.responses_to(once), z[:, numbers].T, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            subject.responses_to(once), z[:, numbers].T, rtol=1e-4, atol=1e-5
+        )
     assert errors(path) == []
 
 
@@ -59,8 +66,16 @@ def test_figures_in_human_v1(tmp_path: Path) -> None:
     pd.DataFrame({"image": shown.ravel()}).to_csv(tmp_path / "trials.csv", index=False)
     (tmp_path / "test.txt").write_text("2\n7\n")
     path = tmp_path / "v1.h5"
-    import_arrays(tmp_path / "figures.npy", tmp_path / "responses.npy", "V1", path, transpose=True, scanner="3T",
-                  trials=tmp_path / "trials.csv", test_images=tmp_path / "test.txt")  # fmt: skip
+    import_arrays(
+        tmp_path / "figures.npy",
+        tmp_path / "responses.npy",
+        "V1",
+        path,
+        transpose=True,
+        scanner="3T",
+        trials=tmp_path / "trials.csv",
+        test_images=tmp_path / "test.txt",
+    )
     values = content["R2"]
     z = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
     noise = np.mean([z[:, shown.ravel() == i].var(1, ddof=1) for i in range(10)], axis=0)
@@ -69,6 +84,8 @@ def test_figures_in_human_v1(tmp_path: Path) -> None:
         assert subject.trials.repeats(subject.image_rows("test")).tolist() == [8, 8]
         expected = np.stack([z[:, shown.ravel() == i].mean(1) for i in (2, 7)])
         np.testing.assert_allclose(subject.responses("test"), expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(subject.voxels["ncsnr"], np.sqrt(np.maximum(1 - noise, 0) / noise), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            subject.voxels["ncsnr"], np.sqrt(np.maximum(1 - noise, 0) / noise), rtol=1e-3, atol=1e-3
+        )
         assert 0.2 < subject.voxels["ncsnr"].median() < 2
     assert errors(path) == []

@@ -1,4 +1,6 @@
-"""What the doctor says: findings, what to do about each kind, and the thresholds from which on something is one."""
+"""What the doctor says: findings, what to do about each kind, and the thresholds from which on
+something is one.
+"""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,12 +16,22 @@ LEVELS = ("error", "warning", "note")
 
 TO_DO = {  # every code, and what to do about it
     "unreadable": "import or simulate the data again",
-    "altered-images": "import the data again; splits and cached features would belong to other images",
-    "blank-images": "look at the files; one that could not be read may have been replaced by a blank image",
-    "split-overlap": "give both the same split, or leave one out: a score on these images shows memory, not prediction",
+    "altered-images": (
+        "import the data again; splits and cached features would belong to other images"
+    ),
+    "blank-images": (
+        "look at the files; one that could not be read may have been replaced by a blank image"
+    ),
+    "split-overlap": (
+        "give both the same split, or leave one out: a score on these images shows memory, not"
+        " prediction"
+    ),
     "mirrored-overlap": "look at them: empty horizons do so by chance",
-    "orientation": "look at some images, best beside the same ones of another subject, and import them again, turned. "
-                   "Arrays of MATLAB have to be transposed on reading; and are the hemispheres in the right order?",
+    "orientation": (
+        "look at some images, best beside the same ones of another subject, and import them again,"
+        " turned. Arrays of MATLAB have to be transposed on reading; and are the hemispheres in the"
+        " right order?"
+    ),
     "channel-order": "look at some images, and import them again as RGB; OpenCV reads BGR",
     "grey-images": "import the images again, in colour",
     "few-test-images": "hold out more images",
@@ -27,25 +39,40 @@ TO_DO = {  # every code, and what to do about it
     "repeat-numbers": "number the repeats of each image 0, 1, 2, ... in the order of the trials",
     "short-sessions": "join sessions, or leave these out",
     "not-finite": "import again without these voxels",
-    "not-z-scored": "import again; responses are z-scored on reading, with numbers that are not theirs",
+    "not-z-scored": (
+        "import again; responses are z-scored on reading, with numbers that are not theirs"
+    ),
     "constant-voxels": "leave them out: they cannot be predicted, and pull every mean down",
     "duplicate-voxels": "keep one of each: copies count several times in every mean and interval",
     "scale": "check the scale factor of the import: it may have been applied twice, or not at all",
     "ncsnr-range": "check its unit: percent and r² are not ncsnr",
     "ncsnr-missing": "import without an ncsnr column: then it is computed from the repeats",
     "ncsnr-disagrees": "check its unit, and that its voxels are in the order of the responses",
-    "repeats-do-not-agree": "the rows of responses and of trials are not in the same order; import again",
-    "shifted-trials": "shift the trial list against the responses: a trial was lost or added, or an index counts from 1",
+    "repeats-do-not-agree": (
+        "the rows of responses and of trials are not in the same order; import again"
+    ),
+    "shifted-trials": (
+        "shift the trial list against the responses: a trial was lost or added, or an index counts"
+        " from 1"
+    ),
     "session-disagrees": "compare its trial list with the responses, or leave the session out",
-    "images-do-not-fit": "images and responses are probably not in the same order: does the image index count from 1?",
-    "versions-differ": "look at some images of both: in one of the two an index probably counts from 1 instead of 0",
+    "images-do-not-fit": (
+        "images and responses are probably not in the same order: does the image index count"
+        " from 1?"
+    ),
+    "versions-differ": (
+        "look at some images of both: in one of the two an index probably counts from 1 instead"
+        " of 0"
+    ),
     "copied-subject": "one recording was imported twice; leave one out",
-    "area-names": "correct the names; results are averaged by name, and voxels without an area have none",
+    "area-names": (
+        "correct the names; results are averaged by name, and voxels without an area have none"
+    ),
     "area-sizes": "check which number of the label file is which area",
     "areas-missing": "import the areas, or leave it so if they were not found in this subject",
     "not-checked": "nothing",
     "sampled": "nothing; another seed looks at others",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +121,11 @@ def report(findings: list[Finding]) -> str:
     counts = {level: sum(f.level == level for f in findings) for level in LEVELS}
     lines = [", ".join(f"{n} {level}{'s' if n != 1 else ''}" for level, n in counts.items())]
     for f in findings:
-        lines += [f"{f.level:<8} {f.code} | {f.where}", f"         {f.what}", f"         to do: {f.to_do}"]
+        lines += [
+            f"{f.level:<8} {f.code} | {f.where}",
+            f"         {f.what}",
+            f"         to do: {f.to_do}",
+        ]
     return "\n".join(lines)
 
 

@@ -1,4 +1,6 @@
-"""BData, the file format of the Kamitani lab (BrainDecoderToolbox2, bdpy): a table of trials and what its columns mean."""
+"""BData, the file format of the Kamitani lab (BrainDecoderToolbox2, bdpy): a table of trials and
+what its columns mean.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,14 +28,16 @@ from ubrain.errors import UbrainError
 
 # More is a mistake or an attack; in brackets, what is published.
 MAX_TRIALS = 35_000  # (3,450)
-MAX_META = MAX_BYTES  # of what is said about columns (2 MB; for the whole brain in 400 areas it would be 320 MB)
+# of what is said about columns (2 MB; for the whole brain in 400 areas it would be 320 MB)
+MAX_META = MAX_BYTES
 MAX_DESCRIPTION = 1 << 25  # bytes of the same in a MATLAB file, where a byte may be an object
 MAX_LABELS = 100_000  # of a column (1,200)
 
 
 @dataclass
 class BData:
-    """An open file. `value` says, for a key, which columns belong to it, or a number for each of them.
+    """An open file. `value` says, for a key, which columns belong to it, or a number for each of
+    them.
 
     Parameters
     ----------
@@ -55,7 +59,9 @@ class BData:
         return np.asarray(self.value[self.keys.index(key)], dtype=np.float64)
 
     def column(self, key: str) -> NDArray[np.float64] | None:
-        """The column that is a property of the trials, (n_trials,), never rounded; None if there is none."""
+        """The column that is a property of the trials, (n_trials,), never rounded; None if there
+        is none.
+        """
         if key not in self.keys:
             return None
         (columns,) = np.nonzero(self.described(key) == 1)
@@ -85,14 +91,20 @@ def open_bdata(path: Path) -> Iterator[BData]:
 def _mat_bdata(path: Path) -> BData:
     with reading(path, "a MATLAB file with dataSet and metaData"):
         if h5py.is_hdf5(path):
-            raise UbrainError(f"{path} has been converted to MATLAB's version 7.3; get the published file again")
+            raise UbrainError(
+                f"{path} has been converted to MATLAB's version 7.3; get the published file again"
+            )
         tables, descriptions = ("dataSet", "dataset"), ("metaData", "metadata")
-        content = load_mat(path, dict.fromkeys(tables, MAX_BYTES) | dict.fromkeys(descriptions, MAX_DESCRIPTION))
+        content = load_mat(
+            path, dict.fromkeys(tables, MAX_BYTES) | dict.fromkeys(descriptions, MAX_DESCRIPTION)
+        )
         rows = content[_first(path, content, *tables)]
         meta = content[_first(path, content, *descriptions)][0, 0]
         keys = [str(np.squeeze(cell)).strip() for cell in meta["key"].reshape(-1)]
         check_array(rows, f"{path}: dataSet", "biuf", (None, None))
-        value = check_array(meta["value"], f"{path}: metaData.value", "biuf", (len(keys), rows.shape[1]))
+        value = check_array(
+            meta["value"], f"{path}: metaData.value", "biuf", (len(keys), rows.shape[1])
+        )
         _check_sizes(path, rows.shape, value.shape)
         return BData(path, rows, keys, value, {})
 
@@ -100,13 +112,18 @@ def _mat_bdata(path: Path) -> BData:
 def _first(path: Path, there: Iterable[str], *names: str) -> str:
     found = [name for name in names if name in there]
     if not found:
-        raise UbrainError(f"{path}: {' or '.join(map(repr, names))} is missing; found {', '.join(sorted(there)[:12])}")
+        raise UbrainError(
+            f"{path}: {' or '.join(map(repr, names))} is missing; found"
+            f" {', '.join(sorted(there)[:12])}"
+        )
     return found[0]
 
 
 def _check_sizes(path: Path, rows: tuple[int, ...], value: tuple[int, ...]) -> None:
     if rows[0] > MAX_TRIALS:
-        raise UbrainError(f"{path}: {rows[0]} trials are too many to be what is expected here, up to {MAX_TRIALS}")
+        raise UbrainError(
+            f"{path}: {rows[0]} trials are too many to be what is expected here, up to {MAX_TRIALS}"
+        )
     check_size(8 * value[0] * value[1], MAX_META, f"{path}: {value} metadata")
 
 
@@ -114,5 +131,8 @@ def _labels(file: h5py.File, key: str) -> dict[float, str]:
     """Names of the numbers in a column."""
     numbers = hdf5_names(file, f"vmap/{key}")
     if len(numbers) > MAX_LABELS:
-        raise UbrainError(f"{file.filename}: vmap/{key} has {len(numbers)} names, too many to be what is expected here")
+        raise UbrainError(
+            f"{file.filename}: vmap/{key} has {len(numbers)} names, too many to be what is expected"
+            " here"
+        )
     return {float(n): hdf5_text(hdf5_array(file, f"vmap/{key}/{n}", "OS", ())) for n in numbers}

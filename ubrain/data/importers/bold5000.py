@@ -1,4 +1,6 @@
-"""BOLD5000 (Chang et al. 2019): 4 subjects at 3T; the volumes of release 2, or the responses of areas of either release."""
+"""BOLD5000 (Chang et al. 2019): 4 subjects at 3T; the volumes of release 2, or the responses of
+areas of either release.
+"""
 
 import gzip
 import math
@@ -15,7 +17,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import Folder, Volume, check_array, load_npy, open_volume, read_lines, read_mat, read_volume
+from ubrain.data.importers.files import (
+    Folder,
+    Volume,
+    check_array,
+    load_npy,
+    open_volume,
+    read_lines,
+    read_mat,
+    read_volume,
+)
 from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.recording import (
     DEFAULTS,
@@ -40,7 +51,11 @@ AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
 SPELT = {"LO": "LOC", "RRSC": "RSC"}  # names of some files of CSI2 and CSI3
 MAX_VOXELS = 10_000  # of a subject's areas, each side by itself; there are about 3,000
 MAX_GRID = 2_000_000  # voxels of a volume; there are less than 500,000
-PRESENTED = ("BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli", "Scene_Stimuli/Presented_Stimuli", "Presented_Stimuli")
+PRESENTED = (
+    "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli",
+    "Scene_Stimuli/Presented_Stimuli",
+    "Presented_Stimuli",
+)
 TIMES = ("1", "2", "3", "4", "5", "34")
 
 
@@ -60,17 +75,21 @@ def import_bold5000(
 
     Parameters
     ----------
-    root : folder that holds the responses (at any depth), BOLD5000_Stimuli and, for areas, the masks
-        `sub-CSI1_mask-LHEarlyVis.nii.gz` of OpenNeuro's ds001499.
+    root : folder that holds the responses (at any depth), BOLD5000_Stimuli and, for areas, the
+        masks `sub-CSI1_mask-LHEarlyVis.nii.gz` of OpenNeuro's ds001499.
     options : those that all importers share.
-    responses : "volumes": betas of release 2, a file per session (`CSI1_GLMbetas-..._ses-01.nii.gz`); "areas": betas of
-        release 2 in areas (`CSI1_GLMbetas-..._allses_LHPPA.npy`); "release1": the areas of release 1
+    responses : "volumes": betas of release 2, a file per session
+        (`CSI1_GLMbetas-..._ses-01.nii.gz`); "areas": betas of release 2 in areas
+        (`CSI1_GLMbetas-..._allses_LHPPA.npy`); "release1": the areas of release 1
         (`CSI1_ROIs_TR34.h5` or .mat).
     betas : version of the betas of release 2.
-    areas : "all": voxels of any area; or names, such as "EarlyVis,PPA"; or, for volumes, "none": the whole brain.
-    tr : of release 1, which volume after the image: 1 to 5, or 34, the mean of the third and the fourth.
+    areas : "all": voxels of any area; or names, such as "EarlyVis,PPA"; or, for volumes, "none":
+        the whole brain.
+    tr : of release 1, which volume after the image: 1 to 5, or 34, the mean of the third and the
+        fourth.
     sessions : such as "1-9"; default: all that are there.
-    images : folder of the presented images; default: BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli in `root`.
+    images : folder of the presented images; default:
+        BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli in `root`.
 
     Returns
     -------
@@ -87,20 +106,43 @@ def import_bold5000(
         raise UbrainError(f"--tr {tr}: expected one of {', '.join(TIMES)}")
     wanted_areas = _wanted_areas(areas, responses)
     folder = Folder(root, options.follow_links)
-    files = {name: found for name in SESSIONS if (found := _response_files(folder, name, responses, betas, tr))}
-    names = select(options.subjects, files, f"{folder} ({responses}: files such as {_example(responses, betas, tr)})")
+    files = {
+        name: found
+        for name in SESSIONS
+        if (found := _response_files(folder, name, responses, betas, tr))
+    }
+    names = select(
+        options.subjects,
+        files,
+        f"{folder} ({responses}: files such as {_example(responses, betas, tr)})",
+    )
     if absent := [name for name in SESSIONS if name not in files]:
         log.warning("no %s in %s for %s", responses, folder, ", ".join(absent))
     wanted = parse_numbers(sessions) if sessions else None
     shown = complete(names, options.subjects, lambda name: _shown(folder, name, responses))
-    stimuli = _Stimuli(folder, shown | _shown_to_others(folder, names, responses), list(shown), images, options.follow_links)
+    stimuli = _Stimuli(
+        folder,
+        shown | _shown_to_others(folder, names, responses),
+        list(shown),
+        images,
+        options.follow_links,
+    )
 
     def describe(name: str) -> Recording:
         subject = _Subject(folder, name, shown[name], wanted)
-        return (_volumes if responses == "volumes" else _areas)(subject, files[name], wanted_areas, stimuli)
+        return (_volumes if responses == "volumes" else _areas)(
+            subject, files[name], wanted_areas, stimuli
+        )
 
     recordings = list(complete(list(shown), options.subjects, describe).values())
-    settings = {"dataset": "bold5000", "responses": responses, "betas": betas, "areas": areas, "tr": tr, "sessions": sessions}
+    settings = {
+        "dataset": "bold5000",
+        "responses": responses,
+        "betas": betas,
+        "areas": areas,
+        "tr": tr,
+        "sessions": sessions,
+    }
     return import_recordings(recordings, out, options, settings)
 
 
@@ -108,50 +150,75 @@ def _wanted_areas(areas: str, responses: str) -> list[str] | None:
     """Names of areas; of none for the whole brain (None)."""
     if areas.lower() == "none":
         if responses != "volumes":
-            raise UbrainError(f"--areas none is for --responses volumes; --responses {responses} has nothing but areas")
+            raise UbrainError(
+                f"--areas none is for --responses volumes; --responses {responses} has nothing but"
+                " areas"
+            )
         return None
     names = AREAS if areas.lower() == "all" else [name.strip() for name in areas.split(",")]
     known = {name.lower(): name for name in AREAS}
     if unknown := [name for name in names if name.lower() not in known]:
-        raise UbrainError(f"--areas {unknown[0]}: expected all, none, or names from {', '.join(AREAS)}")
+        raise UbrainError(
+            f"--areas {unknown[0]}: expected all, none, or names from {', '.join(AREAS)}"
+        )
     return [known[name.lower()] for name in names]
 
 
-# ------------------------------------------------------------------------------------------------- what is there
+# -------------------------------------------------------------------------------------------------
+# what is there
 
 
 def _example(responses: str, betas: str, tr: str) -> str:
-    return {"volumes": f"CSI1_GLMbetas-{betas}_ses-01.nii.gz", "areas": f"CSI1_GLMbetas-{betas}_allses_LHPPA.npy",
-            "release1": f"CSI1_ROIs_TR{tr}.h5"}[responses]  # fmt: skip
+    return {
+        "volumes": f"CSI1_GLMbetas-{betas}_ses-01.nii.gz",
+        "areas": f"CSI1_GLMbetas-{betas}_allses_LHPPA.npy",
+        "release1": f"CSI1_ROIs_TR{tr}.h5",
+    }[responses]
 
 
-def _response_files(folder: Folder, subject: str, responses: str, betas: str, tr: str) -> list[Path]:
+def _response_files(
+    folder: Folder, subject: str, responses: str, betas: str, tr: str
+) -> list[Path]:
     version = re.escape(betas).replace("TYPEB", "TY[PB]EB")  # published as TYBEB
-    pattern = {"volumes": rf"{subject}_GLMbetas-{version}_sess?[-_]?\d+\.nii(\.gz)?",
-               "areas": rf"{subject}_GLMbetas-{version}_allses_(LH|RH)\w+\.npy",
-               "release1": rf"{subject}_ROIs_TR{tr}\.(h5|mat)"}[responses]  # fmt: skip
+    pattern = {
+        "volumes": rf"{subject}_GLMbetas-{version}_sess?[-_]?\d+\.nii(\.gz)?",
+        "areas": rf"{subject}_GLMbetas-{version}_allses_(LH|RH)\w+\.npy",
+        "release1": rf"{subject}_ROIs_TR{tr}\.(h5|mat)",
+    }[responses]
     return folder.search(pattern)
 
 
 def _shown(folder: Folder, subject: str, responses: str) -> list[str]:
     """Names of the images of all trials of a subject, in order, of all sessions."""
-    pattern = rf"CSI0?{subject[-1]}_stim_lists\.txt" if responses == "release1" else rf"(sub-)?{subject}_imgnames\.txt"
+    pattern = (
+        rf"CSI0?{subject[-1]}_stim_lists\.txt"
+        if responses == "release1"
+        else rf"(sub-)?{subject}_imgnames\.txt"
+    )
     files = folder.search(pattern)
     if not files:
-        name = f"CSI0{subject[-1]}_stim_lists.txt" if responses == "release1" else f"{subject}_imgnames.txt"
+        name = (
+            f"CSI0{subject[-1]}_stim_lists.txt"
+            if responses == "release1"
+            else f"{subject}_imgnames.txt"
+        )
         raise MissingError(f"{folder} has no {name}, which says what {subject} was shown")
     lists = [[_plain(line) for line in read_lines(file)] for file in files]
     for file, names in zip(files, lists, strict=True):
         if [_same(n) for n in names] != [_same(n) for n in lists[0]]:
-            raise UbrainError(f"{folder.name(files[0])} and {folder.name(file)} in {folder} name different images; keep the "
-                              f"right one")  # fmt: skip
+            raise UbrainError(
+                f"{folder.name(files[0])} and {folder.name(file)} in {folder} name different"
+                " images; keep the right one"
+            )
     if not lists[0]:
         raise UbrainError(f"{files[0]} is empty")
     return lists[0]
 
 
 def _shown_to_others(folder: Folder, names: Sequence[str], responses: str) -> dict[str, list[str]]:
-    """The same of all subjects but these, as far as it is there: only to tell which images were repeated."""
+    """The same of all subjects but these, as far as it is there: only to tell which images were
+    repeated.
+    """
     found = {}
     for name in SESSIONS:
         if name not in names:
@@ -166,7 +233,9 @@ def _shown_to_others(folder: Folder, names: Sequence[str], responses: str) -> di
 
 def _plain(line: str) -> str:
     """Name of an image file, without the prefix that release 1 gives to repeats."""
-    return re.sub(r"^rep_", "", line.strip("'\"").replace("\\", "/").rpartition("/")[2], flags=re.IGNORECASE)
+    return re.sub(
+        r"^rep_", "", line.strip("'\"").replace("\\", "/").rpartition("/")[2], flags=re.IGNORECASE
+    )
 
 
 def _same(name: str) -> str:
@@ -174,30 +243,44 @@ def _same(name: str) -> str:
     return photograph_key(name) or Path(name).stem.lower()
 
 
-# ------------------------------------------------------------------------------------------------------- images
+# --- images
 
 
 class _Stimuli(ImageFiles):
-    """The presented images of some subjects, each once, in the order in which they are first shown."""
+    """The presented images of some subjects, each once, in the order in which they are first
+    shown.
+    """
 
     def __init__(
-        self, folder: Folder, shown: dict[str, list[str]], subjects: Sequence[str], images: str | Path | None, follow: bool
+        self,
+        folder: Folder,
+        shown: dict[str, list[str]],
+        subjects: Sequence[str],
+        images: str | Path | None,
+        follow: bool,
     ) -> None:
         place = images or folder.find(*PRESENTED)
         if place is None:
-            raise UbrainError(f"{folder} has no {PRESENTED[0]}; name the folder of the images with --images")
+            raise UbrainError(
+                f"{folder} has no {PRESENTED[0]}; name the folder of the images with --images"
+            )
         names = {_same(name): name for subject in subjects for name in reversed(shown[subject])}
         pictures = Pictures(Folder(place, follow), names.values())
         found = {key: pictures.find(name) for key, name in names.items()}
         missing = [names[key] for key, path in found.items() if path is None]
         if missing:
-            raise UbrainError(f"{place}: {len(missing)} of {len(names)} presented images are not there, such as "
-                              f"{', '.join(missing[:3])}; is the download complete?")  # fmt: skip
+            raise UbrainError(
+                f"{place}: {len(missing)} of {len(names)} presented images are not there, such as "
+                f"{', '.join(missing[:3])}; is the download complete?"
+            )
         files = {key: path for key, path in found.items() if path is not None}
         test, self.account = _test_images(folder, shown)
         self.number = {key: i for i, key in enumerate(files)}
-        super().__init__(list(files.values()), splits=["test" if key in test else "rest" for key in files],
-                         keys=[photograph_key(path.name) for path in files.values()])  # fmt: skip
+        super().__init__(
+            list(files.values()),
+            splits=["test" if key in test else "rest" for key in files],
+            keys=[photograph_key(path.name) for path in files.values()],
+        )
 
 
 def _test_images(folder: Folder, shown: dict[str, list[str]]) -> tuple[set[str], str]:
@@ -212,10 +295,17 @@ def _test_images(folder: Folder, shown: dict[str, list[str]]) -> tuple[set[str],
     repeated = {key for count in counts for key, n in count.items() if n > 1}
     if not repeated:
         raise UbrainError(f"{folder}: no image was shown twice, so there are no test images")
-    return repeated, f"Test images: the {len(repeated)} images that were shown several times to one of {', '.join(shown)}"
+    return (
+        repeated,
+        (
+            f"Test images: the {len(repeated)} images that were shown several times to one of"
+            f" {', '.join(shown)}"
+        ),
+    )
 
 
-# ------------------------------------------------------------------------------------------------ sessions, trials
+# ------------------------------------------------------------------------------------------------
+# sessions, trials
 
 
 @dataclass
@@ -231,16 +321,27 @@ class _Subject:
         self.presented = self._presented()
 
     def _presented(self) -> dict[int, int]:
-        """Trials of each session by the presentation lists (`CSI1_sess01/CSI_sess01_run01.txt`), if they agree."""
+        """Trials of each session by the presentation lists (`CSI1_sess01/CSI_sess01_run01.txt`),
+        if they agree.
+        """
         pattern = re.compile(r"\w+_sess0*(\d+)_run0*(\d+)\.txt", re.IGNORECASE)
         runs: dict[tuple[int, int], list[str]] = {}
         for path in self.folder.search(pattern.pattern):
-            mine = any(part.upper().split("_")[0] == self.name for part in Path(self.folder.name(path)).parts)
+            mine = any(
+                part.upper().split("_")[0] == self.name
+                for part in Path(self.folder.name(path)).parts
+            )
             if mine and (numbers := pattern.fullmatch(path.name)):
-                runs[int(numbers[1]), int(numbers[2])] = [_same(_plain(line)) for line in read_lines(path)]
+                runs[int(numbers[1]), int(numbers[2])] = [
+                    _same(_plain(line)) for line in read_lines(path)
+                ]
         lists = [runs[number] for number in sorted(runs)]
         if runs and [key for keys in lists for key in keys] != [_same(name) for name in self.shown]:
-            log.warning("%s: Stimuli_Presentation_Lists do not agree with the list of images, and are not used", self.name)
+            log.warning(
+                "%s: Stimuli_Presentation_Lists do not agree with the list of images, and are not"
+                " used",
+                self.name,
+            )
             return {}
         lengths: Counter[int] = Counter()
         for (session, _), keys in runs.items():
@@ -248,69 +349,118 @@ class _Subject:
         return dict(lengths)
 
     def starts(self, lengths: dict[int, int]) -> dict[int, int]:
-        """The first trial, among all, of each session whose number of trials is known from its file.
+        """The first trial, among all, of each session whose number of trials is known from its
+        file.
 
-        Sessions differ in length. One whose file is not there is as long as the presentation lists say; or else the
-        sessions after it are counted from the end.
+        Sessions differ in length. One whose file is not there is as long as the presentation lists
+        say; or else the sessions after it are counted from the end.
         """
         for s in lengths:
             if lengths[s] != self.presented.get(s, lengths[s]):
-                raise UbrainError(f"{self.folder}: {self.name}, session {s}: betas of {lengths[s]} trials, but "
-                                  f"Stimuli_Presentation_Lists has {self.presented[s]}; are they of another session?")
+                raise UbrainError(
+                    f"{self.folder}: {self.name}, session {s}: betas of {lengths[s]} trials, but"
+                    f" Stimuli_Presentation_Lists has {self.presented[s]}; are they of another"
+                    " session?"
+                )
         known, total = {**self.presented, **lengths}, len(self.shown)
         order = range(1, max(SESSIONS[self.name], *known) + 1)
-        front, back = (list(takewhile(known.__contains__, sessions)) for sessions in (order, reversed(order)))
+        front, back = (
+            list(takewhile(known.__contains__, sessions)) for sessions in (order, reversed(order))
+        )
         begins = np.cumsum([0, *(known[s] for s in front)]).tolist()
         ends = (total - np.cumsum([0, *(known[s] for s in back)])).tolist()
         complete = len(front) == len(order)
         if (complete and begins[-1] != total) or (not complete and begins[-1] >= ends[-1]):
             sessions = ", ".join(map(str, sorted(known)))
-            raise UbrainError(f"{self.folder}: {self.name}: sessions {sessions} have {sum(known.values())} trials, but the "
-                              f"list of images has {total} lines; is one of them of another subject?")  # fmt: skip
+            raise UbrainError(
+                f"{self.folder}: {self.name}: sessions {sessions} have {sum(known.values())}"
+                f" trials, but the list of images has {total} lines; is one of them of another"
+                " subject?"
+            )
         starts = dict(zip(back, ends[1:], strict=True)) | dict(zip(front, begins, strict=False))
         return {s: starts[s] for s in lengths if s in starts}
 
     def chosen(self, there: Sequence[int]) -> list[int]:
         """Which sessions are meant; who is asked for must be there."""
         if self.wanted and (absent := [s for s in self.wanted if s not in there]):
-            raise UbrainError(f"{self.name}: no session {', '.join(map(str, absent))}; there are {', '.join(map(str, there))}")
+            raise UbrainError(
+                f"{self.name}: no session {', '.join(map(str, absent))}; there are"
+                f" {', '.join(map(str, there))}"
+            )
         return self.wanted or sorted(there)
 
     def trials(self, sessions: dict[int, tuple[int, int]], stimuli: _Stimuli) -> pd.DataFrame:
-        """Image, session and run of the trials of some sessions, each from its first trial on, so many."""
+        """Image, session and run of the trials of some sessions, each from its first trial on, so
+        many.
+        """
         tables = []
         for session, (start, n) in sessions.items():
             image = [stimuli.number[_same(name)] for name in self.shown[start : start + n]]
-            tables.append(pd.DataFrame({"image": image, "session": session, "run": np.arange(n) // TRIALS_OF_RUN}))
+            tables.append(
+                pd.DataFrame(
+                    {"image": image, "session": session, "run": np.arange(n) // TRIALS_OF_RUN}
+                )
+            )
         return pd.concat(tables, ignore_index=True)
 
 
-# ------------------------------------------------------------------------------------------------------- volumes
+# --- volumes
 
 
-def _volumes(subject: _Subject, files: Sequence[Path], areas: list[str] | None, stimuli: _Stimuli) -> Recording:
+def _volumes(
+    subject: _Subject, files: Sequence[Path], areas: list[str] | None, stimuli: _Stimuli
+) -> Recording:
     by_session = _by_session(subject, files)
     first = next(iter(by_session.values()))
     shape = open_volume(first).shape[:3]
     if math.prod(shape) > MAX_GRID:
-        raise UbrainError(f"{first}: {shape} is too large to be what is expected here, up to {MAX_GRID} voxels")
+        raise UbrainError(
+            f"{first}: {shape} is too large to be what is expected here, up to {MAX_GRID} voxels"
+        )
     lengths = {s: _open_session(file, shape).shape[3] for s, file in by_session.items()}
     starts = subject.starts(lengths)
     chosen = subject.chosen(list(lengths if subject.wanted else starts))
     if lost := [s for s in chosen if s not in starts]:
-        raise UbrainError(f"{subject.name}: which trials are those of session {lost[0]} is not known without the sessions "
-                          f"before or after it, or Stimuli_Presentation_Lists")  # fmt: skip
+        raise UbrainError(
+            f"{subject.name}: which trials are those of session {lost[0]} is not known without the"
+            " sessions before or after it, or Stimuli_Presentation_Lists"
+        )
     grid = _Grid(subject, next(iter(by_session.values())), areas)
-    blocks = [Block(f"session {s}", lengths[s], grid.reader(by_session[s]), (by_session[s],)) for s in chosen]
-    missing = [f"betas of session {s}" for s in range(1, SESSIONS[subject.name] + 1) if s not in lengths]
-    missing += [f"the place of session {s} among the trials, so it is left out" for s in lengths if s not in starts]
+    blocks = [
+        Block(f"session {s}", lengths[s], grid.reader(by_session[s]), (by_session[s],))
+        for s in chosen
+    ]
+    missing = [
+        f"betas of session {s}" for s in range(1, SESSIONS[subject.name] + 1) if s not in lengths
+    ]
+    missing += [
+        f"the place of session {s} among the trials, so it is left out"
+        for s in lengths
+        if s not in starts
+    ]
     version = by_session[chosen[0]].name.split("_ses")[0]
     counts = " or ".join(str(n) for n in sorted({lengths[s] for s in chosen}))
-    account = [f"Betas of release 2, {version}: percent signal change, not scaled; {len(chosen)} session(s) of {counts} trials",
-               *grid.account, stimuli.account]  # fmt: skip
+    account = [
+        (
+            f"Betas of release 2, {version}: percent signal change, not scaled; {len(chosen)}"
+            f" session(s) of {counts} trials"
+        ),
+        *grid.account,
+        stimuli.account,
+    ]
     trials = subject.trials({s: (starts[s], lengths[s]) for s in chosen}, stimuli)
-    return Recording(f"bold5000-{subject.name}", "BOLD5000", "3T", "func2mm", stimuli, trials, grid.voxels, blocks, account,
-                     missing + grid.missing)  # fmt: skip
+    return Recording(
+        f"bold5000-{subject.name}",
+        "BOLD5000",
+        "3T",
+        "func2mm",
+        stimuli,
+        trials,
+        grid.voxels,
+        blocks,
+        account,
+        missing + grid.missing,
+    )
 
 
 def _by_session(subject: _Subject, files: Sequence[Path]) -> dict[int, Path]:
@@ -320,25 +470,37 @@ def _by_session(subject: _Subject, files: Sequence[Path]) -> dict[int, Path]:
         found.setdefault(int(re.findall(r"\d+", file.name.split(".")[0])[-1]), []).append(file)
     for session, copies in found.items():
         if len({str(file).lower().removesuffix(".gz") for file in copies}) > 1:
-            raise UbrainError(f"{subject.name}, session {session}: there are {' and '.join(map(str, copies))}; keep one there")
-    return {session: max(found[session], key=lambda file: file.suffix.lower() == ".nii") for session in sorted(found)}
+            raise UbrainError(
+                f"{subject.name}, session {session}: there are {' and '.join(map(str, copies))};"
+                " keep one there"
+            )
+    return {
+        session: max(found[session], key=lambda file: file.suffix.lower() == ".nii")
+        for session in sorted(found)
+    }
 
 
 def _open_session(path: Path, shape: Sequence[int]) -> Volume:
     image = open_volume(path)
     if image.dtype.kind != "f" or len(image.shape) != 4 or image.shape[:3] != tuple(shape):
         axes = ", ".join(map(str, [*shape, "trials"]))
-        raise UbrainError(f"{path}: expected ({axes}) of floating point numbers, got {image.shape} {image.dtype}")
+        raise UbrainError(
+            f"{path}: expected ({axes}) of floating point numbers, got {image.shape} {image.dtype}"
+        )
     if image.scale != (1, 0):
-        raise UbrainError(f"{path}: its header scales the numbers by {image.scale[0]:g}; the published betas are not scaled, "
-                          f"so somebody has changed this file")  # fmt: skip
+        raise UbrainError(
+            f"{path}: its header scales the numbers by {image.scale[0]:g}; the published betas are"
+            " not scaled, so somebody has changed this file"
+        )
     if image.shape[3] % TRIALS_OF_RUN:
         raise UbrainError(f"{path}: {image.shape[3]} trials; expected runs of {TRIALS_OF_RUN}")
     return image
 
 
 class _Grid:
-    """Where the voxels of a subject are in its volumes: at the same numbers in masks and betas, whatever the affines say."""
+    """Where the voxels of a subject are in its volumes: at the same numbers in masks and betas,
+    whatever the affines say.
+    """
 
     def __init__(self, subject: _Subject, betas: Path, areas: list[str] | None) -> None:
         self.subject, self.betas, self.shape = subject, betas, open_volume(betas).shape[:3]
@@ -350,20 +512,29 @@ class _Grid:
             chosen = np.ones(self.shape, dtype=bool)
         else:
             chosen = self._union(masks, areas)
-            self.missing += [f"the mask of {side} {a}" for side in SIDES for a in areas if (side, a) not in masks]
+            self.missing += [
+                f"the mask of {side} {a}" for side in SIDES for a in areas if (side, a) not in masks
+            ]
         if brain is not None:
             self._compare(chosen, brain, areas)
             chosen &= brain
         self.k, self.j, self.i = np.nonzero(chosen.T)  # x runs fastest, as in the files
         self.voxels = self._table(masks)
-        self.account += [f"Voxels: {'the whole brain' if areas is None else 'masks of ' + ', '.join(areas)}", self._alignment()]
+        self.account += [
+            f"Voxels: {'the whole brain' if areas is None else 'masks of ' + ', '.join(areas)}",
+            self._alignment(),
+        ]
 
     def _alignment(self) -> str:
         """What is taken for granted about masks and betas."""
-        said = "Masks and betas: taken to have the same voxels in the same order; affines are not used"
+        said = (
+            "Masks and betas: taken to have the same voxels in the same order; affines are not used"
+        )
         if self.turned:
-            said += (f", though by them the axes of the betas run to {_axes(self.betas)}, and those of {len(self.turned)} "
-                     f"mask(s) elsewhere ({self.turned[0]})")  # fmt: skip
+            said += (
+                f", though by them the axes of the betas run to {_axes(self.betas)}, and those of"
+                f" {len(self.turned)} mask(s) elsewhere ({self.turned[0]})"
+            )
             log.warning("%s: %s", self.subject.name, said)
         return said
 
@@ -377,8 +548,10 @@ class _Grid:
             return None
         first, *others = (self._read(file) for file in files)
         if any(not np.array_equal(first, other) for other in others):
-            raise UbrainError(f"{self.subject.folder}: {' and '.join(map(self.subject.folder.name, files))} differ; keep the "
-                              f"right one")  # fmt: skip
+            raise UbrainError(
+                f"{self.subject.folder}: {' and '.join(map(self.subject.folder.name, files))}"
+                " differ; keep the right one"
+            )
         return first
 
     def _read(self, path: Path) -> NDArray[np.bool_]:
@@ -391,7 +564,9 @@ class _Grid:
         return mask
 
     def _masks(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
-        pattern = re.compile(rf"(?:.*_)?sub-{self.subject.name}_mask-(LH|RH)([a-z]+)\.nii(?:\.gz)?", re.IGNORECASE)
+        pattern = re.compile(
+            rf"(?:.*_)?sub-{self.subject.name}_mask-(LH|RH)([a-z]+)\.nii(?:\.gz)?", re.IGNORECASE
+        )
         masks: dict[tuple[str, str], NDArray[np.bool_]] = {}
         for path in self.subject.folder.search(pattern.pattern):
             match = pattern.fullmatch(path.name)
@@ -399,53 +574,87 @@ class _Grid:
             if match and area:
                 mask, key = self._read(path), (match[1].upper(), area)
                 if key in masks and not np.array_equal(masks[key], mask):
-                    raise UbrainError(f"{path}: another file is a mask of {match[1]} {area}, too; keep the right one")
+                    raise UbrainError(
+                        f"{path}: another file is a mask of {match[1]} {area}, too; keep the"
+                        " right one"
+                    )
                 masks[key] = mask
         return masks
 
-    def _union(self, masks: dict[tuple[str, str], NDArray[np.bool_]], areas: list[str]) -> NDArray[np.bool_]:
+    def _union(
+        self, masks: dict[tuple[str, str], NDArray[np.bool_]], areas: list[str]
+    ) -> NDArray[np.bool_]:
         wanted = [mask for (_, area), mask in masks.items() if area in areas]
         if not wanted:
             name = f"sub-{self.subject.name}_mask-LH{areas[0]}.nii.gz"
-            raise MissingError(f"{self.subject.folder} has no masks such as {name} (from derivatives/spm of OpenNeuro's "
-                              f"ds001499); import the whole brain with --areas none")  # fmt: skip
+            raise MissingError(
+                f"{self.subject.folder} has no masks such as {name} (from derivatives/spm of"
+                " OpenNeuro's ds001499); import the whole brain with --areas none"
+            )
         union: NDArray[np.bool_] = np.any(wanted, axis=0)
         return union
 
-    def _compare(self, chosen: NDArray[np.bool_], brain: NDArray[np.bool_], areas: list[str] | None) -> None:
+    def _compare(
+        self, chosen: NDArray[np.bool_], brain: NDArray[np.bool_], areas: list[str] | None
+    ) -> None:
         inside, all_of_them = int((chosen & brain).sum()), int(chosen.sum())
         if areas is not None and inside < 0.5 * all_of_them:
-            raise UbrainError(f"{self.subject.name}: of {all_of_them} voxels in areas, {inside} are in the brain mask; are "
-                              f"the masks of another subject?")  # fmt: skip
+            raise UbrainError(
+                f"{self.subject.name}: of {all_of_them} voxels in areas, {inside} are in the brain"
+                " mask; are the masks of another subject?"
+            )
         if areas is not None and inside < all_of_them:
-            self.account.append(f"{all_of_them - inside} voxels of areas are outside the brain mask and were left out")
+            self.account.append(
+                f"{all_of_them - inside} voxels of areas are outside the brain mask and were"
+                " left out"
+            )
 
     def _table(self, masks: dict[tuple[str, str], NDArray[np.bool_]]) -> pd.DataFrame:
-        at = {key: np.flatnonzero(mask[self.i, self.j, self.k]) for key, mask in sorted(masks.items(), key=_by_area)}
+        at = {
+            key: np.flatnonzero(mask[self.i, self.j, self.k])
+            for key, mask in sorted(masks.items(), key=_by_area)
+        }
         labels: list[list[str]] = [[] for _ in range(len(self.i))]
         sides: list[set[str]] = [set() for _ in range(len(self.i))]
         for (side, area), rows in at.items():
             for row in rows:
                 labels[row].append(area)
                 sides[row].add(side)
-        return pd.DataFrame({"hemisphere": [_hemisphere(found) for found in sides], "i": self.i, "j": self.j, "k": self.k,
-                             "areas": [",".join(dict.fromkeys(names)) for names in labels]})  # fmt: skip
+        return pd.DataFrame(
+            {
+                "hemisphere": [_hemisphere(found) for found in sides],
+                "i": self.i,
+                "j": self.j,
+                "k": self.k,
+                "areas": [",".join(dict.fromkeys(names)) for names in labels],
+            }
+        )
 
     def reader(self, path: Path) -> Callable[[], Iterator[Part]]:
         """A function that reads the voxels of a session."""
         index = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F")
 
-        return lambda: (Part(values, start) for start, values in _open_session(path, self.shape).trials(index))
+        return lambda: (
+            Part(values, start) for start, values in _open_session(path, self.shape).trials(index)
+        )
 
 
 def _axes(path: Path) -> str:
-    """Where the axes of a volume run by its affine, such as RAS; empty if it has none, or one that makes no sense."""
+    """Where the axes of a volume run by its affine, such as RAS; empty if it has none, or one that
+    makes no sense.
+    """
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
             header = nib.Nifti1Header.from_fileobj(stream)
         known = header["qform_code"] > 0 or header["sform_code"] > 0
-        return "".join(letter or "?" for letter in nib.aff2axcodes(header.get_best_affine())) if known else ""
-    except Exception:  # a damaged header can make nibabel raise anything, and nothing else depends on the affine
+        return (
+            "".join(letter or "?" for letter in nib.aff2axcodes(header.get_best_affine()))
+            if known
+            else ""
+        )
+    except (
+        Exception
+    ):  # a damaged header can make nibabel raise anything, and nothing else depends on the affine
         return ""
 
 
@@ -461,14 +670,18 @@ def _hemisphere(sides: set[str]) -> str:
 
 def _area(name: str) -> str | None:
     """An area by its name in a file, in any case and with the known slips."""
-    known = {area.lower(): area for area in AREAS} | {slip.lower(): area for slip, area in SPELT.items()}
+    known = {area.lower(): area for area in AREAS} | {
+        slip.lower(): area for slip, area in SPELT.items()
+    }
     return known.get(name.lower())
 
 
-# --------------------------------------------------------------------------------------------------------- areas
+# --- areas
 
 
-def _areas(subject: _Subject, files: Sequence[Path], areas: list[str] | None, stimuli: _Stimuli) -> Recording:
+def _areas(
+    subject: _Subject, files: Sequence[Path], areas: list[str] | None, stimuli: _Stimuli
+) -> Recording:
     """A recording from arrays (n_trials, n_voxels), one for each area and side."""
     release1 = files[0].suffix.lower() != ".npy"
     arrays = _release1_arrays(subject, files) if release1 else _release2_arrays(subject, files)
@@ -481,45 +694,81 @@ def _areas(subject: _Subject, files: Sequence[Path], areas: list[str] | None, st
     trials = subject.trials(spans, stimuli)
     rows = np.concatenate([np.arange(start, start + n) for start, n in spans.values()])
     missing += [f"area {side} {area}" for side, area in wanted if (side, area) not in arrays]
-    account = [f"Responses of areas of release 1, {files[0].name}: as published, not scaled" if release1 else
-               f"Betas of release 2 in areas, {files[0].name.split('_allses')[0]}: percent signal change, not scaled",
-               stimuli.account]  # fmt: skip
+    account = [
+        (
+            f"Responses of areas of release 1, {files[0].name}: as published, not scaled"
+            if release1
+            else (
+                f"Betas of release 2 in areas, {files[0].name.split('_allses')[0]}: percent signal"
+                " change, not scaled"
+            )
+        ),
+        stimuli.account,
+    ]
     if n_twice:
         account.append(f"{n_twice} voxels are in the files of several areas; each was taken once")
     return Recording(
-        f"bold5000-{subject.name}", "BOLD5000", "3T", "", stimuli, trials if subject.presented else trials.drop(columns="run"),
-        voxels, [array_block("areas", values, files, rows)], account, missing,
-    )  # fmt: skip
+        f"bold5000-{subject.name}",
+        "BOLD5000",
+        "3T",
+        "",
+        stimuli,
+        trials if subject.presented else trials.drop(columns="run"),
+        voxels,
+        [array_block("areas", values, files, rows)],
+        account,
+        missing,
+    )
 
 
 def _spans(subject: _Subject) -> tuple[dict[int, tuple[int, int]], list[str]]:
-    """First trial and number of trials of the sessions that are meant, from the presentation lists; and what is missing."""
+    """First trial and number of trials of the sessions that are meant, from the presentation
+    lists; and what is missing.
+    """
     if not subject.presented:
         if subject.wanted:
-            raise UbrainError(f"{subject.name}: sessions are only known with Stimuli_Presentation_Lists; leave out --sessions")
-        return {0: (0, len(subject.shown))}, ["Stimuli_Presentation_Lists, so all trials are taken as one session"]
+            raise UbrainError(
+                f"{subject.name}: sessions are only known with Stimuli_Presentation_Lists; leave"
+                " out --sessions"
+            )
+        return {0: (0, len(subject.shown))}, [
+            "Stimuli_Presentation_Lists, so all trials are taken as one session"
+        ]
     sessions = sorted(subject.presented)
     ends = np.cumsum([subject.presented[s] for s in sessions]).tolist()
-    spans = {s: (end - subject.presented[s], subject.presented[s]) for s, end in zip(sessions, ends, strict=True)}
+    spans = {
+        s: (end - subject.presented[s], subject.presented[s])
+        for s, end in zip(sessions, ends, strict=True)
+    }
     return {s: spans[s] for s in subject.chosen(sessions)}, []
 
 
-def _release1_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str, str], NDArray[np.float32]]:
+def _release1_arrays(
+    subject: _Subject, files: Sequence[Path]
+) -> dict[tuple[str, str], NDArray[np.float32]]:
     path = min(files, key=lambda file: file.suffix.lower() != ".h5")
-    if copies := [file for file in files if file != path and file.suffix.lower() == path.suffix.lower()]:
+    if copies := [
+        file for file in files if file != path and file.suffix.lower() == path.suffix.lower()
+    ]:
         raise UbrainError(f"{subject.name}: there are {path} and {copies[0]}; keep one there")
     arrays: dict[tuple[str, str], NDArray[np.float32]] = {}
     for side in SIDES:
         for name in (*AREAS, *SPELT):
-            for values in read_mat(path, [f"{side}{name}"], 8 * len(subject.shown) * MAX_VOXELS).values():
+            for values in read_mat(
+                path, [f"{side}{name}"], 8 * len(subject.shown) * MAX_VOXELS
+            ).values():
                 stored = values.T if path.suffix.lower() == ".h5" else values
-                arrays[side, SPELT.get(name, name)] = _checked(stored, arrays, len(subject.shown), f"{path}: {side}{name}")
+                arrays[side, SPELT.get(name, name)] = _checked(
+                    stored, arrays, len(subject.shown), f"{path}: {side}{name}"
+                )
     if not arrays:
         raise UbrainError(f"{path}: no arrays LHEarlyVis, RHEarlyVis, ...")
     return arrays
 
 
-def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str, str], NDArray[np.float32]]:
+def _release2_arrays(
+    subject: _Subject, files: Sequence[Path]
+) -> dict[tuple[str, str], NDArray[np.float32]]:
     arrays: dict[tuple[str, str], NDArray[np.float32]] = {}
     paths: dict[tuple[str, str], Path] = {}
     for path in files:
@@ -534,19 +783,34 @@ def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[tuple[str
     return arrays
 
 
-def _checked(values: NDArray, others: dict[tuple[str, str], NDArray], n_trials: int, where: str) -> NDArray[np.float32]:
-    """(n_trials, n_voxels) float32, whichever way round it was stored; `others` are there already."""
+def _checked(
+    values: NDArray, others: dict[tuple[str, str], NDArray], n_trials: int, where: str
+) -> NDArray[np.float32]:
+    """(n_trials, n_voxels) float32, whichever way round it was stored; `others` are there
+    already.
+    """
     room = MAX_VOXELS - sum(array.shape[1] for array in others.values())
     if values.ndim == 2 and values.shape[0] != n_trials == values.shape[1]:
         values = values.T
-    if values.ndim != 2 or values.dtype.kind != "f" or len(values) != n_trials or not 0 < values.shape[1] <= room:
-        raise UbrainError(f"{where}: expected ({n_trials}, up to {room}) floating point numbers, a row for each of the "
-                          f"{n_trials} images shown, got {values.shape} {values.dtype}")  # fmt: skip
+    if (
+        values.ndim != 2
+        or values.dtype.kind != "f"
+        or len(values) != n_trials
+        or not 0 < values.shape[1] <= room
+    ):
+        raise UbrainError(
+            f"{where}: expected ({n_trials}, up to {room}) floating point numbers, a row for each"
+            f" of the {n_trials} images shown, got {values.shape} {values.dtype}"
+        )
     return np.array(values, dtype=np.float32)
 
 
-def _once(arrays: dict[tuple[str, str], NDArray[np.float32]]) -> tuple[NDArray[np.float32], pd.DataFrame, int]:
-    """All voxels, (n_trials, n_voxels), their table, and how many were in several areas: with the same responses there."""
+def _once(
+    arrays: dict[tuple[str, str], NDArray[np.float32]],
+) -> tuple[NDArray[np.float32], pd.DataFrame, int]:
+    """All voxels, (n_trials, n_voxels), their table, and how many were in several areas: with the
+    same responses there.
+    """
     values = np.concatenate(list(arrays.values()), axis=1)
     owners = [key for key, array in arrays.items() for _ in range(array.shape[1])]
     first: dict[bytes, int] = {}
@@ -555,8 +819,12 @@ def _once(arrays: dict[tuple[str, str], NDArray[np.float32]]) -> tuple[NDArray[n
     for column, owner in enumerate(owners):
         same = first.setdefault(values[:, column].tobytes(), column) if varies[column] else column
         members.setdefault(same, []).append(owner)
-    table = pd.DataFrame({
-        "hemisphere": [_hemisphere({side for side, _ in keys}) for keys in members.values()],
-        "areas": [",".join(dict.fromkeys(area for _, area in keys)) for keys in members.values()],
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "hemisphere": [_hemisphere({side for side, _ in keys}) for keys in members.values()],
+            "areas": [
+                ",".join(dict.fromkeys(area for _, area in keys)) for keys in members.values()
+            ],
+        }
+    )
     return values[:, list(members)], table, len(owners) - len(members)

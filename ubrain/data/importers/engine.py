@@ -1,9 +1,11 @@
-"""From recordings to a crowd file: check everything, read block by block, continue after an interruption, say what was done.
+"""From recordings to a crowd file: check everything, read block by block, continue after an
+interruption, say what was done.
 
-Responses are read once, into a working folder beside the crowd file (`.<name>.import/<subject>/`), one file per block.
-Only then is it known which voxels are usable everywhere, and the crowd file is written from there in one go. It appears
-under its name when it is complete, and the working folder goes away. A command that was interrupted, given again, reads
-only the blocks that are not there yet.
+Responses are read once, into a working folder beside the crowd file (`.<name>.import/<subject>/`),
+one file per block. Only then is it known which voxels are usable everywhere, and the crowd file is
+written from there in one go. It appears under its name when it is complete, and the working folder
+goes away. A command that was interrupted, given again, reads only the blocks that are not there
+yet.
 """
 
 import json
@@ -28,21 +30,34 @@ from ubrain.data.importers.recording import (
 )
 from ubrain.data.importers.stage import Stage, read_all, work_folder
 from ubrain.data.preparation import NORMALISE
-from ubrain.data.store import PIXELS, SPLITS, CrowdWriter, check_name, content_digest, open_crowd, split_by_content, write_crowd
+from ubrain.data.store import (
+    PIXELS,
+    SPLITS,
+    CrowdWriter,
+    check_name,
+    content_digest,
+    open_crowd,
+    split_by_content,
+    write_crowd,
+)
 from ubrain.data.store import require_space as require_space_for
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
 
 
 def import_recordings(
-    recordings: Sequence[Recording], out: str | Path, options: Options, settings: dict[str, Any] | None = None
+    recordings: Sequence[Recording],
+    out: str | Path,
+    options: Options,
+    settings: dict[str, Any] | None = None,
 ) -> str:
     """Write recordings into a crowd file.
 
     Parameters
     ----------
     recordings : of one dataset, one per subject.
-    settings : the importer's own options, to be kept with the data; an interrupted import continues only with the same.
+    settings : the importer's own options, to be kept with the data; an interrupted import continues
+        only with the same.
 
     Returns
     -------
@@ -51,8 +66,8 @@ def import_recordings(
     Raises
     ------
     UbrainError
-        If files, tables and options do not fit together, a subject is in the crowd already, the disk is too small, or an
-        unfinished import has other settings.
+        If files, tables and options do not fit together, a subject is in the crowd already, the
+        disk is too small, or an unfinished import has other settings.
     """
     out, settings = Path(out), {**(settings or {}), "dtype": options.dtype}
     _check_out(recordings, out, options)
@@ -75,7 +90,7 @@ def import_recordings(
     return "\n\n".join(accounts)
 
 
-# ------------------------------------------------------------------------------------------------------- checks
+# --- checks
 
 
 def _check_out(recordings: Sequence[Recording], out: Path, options: Options) -> None:
@@ -93,7 +108,9 @@ def _check_out(recordings: Sequence[Recording], out: Path, options: Options) -> 
         with open_crowd(out) as file:
             taken = set(file["subjects"])
     elif out.exists():
-        raise UbrainError(f"{out} exists; choose another name, delete it, or append to it with --append")
+        raise UbrainError(
+            f"{out} exists; choose another name, delete it, or append to it with --append"
+        )
     for name in names:
         if name in taken or names.count(name) > 1:
             raise UbrainError(f"subject {name!r} is already in {out}; leave it out with --subjects")
@@ -103,30 +120,42 @@ def _check_recording(recording: Recording) -> None:
     trials, voxels, where = recording.trials, recording.voxels, recording.source
     n = sum(block.n_trials for block in recording.blocks)
     if not len(trials) or not len(voxels):
-        raise UbrainError(f"{where}: {len(trials)} trials and {len(voxels)} voxels; nothing to import")
+        raise UbrainError(
+            f"{where}: {len(trials)} trials and {len(voxels)} voxels; nothing to import"
+        )
     if n != len(trials):
         raise UbrainError(f"{where}: the table of trials has {len(trials)} rows, the responses {n}")
     for column in [c for c in ("image", "session", "run", "repeat") if c in trials]:
         if trials[column].dtype.kind not in "iu" or trials[column].min() < 0:
             raise UbrainError(f"{where}: trials, column {column!r}: expected whole numbers from 0")
     if trials["image"].max() >= len(recording.images.ids):
-        raise UbrainError(f"{where}: a trial shows image number {trials['image'].max()}, of {len(recording.images.ids)}")
+        raise UbrainError(
+            f"{where}: a trial shows image number {trials['image'].max()}, of"
+            f" {len(recording.images.ids)}"
+        )
     if "repeat" in trials and trials.duplicated(["image", "repeat"]).any():
         twice = int(np.flatnonzero(trials.duplicated(["image", "repeat"]))[0])
         image = recording.images.ids[trials["image"].iloc[twice]]
-        raise UbrainError(f"{where}: trial {twice} is listed twice: an earlier one is the same repeat of image {image!r}")
+        raise UbrainError(
+            f"{where}: trial {twice} is listed twice: an earlier one is the same repeat of image"
+            f" {image!r}"
+        )
     places = [c for c in PLACE if c in voxels]
     if len(places) > 1 and voxels.duplicated(places).any():
         row = int(np.flatnonzero(voxels.duplicated(places))[0])
         raise UbrainError(f"{where}: voxel {row} is there twice, at {recording.place(row)}")
-    if recording.normalise not in NORMALISE or (recording.normalise == "run" and "run" not in trials):
+    if recording.normalise not in NORMALISE or (
+        recording.normalise == "run" and "run" not in trials
+    ):
         raise UbrainError(f"{where}: cannot z-score per {recording.normalise!r}")
     sizes = np.bincount(recording.units())
     if recording.normalise != "none" and sizes.min() < 2:
-        raise UbrainError(f"{where}: a {recording.normalise} has a single trial, which cannot be z-scored")
+        raise UbrainError(
+            f"{where}: a {recording.normalise} has a single trial, which cannot be z-scored"
+        )
 
 
-# --------------------------------------------------------------------------------------------------------- plan
+# --- plan
 
 
 class _Plan:
@@ -137,14 +166,21 @@ class _Plan:
         self.shapes: dict[tuple[int, int], int] = {}
         used: dict[int, tuple[Images, set[int]]] = {}
         for recording in recordings:
-            used.setdefault(id(recording.images), (recording.images, set()))[1].update(recording.trials["image"])
+            used.setdefault(id(recording.images), (recording.images, set()))[1].update(
+                recording.trials["image"]
+            )
         wanted = [(images, i) for images, numbers in used.values() for i in sorted(numbers)]
         for images, i in track(wanted, len(wanted), "looking at images"):
             shape = images.shape(int(i))
             self.shapes[shape] = self.shapes.get(shape, 0) + 1
         self.n_images = len(wanted)
-        self.image_bytes = sum(n * 3 * int(np.prod(shrunk(s, options.image_size))) for s, n in self.shapes.items())
-        self.response_bytes = sum(len(r.trials) * len(r.voxels) for r in recordings) * np.dtype(options.dtype).itemsize
+        self.image_bytes = sum(
+            n * 3 * int(np.prod(shrunk(s, options.image_size))) for s, n in self.shapes.items()
+        )
+        self.response_bytes = (
+            sum(len(r.trials) * len(r.voxels) for r in recordings)
+            * np.dtype(options.dtype).itemsize
+        )
 
     def require_space(self, to_read: int) -> None:
         """Raise an error unless the disk has room for the working folder and the crowd file."""
@@ -157,26 +193,44 @@ class _Plan:
         for r in self.recordings:
             files = {file for block in r.blocks for file in block.files}
             source = sum(file.stat().st_size for file in files)
-            lines += [f"{r.name} ({r.dataset}, {r.scanner}, {r.space}): {len(r.trials)} trials of "
-                      f"{r.trials['image'].nunique()} images in {r.trials['session'].nunique()} session(s), "
-                      f"up to {len(r.voxels)} voxels; from {len(files)} file(s), {source / 1e9:.2f} GB",
-                      *(f"  - {line}" for line in (*r.account, f"Responses: {NORMALISE[r.normalise]}")),
-                      *(f"  ! {line}" for line in r.missing)]  # fmt: skip
+            lines += [
+                (
+                    f"{r.name} ({r.dataset}, {r.scanner}, {r.space}): {len(r.trials)} trials of"
+                    f" {r.trials['image'].nunique()} images in {r.trials['session'].nunique()}"
+                    f" session(s), up to {len(r.voxels)} voxels; from {len(files)} file(s),"
+                    f" {source / 1e9:.2f} GB"
+                ),
+                *(f"  - {line}" for line in (*r.account, f"Responses: {NORMALISE[r.normalise]}")),
+                *(f"  ! {line}" for line in r.missing),
+            ]
+        side = self.options.image_size
         sizes = ", ".join(f"{n} of {w} × {h}" for (h, w), n in sorted(self.shapes.items())[:5])
-        lines += [f"images: {self.n_images} ({sizes}{', ...' if len(self.shapes) > 5 else ''}), {self.image_bytes / 1e9:.2f} GB"
-                  f"{f' after shrinking to {self.options.image_size} pixels' if self.options.image_size else ''}",
-                  f"{self.out}: about {(self.image_bytes + self.response_bytes) / 1e9:.2f} GB "
-                  f"{'more ' if self.options.append else ''}({self.options.dtype}), and {self.response_bytes / 1e9:.2f} GB "
-                  f"while importing; nothing has been written (--dry-run)"]  # fmt: skip
+        lines += [
+            (
+                f"images: {self.n_images} ({sizes}{', ...' if len(self.shapes) > 5 else ''}),"
+                f" {self.image_bytes / 1e9:.2f} GB"
+                f"{f' after shrinking to {side} pixels' if side else ''}"
+            ),
+            (
+                f"{self.out}: about {(self.image_bytes + self.response_bytes) / 1e9:.2f} GB"
+                f" {'more ' if self.options.append else ''}({self.options.dtype}), and"
+                f" {self.response_bytes / 1e9:.2f} GB while importing; nothing has been written"
+                " (--dry-run)"
+            ),
+        ]
         return "\n".join(lines)
 
 
-# ------------------------------------------------------------------------------------------------------ writing
+# --- writing
 
 
 def _write(stages: Sequence[Stage], out: Path, options: Options, plan: _Plan) -> list[str]:
     usable = [stage.usable(options.bad_voxels) for stage in stages]
-    kept = {"val_fraction": options.val_fraction, "image_size": options.image_size, "bad_voxels": options.bad_voxels}
+    kept = {
+        "val_fraction": options.val_fraction,
+        "image_size": options.image_size,
+        "bad_voxels": options.bad_voxels,
+    }
     accounts = []
     with write_crowd(out, options.append, plan.image_bytes + plan.response_bytes) as writer:
         rows = _write_images(writer, [stage.recording for stage in stages], options, plan.n_images)
@@ -190,10 +244,18 @@ def _write(stages: Sequence[Stage], out: Path, options: Options, plan: _Plan) ->
             account = _account(r, trials, int(good.sum()), dropped, n_copies, writer, options)
             log.info("%s: writing %d trials, %d voxels", r.name, len(trials), good.sum())
             writer.add_subject(
-                r.name, trials, kept_voxels(r.voxels, good), stage.rows(good), dataset=r.dataset,
-                scanner=r.scanner, space=r.space, account=account, dtype=options.dtype, normalise=r.normalise,
+                r.name,
+                trials,
+                kept_voxels(r.voxels, good),
+                stage.rows(good),
+                dataset=r.dataset,
+                scanner=r.scanner,
+                space=r.space,
+                account=account,
+                dtype=options.dtype,
+                normalise=r.normalise,
                 settings=json.dumps({"ubrain": version("ubrain"), **stage.settings, **kept}),
-            )  # fmt: skip
+            )
             accounts.append(account)
     return accounts
 
@@ -201,7 +263,9 @@ def _write(stages: Sequence[Stage], out: Path, options: Options, plan: _Plan) ->
 def _write_images(
     writer: CrowdWriter, recordings: Sequence[Recording], options: Options, total: int
 ) -> dict[int, dict[int, int]]:
-    """Write the images that were shown; rows in the crowd file of the numbers in each dataset's images."""
+    """Write the images that were shown; rows in the crowd file of the numbers in each dataset's
+    images.
+    """
     rows: dict[int, dict[int, int]] = {}
     wanted = ((r.images, int(i)) for r in recordings for i in np.unique(r.trials["image"]))
     draw: Callable[[str], str] = split_by_content(options.val_fraction, 0)
@@ -218,48 +282,90 @@ def _write_images(
         before = "" if small is pixels else f"{PIXELS}{content_digest(pixels)}"
         rows[id(images)][i] = writer.add_image(
             name, small, draw if split == "rest" else split, f"{images.key(i)} {before}".strip()
-        )  # fmt: skip
+        )
     if writer.kept_splits:
-        log.warning("%d images were already in the crowd under another split, which they keep", writer.kept_splits)
+        log.warning(
+            "%d images were already in the crowd under another split, which they keep",
+            writer.kept_splits,
+        )
     if writer.torn_apart:
-        log.warning("%d photographs are in the crowd in two versions, imported earlier under two splits; import the dataset "
-                    "that names both first", writer.torn_apart)  # fmt: skip
+        log.warning(
+            "%d photographs are in the crowd in two versions, imported earlier under two splits;"
+            " import the dataset that names both first",
+            writer.torn_apart,
+        )
     return rows
 
 
 def _account(
-    r: Recording, trials: pd.DataFrame, n_voxels: int, dropped: list[str], n_copies: int, writer: CrowdWriter, options: Options
+    r: Recording,
+    trials: pd.DataFrame,
+    n_voxels: int,
+    dropped: list[str],
+    n_copies: int,
+    writer: CrowdWriter,
+    options: Options,
 ) -> str:
     """What was done to a subject's numbers, in words."""
     counts = trials["image"].value_counts()
     splits = writer.split_of(counts.index.to_numpy())
-    images = ", ".join(f"{(splits == s).sum()} {s} ({_repeats(counts[splits == s])})" for s in SPLITS if (splits == s).any())
+    images = ", ".join(
+        f"{(splits == s).sum()} {s} ({_repeats(counts[splits == s])})"
+        for s in SPLITS
+        if (splits == s).any()
+    )
     drawn = any(r.images.split(int(i)) == "rest" for i in r.trials["image"].unique())
     lines = [
-        f"{r.name} ({r.dataset}, {r.scanner}, {r.space}): {len(trials)} trials of {len(counts)} images in "
-        f"{trials['session'].nunique()} session(s), {n_voxels} voxels.",
-        *r.account, *(f"Not there: {line}" for line in r.missing), *dropped,
-        f"Images: {images}" + (f"; val images are a share of {options.val_fraction:g}, drawn by content" if drawn else ""),
-        f"Responses are stored as {options.dtype}, trial by trial; {NORMALISE[r.normalise]}, and trials of the same image "
-        f"are averaged",
+        (
+            f"{r.name} ({r.dataset}, {r.scanner}, {r.space}): {len(trials)} trials of {len(counts)}"
+            f" images in {trials['session'].nunique()} session(s), {n_voxels} voxels."
+        ),
+        *r.account,
+        *(f"Not there: {line}" for line in r.missing),
+        *dropped,
+        f"Images: {images}"
+        + (
+            f"; val images are a share of {options.val_fraction:g}, drawn by content"
+            if drawn
+            else ""
+        ),
+        (
+            f"Responses are stored as {options.dtype}, trial by trial; {NORMALISE[r.normalise]},"
+            " and trials of the same image are averaged"
+        ),
         f"Noise ceiling: {_ceiling(r, int(counts.max()))}",
-    ]  # fmt: skip
+    ]
     if options.image_size:
-        lines.append(f"Images were shrunk so that the shorter side has at most {options.image_size} pixels")
+        lines.append(
+            f"Images were shrunk so that the shorter side has at most {options.image_size} pixels"
+        )
     if n_copies:
-        lines.append(f"{n_copies} images are identical to other images of the dataset; each is one image with more repeats")
+        lines.append(
+            f"{n_copies} images are identical to other images of the dataset; each is one image"
+            " with more repeats"
+        )
     if writer.kept_splits:
-        lines.append(f"{writer.kept_splits} images of this import were in the crowd already, themselves or as another version "
-                     f"of the photograph, under another split, which they keep")  # fmt: skip
+        lines.append(
+            f"{writer.kept_splits} images of this import were in the crowd already, themselves or"
+            " as another version of the photograph, under another split, which they keep"
+        )
     return "\n".join(line if line.endswith((".", ":")) else line + "." for line in lines)
 
 
 def _repeats(counts: pd.Series) -> str:
     low, high = int(counts.min()), int(counts.max())
-    return f"{low} trial{'s' if low > 1 else ''} each" if low == high else f"{low} to {high} trials each"
+    return (
+        f"{low} trial{'s' if low > 1 else ''} each"
+        if low == high
+        else f"{low} to {high} trials each"
+    )
 
 
 def _ceiling(r: Recording, most_repeats: int) -> str:
     if "ncsnr" in r.voxels and r.voxels["ncsnr"].notna().any():
         return r.ceiling
-    return "ncsnr computed from the repeats" if most_repeats > 1 else "unknown, as there are no repeats"
+    return (
+        "ncsnr computed from the repeats"
+        if most_repeats > 1
+        else "unknown, as there are no repeats"
+    )

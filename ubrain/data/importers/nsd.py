@@ -1,4 +1,6 @@
-"""Natural Scenes Dataset (Allen et al. 2022): 8 subjects at 7T, from its folders nsddata, nsddata_betas, nsddata_stimuli."""
+"""Natural Scenes Dataset (Allen et al. 2022): 8 subjects at 7T, from its folders nsddata,
+nsddata_betas, nsddata_stimuli.
+"""
 
 import re
 from abc import ABC, abstractmethod
@@ -61,11 +63,14 @@ LABELS = {
     "floc-bodies": "EBA FBA-1 FBA-2 mTL-bodies",
     "streams": "early midventral midlateral midparietal ventral lateral parietal",
     "nsdgeneral": "nsdgeneral",
-    "Kastner2015": "V1v V1d V2v V2d V3v V3d hV4 VO1 VO2 PHC1 PHC2 TO2 TO1 LO2 LO1 V3B V3A IPS0 IPS1 IPS2 IPS3 IPS4 IPS5 SPL1 "
-                   "FEF",
-}  # fmt: skip
+    "Kastner2015": (
+        "V1v V1d V2v V2d V3v V3d hV4 VO1 VO2 PHC1 PHC2 TO2 TO1 LO2 LO1 V3B V3A IPS0 IPS1 IPS2 IPS3"
+        " IPS4 IPS5 SPL1 FEF"
+    ),
+}
 # ... in the order of their numbers from 1, for copies without label tables (.ctab)
-UNPREFIXED = ("prf-", "floc-", "streams", "nsdgeneral")  # atlases repeat their names, so their areas are `atlas:name`
+# atlases repeat their names, so their areas are `atlas:name`
+UNPREFIXED = ("prf-", "floc-", "streams", "nsdgeneral")
 
 
 def import_nsd(
@@ -89,11 +94,12 @@ def import_nsd(
     space : func1pt8mm, func1mm, fsaverage or nativesurface.
     betas : version of the betas.
     areas : name of a label file whose labels above 0 are the voxels; "none": the whole brain.
-    test : "shared1000", images shown to all subjects; or "special515", those of them that all subjects have seen three
-        times. In the latter case the other shared images are the val images.
+    test : "shared1000", images shown to all subjects; or "special515", those of them that all
+        subjects have seen three times. In the latter case the other shared images are the val
+        images.
     sessions : such as "1-37"; default: all that are there.
-    mask : folder of the Algonauts 2023 masks (`{lh,rh}.all-vertices_fsaverage_space.npy`), for fsaverage, instead of
-        `areas`.
+    mask : folder of the Algonauts 2023 masks (`{lh,rh}.all-vertices_fsaverage_space.npy`), for
+        fsaverage, instead of `areas`.
 
     Returns
     -------
@@ -111,7 +117,11 @@ def import_nsd(
         raise UbrainError(f"--mask is for --space fsaverage, not for {space}")
     folder = Folder(root, options.follow_links)
     design = _Design(folder)
-    subjects = [s for s in _subjects(folder) if folder.glob(f"{_betas_folder(s, space, betas)}/*betas_session*")]
+    subjects = [
+        s
+        for s in _subjects(folder)
+        if folder.glob(f"{_betas_folder(s, space, betas)}/*betas_session*")
+    ]
     names = select(options.subjects, subjects, f"{folder}/nsddata_betas/ppdata/*/{space}/{betas}")
     if absent := [f"subj{s:02d}" for s in range(1, 9) if f"subj{s:02d}" not in subjects]:
         log.warning("no %s in %s for %s", betas, space, ", ".join(absent))
@@ -123,20 +133,36 @@ def import_nsd(
 
         def describe(name: str) -> Recording:
             grid = grid_type(folder, name, space, betas, areas, masks)
-            return _recording(name, grid, _session_files(folder, name, space, betas), design, images, wanted)
+            return _recording(
+                name, grid, _session_files(folder, name, space, betas), design, images, wanted
+            )
 
         recordings = list(complete(names, options.subjects, describe).values())
-        settings = {"dataset": "nsd", "space": space, "betas": betas, "areas": areas, "test": test, "sessions": sessions,
-                    "mask": mask is not None}  # fmt: skip
+        settings = {
+            "dataset": "nsd",
+            "space": space,
+            "betas": betas,
+            "areas": areas,
+            "test": test,
+            "sessions": sessions,
+            "mask": mask is not None,
+        }
         return import_recordings(recordings, out, options, settings)
 
 
 def _recording(
-    name: str, grid: "_Grid", files: dict[int, tuple[Path, ...]], design: "_Design", images: "_Images", wanted: list[int] | None
+    name: str,
+    grid: "_Grid",
+    files: dict[int, tuple[Path, ...]],
+    design: "_Design",
+    images: "_Images",
+    wanted: list[int] | None,
 ) -> Recording:
     there = sorted(files)
     if wanted and (absent := [s for s in wanted if s not in files]):
-        raise UbrainError(f"{name}: no betas of session {_spans(absent)}; there are sessions {_spans(there)}")
+        raise UbrainError(
+            f"{name}: no betas of session {_spans(absent)}; there are sessions {_spans(there)}"
+        )
     chosen = wanted or there
     number = int(name[-2:])
     trials = pd.concat([design.trials(number, s) for s in chosen], ignore_index=True)
@@ -144,12 +170,23 @@ def _recording(
     for session in chosen:
         grid.check(files[session])
     blocks = [Block(f"session {s}", TRIALS, _reader(grid, files[s]), files[s]) for s in chosen]
-    absent = [s for s in range(1, SESSIONS[number - 1] + 1) if s not in files] if number <= len(SESSIONS) else []
+    absent = (
+        [s for s in range(1, SESSIONS[number - 1] + 1) if s not in files]
+        if number <= len(SESSIONS)
+        else []
+    )
     return Recording(
-        f"nsd-{name}", "NSD", "7T", grid.space, images, trials, grid.voxels, blocks,
+        f"nsd-{name}",
+        "NSD",
+        "7T",
+        grid.space,
+        images,
+        trials,
+        grid.voxels,
+        blocks,
         account=[*grid.account, f"Sessions {_spans(chosen)} of {TRIALS} trials", images.account],
         missing=[f"betas of session {_spans(absent)}"] if absent else [],
-    )  # fmt: skip
+    )
 
 
 def _reader(grid: "_Grid", files: tuple[Path, ...]) -> Callable[[], Iterator[Part]]:
@@ -167,22 +204,31 @@ def _spans(numbers: Sequence[int]) -> str:
     return ", ".join("-".join(map(str, span)) for span in spans)
 
 
-# ------------------------------------------------------------------------------------------------- what is there
+# -------------------------------------------------------------------------------------------------
+# what is there
 
 
 def _subjects(folder: Folder) -> list[str]:
     parent = folder.need("nsddata_betas/ppdata")
-    return sorted(entry.name for entry in parent.iterdir() if re.fullmatch(r"subj0[1-8]", entry.name))
+    return sorted(
+        entry.name for entry in parent.iterdir() if re.fullmatch(r"subj0[1-8]", entry.name)
+    )
 
 
 def _betas_folder(subject: str, space: str, betas: str) -> str:
     return f"nsddata_betas/ppdata/{subject}/{space}/{betas}"
 
 
-def _session_files(folder: Folder, subject: str, space: str, betas: str) -> dict[int, tuple[Path, ...]]:
-    """Files of each session that is there in all its hemispheres; of several formats, the one that is read fastest."""
+def _session_files(
+    folder: Folder, subject: str, space: str, betas: str
+) -> dict[int, tuple[Path, ...]]:
+    """Files of each session that is there in all its hemispheres; of several formats, the one that
+    is read fastest.
+    """
     place = _betas_folder(subject, space, betas)
-    kinds = {"fsaverage": ("mgh", "mgz"), "nativesurface": ("hdf5",)}.get(space, ("hdf5", "nii.gz", "nii", "mat"))
+    kinds = {"fsaverage": ("mgh", "mgz"), "nativesurface": ("hdf5",)}.get(
+        space, ("hdf5", "nii.gz", "nii", "mat")
+    )
     sides = ("",) if space.startswith("func") else tuple(f"{side}." for side in HEMISPHERES)
     found: dict[int, dict[str, Path]] = {}
     for side in sides:
@@ -191,9 +237,13 @@ def _session_files(folder: Folder, subject: str, space: str, betas: str) -> dict
                 found.setdefault(session, {})[side] = path
     for session in sorted(s for s, files in found.items() if len(files) < len(sides)):
         (path,) = found.pop(session).values()
-        log.warning("%s, session %d: only %s is there; the session is left out", subject, session, path.name)
+        log.warning(
+            "%s, session %d: only %s is there; the session is left out", subject, session, path.name
+        )
     if not found:
-        raise MissingError(f"{folder}/{place} has no session that is complete, of {' or '.join(kinds)} files")
+        raise MissingError(
+            f"{folder}/{place} has no session that is complete, of {' or '.join(kinds)} files"
+        )
     return {session: tuple(files.values()) for session, files in found.items()}
 
 
@@ -203,16 +253,21 @@ def _numbered(folder: Folder, start: str, kind: str) -> dict[int, Path]:
     for path in folder.glob(f"{start}*.{kind}"):
         number = re.fullmatch(rf"{re.escape(start.rpartition('/')[2])}(\d+)\.{kind}", path.name)
         if number and found.setdefault(int(number[1]), path) != path:
-            raise UbrainError(f"{path.parent}: {found[int(number[1])].name} and {path.name} are the same session; keep one of "
-                              f"them there")  # fmt: skip
+            raise UbrainError(
+                f"{path.parent}: {found[int(number[1])].name} and {path.name} are the same session;"
+                " keep one of them there"
+            )
     return found
 
 
-# ---------------------------------------------------------------------------------------------- trials and images
+# ----------------------------------------------------------------------------------------------
+# trials and images
 
 
 class _Design:
-    """Which image was shown in which trial, from nsd_expdesign.mat. All numbers there count from 1, all here from 0."""
+    """Which image was shown in which trial, from nsd_expdesign.mat. All numbers there count from
+    1, all here from 0.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -222,34 +277,67 @@ class _Design:
         for name in names:
             if name not in content:
                 raise UbrainError(f"{path}: {name!r} is missing")
-        order, images, shared = (whole_numbers(content[name], f"{path}: {name!r}") for name in names)
-        if images.ndim != 2 or len(images) != len(SESSIONS) or images.min() < 1 or images.max() > IMAGES:
-            raise UbrainError(f"{path}: subjectim: expected (8, images) of numbers from 1 to {IMAGES}, got {images.shape}")
+        order, images, shared = (
+            whole_numbers(content[name], f"{path}: {name!r}") for name in names
+        )
+        if (
+            images.ndim != 2
+            or len(images) != len(SESSIONS)
+            or images.min() < 1
+            or images.max() > IMAGES
+        ):
+            raise UbrainError(
+                f"{path}: subjectim: expected (8, images) of numbers from 1 to {IMAGES}, got"
+                f" {images.shape}"
+            )
         self.order, self.images = order.reshape(-1) - 1, images - 1
         shared = shared.reshape(-1) - 1
-        if self.order.min() != 0 or self.order.max() >= self.images.shape[-1] or len(self.order) % TRIALS:
-            raise UbrainError(f"{path}: masterordering: expected numbers from 1 to {images.shape[-1]}, in sessions of {TRIALS}")
+        if (
+            self.order.min() != 0
+            or self.order.max() >= self.images.shape[-1]
+            or len(self.order) % TRIALS
+        ):
+            raise UbrainError(
+                f"{path}: masterordering: expected numbers from 1 to {images.shape[-1]}, in"
+                f" sessions of {TRIALS}"
+            )
         self.shared = self.images[0, : len(shared)]
         if (self.images[:, : len(shared)] != self.shared).any() or set(shared) != set(self.shared):
-            raise UbrainError(f"{path}: the first {len(shared)} images of all subjects should be those of sharedix")
+            raise UbrainError(
+                f"{path}: the first {len(shared)} images of all subjects should be those of"
+                " sharedix"
+            )
         self.repeat = pd.Series(self.order).groupby(self.order).cumcount().to_numpy()
         self.coco = self._read_coco()
 
     def trials(self, subject: int, session: int) -> pd.DataFrame:
         """The trials of a session (both from 1): image, session, run, repeat."""
         if session * TRIALS > len(self.order):
-            raise UbrainError(f"subj{subject:02d}: the design has {len(self.order) // TRIALS} sessions, betas are of {session}")
+            raise UbrainError(
+                f"subj{subject:02d}: the design has {len(self.order) // TRIALS} sessions, betas are"
+                f" of {session}"
+            )
         rows = slice((session - 1) * TRIALS, session * TRIALS)
-        return pd.DataFrame({"image": self.images[subject - 1, self.order[rows]], "session": session, "run": RUNS,
-                             "repeat": self.repeat[rows]})  # fmt: skip
+        return pd.DataFrame(
+            {
+                "image": self.images[subject - 1, self.order[rows]],
+                "session": session,
+                "run": RUNS,
+                "repeat": self.repeat[rows],
+            }
+        )
 
     def special(self) -> NDArray[np.int64]:
-        """Shared images that every subject has seen three times: within the sessions that all subjects have done."""
+        """Shared images that every subject has seen three times: within the sessions that all
+        subjects have done.
+        """
         counts = np.bincount(self.order[: min(SESSIONS) * TRIALS], minlength=self.images.shape[1])
         return self.shared[counts[: len(self.shared)] == 3]
 
     def compare_with_behaviour(self, subject: str, trials: pd.DataFrame) -> None:
-        """Check the trials against the subject's answers, if they are there: they name the image, too."""
+        """Check the trials against the subject's answers, if they are there: they name the image,
+        too.
+        """
         path = self._folder.find(f"nsddata/ppdata/{subject}/behav/responses.tsv")
         if path is None:
             return
@@ -257,17 +345,27 @@ class _Design:
         for session, mine in trials.groupby("session"):
             theirs = shown.loc[shown["SESSION"] == session, "73KID"].to_numpy() - 1
             if len(theirs) and not np.array_equal(theirs, mine["image"]):
-                raise UbrainError(f"{subject}, session {session}: nsd_expdesign.mat and {path} name different images; one of "
-                                  f"them is damaged")  # fmt: skip
+                raise UbrainError(
+                    f"{subject}, session {session}: nsd_expdesign.mat and {path} name different"
+                    " images; one of them is damaged"
+                )
 
     def _read_coco(self) -> dict[int, int]:
         path = self._folder.find("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
         if path is None:
-            log.warning("no nsd_stim_info_merged.csv: photographs that other datasets share with NSD will not be recognised")
+            log.warning(
+                "no nsd_stim_info_merged.csv: photographs that other datasets share with NSD will"
+                " not be recognised"
+            )
             return {}
         table = read_table(path, ["nsdId", "cocoId", "shared1000"], whole=["nsdId", "cocoId"])
-        if set(table.loc[table["shared1000"].astype(str).str.lower() == "true", "nsdId"]) != set(self.shared):
-            raise UbrainError(f"{path}: its shared images are not those of nsd_expdesign.mat (does nsdId count from 0?)")
+        if set(table.loc[table["shared1000"].astype(str).str.lower() == "true", "nsdId"]) != set(
+            self.shared
+        ):
+            raise UbrainError(
+                f"{path}: its shared images are not those of nsd_expdesign.mat (does nsdId count"
+                " from 0?)"
+            )
         return dict(zip(table["nsdId"], table["cocoId"], strict=True))
 
 
@@ -287,12 +385,17 @@ class _Images:
         self.ids: Sequence[str] = [f"nsd-{i:05d}" for i in range(IMAGES)]
         shared = dict.fromkeys(design.shared.tolist(), "test" if test == "shared1000" else "val")
         self._rest = "rest" if test == "shared1000" else "train"
-        self._split = shared | (dict.fromkeys(design.special().tolist(), "test") if test == "special515" else {})
+        self._split = shared | (
+            dict.fromkeys(design.special().tolist(), "test") if test == "special515" else {}
+        )
         self.account = (
-            f"Test images: the {len(shared)} shared images, as far as seen" if test == "shared1000" else
-            f"Test images: the {len(design.special())} shared images that all subjects have seen three times; the other "
-            f"shared images are the val images"
-        )  # fmt: skip
+            f"Test images: the {len(shared)} shared images, as far as seen"
+            if test == "shared1000"
+            else (
+                f"Test images: the {len(design.special())} shared images that all subjects have"
+                " seen three times; the other shared images are the val images"
+            )
+        )
 
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """(height, width, 3)"""
@@ -312,7 +415,8 @@ class _Images:
         return f"coco:{self._coco[i]} nsd:{i}" if i in self._coco else f"nsd:{i}"
 
 
-# ---------------------------------------------------------------------------------------------- voxels and areas
+# ----------------------------------------------------------------------------------------------
+# voxels and areas
 
 
 @dataclass
@@ -329,7 +433,11 @@ class _Grid(ABC):
     def __post_init__(self) -> None:
         self.label_files: list[str] = []
         self.voxels = self._voxels()
-        chosen = f"the labels above 0 of {self.areas}" if self.areas.lower() != "none" else self.everything
+        chosen = (
+            f"the labels above 0 of {self.areas}"
+            if self.areas.lower() != "none"
+            else self.everything
+        )
         self.account = [
             f"Betas: {self.betas} in {self.space}, {self.unit}",
             f"Voxels: {'the masks of Algonauts 2023' if self.masks else chosen}",
@@ -358,17 +466,29 @@ class _Grid(ABC):
 
     def _names(self, label_file: str, numbers: list[int]) -> dict[int, str]:
         """Names of the labels that a file uses, from its table if there is one."""
-        table = self.folder.find(*(f"nsddata/freesurfer/{s}/label/{label_file}.mgz.ctab" for s in (self.subject, "fsaverage")))
+        table = self.folder.find(
+            *(
+                f"nsddata/freesurfer/{s}/label/{label_file}.mgz.ctab"
+                for s in (self.subject, "fsaverage")
+            )
+        )
         names = dict(enumerate(LABELS.get(label_file, "").split(), start=1))
         if table is not None:
             rows = [line.split()[:2] for line in read_lines(table)]
-            names |= {int(r[0]): area_name(r[1], table) for r in rows if len(r) == 2 and r[0].isdecimal()}
+            names |= {
+                int(r[0]): area_name(r[1], table) for r in rows if len(r) == 2 and r[0].isdecimal()
+            }
         names |= {i: label_file if numbers == [1] else str(i) for i in numbers if i not in names}
         plain = label_file.startswith(UNPREFIXED)
-        return {i: name if plain or name == label_file else f"{label_file}:{name}" for i, name in names.items()}
+        return {
+            i: name if plain or name == label_file else f"{label_file}:{name}"
+            for i, name in names.items()
+        }
 
     def _label(self, labels: list[list[str]], label_file: str, values: NDArray) -> None:
-        """Add the names of a label file to the areas of each voxel; 0 and -1 mean: none of its areas."""
+        """Add the names of a label file to the areas of each voxel; 0 and -1 mean: none of its
+        areas.
+        """
         values = np.rint(np.nan_to_num(values)).astype(np.int64)
         self.label_files.append(label_file)
         names = self._names(label_file, np.unique(values[values > 0]).tolist())
@@ -388,7 +508,9 @@ class _Volume(_Grid):
         self.k, self.j, self.i = np.nonzero((mask > 0).T)  # x runs fastest, as in the files
         if not len(self.i):
             raise UbrainError(f"{self._mask_file()}: no voxel has a label above 0")
-        table = pd.DataFrame({"hemisphere": "", "i": self.i, "j": self.j, "k": self.k, "areas": "", "ncsnr": np.nan})
+        table = pd.DataFrame(
+            {"hemisphere": "", "i": self.i, "j": self.j, "k": self.k, "areas": "", "ncsnr": np.nan}
+        )
         self._read_labels(table)
         ncsnr = self.folder.find(f"{self.path}/ncsnr.nii.gz", f"{self.path}/ncsnr.nii")
         if ncsnr is not None:
@@ -405,19 +527,32 @@ class _Volume(_Grid):
         return read_volume(path, self.shape)[self.i, self.j, self.k]
 
     def _read_labels(self, table: pd.DataFrame) -> None:
-        files = {f.name.split(".nii")[0]: f for f in self.folder.glob(f"nsddata/ppdata/{self.subject}/{self.space}/roi/*.nii*")}
-        names = sorted({n.removeprefix("lh.").removeprefix("rh.") for n in files}, key=_by_importance)
+        files = {
+            f.name.split(".nii")[0]: f
+            for f in self.folder.glob(f"nsddata/ppdata/{self.subject}/{self.space}/roi/*.nii*")
+        }
+        names = sorted(
+            {n.removeprefix("lh.").removeprefix("rh.") for n in files}, key=_by_importance
+        )
         labels: list[list[str]] = [[] for _ in range(len(table))]
         cortex = {side: np.zeros(len(table), dtype=bool) for side in HEMISPHERES}
         for name in names:
-            sides = {side: self._at_voxels(files[f"{side}.{name}"]) for side in HEMISPHERES if f"{side}.{name}" in files}
+            sides = {
+                side: self._at_voxels(files[f"{side}.{name}"])
+                for side in HEMISPHERES
+                if f"{side}.{name}" in files
+            }
             both = [self._at_voxels(files[name])] if name in files else list(sides.values())
             self._label(labels, name, np.max(both, axis=0))
-            if len(sides) == 2:  # -1 is outside the cortex of this side, 0 inside, but without a label
+            if (
+                len(sides) == 2
+            ):  # -1 is outside the cortex of this side, 0 inside, but without a label
                 for side, values in sides.items():
                     cortex[side] |= values >= 0
         table["areas"] = [",".join(dict.fromkeys(names)) for names in labels]
-        table["hemisphere"] = np.select([cortex["lh"] & ~cortex["rh"], cortex["rh"] & ~cortex["lh"]], ["L", "R"], "")
+        table["hemisphere"] = np.select(
+            [cortex["lh"] & ~cortex["rh"], cortex["rh"] & ~cortex["lh"]], ["L", "R"], ""
+        )
 
     def check(self, files: tuple[Path, ...]) -> None:
         (path,) = files
@@ -430,10 +565,14 @@ class _Volume(_Grid):
     def _open_nifti(self, path: Path) -> Volume:
         image = open_volume(path)
         if image.dtype != np.int16 or image.shape != (*self.shape, TRIALS):
-            raise UbrainError(f"{path}: expected {(*self.shape, TRIALS)} int16, got {image.shape} {image.dtype}")
+            raise UbrainError(
+                f"{path}: expected {(*self.shape, TRIALS)} int16, got {image.shape} {image.dtype}"
+            )
         if image.scale != (1, 0):
-            raise UbrainError(f"{path}: its header scales the numbers by {image.scale[0]:g}; the published betas are not "
-                              f"scaled, so somebody has changed this file")  # fmt: skip
+            raise UbrainError(
+                f"{path}: its header scales the numbers by {image.scale[0]:g}; the published betas"
+                " are not scaled, so somebody has changed this file"
+            )
         return image
 
     def read(self, files: tuple[Path, ...]) -> Iterator[Part]:
@@ -447,7 +586,9 @@ class _Volume(_Grid):
 
 
 class _Surface(_Grid):
-    """Vertices of both hemispheres, left before right; on fsaverage the betas are not scaled, on the subject's own they are."""
+    """Vertices of both hemispheres, left before right; on fsaverage the betas are not scaled, on
+    the subject's own they are.
+    """
 
     everything = "all vertices"
 
@@ -460,14 +601,18 @@ class _Surface(_Grid):
             mask = self._mask(side)
             check_voxels(len(mask), f"{self.folder}: {self.subject}, {side}")
             self.vertices[side], self.n_vertices[side] = np.flatnonzero(mask), len(mask)
-            table = pd.DataFrame({"hemisphere": letter, "vertex": self.vertices[side]}).assign(areas="", ncsnr=np.nan)
+            table = pd.DataFrame({"hemisphere": letter, "vertex": self.vertices[side]}).assign(
+                areas="", ncsnr=np.nan
+            )
             labels: list[list[str]] = [[] for _ in range(len(table))]
             for path in self._label_files(side):
                 values = read_volume(path, mask.shape)
                 if np.array_equal(values, np.rint(values)):
                     self._label(labels, path.name.split(".")[1], values[self.vertices[side]])
             table["areas"] = [",".join(dict.fromkeys(names)) for names in labels]
-            ncsnr = self.folder.find(f"{self.path}/{side}.ncsnr.mgh", f"{self.path}/{side}.ncsnr.mgz")
+            ncsnr = self.folder.find(
+                f"{self.path}/{side}.ncsnr.mgh", f"{self.path}/{side}.ncsnr.mgz"
+            )
             if ncsnr is not None:
                 table["ncsnr"] = read_volume(ncsnr, mask.shape)[self.vertices[side]]
             tables.append(table)
@@ -478,7 +623,9 @@ class _Surface(_Grid):
 
     @property
     def _label_folder(self) -> str:
-        return f"nsddata/freesurfer/{'fsaverage' if self.space == 'fsaverage' else self.subject}/label"
+        return (
+            f"nsddata/freesurfer/{'fsaverage' if self.space == 'fsaverage' else self.subject}/label"
+        )
 
     def _mask(self, side: str) -> NDArray[np.bool_]:
         if self.masks is not None:
@@ -487,12 +634,18 @@ class _Surface(_Grid):
             check_voxels(len(mask), path)
             return np.asarray(mask) != 0  # the sum of two masks: 2 means in both
         if self.areas.lower() != "none":
-            return read_volume(self.folder.need(f"{self._label_folder}/{side}.{self.areas}.mgz")) > 0
-        ncsnr = self.folder.need(f"{self.path}/{side}.ncsnr.mgh", f"{self._label_folder}/{side}.nsdgeneral.mgz")
+            return (
+                read_volume(self.folder.need(f"{self._label_folder}/{side}.{self.areas}.mgz")) > 0
+            )
+        ncsnr = self.folder.need(
+            f"{self.path}/{side}.ncsnr.mgh", f"{self._label_folder}/{side}.nsdgeneral.mgz"
+        )
         return np.ones(read_volume(ncsnr).shape, dtype=bool)
 
     def _label_files(self, side: str) -> list[Path]:
-        """Files of areas: those with a table of labels, or a known name; the folder holds continuous maps, too."""
+        """Files of areas: those with a table of labels, or a known name; the folder holds
+        continuous maps, too.
+        """
         found = []
         for path in self.folder.glob(f"{self._label_folder}/{side}.*.mgz"):
             name = path.name.split(".")[1]
@@ -512,7 +665,10 @@ class _Surface(_Grid):
     def _open_mgh(self, path: Path, n_vertices: int) -> Volume:
         image = open_volume(path)
         if image.dtype.newbyteorder("=") != np.float32 or image.shape != (n_vertices, 1, 1, TRIALS):
-            raise UbrainError(f"{path}: expected {(n_vertices, 1, 1, TRIALS)} float32, got {image.shape} {image.dtype}")
+            raise UbrainError(
+                f"{path}: expected {(n_vertices, 1, 1, TRIALS)} float32, got {image.shape}"
+                f" {image.dtype}"
+            )
         return image
 
     def read(self, files: tuple[Path, ...]) -> Iterator[Part]:
@@ -524,7 +680,10 @@ class _Surface(_Grid):
             if path.suffix == ".hdf5":
                 yield from _read_hdf5(path, (n,), (vertices,), first)
             else:
-                yield from (Part(values, start, first) for start, values in self._open_mgh(path, n).trials(vertices))
+                yield from (
+                    Part(values, start, first)
+                    for start, values in self._open_mgh(path, n).trials(vertices)
+                )
             first += len(vertices)
 
 
@@ -535,10 +694,18 @@ def _by_importance(label_file: str) -> tuple[int, str]:
 
 
 def algonauts_mask(folder: Folder, subject: str, side: str) -> Path:
-    """The mask of all vertices of Algonauts 2023, in any of the layouts in which it is passed on."""
+    """The mask of all vertices of Algonauts 2023, in any of the layouts in which it is passed
+    on.
+    """
     name, number = f"{side}.all-vertices_fsaverage_space.npy", int(subject[-2:])
-    places = (f"{subject}/roi_masks", f"roi_masks/{subject}", f"roi_masks/{subject}/roi_masks", f"sub{number}", subject,
-              f"roi_masks/sub{number}")  # fmt: skip
+    places = (
+        f"{subject}/roi_masks",
+        f"roi_masks/{subject}",
+        f"roi_masks/{subject}/roi_masks",
+        f"sub{number}",
+        subject,
+        f"roi_masks/sub{number}",
+    )
     return folder.need(*(f"{place}/{name}" for place in places))
 
 
@@ -547,14 +714,17 @@ def _read_hdf5(
 ) -> Iterator[Part]:
     """Betas of some voxels from (trials, ...) int16, in parts of bounded size.
 
-    As published, a chunk of the file is one voxel, so voxels are read one by one; other layouts are read trial by trial.
+    As published, a chunk of the file is one voxel, so voxels are read one by one; other layouts are
+    read trial by trial.
     """
     with open_hdf5(path) as file, reading(path):
         betas = hdf5_array(file, "betas", "int16", (TRIALS, *shape))
         if betas.chunks and betas.chunks[0] == TRIALS and np.prod(betas.chunks[1:]) == 1:
             step = PART_BYTES // (4 * TRIALS)
             for start in range(0, len(place[0]), step):
-                voxels = list(zip(*(axis[start : start + step].tolist() for axis in place), strict=True))
+                voxels = list(
+                    zip(*(axis[start : start + step].tolist() for axis in place), strict=True)
+                )
                 values = np.empty((len(voxels), TRIALS), dtype=np.int16)
                 for row, voxel in enumerate(voxels):
                     values[row] = betas[(slice(None), *voxel)]

@@ -1,4 +1,6 @@
-"""Pictures that their owners hand out apart from the responses: found by name, wherever they lie in a folder."""
+"""Pictures that their owners hand out apart from the responses: found by name, wherever they lie
+in a folder.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -25,11 +27,13 @@ class Pictures:
                 self._files.setdefault(spelling, []).append(path)
 
     def find(self, *names: str, prefer: Sequence[str] = ()) -> Path | None:
-        """The picture that has the first of these names, with or without its suffix; None if there is none.
+        """The picture that has the first of these names, with or without its suffix; None if there
+        is none.
 
         Parameters
         ----------
-        prefer : names of folders; if there are several such pictures, one below such a folder is meant.
+        prefer : names of folders; if there are several such pictures, one below such a folder is
+            meant.
 
         Raises
         ------
@@ -40,19 +44,25 @@ class Pictures:
             found = self._files.get(name.lower()) or self._files.get(Path(name).stem.lower(), [])
             if len(found) > 1:
                 folders = {folder.lower() for folder in prefer}
-                found = [p for p in found if folders & {part.lower() for part in p.parent.parts}] or found
+                found = [
+                    p for p in found if folders & {part.lower() for part in p.parent.parts}
+                ] or found
             if len(found) > 1:
-                raise UbrainError(f"{self.folder}: {name!r} is there twice, as {self.folder.name(found[0])} and as "
-                                  f"{self.folder.name(found[1])}; name the right folder with --images")  # fmt: skip
+                raise UbrainError(
+                    f"{self.folder}: {name!r} is there twice, as {self.folder.name(found[0])} and"
+                    f" as {self.folder.name(found[1])}; name the right folder with --images"
+                )
             if found:
                 return found[0]
         return None
 
 
 def photograph_key(name: str) -> str:
-    """Name of a photograph in a public collection, from the name of its file: "coco:420713", "imagenet:n01443537_22563".
+    """Name of a photograph in a public collection, from the name of its file: "coco:420713",
+    "imagenet:n01443537_22563".
 
-    Empty if the name is not one of theirs. COCO's are 000000420713.jpg (2017) and COCO_train2014_000000420713.jpg (2014).
+    Empty if the name is not one of theirs. COCO's are 000000420713.jpg (2017) and
+    COCO_train2014_000000420713.jpg (2014).
     """
     stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
     if coco := re.fullmatch(r"(?:COCO_[a-z]+\d{4}_)?(\d{12})", stem, re.IGNORECASE):

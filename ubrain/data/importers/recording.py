@@ -1,4 +1,6 @@
-"""What an importer says about a subject: its trials, its voxels, its images, and how to read its responses."""
+"""What an importer says about a subject: its trials, its voxels, its images, and how to read its
+responses.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -18,9 +20,12 @@ from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
 T = TypeVar("T")
-PLACE = ("hemisphere", "vertex", "i", "j", "k")  # columns of the table of voxels that say where a voxel is
+# columns of the table of voxels that say where a voxel is
+PLACE = ("hemisphere", "vertex", "i", "j", "k")
 BAD_VOXELS = ("drop", "refuse")
-AVERAGED = "responses are averages over the repeats of an image in several sessions, z-scored already"
+AVERAGED = (
+    "responses are averages over the repeats of an image in several sessions, z-scored already"
+)
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,19 @@ class Options:
     Parameters
     ----------
     append : add to an existing crowd file.
-    subjects : names or numbers, as in the dataset; None: all that are there. Who is asked for by name must be there.
+    subjects : names or numbers, as in the dataset; None: all that are there. Who is asked for by
+        name must be there.
     dry_run : say what would be done, and write nothing.
     dtype : of the stored responses, "float16" or "float32".
-    val_fraction : share of the images that are not test images, drawn by content, to hold out for validation; only
-        where the dataset has no validation images of its own.
-    image_size : shrink images so that the shorter side has this many pixels; None: keep them as published.
+    val_fraction : share of the images that are not test images, drawn by content, to hold out for
+        validation; only where the dataset has no validation images of its own.
+    image_size : shrink images so that the shorter side has this many pixels; None: keep them as
+        published.
     follow_links : read files that are links out of the dataset's folder, too.
-    normalise : z-score each voxel per "session" or "run", or "none"; "auto": as is the custom with the dataset.
-    bad_voxels : "drop" voxels that are not finite, or constant where they are z-scored, or "refuse" to import them.
+    normalise : z-score each voxel per "session" or "run", or "none"; "auto": as is the custom with
+        the dataset.
+    bad_voxels : "drop" voxels that are not finite, or constant where they are z-scored, or "refuse"
+        to import them.
     """
 
     append: bool = False
@@ -56,7 +65,9 @@ DEFAULTS = Options()
 
 
 class Part(NamedTuple):
-    """Some of the responses of a block: (n, m) of any numeric type, from that trial and voxel of the block on."""
+    """Some of the responses of a block: (n, m) of any numeric type, from that trial and voxel of
+    the block on.
+    """
 
     values: NDArray
     first_trial: int = 0
@@ -65,13 +76,15 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive trials that are read in one go, usually a session; an interrupted import continues after the last one.
+    """Consecutive trials that are read in one go, usually a session; an interrupted import
+    continues after the last one.
 
     Parameters
     ----------
     name : for messages, such as "session 1".
     n_trials : number of trials.
-    read : gives the parts, in any order, each response once. Its values are final: scaled, not z-scored.
+    read : gives the parts, in any order, each response once. Its values are final: scaled, not
+        z-scored.
     files : what is read, to notice when it has changed.
     """
 
@@ -138,7 +151,9 @@ class ImageFiles:
 
 @dataclass
 class ImageArray:
-    """Images that are rows of an array (n, height, width[, 3]), in memory or mapped; other fields as in `ImageFiles`."""
+    """Images that are rows of an array (n, height, width[, 3]), in memory or mapped; other fields
+    as in `ImageFiles`.
+    """
 
     array: NDArray
     ids: Sequence[str]
@@ -168,15 +183,16 @@ class Recording:
     name : of the subject in the crowd file, such as "nsd-subj01": unique over datasets.
     dataset, scanner, space : as in the crowd file.
     images : shared by all recordings of a dataset.
-    trials : one row per trial in the order of the blocks: image (number in `images`), session, and optionally run
-        (within the session) and repeat (from 0; default: counted).
-    voxels : one row per voxel: any of hemisphere (L, R or nothing), vertex or i, j, k, areas (names joined by commas)
-        and ncsnr (NaN where unknown; computed from repeats where it is not given).
+    trials : one row per trial in the order of the blocks: image (number in `images`), session, and
+        optionally run (within the session) and repeat (from 0; default: counted).
+    voxels : one row per voxel: any of hemisphere (L, R or nothing), vertex or i, j, k, areas (names
+        joined by commas) and ncsnr (NaN where unknown; computed from repeats where it is not
+        given).
     blocks : the responses.
     account : what was read and done to the numbers, one sentence an entry.
     missing : what was expected and is not there, one sentence an entry.
-    normalise : how the field z-scores these responses, in the crowd file's words: per session, run, or none, as a rule
-        because the published numbers are z-scored already; `account` says why.
+    normalise : how the field z-scores these responses, in the crowd file's words: per session, run,
+        or none, as a rule because the published numbers are z-scored already; `account` says why.
     ceiling : what the ncsnr of `voxels` is.
     no_sessions : why the column session tells nothing, where that is so.
     """
@@ -196,7 +212,8 @@ class Recording:
     no_sessions: str = ""
 
     def normalised(self, how: str) -> "Recording":
-        """The same recording, z-scored as asked: "auto" as it is, or per "session" or "run", or "none".
+        """The same recording, z-scored as asked: "auto" as it is, or per "session" or "run", or
+        "none".
 
         Raises
         ------
@@ -209,14 +226,21 @@ class Recording:
         if how == "run" and "run" not in self.trials:
             unknown = unknown or "which trials are of one run is not known"
         if how != "none" and unknown:
-            raise UbrainError(f"{self.source}: --normalise {how}: {unknown}; possible are auto"
-                              f"{', session' if not self.no_sessions else ''} and none")  # fmt: skip
-        said = f"Z-scoring is chosen with --normalise {how}; the custom with these responses is {self.normalise}"
+            raise UbrainError(
+                f"{self.source}: --normalise {how}: {unknown}; possible are auto"
+                f"{', session' if not self.no_sessions else ''} and none"
+            )
+        said = (
+            f"Z-scoring is chosen with --normalise {how}; the custom with these responses is"
+            f" {self.normalise}"
+        )
         ceiling = f"{self.ceiling}, for responses z-scored as is the custom"
         return replace(self, normalise=how, account=[*self.account, said], ceiling=ceiling)
 
     def units(self) -> NDArray[np.int64]:
-        """Number, from 0, of the session (or run) within which each trial is z-scored: (n_trials,)."""
+        """Number, from 0, of the session (or run) within which each trial is z-scored:
+        (n_trials,).
+        """
         if self.normalise == "none":
             return np.zeros(len(self.trials), dtype=np.int64)
         columns = ["session", "run"] if self.normalise == "run" else ["session"]
@@ -226,7 +250,11 @@ class Recording:
     def source(self) -> str:
         """Its name and its files, for messages."""
         files = list(dict.fromkeys(file.name for block in self.blocks for file in block.files))
-        return f"{self.name} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})" if files else self.name
+        return (
+            f"{self.name} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})"
+            if files
+            else self.name
+        )
 
     def place(self, row: int) -> str:
         """Where a voxel is, in words."""
@@ -234,8 +262,12 @@ class Recording:
         return " ".join(words).strip() or str(row)
 
 
-def array_block(name: str, values: NDArray, files: Sequence[Path], rows: ArrayLike | None = None) -> Block:
-    """A block from an array (n_trials, n_voxels), in memory or in a file; optionally some of its rows, in their order."""
+def array_block(
+    name: str, values: NDArray, files: Sequence[Path], rows: ArrayLike | None = None
+) -> Block:
+    """A block from an array (n_trials, n_voxels), in memory or in a file; optionally some of its
+    rows, in their order.
+    """
     chosen = None if rows is None else np.asarray(rows)
     n = len(values) if chosen is None else len(chosen)
     step = max(1, PART_BYTES // (values.shape[1] * values.dtype.itemsize))
@@ -243,7 +275,11 @@ def array_block(name: str, values: NDArray, files: Sequence[Path], rows: ArrayLi
     def read() -> Iterable[Part]:
         for start in range(0, n, step):
             with reading(files[0]) if files else nullcontext():
-                part = values[start : start + step] if chosen is None else values[chosen[start : start + step]]
+                part = (
+                    values[start : start + step]
+                    if chosen is None
+                    else values[chosen[start : start + step]]
+                )
             yield Part(part, start)
 
     return Block(name, n, read, tuple(files))
@@ -252,8 +288,8 @@ def array_block(name: str, values: NDArray, files: Sequence[Path], rows: ArrayLi
 def select(asked: Sequence[str] | None, found: Iterable[str], where: object) -> list[str]:
     """Which of the subjects that are there are meant; who is asked for and not there is an error.
 
-    A subject can be asked for by its name in any case ("subj01"), by its number ("1", "01"), or by its name in the crowd
-    file ("nsd-subj01").
+    A subject can be asked for by its name in any case ("subj01"), by its number ("1", "01"), or by
+    its name in the crowd file ("nsd-subj01").
     """
     names = sorted(found, key=natural)
     if not names:
@@ -278,13 +314,17 @@ def means(text: str, name: str) -> bool:
     return text.lower() == name.lower() or text.lower().endswith("-" + name.lower())
 
 
-def complete(names: Sequence[str], asked: Sequence[str] | None, describe: Callable[[str], T]) -> dict[str, T]:
-    """`describe` each subject; unless it was asked for, one of which files are missing is left out with a warning.
+def complete(
+    names: Sequence[str], asked: Sequence[str] | None, describe: Callable[[str], T]
+) -> dict[str, T]:
+    """`describe` each subject; unless it was asked for, one of which files are missing is left out
+    with a warning.
 
     Raises
     ------
     UbrainError
-        If files of a subject that was asked for, or of every subject, are missing; or whatever else is wrong.
+        If files of a subject that was asked for, or of every subject, are missing; or whatever else
+        is wrong.
     """
     found: dict[str, T] = {}
     missing: dict[str, MissingError] = {}
@@ -302,9 +342,14 @@ def complete(names: Sequence[str], asked: Sequence[str] | None, describe: Callab
 
 def check_preparation(normalise: str, bad_voxels: str) -> None:
     """Refuse options that do not exist."""
-    for name, value, allowed in (("normalise", normalise, ("auto", *NORMALISE)), ("bad-voxels", bad_voxels, BAD_VOXELS)):
+    for name, value, allowed in (
+        ("normalise", normalise, ("auto", *NORMALISE)),
+        ("bad-voxels", bad_voxels, BAD_VOXELS),
+    ):
         if value not in allowed:
-            raise UbrainError(f"--{name} {value}: expected {', '.join(allowed[:-1])} or {allowed[-1]}")
+            raise UbrainError(
+                f"--{name} {value}: expected {', '.join(allowed[:-1])} or {allowed[-1]}"
+            )
 
 
 def kept_voxels(voxels: pd.DataFrame, good: NDArray[np.bool_]) -> pd.DataFrame:
@@ -326,7 +371,10 @@ def parse_numbers(text: str) -> list[int]:
 def to_rgb(pixels: NDArray, image_id: str) -> NDArray[np.uint8]:
     """(height, width, 3), from colour or grey."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise UbrainError(f"image {image_id!r}: expected (height, width[, 3]) uint8, got {pixels.shape} {pixels.dtype}")
+        raise UbrainError(
+            f"image {image_id!r}: expected (height, width[, 3]) uint8, got {pixels.shape}"
+            f" {pixels.dtype}"
+        )
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     return pixels
@@ -341,7 +389,9 @@ def shrunk(shape: tuple[int, int], shorter_side: int | None) -> tuple[int, int]:
 
 
 def shrink(pixels: NDArray[np.uint8], shorter_side: int | None) -> NDArray[np.uint8]:
-    """Shrink an image, with antialiasing, so that its shorter side is `shorter_side`; smaller images stay as they are."""
+    """Shrink an image, with antialiasing, so that its shorter side is `shorter_side`; smaller
+    images stay as they are.
+    """
     height, width = shrunk((pixels.shape[0], pixels.shape[1]), shorter_side)
     if (height, width) == pixels.shape[:2]:
         return pixels

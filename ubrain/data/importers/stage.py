@@ -1,4 +1,6 @@
-"""The working folder of an import: responses of one subject, block by block, kept through interruptions."""
+"""The working folder of an import: responses of one subject, block by block, kept through
+interruptions.
+"""
 
 import hashlib
 import json
@@ -19,8 +21,11 @@ from ubrain.paths import write_text
 from ubrain.progress import log, track
 
 VALUES = 4 << 20  # responses that are in memory at once while the crowd file is written
-COARSE = 64  # steps: a voxel whose range in a session has fewer is badly served by the type it is stored in
-NOTHING = 1e-30  # a response that varies by less does not vary; divided by its standard deviation it would be infinite
+# steps: a voxel whose range in a session has fewer is badly served by the type it is stored in
+COARSE = 64
+# a response that varies by less does not vary; divided by its standard deviation it would be
+# infinite
+NOTHING = 1e-30
 LISTED = 12  # dropped voxels that are listed in the account
 
 
@@ -38,7 +43,9 @@ def work_folder(out: Path) -> Iterator[Path]:
     except Timeout:
         raise UbrainError(f"another import is writing {out}; wait for it, or stop it") from None
     try:
-        for left_behind in out.parent.glob(f".{out.name}.*.partial"):  # by an import that was killed: we hold the lock
+        for left_behind in out.parent.glob(
+            f".{out.name}.*.partial"
+        ):  # by an import that was killed: we hold the lock
             left_behind.unlink()
         yield folder
     finally:
@@ -50,8 +57,9 @@ def work_folder(out: Path) -> Iterator[Path]:
 class Stage:
     """The responses of one subject in the working folder.
 
-    `<number>.raw` holds the responses of a block as (n_trials, n_voxels), `<number>.npy` the lowest and the highest of
-    each voxel in each session (or run) of the block, (2, n_units, n_voxels); the latter is written when the block is done.
+    `<number>.raw` holds the responses of a block as (n_trials, n_voxels), `<number>.npy` the lowest
+    and the highest of each voxel in each session (or run) of the block, (2, n_units, n_voxels); the
+    latter is written when the block is done.
     """
 
     def __init__(self, recording: Recording, work: Path, settings: dict[str, Any]) -> None:
@@ -63,20 +71,29 @@ class Stage:
         self._compare_manifest()
         self.left = [i for i in range(len(recording.blocks)) if not self._done(i)]
         if len(self.left) < len(recording.blocks):
-            log.info("%s: continuing, %d of %d block(s) are there", recording.name,
-                     len(recording.blocks) - len(self.left), len(recording.blocks))  # fmt: skip
+            log.info(
+                "%s: continuing, %d of %d block(s) are there",
+                recording.name,
+                len(recording.blocks) - len(self.left),
+                len(recording.blocks),
+            )
 
     def _compare_manifest(self) -> None:
         path = self.folder / "manifest.json"
         now = json.loads(json.dumps(self.manifest))
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
-            differ = [f"{key} was {before[part].get(key)!r}, is {now[part].get(key)!r}"
-                      for part in ("settings", "subject") for key in {**before[part], **now[part]}
-                      if before[part].get(key) != now[part].get(key)]  # fmt: skip
+            differ = [
+                f"{key} was {before[part].get(key)!r}, is {now[part].get(key)!r}"
+                for part in ("settings", "subject")
+                for key in {**before[part], **now[part]}
+                if before[part].get(key) != now[part].get(key)
+            ]
             if differ:
-                raise UbrainError(f"the unfinished import of {self.recording.name} had other settings or files: "
-                                  f"{'; '.join(differ)[:400]}. Finish it with the same, or delete {self.folder}")  # fmt: skip
+                raise UbrainError(
+                    f"the unfinished import of {self.recording.name} had other settings or files: "
+                    f"{'; '.join(differ)[:400]}. Finish it with the same, or delete {self.folder}"
+                )
         self.folder.mkdir(exist_ok=True)
         write_text(path, json.dumps(now))
 
@@ -94,13 +111,21 @@ class Stage:
     @property
     def bytes_left(self) -> int:
         """Size of the blocks that have still to be read."""
-        return sum(self.recording.blocks[i].n_trials for i in self.left) * self.n_voxels * self.dtype.itemsize
+        return (
+            sum(self.recording.blocks[i].n_trials for i in self.left)
+            * self.n_voxels
+            * self.dtype.itemsize
+        )
 
     def read(self) -> Iterator[int]:
-        """Read the blocks that are not there yet; yields the bytes of each part after it has been written."""
+        """Read the blocks that are not there yet; yields the bytes of each part after it has been
+        written.
+        """
         for i in self.left:
             block = self.recording.blocks[i]
-            where = ", ".join([self.recording.name, *(file.name for file in block.files), block.name])
+            where = ", ".join(
+                [self.recording.name, *(file.name for file in block.files), block.name]
+            )
             units = self.units[self.starts[i] : self.starts[i + 1]]
             ranges = _Ranges(units, self.n_voxels)
             filled = np.zeros(block.n_trials, dtype=np.int64)
@@ -115,7 +140,10 @@ class Stage:
                 os.fsync(file.fileno())
             if (filled != self.n_voxels).any():
                 trial = int(np.flatnonzero(filled != self.n_voxels)[0])
-                raise UbrainError(f"{where}: trial {trial} has {filled[trial]} responses, expected {self.n_voxels}")
+                raise UbrainError(
+                    f"{where}: trial {trial} has {filled[trial]} responses, expected"
+                    f" {self.n_voxels}"
+                )
             partial.replace(self._raw(i))
             temporary = self.folder / "ranges.partial"
             with temporary.open("wb") as stream:
@@ -127,8 +155,11 @@ class Stage:
         lost = (values > limit) | (values < -limit)
         if lost.any() and (lost & np.isfinite(values)).any():
             trial, voxel = np.argwhere(lost & np.isfinite(values))[0]
-            self.refuse(f"{where}: the response of voxel {part.first_voxel + voxel} in trial {part.first_trial + trial} "
-                        f"is {values[trial, voxel]:g}, too large for float16; use --dtype float32")  # fmt: skip
+            self.refuse(
+                f"{where}: the response of voxel {part.first_voxel + voxel} in trial"
+                f" {part.first_trial + trial} is {values[trial, voxel]:g}, too large for float16;"
+                " use --dtype float32"
+            )
         return values.astype(self.dtype, copy=False)
 
     def _write(self, file: Any, stored: NDArray, part: Part) -> None:
@@ -147,8 +178,8 @@ class Stage:
         Raises
         ------
         UbrainError
-            If none can be used, if the type of the stored responses rounds them off, or if there are others and
-            `bad_voxels` is "refuse".
+            If none can be used, if the type of the stored responses rounds them off, or if there
+            are others and `bad_voxels` is "refuse".
         """
         endless, constant, coarse = (np.zeros(self.n_voxels, dtype=bool) for _ in range(3))
         for low, high in self._unit_ranges():
@@ -157,7 +188,11 @@ class Stage:
                 endless |= ~np.isfinite(spread)
                 constant |= spread <= np.maximum(1e-6 * largest, NOTHING)
                 coarse |= spread < COARSE * np.finfo(self.dtype).eps / 2 * largest
-        unit = {"session": "in all trials of a session", "run": "in all trials of a run", "none": "in all trials"}
+        unit = {
+            "session": "in all trials of a session",
+            "run": "in all trials of a run",
+            "none": "in all trials",
+        }
         same = f"the same number {unit[self.recording.normalise]}"
         verdict = "were dropped" if bad_voxels == "drop" else "cannot be used"
         bad = ((endless, "not a number, or infinite, in some trial"), (constant & ~endless, same))
@@ -166,21 +201,34 @@ class Stage:
         if not good.any():
             self.refuse(f"{self.recording.source}: no usable voxel is left: {'; '.join(said)}")
         if said and bad_voxels == "refuse":
-            raise UbrainError(f"{self.recording.source}: {'; '.join(said)}. Import without them with --bad-voxels drop, which "
-                              f"continues with what has been read, or delete {self.folder}")  # fmt: skip
+            raise UbrainError(
+                f"{self.recording.source}: {'; '.join(said)}. Import without them with --bad-voxels"
+                f" drop, which continues with what has been read, or delete {self.folder}"
+            )
         if (coarse & good).sum() > 0.01 * good.sum():
-            self.refuse(f"{self.recording.source}: {(coarse & good).sum()} voxels vary so little around a large mean that "
-                        f"{self.dtype} would round them off; use --dtype float32")  # fmt: skip
+            self.refuse(
+                f"{self.recording.source}: {(coarse & good).sum()} voxels vary so little around a"
+                f" large mean that {self.dtype} would round them off; use --dtype float32"
+            )
         return good, said or [f"No voxel was dropped: all are finite, and none is {same}"]
 
     def _unit_ranges(self) -> Iterator[NDArray[np.float32]]:
-        """Lowest and highest response of each voxel, (2, n_voxels), for each session (or run), which may span blocks."""
+        """Lowest and highest response of each voxel, (2, n_voxels), for each session (or run),
+        which may span blocks.
+        """
         left, running = np.bincount(self.units), dict[int, NDArray[np.float32]]()
         for i in range(len(self.recording.blocks)):
-            units, counts = np.unique(self.units[self.starts[i] : self.starts[i + 1]], return_counts=True)
-            for unit, count, (low, high) in zip(units, counts, np.load(self._ranges(i)).swapaxes(0, 1), strict=True):
+            units, counts = np.unique(
+                self.units[self.starts[i] : self.starts[i + 1]], return_counts=True
+            )
+            for unit, count, (low, high) in zip(
+                units, counts, np.load(self._ranges(i)).swapaxes(0, 1), strict=True
+            ):
                 if unit in running:
-                    low, high = np.minimum(low, running[unit][0]), np.maximum(high, running[unit][1])
+                    low, high = (
+                        np.minimum(low, running[unit][0]),
+                        np.maximum(high, running[unit][1]),
+                    )
                 running[unit] = np.stack([low, high])
                 left[unit] -= count
                 if not left[unit]:
@@ -199,7 +247,9 @@ class Stage:
             for start in range(0, block.n_trials, step):
                 n = min(step, block.n_trials - start)
                 offset = start * self.n_voxels * self.dtype.itemsize
-                values = np.fromfile(self._raw(i), self.dtype, n * self.n_voxels, offset=offset).reshape(n, self.n_voxels)
+                values = np.fromfile(
+                    self._raw(i), self.dtype, n * self.n_voxels, offset=offset
+                ).reshape(n, self.n_voxels)
                 yield values if voxels.all() else values[:, voxels]
 
     def remove(self) -> None:
@@ -207,13 +257,17 @@ class Stage:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def refuse(self, message: str) -> NoReturn:
-        """Raise an error that the same command would meet again, so there is nothing to continue."""
+        """Raise an error that the same command would meet again, so there is nothing to
+        continue.
+        """
         self.remove()
         raise UbrainError(message)
 
 
 class _Ranges:
-    """Lowest and highest response of each voxel in each session (or run) of a block; NaN if one of them is NaN."""
+    """Lowest and highest response of each voxel in each session (or run) of a block; NaN if one of
+    them is NaN.
+    """
 
     def __init__(self, units: NDArray[np.int64], n_voxels: int) -> None:
         names, self.row = np.unique(units, return_inverse=True)
@@ -221,7 +275,10 @@ class _Ranges:
         self.array[0], self.array[1] = np.inf, -np.inf
 
     def add(self, values: NDArray[np.float32], first_trial: int, first_voxel: int) -> None:
-        row, columns = self.row[first_trial : first_trial + len(values)], slice(first_voxel, first_voxel + values.shape[1])
+        row, columns = (
+            self.row[first_trial : first_trial + len(values)],
+            slice(first_voxel, first_voxel + values.shape[1]),
+        )
         for unit in np.unique(row):
             mine = values if (row == unit).all() else values[row == unit]
             low, high = self.array[0, unit, columns], self.array[1, unit, columns]
@@ -232,19 +289,33 @@ class _Ranges:
 def _checked_part(part: Part, block: Block, n_voxels: int, where: str) -> NDArray[np.float32]:
     values = part.values
     if values.ndim != 2 or values.dtype.kind not in "biuf":
-        raise UbrainError(f"{where}: expected responses (n_trials, n_voxels), got {values.shape} {values.dtype}")
+        raise UbrainError(
+            f"{where}: expected responses (n_trials, n_voxels), got {values.shape} {values.dtype}"
+        )
     end = part.first_trial + values.shape[0], part.first_voxel + values.shape[1]
-    if min(part.first_trial, part.first_voxel) < 0 or end[0] > block.n_trials or end[1] > n_voxels or not values.size:
-        raise UbrainError(f"{where}: expected responses to {block.n_trials} trials in {n_voxels} voxels, got {values.shape} at "
-                          f"({part.first_trial}, {part.first_voxel})")  # fmt: skip
+    if (
+        min(part.first_trial, part.first_voxel) < 0
+        or end[0] > block.n_trials
+        or end[1] > n_voxels
+        or not values.size
+    ):
+        raise UbrainError(
+            f"{where}: expected responses to {block.n_trials} trials in {n_voxels} voxels, got"
+            f" {values.shape} at ({part.first_trial}, {part.first_voxel})"
+        )
     with np.errstate(over="ignore"):
         return np.asarray(values, dtype=np.float32)
 
 
 def _fingerprint(recording: Recording) -> dict[str, Any]:
-    """What an unfinished import is compared with: tables as digests, files with their size and time."""
+    """What an unfinished import is compared with: tables as digests, files with their size and
+    time.
+    """
     tables = {"trials": recording.trials, "voxels": recording.voxels}
-    digests = {name: hashlib.blake2b(t.to_csv().encode(), digest_size=8).hexdigest() for name, t in tables.items()}
+    digests = {
+        name: hashlib.blake2b(t.to_csv().encode(), digest_size=8).hexdigest()
+        for name, t in tables.items()
+    }
     files = {file for block in recording.blocks for file in block.files}
     stats = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
     return {**digests, "blocks": [[b.name, b.n_trials] for b in recording.blocks], **stats}

@@ -1,4 +1,6 @@
-"""The files of the paper's authors: fmri_v2.npz (NSD on fsaverage, z-scored and averaged) and nsd_images_224.npy."""
+"""The files of the paper's authors: fmri_v2.npz (NSD on fsaverage, z-scored and averaged) and
+nsd_images_224.npy.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,17 @@ from ubrain.data.importers.files import (
     whole_numbers,
 )
 from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, MAX_DESIGN, pictures_of
-from ubrain.data.importers.recording import AVERAGED, DEFAULTS, PART_BYTES, Block, ImageArray, Options, Part, Recording, select
+from ubrain.data.importers.recording import (
+    AVERAGED,
+    DEFAULTS,
+    PART_BYTES,
+    Block,
+    ImageArray,
+    Options,
+    Part,
+    Recording,
+    select,
+)
 from ubrain.errors import UbrainError
 from ubrain.progress import track
 
@@ -51,13 +63,17 @@ def import_ube(
 
     Parameters
     ----------
-    root : folder that holds fmri_v2.npz, at any depth, such as `data/nsd_data` of the authors' code.
+    root : folder that holds fmri_v2.npz, at any depth, such as `data/nsd_data` of the authors'
+        code.
     options : those that all importers share.
-    images : nsd_images_224.npy (or all_images_v2_224.npy), or NSD's own nsd_stimuli.hdf5; default: whichever is in `root`.
+    images : nsd_images_224.npy (or all_images_v2_224.npy), or NSD's own nsd_stimuli.hdf5; default:
+        whichever is in `root`.
     mask : folder of the Algonauts 2023 masks, which say where the voxels are; default: `root`.
-    design : nsd_expdesign.mat, with which the order of the rows is checked; default: the one in `root`, if there is one.
-    stim_info : nsd_stim_info_merged.csv, which says from which COCO photographs the images were cut, so that other
-        datasets with the same photographs keep their splits; default: the one in `root`, if there is one.
+    design : nsd_expdesign.mat, with which the order of the rows is checked; default: the one in
+        `root`, if there is one.
+    stim_info : nsd_stim_info_merged.csv, which says from which COCO photographs the images were
+        cut, so that other datasets with the same photographs keep their splits; default: the one in
+        `root`, if there is one.
 
     Returns
     -------
@@ -66,7 +82,8 @@ def import_ube(
     Raises
     ------
     UbrainError
-        If a file is missing, damaged, or does not fit the others; or if it cannot be known whose a row is.
+        If a file is missing, damaged, or does not fit the others; or if it cannot be known whose a
+        row is.
     """
     folder = Folder(root, options.follow_links)
     masks = Folder(mask, options.follow_links) if mask is not None else folder
@@ -92,11 +109,14 @@ def _the_one(folder: Folder, pattern: str, given: str | Path | None = None) -> P
         return Path(given)
     found = folder.search(pattern)
     if len(found) > 1:
-        raise UbrainError(f"{folder} has several: {', '.join(folder.name(path) for path in found)}; keep one there")
+        raise UbrainError(
+            f"{folder} has several: {', '.join(folder.name(path) for path in found)}; keep one"
+            " there"
+        )
     return found[0] if found else None
 
 
-# ------------------------------------------------------------------------------------------------------- images
+# --- images
 
 
 @dataclass
@@ -116,7 +136,10 @@ def _open_pictures(folder: Folder, given: str | Path | None) -> Iterator[tuple[P
     """File and array (73000, height, width, 3) of the images."""
     path = _the_one(folder, PICTURES, given) or _the_one(folder, r"nsd_stimuli\.hdf5")
     if path is None:
-        raise UbrainError(f"{folder} has no nsd_images_224.npy; give the images (or NSD's nsd_stimuli.hdf5) with --images")
+        raise UbrainError(
+            f"{folder} has no nsd_images_224.npy; give the images (or NSD's nsd_stimuli.hdf5) with"
+            " --images"
+        )
     if path.suffix == ".npy":
         array = check_array(load_npy(path), str(path), "uint8", (IMAGES, None, None, 3))
         check_side(path, array.shape[1:3])
@@ -126,19 +149,28 @@ def _open_pictures(folder: Folder, given: str | Path | None) -> Iterator[tuple[P
             yield path, pictures_of(file)
 
 
-# ------------------------------------------------------------------------------------------------------ responses
+# --- responses
 
 
 class _Design:
-    """Which images NSD has shown to whom, and when, from nsd_expdesign.mat. All numbers there count from 1, here from 0."""
+    """Which images NSD has shown to whom, and when, from nsd_expdesign.mat. All numbers there
+    count from 1, here from 0.
+    """
 
     def __init__(self, path: Path) -> None:
         content = read_mat(path, ["masterordering", "subjectim"], MAX_DESIGN)
         if len(content) < 2:
             raise UbrainError(f"{path}: expected masterordering and subjectim")
-        order, self.images = (whole_numbers(content[n], f"{path}: {n!r}") - 1 for n in ("masterordering", "subjectim"))
+        order, self.images = (
+            whole_numbers(content[n], f"{path}: {n!r}") - 1 for n in ("masterordering", "subjectim")
+        )
         order = order.reshape(-1)
-        if self.images.ndim != 2 or self.images.min() < 0 or order.min() != 0 or order.max() >= self.images.shape[1]:
+        if (
+            self.images.ndim != 2
+            or self.images.min() < 0
+            or order.min() != 0
+            or order.max() >= self.images.shape[1]
+        ):
             raise UbrainError(f"{path}: expected masterordering and subjectim to count from 1")
         self._first = np.full(self.images.shape[1], len(order))
         np.minimum.at(self._first, order, np.arange(len(order)))
@@ -146,12 +178,14 @@ class _Design:
     def could_be(self, shared: NDArray[np.int64], seen: NDArray[np.bool_]) -> bool:
         """Whether `seen` (n_shared, n_subjects) can be who has seen the images in these rows.
 
-        Subjects have done different numbers of sessions, but all in the same order: what a subject has seen comes before
-        what it has not.
+        Subjects have done different numbers of sessions, but all in the same order: what a subject
+        has seen comes before what it has not.
         """
         position = {image: i for i, image in enumerate(self.images[0].tolist())}
         first = self._first[[position[image] for image in shared.tolist()]]
-        return all(first[s].max(initial=-1) < first[~s].min(initial=self._first.max() + 1) for s in seen.T)
+        return all(
+            first[s].max(initial=-1) < first[~s].min(initial=self._first.max() + 1) for s in seen.T
+        )
 
 
 class _Responses:
@@ -160,9 +194,11 @@ class _Responses:
     Attributes
     ----------
     widths : numbers of voxels of the subjects, (n_subjects,).
-    single : NSD's numbers, from 0, of the images that one subject has seen, (n_single,), the rows of single_sub_fmri.
+    single : NSD's numbers, from 0, of the images that one subject has seen, (n_single,), the rows
+        of single_sub_fmri.
     owner : that subject, from 0, (n_single,).
-    shared : the same for images that several subjects have seen, (n_shared,), the rows of multi_sub_fmri.
+    shared : the same for images that several subjects have seen, (n_shared,), the rows of
+        multi_sub_fmri.
     seen : who has seen them, (n_shared, n_subjects).
     """
 
@@ -173,7 +209,9 @@ class _Responses:
         self.path, self.design, self.names = path, design, npz_names(path)
         kinds = self._whole("type_sample", "iuf", (IMAGES,))
         if not np.isin(kinds, (NOT_SHOWN, SINGLE, SHARED)).all():
-            raise UbrainError(f"{path}: type_sample: expected 0, 1 or 2 for each of NSD's {IMAGES} images")
+            raise UbrainError(
+                f"{path}: type_sample: expected 0, 1 or 2 for each of NSD's {IMAGES} images"
+            )
         self.single, self.shared = np.flatnonzero(kinds == SINGLE), np.flatnonzero(kinds == SHARED)
         self.widths, self.halves = self._widths(folder)
         self.starts = np.cumsum(self.widths) - self.widths
@@ -185,10 +223,14 @@ class _Responses:
         self.shared, self.order = self._order_of_shared()
 
     def _array(self, name: str, kinds: str, shape: Sequence[int | None]) -> NpzArray:
-        array: NpzArray = check_array(open_npz(self.path, name), f"{self.path}: {name!r}", kinds, shape)
+        array: NpzArray = check_array(
+            open_npz(self.path, name), f"{self.path}: {name!r}", kinds, shape
+        )
         return array
 
-    def _whole(self, name: str, kinds: str, shape: Sequence[int | None], longest: int = IMAGES) -> NDArray:
+    def _whole(
+        self, name: str, kinds: str, shape: Sequence[int | None], longest: int = IMAGES
+    ) -> NDArray:
         array = self._array(name, kinds, shape)
         _check_length(array, longest, f"{self.path}: {name!r}")
         return array.load()
@@ -196,57 +238,83 @@ class _Responses:
     def _rows(self, name: str, shape: Sequence[int]) -> NpzArray:
         array = self._array(name, "f", shape)
         if array.fortran:
-            raise UbrainError(f"{self.path}: {name!r} is stored column by column (Fortran order), but is read by rows; save it "
-                              f"again after numpy.ascontiguousarray")  # fmt: skip
+            raise UbrainError(
+                f"{self.path}: {name!r} is stored column by column (Fortran order), but is read by"
+                " rows; save it again after numpy.ascontiguousarray"
+            )
         return array
 
     def _widths(self, folder: Folder) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        """Voxels per subject, (n_subjects,), and per hemisphere where that is known, (n_subjects, 2)."""
+        """Voxels per subject, (n_subjects,), and per hemisphere where that is known, (n_subjects,
+        2).
+        """
         where = self.path
         if "num_voxels_subjects" in self.names:
             numbers = self._whole("num_voxels_subjects", "iuf", (None,), MAX_SUBJECTS)
         else:
             path = _the_one(folder, r"num_voxels_all_subjects\.npy")
             if path is None:
-                raise UbrainError(f"{self.path} has no num_voxels_subjects, and there is no num_voxels_all_subjects.npy")
+                raise UbrainError(
+                    f"{self.path} has no num_voxels_subjects, and there is no"
+                    " num_voxels_all_subjects.npy"
+                )
             where, numbers = path, load_npy(path)
             check_array(numbers, str(path), "iuf", (None, 2) if numbers.ndim == 2 else (None,))
             _check_length(numbers, MAX_SUBJECTS, path)
         whole = np.asarray(numbers).astype(np.int64)
         if (whole != numbers).any() or whole.min() < 1 or whole.max() > 2 * FSAVERAGE:
-            raise UbrainError(f"{where}: expected the numbers of voxels of subjects, got {numbers.tolist()}")
+            raise UbrainError(
+                f"{where}: expected the numbers of voxels of subjects, got {numbers.tolist()}"
+            )
         return (whole.sum(1), whole) if whole.ndim == 2 else (whole, None)
 
-    # ------------------------------------------------------------------------------------------ whose is a row
+    # ------------------------------------------------------------------------------------------
+    # whose is a row
 
     def _owners(self) -> NDArray[np.int64]:
         """The subject, from 0, of each row of single_sub_fmri.
 
-        The authors' code to write the file counts subjects from 1, their code to read it from 0. What is right is seen from
-        the rows: behind a subject's voxels there are zeros, up to the width of the widest subject.
+        The authors' code to write the file counts subjects from 1, their code to read it from 0.
+        What is right is seen from the rows: behind a subject's voxels there are zeros, up to the
+        width of the widest subject.
         """
         numbers = self._whole("single_sub", "iuf", (len(self.single),))
         owner = numbers.astype(np.int64)
         low, high, n = int(owner.min()), int(owner.max()), len(self.widths)
         bases = [base for base in (0, 1) if base <= low and high < n + base]
         if not bases or (owner != numbers).any():
-            raise UbrainError(f"{self.path}: single_sub: expected the numbers of {n} subjects, counted from 0 or from 1, got "
-                              f"{low} to {high}")  # fmt: skip
+            raise UbrainError(
+                f"{self.path}: single_sub: expected the numbers of {n} subjects, counted from 0 or"
+                f" from 1, got {low} to {high}"
+            )
         used = self._used_widths()
-        narrower = np.array([self.widths[self.widths < width].max(initial=0) for width in self.widths])
-        fits = [base for base in bases if (used <= self.widths[owner - base]).all()
-                and (used > narrower[owner - base]).all() and self._were_shown(owner - base)]  # fmt: skip
+        narrower = np.array(
+            [self.widths[self.widths < width].max(initial=0) for width in self.widths]
+        )
+        fits = [
+            base
+            for base in bases
+            if (used <= self.widths[owner - base]).all()
+            and (used > narrower[owner - base]).all()
+            and self._were_shown(owner - base)
+        ]
         if not fits:
-            raise UbrainError(f"{self.path}: single_sub and single_sub_fmri do not fit: rows do not end where the voxels of "
-                              f"their subject end, or show images that it has not seen")  # fmt: skip
+            raise UbrainError(
+                f"{self.path}: single_sub and single_sub_fmri do not fit: rows do not end where the"
+                " voxels of their subject end, or show images that it has not seen"
+            )
         if len(fits) > 1:
-            raise UbrainError(f"{self.path}: single_sub has numbers {low} to {high}, which may be counted from 0 or from 1; "
-                              f"give nsd_expdesign.mat with --design, with which that can be known")  # fmt: skip
+            raise UbrainError(
+                f"{self.path}: single_sub has numbers {low} to {high}, which may be counted from 0"
+                " or from 1; give nsd_expdesign.mat with --design, with which that can be known"
+            )
         self.base = fits[0]
         return owner - self.base
 
     def _used_widths(self) -> NDArray[np.int64]:
-        """Number of each row's voxels up to the last that is not 0, at least those of the narrowest subject: (n_single,)."""
+        """Number of each row's voxels up to the last that is not 0, at least those of the
+        narrowest subject: (n_single,).
+        """
         narrowest, widest = int(self.widths.min()), int(self.widths.max())
         used = []
         for block in self._checked(self.single_fmri):
@@ -260,27 +328,49 @@ class _Responses:
         if self.design is None:
             return True
         if len(self.design.images) < len(self.widths):
-            raise UbrainError(f"nsd_expdesign.mat is of {len(self.design.images)} subjects, {self.path} of {len(self.widths)}")
-        return all(np.isin(self.single[owner == s], self.design.images[s]).all() for s in np.unique(owner))
+            raise UbrainError(
+                f"nsd_expdesign.mat is of {len(self.design.images)} subjects, {self.path} of"
+                f" {len(self.widths)}"
+            )
+        return all(
+            np.isin(self.single[owner == s], self.design.images[s]).all() for s in np.unique(owner)
+        )
 
     def _checked(self, array: NpzArray) -> Iterator[NDArray]:
         """All rows, with progress; their checksum is checked."""
         step = _step(array)
-        yield from track(array.blocks(step), array.nbytes, f"checking {array.name}", size=lambda block: int(block.nbytes))
+        yield from track(
+            array.blocks(step),
+            array.nbytes,
+            f"checking {array.name}",
+            size=lambda block: int(block.nbytes),
+        )
 
-    # ------------------------------------------------------------------------------------------ shared images
+    # ------------------------------------------------------------------------------------------
+    # shared images
 
     def _seen(self) -> NDArray[np.bool_]:
         """Who has seen which shared image: rows of others are NaN."""
-        found = [np.stack([~np.isnan(block[:, a:b]).all(axis=1) for a, b in zip(self.starts, self.ends, strict=True)], axis=1)
-                 for block in self._checked(self.shared_fmri)]  # fmt: skip
+        found = [
+            np.stack(
+                [
+                    ~np.isnan(block[:, a:b]).all(axis=1)
+                    for a, b in zip(self.starts, self.ends, strict=True)
+                ],
+                axis=1,
+            )
+            for block in self._checked(self.shared_fmri)
+        ]
         seen = np.concatenate(found)
         if "valid_multi_sub_fmri" in self.names:
             valid = self._whole("valid_multi_sub_fmri", "biuf", seen.shape) != 0
             if (valid != seen).any():
                 row, s = np.argwhere(valid != seen)[0]
-                raise UbrainError(f"{self.path}: row {row} of multi_sub_fmri is {'not a number' if valid[row, s] else 'there'} "
-                                  f"for subject {s + 1}, but valid_multi_sub_fmri says otherwise")  # fmt: skip
+                raise UbrainError(
+                    f"{self.path}: row {row} of multi_sub_fmri is"
+                    f" {'not a number' if valid[row, s] else 'there'} for subject {s + 1}, but"
+                    " valid_multi_sub_fmri says otherwise"
+                )
         return seen
 
     @property
@@ -294,22 +384,32 @@ class _Responses:
         The authors' code writes them in the order of `subjectim` and reads them in ascending order.
         """
         if self.design is None:
-            return self.shared, "taken to be in ascending order of NSD's number, as the authors read them"
+            return (
+                self.shared,
+                "taken to be in ascending order of NSD's number, as the authors read them",
+            )
         written = self.design.images[0, : len(self.shared)]
         if not np.array_equal(np.sort(written), self.shared):
-            raise UbrainError(f"{self.path}: its {len(self.shared)} shared images are not the first ones of nsd_expdesign.mat")
+            raise UbrainError(
+                f"{self.path}: its {len(self.shared)} shared images are not the first ones of"
+                " nsd_expdesign.mat"
+            )
         orders = {"ascending": self.shared}
         if not np.array_equal(written, self.shared):
             orders["the written"] = written
-        fits = {how: order for how, order in orders.items() if self.design.could_be(order, self.seen)}
+        fits = {
+            how: order for how, order in orders.items() if self.design.could_be(order, self.seen)
+        }
         if len(fits) != 1:
             both = "both ascending order and" if fits else "neither ascending order nor"
-            raise UbrainError(f"{self.path}: the order of the rows of multi_sub_fmri is not known: who has seen which shared "
-                              f"image fits {both} nsd_expdesign.mat")  # fmt: skip
+            raise UbrainError(
+                f"{self.path}: the order of the rows of multi_sub_fmri is not known: who has seen"
+                f" which shared image fits {both} nsd_expdesign.mat"
+            )
         ((how, order),) = fits.items()
         return order, f"in {how} order, which fits nsd_expdesign.mat"
 
-    # -------------------------------------------------------------------------------------------------- splits
+    # --- splits
 
     def _validation(self) -> NDArray[np.int64] | None:
         """NSD's numbers of the authors' validation images, in ascending order."""
@@ -317,13 +417,17 @@ class _Responses:
             return None
         rows = self._whole("val_single_ind", "iu", (None,)).astype(np.int64)
         if rows.min() < 0 or rows.max() >= len(self.single) or len(np.unique(rows)) < len(rows):
-            raise UbrainError(f"{self.path}: val_single_ind: expected different rows of single_sub_fmri, from 0")
+            raise UbrainError(
+                f"{self.path}: val_single_ind: expected different rows of single_sub_fmri, from 0"
+            )
         images = np.sort(self.single[rows])
         if "val_global_ind" in self.names:  # the same, in another order
             others = self._whole("val_global_ind", "iu", (None,)).astype(np.int64)
             if not np.array_equal(np.sort(others), images):
-                raise UbrainError(f"{self.path}: val_single_ind and val_global_ind name different images; type_sample or one "
-                                  f"of them is not of this file")  # fmt: skip
+                raise UbrainError(
+                    f"{self.path}: val_single_ind and val_global_ind name different images;"
+                    " type_sample or one of them is not of this file"
+                )
         return images
 
     def splits(self) -> list[str]:
@@ -334,7 +438,7 @@ class _Responses:
             splits[self.validation] = "val"
         return list(splits)
 
-    # ----------------------------------------------------------------------------------------------- one subject
+    # --- one subject
 
     def n_images(self, subject: int) -> int:
         """Number of images that a subject has seen."""
@@ -342,16 +446,22 @@ class _Responses:
 
     def trials(self, subject: int) -> pd.DataFrame:
         """One row per image, as the repeats are averaged: its own images, then the shared ones."""
-        shown = np.concatenate([self.single[self.owner == subject], self.shared[self.seen[:, subject]]])
+        shown = np.concatenate(
+            [self.single[self.owner == subject], self.shared[self.seen[:, subject]]]
+        )
         return pd.DataFrame({"image": shown, "session": 0})
 
     def blocks(self, subject: int) -> list[Block]:
         """The responses, in the order of `trials`."""
-        wanted = {"own images": (self.single_fmri, self.owner == subject, 0),
-                  "shared images": (self.shared_fmri, self.seen[:, subject], int(self.starts[subject]))}  # fmt: skip
+        wanted = {
+            "own images": (self.single_fmri, self.owner == subject, 0),
+            "shared images": (self.shared_fmri, self.seen[:, subject], int(self.starts[subject])),
+        }
         blocks = []
         for name, (array, mine, first) in wanted.items():
-            read = partial(_read, array, np.flatnonzero(mine), slice(first, first + int(self.widths[subject])))
+            read = partial(
+                _read, array, np.flatnonzero(mine), slice(first, first + int(self.widths[subject]))
+            )
             blocks.append(Block(name, int(mine.sum()), read, (self.path,)))
         return [block for block in blocks if block.n_trials]
 
@@ -373,43 +483,96 @@ def _read(array: NpzArray, wanted: NDArray[np.int64], columns: slice) -> Iterato
         start += len(rows)
 
 
-def _recording(name: str, subject: int, crowd: _Responses, pictures: _Pictures, masks: Folder) -> Recording:
+def _recording(
+    name: str, subject: int, crowd: _Responses, pictures: _Pictures, masks: Folder
+) -> Recording:
     account = [
-        f"Responses as packaged by the authors of the Universal Brain Encoder ({crowd.path.name}): NSD on fsaverage, z-scored "
-        f"per vertex and session and averaged over repeats, whose number is not known; nothing was scaled",
+        (
+            "Responses as packaged by the authors of the Universal Brain Encoder"
+            f" ({crowd.path.name}): NSD on fsaverage, z-scored per vertex and session and averaged"
+            " over repeats, whose number is not known; nothing was scaled"
+        ),
         f"single_sub counts subjects from {crowd.base}"
-        + (", as the zeros behind the voxels of narrower subjects confirm" if crowd.widths.min() < crowd.widths.max() else ""),
-        f"Rows of shared images: {crowd.order}; rows of images that the subject has not seen were left out",
+        + (
+            ", as the zeros behind the voxels of narrower subjects confirm"
+            if crowd.widths.min() < crowd.widths.max()
+            else ""
+        ),
+        (
+            f"Rows of shared images: {crowd.order}; rows of images that the subject has not seen"
+            " were left out"
+        ),
         f"Test images: the {len(crowd.shared)} shared images, as far as seen"
-        + (f"; val images: the authors' {len(crowd.validation)}" if crowd.validation is not None else ""),
+        + (
+            f"; val images: the authors' {len(crowd.validation)}"
+            if crowd.validation is not None
+            else ""
+        ),
         f"Images: {pictures.path.name}",
         "The subjects are those of NSD: do not count them twice",
-    ]  # fmt: skip
-    missing = [] if crowd.design else ["nsd_expdesign.mat, so the order of the shared images could not be checked"]
+    ]
+    missing = (
+        []
+        if crowd.design
+        else ["nsd_expdesign.mat, so the order of the shared images could not be checked"]
+    )
     voxels = _voxels(name, subject, crowd, masks)
     if "vertex" not in voxels:
-        missing.append("all-vertices_fsaverage_space.npy masks, so it is not known where the voxels are")
-    return Recording(f"ube-{name}", "UBE", "7T", "fsaverage" if "vertex" in voxels else "", pictures, crowd.trials(subject),
-                     voxels, crowd.blocks(subject), account, missing, normalise="none", no_sessions=AVERAGED)  # fmt: skip
+        missing.append(
+            "all-vertices_fsaverage_space.npy masks, so it is not known where the voxels are"
+        )
+    return Recording(
+        f"ube-{name}",
+        "UBE",
+        "7T",
+        "fsaverage" if "vertex" in voxels else "",
+        pictures,
+        crowd.trials(subject),
+        voxels,
+        crowd.blocks(subject),
+        account,
+        missing,
+        normalise="none",
+        no_sessions=AVERAGED,
+    )
 
 
 def _voxels(name: str, subject: int, crowd: _Responses, masks: Folder) -> pd.DataFrame:
-    """Hemisphere and vertex of each voxel, left before right, and its areas, as far as there are masks."""
+    """Hemisphere and vertex of each voxel, left before right, and its areas, as far as there are
+    masks.
+    """
     place = _mask_folder(masks, subject)
     width = int(crowd.widths[subject])
     if place is None:
         halves = crowd.halves[subject] if crowd.halves is not None else [width, 0]
-        return pd.DataFrame({"hemisphere": np.repeat(["L", "R"] if crowd.halves is not None else ["", ""], halves)})
-    counts = {side: len(read_mask(masks.need(f"{place}/{side}.all-vertices_fsaverage_space.npy"))) for side in HEMISPHERES}
+        return pd.DataFrame(
+            {"hemisphere": np.repeat(["L", "R"] if crowd.halves is not None else ["", ""], halves)}
+        )
+    counts = {
+        side: len(read_mask(masks.need(f"{place}/{side}.all-vertices_fsaverage_space.npy")))
+        for side in HEMISPHERES
+    }
     if sum(counts.values()) != width:
-        raise UbrainError(f"{masks}/{place}: the masks have {' + '.join(map(str, counts.values()))} vertices, but {name} has "
-                          f"{width} voxels")  # fmt: skip
-    return pd.concat([vertices(masks, place, side, n) for side, n in counts.items()], ignore_index=True)
+        raise UbrainError(
+            f"{masks}/{place}: the masks have {' + '.join(map(str, counts.values()))} vertices, but"
+            f" {name} has {width} voxels"
+        )
+    return pd.concat(
+        [vertices(masks, place, side, n) for side, n in counts.items()], ignore_index=True
+    )
 
 
 def _mask_folder(masks: Folder, subject: int) -> str | None:
-    """Where a subject's masks are, in any of the layouts (roi_masks/sub1, roi_masks/subj01/roi_masks); areas come first."""
+    """Where a subject's masks are, in any of the layouts (roi_masks/sub1,
+    roi_masks/subj01/roi_masks); areas come first.
+    """
     whose = re.compile(rf"subj?0?{subject + 1}", re.IGNORECASE)
     files = masks.search(r"lh\.all-vertices_fsaverage_space\.npy")
-    places = [masks.name(file.parent) for file in files if any(map(whose.fullmatch, Path(masks.name(file)).parts))]
-    return max(places, key=lambda place: len(masks.glob(f"{place}/*_challenge_space.npy")), default=None)
+    places = [
+        masks.name(file.parent)
+        for file in files
+        if any(map(whose.fullmatch, Path(masks.name(file)).parts))
+    ]
+    return max(
+        places, key=lambda place: len(masks.glob(f"{place}/*_challenge_space.npy")), default=None
+    )

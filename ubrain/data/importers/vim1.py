@@ -1,4 +1,6 @@
-"""vim-1 (Kay et al. 2008, Naselaris et al. 2009): two subjects at 4T, grey images, from its two MATLAB files."""
+"""vim-1 (Kay et al. 2008, Naselaris et al. 2009): two subjects at 4T, grey images, from its two
+MATLAB files.
+"""
 
 import re
 from pathlib import Path
@@ -9,8 +11,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import Folder, check_array, natural, open_hdf5, read_mat, whole_numbers
-from ubrain.data.importers.recording import AVERAGED, DEFAULTS, ImageArray, Options, Recording, array_block, select
+from ubrain.data.importers.files import (
+    Folder,
+    check_array,
+    natural,
+    open_hdf5,
+    read_mat,
+    whole_numbers,
+)
+from ubrain.data.importers.recording import (
+    AVERAGED,
+    DEFAULTS,
+    ImageArray,
+    Options,
+    Recording,
+    array_block,
+    select,
+)
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 
@@ -39,7 +56,12 @@ def import_vim1(root: str | Path, out: str | Path, options: Options = DEFAULTS) 
     folder = Folder(root, options.follow_links)
     files = _mat_files(folder, "EstimatedResponses")
     shown, n_train = _images(_mat_files(folder, "Stimuli")[0])
-    there = {subject: path for path in reversed(files) for subject in SUBJECTS if read_mat(path, [f"roi{subject}"])}
+    there = {
+        subject: path
+        for path in reversed(files)
+        for subject in SUBJECTS
+        if read_mat(path, [f"roi{subject}"])
+    }
     names = select(options.subjects, there, f"{folder}: EstimatedResponses.mat")
     if absent := [subject for subject in SUBJECTS if subject not in there]:
         log.warning("no responses of %s", ", ".join(absent))
@@ -50,11 +72,15 @@ def import_vim1(root: str | Path, out: str | Path, options: Options = DEFAULTS) 
 def _mat_files(folder: Folder, name: str) -> list[Path]:
     """The file of that name, and its variants such as EstimatedResponses2.mat, in any case."""
     entries = sorted((entry.name for entry in folder.path.iterdir()), key=natural)
-    found = [folder.need(entry) for entry in entries if re.fullmatch(rf"{name}\d*\.mat", entry, re.IGNORECASE)]
+    found = [
+        folder.need(entry)
+        for entry in entries
+        if re.fullmatch(rf"{name}\d*\.mat", entry, re.IGNORECASE)
+    ]
     return found or [folder.need(f"{name}.mat")]
 
 
-# ----------------------------------------------------------------------------------------------------------- images
+# --- images
 
 
 def _images(path: Path) -> tuple[ImageArray, int]:
@@ -65,7 +91,11 @@ def _images(path: Path) -> tuple[ImageArray, int]:
             raise UbrainError(f"{path}: {name!r} is missing")
         check_array(content[name], f"{path}: {name!r}", "iuf", (None, None, None))
     train, val = _images_first(path, content["stimTrn"], content["stimVal"])
-    ids = [f"vim1-{split}{i:04d}" for split, images in (("train", train), ("val", val)) for i in range(len(images))]
+    ids = [
+        f"vim1-{split}{i:04d}"
+        for split, images in (("train", train), ("val", val))
+        for i in range(len(images))
+    ]
     splits = ["rest"] * len(train) + ["test"] * len(val)
     return ImageArray(_grey(path, train, val), ids, splits), len(train)
 
@@ -73,8 +103,8 @@ def _images(path: Path) -> tuple[ImageArray, int]:
 def _images_first(path: Path, train: NDArray, val: NDArray) -> tuple[NDArray, NDArray]:
     """Both as (n_images, height, width): the number of images is where the shapes differ.
 
-    As published, images are the first axis. Somebody may have moved them to the end, and may have converted the file into
-    HDF5 with Python, which does not reverse the axes as MATLAB does.
+    As published, images are the first axis. Somebody may have moved them to the end, and may have
+    converted the file into HDF5 with Python, which does not reverse the axes as MATLAB does.
     """
     if h5py.is_hdf5(path) and not _of_matlab(path):
         train, val = train.T, val.T
@@ -82,28 +112,42 @@ def _images_first(path: Path, train: NDArray, val: NDArray) -> tuple[NDArray, ND
     if differ == [2]:
         train, val = (np.moveaxis(a, 2, 0) for a in (train, val))
     elif differ != [0]:
-        raise UbrainError(f"{path}: expected images (n, height, width) of one size, got {train.shape} and {val.shape}")
+        raise UbrainError(
+            f"{path}: expected images (n, height, width) of one size, got {train.shape} and"
+            f" {val.shape}"
+        )
     return train, val
 
 
 def _of_matlab(path: Path) -> bool:
-    """Whether MATLAB has written this HDF5 file: it begins with a text, and each array has an attribute."""
+    """Whether MATLAB has written this HDF5 file: it begins with a text, and each array has an
+    attribute.
+    """
     with open_hdf5(path) as file, path.open("rb") as start:
         return start.read(10) == b"MATLAB 7.3" or "MATLAB_class" in file["stimTrn"].attrs
 
 
 def _grey(path: Path, *stacks: NDArray) -> NDArray[np.uint8]:
-    """Grey images (n, height, width): the darkest value of all images becomes 0 and the brightest 255."""
+    """Grey images (n, height, width): the darkest value of all images becomes 0 and the brightest
+    255.
+    """
     if all(stack.dtype == np.uint8 for stack in stacks):
         return np.concatenate(stacks)
     low, high = np.min([s.min() for s in stacks]), np.max([s.max() for s in stacks])
     if not np.isfinite([low, high]).all() or low == high:
-        raise UbrainError(f"{path}: expected images of different, finite grey values; they go from {low} to {high}")
-    grey = (np.rint((image - low) * (255 / (high - low))).astype(np.uint8) for stack in stacks for image in stack)
+        raise UbrainError(
+            f"{path}: expected images of different, finite grey values; they go from {low} to"
+            f" {high}"
+        )
+    grey = (
+        np.rint((image - low) * (255 / (high - low))).astype(np.uint8)
+        for stack in stacks
+        for image in stack
+    )
     return np.stack(list(grey))
 
 
-# -------------------------------------------------------------------------------------------------------- responses
+# --- responses
 
 
 def _recording(name: str, path: Path, shown: ImageArray, n_train: int) -> Recording:
@@ -112,42 +156,72 @@ def _recording(name: str, path: Path, shown: ImageArray, n_train: int) -> Record
     train = _responses(path, f"dataTrn{name}", n_train, len(voxels))
     val = _responses(path, f"dataVal{name}", n_val, len(voxels))
     trials = pd.DataFrame({"image": np.arange(n_train + n_val), "session": 0})
-    blocks = [array_block("training responses", train, [path]), array_block("validation responses", val, [path])]
+    blocks = [
+        array_block("training responses", train, [path]),
+        array_block("validation responses", val, [path]),
+    ]
     with np.errstate(invalid="ignore"):
         spread = float(np.nanmedian(train.std(0)))
     account = [
-        f"Responses as published: averaged over the repeats of an image, whose numbers are not in the files, and z-scored "
-        f"(the standard deviation over the training images is {spread:.2f}, median over voxels); nothing was scaled",
+        (
+            "Responses as published: averaged over the repeats of an image, whose numbers are not"
+            " in the files, and z-scored (the standard deviation over the training images is"
+            f" {spread:.2f}, median over voxels); nothing was scaled"
+        ),
         "Images are grey: the lowest value of all images became black, the highest white",
         "Test images: the validation images",
         f"Voxels: all that the files have of the volume {' × '.join(map(str, VOLUME))}",
-    ]  # fmt: skip
-    return Recording(f"vim1-{name}", "vim-1", "4T", "volume", shown, trials, voxels, blocks, account, normalise="none",
-                     no_sessions=AVERAGED)  # fmt: skip
+    ]
+    return Recording(
+        f"vim1-{name}",
+        "vim-1",
+        "4T",
+        "volume",
+        shown,
+        trials,
+        voxels,
+        blocks,
+        account,
+        normalise="none",
+        no_sessions=AVERAGED,
+    )
 
 
 def _voxels(name: str, path: Path) -> pd.DataFrame:
     """i, j, k and areas of each voxel."""
-    index, codes = (whole_numbers(_need(path, f"{what}{name}"), f"{path}: {what}{name}").reshape(-1)
-                    for what in ("voxIdx", "roi"))  # fmt: skip
+    index, codes = (
+        whole_numbers(_need(path, f"{what}{name}"), f"{path}: {what}{name}").reshape(-1)
+        for what in ("voxIdx", "roi")
+    )
     if len(index) != len(codes):
-        raise UbrainError(f"{path}: voxIdx{name} has {len(index)} voxels, roi{name} has {len(codes)}")
+        raise UbrainError(
+            f"{path}: voxIdx{name} has {len(index)} voxels, roi{name} has {len(codes)}"
+        )
     if index.min() < 1 or index.max() > np.prod(VOLUME):
-        raise UbrainError(f"{path}: voxIdx{name}: expected numbers from 1 to {np.prod(VOLUME)}, got {index.min()} to "
-                          f"{index.max()}")  # fmt: skip
+        raise UbrainError(
+            f"{path}: voxIdx{name}: expected numbers from 1 to {np.prod(VOLUME)}, got {index.min()}"
+            f" to {index.max()}"
+        )
     if codes.min() < 0 or codes.max() >= len(AREAS):
-        raise UbrainError(f"{path}: roi{name}: expected numbers from 0 to {len(AREAS) - 1}, got {codes.min()} to {codes.max()}")
+        raise UbrainError(
+            f"{path}: roi{name}: expected numbers from 0 to {len(AREAS) - 1}, got {codes.min()} to"
+            f" {codes.max()}"
+        )
     i, j, k = np.unravel_index(index - 1, VOLUME, order="F")  # as MATLAB numbers them
     return pd.DataFrame({"i": i, "j": j, "k": k, "areas": np.array(AREAS)[codes]})
 
 
 def _responses(path: Path, name: str, n_images: int, n_voxels: int) -> NDArray[np.float32]:
-    """(n_images, n_voxels). MATLAB has it as voxels × images; converted copies may have it the other way round."""
+    """(n_images, n_voxels). MATLAB has it as voxels × images; converted copies may have it the
+    other way round.
+    """
     values = check_array(_need(path, name), f"{path}: {name!r}", "f", (None, None))
     if values.shape == (n_voxels, n_images):
         values = values.T
     elif values.shape != (n_images, n_voxels):
-        raise UbrainError(f"{path}: {name!r}: expected {n_voxels} voxels × {n_images} images, got {values.shape}")
+        raise UbrainError(
+            f"{path}: {name!r}: expected {n_voxels} voxels × {n_images} images, got {values.shape}"
+        )
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(values, dtype=np.float32)
 

@@ -1,7 +1,9 @@
-"""Simulated brains: voxels with a functional type, a receptive field, tuning and noise. No network is involved.
+"""Simulated brains: voxels with a functional type, a receptive field, tuning and noise. No network
+is involved.
 
-Early voxels read Gabor energy of the pixels under their receptive field, hV4 reads colour opponency and curvature,
-category voxels read the description of the scene. The encoder sees none of these, only the pixels.
+Early voxels read Gabor energy of the pixels under their receptive field, hV4 reads colour opponency
+and curvature, category voxels read the description of the scene. The encoder sees none of these,
+only the pixels.
 """
 
 from dataclasses import dataclass
@@ -16,10 +18,14 @@ from ubrain.data.simulate.scenes import CATEGORIES, FIELD_OF_VIEW, SIZE, Scene, 
 
 GRID = 28  # energy maps are pooled to this many points per side
 ORIENTATIONS, FREQUENCIES = 6, (0.75, 1.5, 3.0)  # cycles per degree
-REFERENCE_SCENES, REFERENCE_OFFSET = 300, 10**9  # signals are scaled on scenes that no subject ever sees
+REFERENCE_SCENES, REFERENCE_OFFSET = (
+    300,
+    10**9,
+)  # signals are scaled on scenes that no subject ever sees
 SEMANTIC = (*CATEGORIES, "indoor", "outdoor")
 
-# area: (voxels, mean of four NSD subjects at 1.8 mm; counts of food, RSC and LO are our guess), share of types
+# area: (voxels, mean of four NSD subjects at 1.8 mm; counts of food, RSC and LO are our guess),
+# share of types
 AREAS: dict[str, tuple[int, dict[str, float]]] = {
     "V1": (1176, {"V1": 1}),
     "V2": (1144, {"V2": 1}),
@@ -48,7 +54,8 @@ class Brain:
 
     Attributes
     ----------
-    units : one row per unit (a voxel averages one or more): voxel, hemisphere, vertex, area, type, x, y, sigma.
+    units : one row per unit (a voxel averages one or more): voxel, hemisphere, vertex, area, type,
+        x, y, sigma.
     voxels : one row per voxel: the truth about it, with its ncsnr.
     """
 
@@ -68,7 +75,9 @@ class Brain:
         pixels : (n_images, SIZE, SIZE, 3), what was shown.
         scenes : what is on each image.
         """
-        return ((self._raw(energy_maps(pixels), scenes) - self.mean) / self.scale).astype(np.float32)
+        return ((self._raw(energy_maps(pixels), scenes) - self.mean) / self.scale).astype(
+            np.float32
+        )
 
     def calibrate(self, maps: NDArray[np.float32], scenes: list[Scene]) -> None:
         """Set mean and scale from reference scenes."""
@@ -81,7 +90,9 @@ class Brain:
         out[:, early] = self._early(maps, early)
         out[:, ~early] = self._semantic(scenes, ~early)
         counts = np.bincount(self.units.voxel)
-        return (np.add.reduceat(out, np.cumsum(counts) - counts, axis=1) / counts).astype(np.float32)
+        return (np.add.reduceat(out, np.cumsum(counts) - counts, axis=1) / counts).astype(
+            np.float32
+        )
 
     def _early(self, maps: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(mean of the maps under the receptive field · tuning) ^ exponent: (n_images, n_units)."""
@@ -99,21 +110,31 @@ class Brain:
         return np.maximum(drive, 0) ** self.exponent[which]
 
     def _semantic(self, scenes: list[Scene], which: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Saturating sum over objects of tuning · size gain · receptive field, plus the tuning to the place."""
+        """Saturating sum over objects of tuning · size gain · receptive field, plus the tuning to
+        the place.
+        """
         u, tuning = self.units[which], self.semantic_tuning[which]
         x, y, sigma = (u[c].to_numpy() for c in ("x", "y", "sigma"))
         drive = np.zeros((len(scenes), len(u)), np.float32)
         for row, scene in enumerate(scenes):
             for thing in scene.things:
                 near = np.exp(-((thing.x - x) ** 2 + (thing.y - y) ** 2) / (2 * sigma**2))
-                drive[row] += tuning[:, SEMANTIC.index(thing.category)] * np.sqrt(thing.size / 3) * near
+                drive[row] += (
+                    tuning[:, SEMANTIC.index(thing.category)] * np.sqrt(thing.size / 3) * near
+                )
             if scene.place != "none":
                 drive[row] += tuning[:, SEMANTIC.index(scene.place)]
         return drive / (drive + 0.7)
 
 
 def make_brain(
-    seed: int, number: int, n_voxels: int, units_per_voxel: int = 1, snr: float = 1.0, spread: float = 1.0, lacking: str = ""
+    seed: int,
+    number: int,
+    n_voxels: int,
+    units_per_voxel: int = 1,
+    snr: float = 1.0,
+    spread: float = 1.0,
+    lacking: str = "",
 ) -> Brain:
     """Grow the brain of subject `number`: its own voxels, shares of areas, tuning and noise.
 
@@ -130,9 +151,14 @@ def make_brain(
     units["type"] = _draw_types(rng, units.area, spread, lacking)
     _draw_fields(rng, units)
     brain = Brain(
-        units, voxels, _early_tuning(rng, units), _semantic_tuning(rng, units),
-        rng.uniform(0.3, 0.6, len(units)).astype(np.float32), np.zeros(0, np.float32), np.ones(0, np.float32),
-    )  # fmt: skip
+        units,
+        voxels,
+        _early_tuning(rng, units),
+        _semantic_tuning(rng, units),
+        rng.uniform(0.3, 0.6, len(units)).astype(np.float32),
+        np.zeros(0, np.float32),
+        np.ones(0, np.float32),
+    )
     # The first unit stands for a voxel's type; its receptive field is the mean of its units'.
     brain.voxels["type"] = units.groupby("voxel").type.first()
     brain.voxels[["x", "y", "sigma"]] = units.groupby("voxel")[["x", "y", "sigma"]].mean()
@@ -155,8 +181,9 @@ def energy_maps(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     Returns
     -------
-    (n_images, n_maps, GRID, GRID): energy at every frequency and orientation; then red, green, blue and yellow; then
-    products of energies at neighbouring orientations, which are large where contours bend.
+    (n_images, n_maps, GRID, GRID): energy at every frequency and orientation; then red, green, blue
+    and yellow; then products of energies at neighbouring orientations, which are large where
+    contours bend.
     """
     rgb = pixels.astype(np.float32) / 255
     grey = rgb.mean(3)
@@ -164,8 +191,13 @@ def energy_maps(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     energy = np.empty((len(rgb), len(FREQUENCIES) * ORIENTATIONS, GRID, GRID), np.float32)
     for m, window in enumerate(_gabor_windows()):
         energy[:, m] = _pool(np.abs(scipy.fft.ifft2(spectrum * window, workers=2)) ** 2)
-    red_green, blue_yellow = rgb[..., 0] - rgb[..., 1], rgb[..., 2] - (rgb[..., 0] + rgb[..., 1]) / 2
-    colour = np.stack([_pool(np.maximum(s * c, 0)) for c in (red_green, blue_yellow) for s in (1, -1)], 1)
+    red_green, blue_yellow = (
+        rgb[..., 0] - rgb[..., 1],
+        rgb[..., 2] - (rgb[..., 0] + rgb[..., 1]) / 2,
+    )
+    colour = np.stack(
+        [_pool(np.maximum(s * c, 0)) for c in (red_green, blue_yellow) for s in (1, -1)], 1
+    )
     middle = energy[:, ORIENTATIONS : 2 * ORIENTATIONS]
     curvature = np.sqrt(middle * np.roll(middle, 2, axis=1))
     return np.concatenate([energy * 30, colour, curvature * 30], 1)
@@ -176,7 +208,9 @@ N_MAPS = N_ENERGY + 4 + ORIENTATIONS
 
 
 def _gabor_windows() -> list[NDArray[np.float32]]:
-    """Transfer functions of quadrature Gabor filters: Gaussians on one side of the frequency plane."""
+    """Transfer functions of quadrature Gabor filters: Gaussians on one side of the frequency
+    plane.
+    """
     fx = scipy.fft.fftfreq(SIZE, FIELD_OF_VIEW / SIZE)[None]  # cycles per degree
     fy = fx.T
     windows = []
@@ -194,7 +228,9 @@ def _pool(maps: NDArray) -> NDArray[np.float32]:
 
 
 def _draw_voxels(rng: np.random.Generator, n_voxels: int, spread: float) -> pd.DataFrame:
-    """Voxels of each area, at vertices of it: hemisphere, vertex, area, x, y (where the vertex has a map)."""
+    """Voxels of each area, at vertices of it: hemisphere, vertex, area, x, y (where the vertex has
+    a map).
+    """
     share = np.array([n for n, _ in AREAS.values()]) * rng.lognormal(0, 0.25 * spread, len(AREAS))
     counts = np.maximum(np.round(n_voxels * share / share.sum()).astype(int), 1)
     parts = []
@@ -206,7 +242,9 @@ def _draw_voxels(rng: np.random.Generator, n_voxels: int, spread: float) -> pd.D
     return pd.concat(parts, ignore_index=True)
 
 
-def _draw_types(rng: np.random.Generator, areas: pd.Series, spread: float, lacking: str) -> NDArray[np.object_]:
+def _draw_types(
+    rng: np.random.Generator, areas: pd.Series, spread: float, lacking: str
+) -> NDArray[np.object_]:
     """Functional type of each unit, from its area's shares, which differ between subjects."""
     types = np.empty(len(areas), dtype=object)
     for area, (_, everybodys) in AREAS.items():
@@ -218,7 +256,9 @@ def _draw_types(rng: np.random.Generator, areas: pd.Series, spread: float, lacki
 
 
 def _draw_fields(rng: np.random.Generator, units: pd.DataFrame) -> None:
-    """Receptive fields: the vertex's map with jitter in V1–V3, elsewhere drawn with cortical magnification."""
+    """Receptive fields: the vertex's map with jitter in V1–V3, elsewhere drawn with cortical
+    magnification.
+    """
     n = len(units)
     eccentricity = 0.75 * ((4.2 / 0.75 + 1) ** rng.random(n) - 1)
     side = np.where(units.hemisphere == "L", 1, -1)
@@ -252,7 +292,9 @@ def _early_tuning(rng: np.random.Generator, units: pd.DataFrame) -> NDArray[np.f
 
 
 def _semantic_tuning(rng: np.random.Generator, units: pd.DataFrame) -> NDArray[np.float32]:
-    """Weights of each unit on the categories and places: one strong, the others weak; (n_units, len(SEMANTIC))."""
+    """Weights of each unit on the categories and places: one strong, the others weak; (n_units,
+    len(SEMANTIC)).
+    """
     tuning = 0.15 * rng.random((len(units), len(SEMANTIC)))
     strength = rng.uniform(0.7, 1.3, len(units))
     for column, name in enumerate(SEMANTIC):
@@ -264,7 +306,8 @@ def _semantic_tuning(rng: np.random.Generator, units: pd.DataFrame) -> NDArray[n
 
 
 def _draw_ncsnr(rng: np.random.Generator, early: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """ncsnr with the quantiles measured in NSD: gamma distributed; category areas are cut below 0.2.
+    """ncsnr with the quantiles measured in NSD: gamma distributed; category areas are cut below
+    0.2.
 
     Early areas, 5/25/50/75/95 %: 0.14 / 0.27 / 0.40 / 0.57 / 0.88, times a factor of the subject.
     """

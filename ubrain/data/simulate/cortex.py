@@ -1,7 +1,7 @@
 """Where the simulated voxels sit on fsaverage5, so that maps look like maps.
 
-The positions are approximate centres from the literature, in millimetres of the right hemisphere's white surface
-(the left one is its mirror image). They serve to draw, not to localise.
+The positions are approximate centres from the literature, in millimetres of the right hemisphere's
+white surface (the left one is its mirror image). They serve to draw, not to localise.
 """
 
 from functools import cache
@@ -12,9 +12,16 @@ from nilearn import datasets, surface
 from numpy.typing import NDArray
 
 FOVEA, CALCARINE_END = (14, -98, -4), (17, -62, 6)  # the two ends of V1
-BANDS = {"V1": (0.0, 0.2), "V2": (0.2, 0.34), "V3": (0.34, 0.46)}  # distance from the calcarine, radians on the sphere
+BANDS = {
+    "V1": (0.0, 0.2),
+    "V2": (0.2, 0.34),
+    "V3": (0.34, 0.46),
+}  # distance from the calcarine, radians on the sphere
 LENGTH = 0.75  # of V1 along the calcarine, radians on the sphere
-MAX_ECCENTRICITY, MAGNIFICATION = 5.5, 0.75  # degrees of visual angle; cortical distance ~ log(eccentricity + 0.75)
+MAX_ECCENTRICITY, MAGNIFICATION = (
+    5.5,
+    0.75,
+)  # degrees of visual angle; cortical distance ~ log(eccentricity + 0.75)
 CENTRES = {  # area -> (centre, radius in radians on the sphere)
     "hV4": ((30, -79, -14), 0.17),
     "OFA": ((41, -78, -11), 0.14),
@@ -37,8 +44,9 @@ def vertices() -> pd.DataFrame:
 
     Returns
     -------
-    One row per vertex: hemisphere ("L", "R"), vertex, area, and for V1–V3 the centre of the receptive field, x and y
-    in degrees of visual angle (NaN elsewhere): the contralateral half field, mirrored at the borders between areas.
+    One row per vertex: hemisphere ("L", "R"), vertex, area, and for V1–V3 the centre of the
+    receptive field, x and y in degrees of visual angle (NaN elsewhere): the contralateral half
+    field, mirrored at the borders between areas.
     """
     return pd.concat([_hemisphere("L"), _hemisphere("R")], ignore_index=True)
 
@@ -70,8 +78,12 @@ def _hemisphere(side: str) -> pd.DataFrame:
     u = np.arctan2(sphere @ along, sphere @ fovea)  # along the calcarine, from the fovea
     v = np.arcsin(np.clip(sphere @ across, -1, 1))  # away from it, dorsal positive
     inside = (u > 0) & (u < LENGTH)
-    eccentricity = MAGNIFICATION * ((MAX_ECCENTRICITY / MAGNIFICATION + 1) ** (np.clip(u, 0, LENGTH) / LENGTH) - 1)
-    angle = np.full(len(sphere), np.nan)  # 0: horizontal meridian, ±90: vertical meridian; dorsal cortex sees below
+    eccentricity = MAGNIFICATION * (
+        (MAX_ECCENTRICITY / MAGNIFICATION + 1) ** (np.clip(u, 0, LENGTH) / LENGTH) - 1
+    )
+    angle = np.full(
+        len(sphere), np.nan
+    )  # 0: horizontal meridian, ±90: vertical meridian; dorsal cortex sees below
     for name, (near, far) in BANDS.items():
         band = inside & (np.abs(v) >= near) & (np.abs(v) < far)
         share = (np.abs(v) - near) / (far - near)
@@ -80,8 +92,13 @@ def _hemisphere(side: str) -> pd.DataFrame:
         area[band] = name
     side_of_field = 1 if side == "L" else -1
     radians = np.deg2rad(angle)
-    table = pd.DataFrame({
-        "hemisphere": side, "vertex": np.arange(len(sphere)), "area": area,
-        "x": side_of_field * eccentricity * np.cos(radians), "y": eccentricity * np.sin(radians),
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "hemisphere": side,
+            "vertex": np.arange(len(sphere)),
+            "area": area,
+            "x": side_of_field * eccentricity * np.cos(radians),
+            "y": eccentricity * np.sin(radians),
+        }
+    )
     return table[table.area != ""]

@@ -1,4 +1,6 @@
-"""Rendered scenes: the stimuli of the simulated crowd. Unlimited in number, free of licences, known in content."""
+"""Rendered scenes: the stimuli of the simulated crowd. Unlimited in number, free of licences,
+known in content.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +14,21 @@ FIELD_OF_VIEW = 8.4  # degrees of visual angle across an image, as in NSD
 SIZE = 112  # pixels
 CATEGORIES = ("face", "body", "food", "word", "animal", "vehicle")
 PLACES = ("none", "indoor", "outdoor")
-WORDS = ("mind", "wave", "bread", "river", "stone", "light", "house", "seven", "music", "paper", "dream", "north", "apple")
+WORDS = (
+    "mind",
+    "wave",
+    "bread",
+    "river",
+    "stone",
+    "light",
+    "house",
+    "seven",
+    "music",
+    "paper",
+    "dream",
+    "north",
+    "apple",
+)
 Colour = tuple[int, int, int]
 
 
@@ -28,7 +44,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is on an image: the place it shows ("none", "indoor", "outdoor") and the objects on it."""
+    """What is on an image: the place it shows ("none", "indoor", "outdoor") and the objects on
+    it.
+    """
 
     place: str
     things: tuple[Thing, ...]
@@ -60,7 +78,9 @@ def _noise_background(rng: np.random.Generator) -> NDArray[np.uint8]:
     """Coloured noise with a 1/f amplitude spectrum, like the average natural image."""
     f = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None])
     f[0, 0] = 1
-    noise = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(3, SIZE, SIZE))) / f ** rng.uniform(0.9, 1.4), s=(SIZE, SIZE))
+    noise = np.fft.irfft2(
+        np.fft.rfft2(rng.normal(size=(3, SIZE, SIZE))) / f ** rng.uniform(0.9, 1.4), s=(SIZE, SIZE)
+    )
     mix = np.eye(3) * 0.5 + 0.5  # channels of natural images go together
     noise = np.tensordot(mix, noise, 1)
     noise = noise / noise.std() * rng.uniform(15, 40) + rng.uniform(70, 180, (3, 1, 1))
@@ -79,33 +99,50 @@ def _darker(colour: Colour, by: float) -> Colour:
 
 def _outdoor(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     horizon = int(SIZE * rng.uniform(0.35, 0.65))
-    sky, ground = (int(rng.integers(90, 160)), int(rng.integers(150, 200)), 235), _colour(rng, 50, 130)
+    sky, ground = (
+        (int(rng.integers(90, 160)), int(rng.integers(150, 200)), 235),
+        _colour(rng, 50, 130),
+    )
     for y in range(horizon):
         draw.line((0, y, SIZE, y), fill=_darker(sky, 0.75 + 0.25 * y / horizon))
     draw.rectangle((0, horizon, SIZE, SIZE), fill=(ground[0], max(ground), ground[2] // 2))
     for _ in range(int(rng.integers(1, 5))):
-        width, height, left = (int(rng.integers(*r)) for r in ((12, 35), (12, horizon), (-10, SIZE - 8)))
+        width, height, left = (
+            int(rng.integers(*r)) for r in ((12, 35), (12, horizon), (-10, SIZE - 8))
+        )
         wall = _colour(rng, 80, 210)
-        draw.rectangle((left, horizon - height, left + width, horizon + 3), fill=wall, outline=_darker(wall, 0.6))
+        draw.rectangle(
+            (left, horizon - height, left + width, horizon + 3),
+            fill=wall,
+            outline=_darker(wall, 0.6),
+        )
         for wx in range(left + 3, left + width - 3, 6):
             for wy in range(horizon - height + 3, horizon - 2, 8):
                 draw.rectangle((wx, wy, wx + 2, wy + 3), fill=_darker(wall, 0.4))
     if rng.random() < 0.6:
         x, top = (int(v) for v in rng.integers(20, SIZE - 20, 2))
-        draw.polygon([(x - 25, SIZE), (x + 25, SIZE), (top + 3, horizon), (top - 3, horizon)], fill=(90, 90, 95))
+        draw.polygon(
+            [(x - 25, SIZE), (x + 25, SIZE), (top + 3, horizon), (top - 3, horizon)],
+            fill=(90, 90, 95),
+        )
 
 
 def _indoor(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     x0, x1 = SIZE * rng.uniform(0.15, 0.35), SIZE * rng.uniform(0.65, 0.85)
     y0, y1 = SIZE * rng.uniform(0.12, 0.3), SIZE * rng.uniform(0.6, 0.78)
     wall, floor = _colour(rng, 110, 230), _colour(rng, 60, 160)
-    draw.polygon([(0, 0), (SIZE, 0), (x1, y0), (x0, y0)], fill=_darker(wall, 1.1) if max(wall) < 230 else wall)
+    draw.polygon(
+        [(0, 0), (SIZE, 0), (x1, y0), (x0, y0)],
+        fill=_darker(wall, 1.1) if max(wall) < 230 else wall,
+    )
     draw.polygon([(0, SIZE), (SIZE, SIZE), (x1, y1), (x0, y1)], fill=floor)
     draw.polygon([(0, 0), (x0, y0), (x0, y1), (0, SIZE)], fill=_darker(wall, 0.8))
     draw.polygon([(SIZE, 0), (x1, y0), (x1, y1), (SIZE, SIZE)], fill=_darker(wall, 0.7))
     draw.rectangle((x0, y0, x1, y1), fill=wall, outline=_darker(wall, 0.5))
     for i in range(1, 5):
-        draw.line((x0 + (x1 - x0) * i / 5, y1, SIZE * (i / 5 * 1.6 - 0.3), SIZE), fill=_darker(floor, 0.6))
+        draw.line(
+            (x0 + (x1 - x0) * i / 5, y1, SIZE * (i / 5 * 1.6 - 0.3), SIZE), fill=_darker(floor, 0.6)
+        )
     wx, wy = rng.uniform(x0 + 4, x1 - 18), rng.uniform(y0 + 3, y0 + 10)
     draw.rectangle((wx, wy, wx + 14, wy + 16), fill=(190, 220, 250), outline=(70, 60, 50), width=2)
     tx, ty, top = rng.uniform(10, 60), rng.uniform(75, 90), _colour(rng, 60, 140)
@@ -123,7 +160,9 @@ def _place_thing(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> Thing:
     return Thing(category, (x - SIZE / 2) * degrees, (SIZE / 2 - y) * degrees, size * degrees)
 
 
-def _oval(draw: ImageDraw.ImageDraw, x: float, y: float, rx: float, ry: float, **style: Any) -> None:
+def _oval(
+    draw: ImageDraw.ImageDraw, x: float, y: float, rx: float, ry: float, **style: Any
+) -> None:
     draw.ellipse((x - rx, y - ry, x + rx, y + ry), **style)
 
 
@@ -132,39 +171,82 @@ def _skin(rng: np.random.Generator) -> Colour:
     return int(245 * tone), int(200 * tone), int(165 * tone)
 
 
-def _face(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float) -> None:
+def _face(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float
+) -> None:
     skin, hair = _skin(rng), _colour(rng, 10, 120)
     _oval(draw, x, y - 0.12 * s, 0.42 * s, 0.45 * s, fill=hair)
     _oval(draw, x, y, 0.35 * s, 0.46 * s, fill=skin, outline=_darker(skin, 0.7))
     gaze = rng.uniform(-0.03, 0.03) * s
     for side in (-1, 1):
         _oval(draw, x + side * 0.15 * s, y - 0.08 * s, 0.075 * s, 0.045 * s, fill=(250, 250, 250))
-        _oval(draw, x + side * 0.15 * s + gaze, y - 0.08 * s, 0.035 * s, 0.04 * s, fill=_colour(rng, 10, 90))
-        draw.line((x + side * 0.08 * s, y - 0.17 * s, x + side * 0.23 * s, y - 0.18 * s), fill=hair, width=2)
-    draw.line((x, y - 0.03 * s, x - 0.03 * s, y + 0.12 * s, x + 0.03 * s, y + 0.13 * s), fill=_darker(skin, 0.6))
+        _oval(
+            draw,
+            x + side * 0.15 * s + gaze,
+            y - 0.08 * s,
+            0.035 * s,
+            0.04 * s,
+            fill=_colour(rng, 10, 90),
+        )
+        draw.line(
+            (x + side * 0.08 * s, y - 0.17 * s, x + side * 0.23 * s, y - 0.18 * s),
+            fill=hair,
+            width=2,
+        )
+    draw.line(
+        (x, y - 0.03 * s, x - 0.03 * s, y + 0.12 * s, x + 0.03 * s, y + 0.13 * s),
+        fill=_darker(skin, 0.6),
+    )
     bend = rng.uniform(-0.05, 0.12) * s
-    draw.line((x - 0.14 * s, y + 0.25 * s - bend, x, y + 0.27 * s, x + 0.14 * s, y + 0.25 * s - bend),
-              fill=(170, 40, 50), width=max(2, int(0.05 * s)))  # fmt: skip
+    draw.line(
+        (x - 0.14 * s, y + 0.25 * s - bend, x, y + 0.27 * s, x + 0.14 * s, y + 0.25 * s - bend),
+        fill=(170, 40, 50),
+        width=max(2, int(0.05 * s)),
+    )
 
 
-def _body(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float) -> None:
+def _body(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float
+) -> None:
     """A figure seen from behind: limbs and clothes, no face."""
     skin, shirt, trousers = _skin(rng), _colour(rng), _colour(rng, 20, 150)
     limb = max(2, int(0.1 * s))
     for side in (-1, 1):
         spread = rng.uniform(0.08, 0.28) * s
-        draw.line((x + side * 0.08 * s, y + 0.1 * s, x + side * spread, y + 0.55 * s), fill=trousers, width=limb)
+        draw.line(
+            (x + side * 0.08 * s, y + 0.1 * s, x + side * spread, y + 0.55 * s),
+            fill=trousers,
+            width=limb,
+        )
         hand = (x + side * rng.uniform(0.2, 0.4) * s, y + rng.uniform(-0.35, 0.2) * s)
-        draw.line((x + side * 0.15 * s, y - 0.25 * s, *hand), fill=skin, width=max(2, int(0.07 * s)))
-    draw.polygon([(x - 0.18 * s, y - 0.3 * s), (x + 0.18 * s, y - 0.3 * s),
-                  (x + 0.13 * s, y + 0.15 * s), (x - 0.13 * s, y + 0.15 * s)], fill=shirt)  # fmt: skip
+        draw.line(
+            (x + side * 0.15 * s, y - 0.25 * s, *hand), fill=skin, width=max(2, int(0.07 * s))
+        )
+    draw.polygon(
+        [
+            (x - 0.18 * s, y - 0.3 * s),
+            (x + 0.18 * s, y - 0.3 * s),
+            (x + 0.13 * s, y + 0.15 * s),
+            (x - 0.13 * s, y + 0.15 * s),
+        ],
+        fill=shirt,
+    )
     _oval(draw, x, y - 0.42 * s, 0.1 * s, 0.12 * s, fill=_colour(rng, 10, 110))
 
 
-def _food(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float) -> None:
+def _food(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float
+) -> None:
     """A plate from above with round, warm-coloured pieces."""
     _oval(draw, x, y, 0.5 * s, 0.42 * s, fill=(235, 235, 230), outline=(180, 180, 175))
-    _oval(draw, x, y, 0.38 * s, 0.31 * s, fill=(int(rng.integers(190, 240)), int(rng.integers(130, 180)), 60))
+    _oval(
+        draw,
+        x,
+        y,
+        0.38 * s,
+        0.31 * s,
+        fill=(int(rng.integers(190, 240)), int(rng.integers(130, 180)), 60),
+    )
     for _ in range(int(rng.integers(5, 10))):
         angle, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.26) * s
         colour = [(200, 50, 40), (240, 200, 70), (90, 150, 50), (150, 80, 40)][rng.integers(4)]
@@ -172,24 +254,39 @@ def _food(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: floa
         _oval(draw, px, py, 0.08 * s, 0.07 * s, fill=colour, outline=_darker(colour, 0.7))
 
 
-def _word(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float) -> None:
+def _word(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float
+) -> None:
     text = WORDS[rng.integers(len(WORDS))]
     text = text.upper() if rng.random() < 0.5 else text
     font = ImageFont.load_default(size=max(9.0, 1.9 * s / len(text)))
     left, top, right, bottom = draw.textbbox((x, y), text, font=font, anchor="mm")
-    ink, paper = ((20, 20, 30), (240, 240, 235)) if rng.random() < 0.6 else ((250, 250, 240), _colour(rng, 0, 110))
+    ink, paper = (
+        ((20, 20, 30), (240, 240, 235))
+        if rng.random() < 0.6
+        else ((250, 250, 240), _colour(rng, 0, 110))
+    )
     draw.rectangle((left - 3, top - 3, right + 3, bottom + 3), fill=paper)
     draw.text((x, y), text, font=font, fill=ink, anchor="mm")
 
 
-def _animal(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float) -> None:
+def _animal(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float
+) -> None:
     base = int(rng.integers(70, 200))
     fur = (base, int(base * 0.8), int(base * 0.55))
     side = 1 if rng.random() < 0.5 else -1
     for leg in (-0.26, -0.16, 0.14, 0.24):
-        draw.line((x + leg * s, y + 0.1 * s, x + leg * s, y + 0.42 * s), fill=_darker(fur, 0.8),
-                  width=max(2, int(0.07 * s)))  # fmt: skip
-    draw.line((x - side * 0.3 * s, y, x - side * 0.48 * s, y - 0.2 * s), fill=fur, width=max(2, int(0.05 * s)))
+        draw.line(
+            (x + leg * s, y + 0.1 * s, x + leg * s, y + 0.42 * s),
+            fill=_darker(fur, 0.8),
+            width=max(2, int(0.07 * s)),
+        )
+    draw.line(
+        (x - side * 0.3 * s, y, x - side * 0.48 * s, y - 0.2 * s),
+        fill=fur,
+        width=max(2, int(0.05 * s)),
+    )
     _oval(draw, x, y, 0.34 * s, 0.19 * s, fill=fur)
     for _ in range(int(rng.integers(0, 8))):
         spot = (x + rng.uniform(-0.25, 0.25) * s, y + rng.uniform(-0.1, 0.1) * s)
@@ -198,23 +295,51 @@ def _animal(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: fl
     _oval(draw, hx, hy, 0.15 * s, 0.13 * s, fill=fur)
     _oval(draw, hx + side * 0.12 * s, hy + 0.04 * s, 0.08 * s, 0.055 * s, fill=_darker(fur, 0.85))
     for ear in (-0.07, 0.06):
-        draw.polygon([(hx + (ear - 0.04) * s, hy - 0.08 * s), (hx + (ear + 0.04) * s, hy - 0.08 * s),
-                      (hx + ear * s, hy - 0.23 * s)], fill=_darker(fur, 0.75))  # fmt: skip
+        draw.polygon(
+            [
+                (hx + (ear - 0.04) * s, hy - 0.08 * s),
+                (hx + (ear + 0.04) * s, hy - 0.08 * s),
+                (hx + ear * s, hy - 0.23 * s),
+            ],
+            fill=_darker(fur, 0.75),
+        )
     _oval(draw, hx + side * 0.04 * s, hy - 0.03 * s, 0.02 * s, 0.02 * s, fill=(10, 10, 10))
 
 
-def _vehicle(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float) -> None:
+def _vehicle(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: float, s: float
+) -> None:
     paint = _colour(rng, 30, 250)
     height = rng.uniform(0.2, 0.3) * s
-    draw.polygon([(x - 0.26 * s, y), (x - 0.16 * s, y - height), (x + 0.14 * s, y - height), (x + 0.28 * s, y)],
-                 fill=_darker(paint, 0.85))  # fmt: skip
-    draw.rectangle((x - 0.5 * s, y - 0.02 * s, x + 0.5 * s, y + 0.2 * s), fill=paint, outline=_darker(paint, 0.5))
+    draw.polygon(
+        [
+            (x - 0.26 * s, y),
+            (x - 0.16 * s, y - height),
+            (x + 0.14 * s, y - height),
+            (x + 0.28 * s, y),
+        ],
+        fill=_darker(paint, 0.85),
+    )
+    draw.rectangle(
+        (x - 0.5 * s, y - 0.02 * s, x + 0.5 * s, y + 0.2 * s),
+        fill=paint,
+        outline=_darker(paint, 0.5),
+    )
     for left, right in ((-0.18, -0.02), (0.02, 0.16)):
-        draw.rectangle((x + left * s, y - 0.8 * height, x + right * s, y - 0.03 * s), fill=(170, 210, 235))
+        draw.rectangle(
+            (x + left * s, y - 0.8 * height, x + right * s, y - 0.03 * s), fill=(170, 210, 235)
+        )
     for wheel in (-0.28, 0.28):
         _oval(draw, x + wheel * s, y + 0.2 * s, 0.11 * s, 0.11 * s, fill=(25, 25, 25))
         _oval(draw, x + wheel * s, y + 0.2 * s, 0.05 * s, 0.05 * s, fill=(170, 170, 170))
     _oval(draw, x + 0.47 * s, y + 0.06 * s, 0.03 * s, 0.03 * s, fill=(255, 240, 150))
 
 
-DRAW = {"face": _face, "body": _body, "food": _food, "word": _word, "animal": _animal, "vehicle": _vehicle}
+DRAW = {
+    "face": _face,
+    "body": _body,
+    "food": _food,
+    "word": _word,
+    "animal": _animal,
+    "vehicle": _vehicle,
+}
