@@ -44,9 +44,9 @@ import numpy as np
 import pandas as pd
 
 import ubrain
-from ubrain import figures
-from ubrain.data import check
-from ubrain.studies import receptive_fields
+from ubrain.data import doctor as check
+from ubrain.report import figures
+from ubrain.report.studies import receptive_fields
 
 lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
 lab.crowd

@@ -41,8 +41,8 @@ subjects = None
 import matplotlib.pyplot as plt
 
 import ubrain
-from ubrain import figures
-from ubrain.lab import ALONE, CROWD, FACTORISED, RIDGE
+from ubrain.report import figures
+from ubrain.report.lab import ALONE, CROWD, FACTORISED, RIDGE
 
 lab = ubrain.Lab("01_crowd_gains", crowd, profile, seed, subjects)
 lab.summary().round(3)

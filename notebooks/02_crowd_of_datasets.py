@@ -43,9 +43,9 @@ main_subjects = [2]
 import matplotlib.pyplot as plt
 
 import ubrain
-from ubrain import figures
-from ubrain.lab import ALONE, CROWD
-from ubrain.studies import datasets as study
+from ubrain.report import figures
+from ubrain.report.lab import ALONE, CROWD
+from ubrain.report.studies import datasets as study
 
 lab = ubrain.Lab("02_crowd_of_datasets", crowd, profile, seed, subjects)
 found = study.groups(lab, subjects)

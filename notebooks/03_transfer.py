@@ -58,7 +58,7 @@ import pandas as pd
 from IPython.display import display
 
 import ubrain
-from ubrain.studies import newcomers
+from ubrain.report.studies import newcomers
 
 lab = ubrain.Lab("03_transfer", crowd, profile, seed, subjects)
 lab.summary().round(3)

@@ -38,9 +38,9 @@ area_voxels = 10
 import matplotlib.pyplot as plt
 
 import ubrain
-from ubrain import figures
-from ubrain.lab import ALONE, CROWD
-from ubrain.studies import retrieval as study
+from ubrain.report import figures
+from ubrain.report.lab import ALONE, CROWD
+from ubrain.report.studies import retrieval as study
 
 lab = ubrain.Lab("04_retrieval", crowd, profile, seed, subjects)
 lab.summary().round(3)

@@ -37,8 +37,9 @@ import pandas as pd
 from IPython.display import display
 
 import ubrain
-from ubrain import clusters, figures
-from ubrain.studies import clustering
+from ubrain.analysis import clusters
+from ubrain.report import figures
+from ubrain.report.studies import clustering
 
 pd.options.display.max_colwidth = 120
 lab = ubrain.Lab("05_clusters", crowd, profile, seed, subjects)

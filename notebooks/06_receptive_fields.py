@@ -40,13 +40,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import ubrain
-from ubrain import figures
-from ubrain.studies import receptive_fields as study
+from ubrain.report import figures
+from ubrain.report.studies import receptive_fields as study
 
 lab = ubrain.Lab("06_receptive_fields", crowd, profile, seed, subjects)
 view, unit = study.field_of_view(lab, field_of_view)
 encoder = lab.encoder(lab.subjects)
-side = ubrain.fields.side_of(encoder.config.n_tokens)
+side = ubrain.analysis.fields.side_of(encoder.config.n_tokens)
 print(f"{len(encoder.levels)} levels of {side} × {side} tokens, each {view / side:.2f} {unit} wide")
 
 # %% [markdown]

@@ -47,8 +47,8 @@ n_seeds = None
 import matplotlib.pyplot as plt
 
 import ubrain
-from ubrain import figures
-from ubrain.studies import ablations as study
+from ubrain.report import figures
+from ubrain.report.studies import ablations as study
 
 lab = ubrain.Lab("07_ablations", crowd, profile, seed, subjects)
 lab.summary().loc[study.subjects_of(lab)].round(3)

@@ -45,10 +45,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import ubrain
-from ubrain import clusters, figures
-from ubrain.data import check
-from ubrain.studies import own_brain
-from ubrain.studies.own_brain import NAME
+from ubrain.analysis import clusters
+from ubrain.data import doctor as check
+from ubrain.report import figures
+from ubrain.report.studies import own_brain
+from ubrain.report.studies.own_brain import NAME
 
 pd.options.display.max_colwidth = 120
 lab = ubrain.Lab("08_your_brain", crowd, profile, seed, subjects)

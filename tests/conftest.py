@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from ubrain.config import SimulationConfig
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
-from ubrain.lab import Lab
+from ubrain.report.lab import Lab
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,7 @@ from ubrain import backbone as backbone_module
 from ubrain.backbone import Backbone, Features, shifted
 from ubrain.cli import app
 from ubrain.config import BackboneConfig
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
@@ -526,7 +526,7 @@ import errno, sys
 from pathlib import Path
 from ubrain import backbone
 from ubrain.config import BackboneConfig
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 
 class Full(backbone.Sink):
     left = 2  # files that fit
@@ -624,9 +624,7 @@ def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_pat
 def test_pretrained_is_short_for_the_weights_of_the_hub(small_crowd, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from ubrain import (
-        backbone,
-    )
+    from ubrain import backbone
     from ubrain.cli import app
 
     asked = []

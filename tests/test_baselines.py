@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 
-from ubrain import baselines, scores
+from ubrain import scores
+from ubrain.analysis import baselines
 from ubrain.config import BaselineConfig
 from ubrain.errors import UbrainError
 
@@ -36,7 +37,7 @@ class FakeFeatures:
 
 
 class FakeSubject:
-    """What the baselines use of `ubrain.data.crowd.Subject`; responses to test images are not
+    """What the baselines use of `ubrain.crowd.Subject`; responses to test images are not
     given out.
     """
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ubrain import bench, fused
+from benchmarks import bench
+from ubrain import kernels
 from ubrain.errors import UbrainError
 
 TINY = bench.Sizes(
@@ -54,7 +55,7 @@ def test_the_limit_is_found_in_bounded_time_where_products_are_slow(monkeypatch,
 
 @pytest.mark.parametrize(("train", "keep"), [(False, 0), (True, 0), (True, 1 << 20)])
 def test_multiply_adds_are_those_that_happen(monkeypatch, train, keep):
-    monkeypatch.setattr(fused, "KEEP", keep)
+    monkeypatch.setattr(kernels, "KEEP", keep)
     monkeypatch.setattr(bench, "KEEP", keep)
     sizes = replace(TINY, images=4, voxels=64)
     setup = bench.Setup(sizes, torch.device("cpu"))

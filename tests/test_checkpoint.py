@@ -21,6 +21,7 @@ from ubrain import checkpoint
 from ubrain.cli import app
 from ubrain.config import BackboneConfig, EncoderConfig
 from ubrain.errors import UbrainError
+from ubrain.exchange import hub
 from ubrain.model import UniversalEncoder
 
 CONFIG = EncoderConfig(
@@ -155,7 +156,7 @@ def test_an_unknown_subject_is_named_with_those_that_exist(saved):
     for read in (
         lambda: checkpoint.load(saved, subjects=["C"]),
         lambda: checkpoint.voxel_table(saved, "C"),
-        lambda: checkpoint.drop(saved, ["C"], saved),
+        lambda: hub.drop(saved, ["C"], saved),
     ):
         with pytest.raises(UbrainError, match="no subject 'C'; it has A, B"):
             read()
@@ -324,7 +325,7 @@ def test_an_unexpected_weight_is_refused(saved):
 
 def test_the_card_states_data_training_scores_limits_licence_and_citation(saved, tmp_path):
     encoder = checkpoint.load(saved, without_adapters=True)
-    checkpoint.save_pretrained(
+    hub.save_pretrained(
         encoder,
         tmp_path / "gift",
         like=saved,
@@ -370,30 +371,30 @@ class Hub:
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def fake(monkeypatch):
     monkeypatch.setattr(Hub, "calls", [])
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     return Hub
 
 
-def test_a_checkpoint_is_uploaded_privately_and_without_what_else_lies_there(saved, hub):
+def test_a_checkpoint_is_uploaded_privately_and_without_what_else_lies_there(saved, fake):
     (saved / "training.pt").write_text("secret")
-    assert checkpoint.push_to_hub(saved, "me/encoder", token="t") == "https://hub/commit/1"
-    (_, token), create, (_, sent) = hub.calls
+    assert hub.push_to_hub(saved, "me/encoder", token="t") == "https://hub/commit/1"
+    (_, token), create, (_, sent) = fake.calls
     assert token == "t"
     assert create == ("create", "me/encoder", True, True)
     assert set(sent) == {"config.json", "encoder.safetensors", "README.md", "voxels/A.csv"}
     assert sent["config.json"] == (saved / "config.json").read_bytes()
 
 
-def test_the_hub_does_not_learn_where_files_lie_on_this_machine(saved, hub):
+def test_the_hub_does_not_learn_where_files_lie_on_this_machine(saved, fake):
     place = "/home/somebody/private/dino.safetensors"
     encoder = checkpoint.load(saved, without_adapters=True)
     settings = {"backbone": {"name": "x", "weights": place}}
     checkpoint.save(encoder, saved, like=saved, settings=settings)
     assert place in (saved / "README.md").read_text()
-    checkpoint.push_to_hub(saved, "me/encoder")
-    sent = hub.calls[-1][1]
+    hub.push_to_hub(saved, "me/encoder")
+    sent = fake.calls[-1][1]
     assert b"somebody" not in sent["config.json"] + sent["README.md"]
     assert b"dino.safetensors" in sent["README.md"]
     assert json.loads(sent["config.json"])["facts"]["settings"]["backbone"] == {
@@ -412,27 +413,27 @@ def test_a_backbone_of_absurd_size_is_refused(saved, option, value):
         checkpoint.backbone_config(saved)
 
 
-def test_nothing_is_uploaded_privately_to_a_public_place(saved, hub, monkeypatch):
-    monkeypatch.setattr(hub, "public", True)
+def test_nothing_is_uploaded_privately_to_a_public_place(saved, fake, monkeypatch):
+    monkeypatch.setattr(fake, "public", True)
     with pytest.raises(UbrainError, match="is public"):
-        checkpoint.push_to_hub(saved, "me/encoder")
-    assert not [call for call in hub.calls if call[0] == "upload"]
+        hub.push_to_hub(saved, "me/encoder")
+    assert not [call for call in fake.calls if call[0] == "upload"]
 
 
-def test_an_incomplete_checkpoint_is_not_uploaded(saved, hub):
+def test_an_incomplete_checkpoint_is_not_uploaded(saved, fake):
     (saved / checkpoint.CONFIG).unlink()
     with pytest.raises(UbrainError, match="does not hold an encoder"):
-        checkpoint.push_to_hub(saved, "me/encoder")
-    assert not hub.calls
+        hub.push_to_hub(saved, "me/encoder")
+    assert not fake.calls
 
 
-def test_what_the_hub_says_reaches_the_user(saved, hub, monkeypatch):
-    monkeypatch.setattr(hub, "create_repo", raising(PermissionError("not yours")))
+def test_what_the_hub_says_reaches_the_user(saved, fake, monkeypatch):
+    monkeypatch.setattr(fake, "create_repo", raising(PermissionError("not yours")))
     with pytest.raises(
         UbrainError,
         match=r"me/encoder: the hub did not take the upload \(PermissionError: not yours",
     ):
-        checkpoint.push_to_hub(saved, "me/encoder")
+        hub.push_to_hub(saved, "me/encoder")
 
 
 def test_an_encoder_comes_from_the_hub_with_the_files_that_are_needed(saved, monkeypatch):
@@ -442,7 +443,7 @@ def test_an_encoder_comes_from_the_hub_with_the_files_that_are_needed(saved, mon
         "snapshot_download",
         lambda name, **rest: asked.append((name, rest)) or str(saved),
     )
-    encoder = checkpoint.from_pretrained("me/encoder", ["B"], "v1", without_adapters=True)
+    encoder = hub.from_pretrained("me/encoder", ["B"], "v1", without_adapters=True)
     assert list(encoder.embeddings) == ["B"]
     assert asked == [
         (
@@ -464,7 +465,7 @@ def test_a_folder_needs_no_hub(saved, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
     )
-    same_responses(checkpoint.from_pretrained(saved, adapters=adapters()), make()[0], "A")
+    same_responses(hub.from_pretrained(saved, adapters=adapters()), make()[0], "A")
 
 
 def test_without_a_connection_the_user_is_told_what_to_do(monkeypatch):
@@ -472,7 +473,7 @@ def test_without_a_connection_the_user_is_told_what_to_do(monkeypatch):
     with pytest.raises(
         UbrainError, match=r"could not be fetched.*LocalEntryNotFoundError.*copy the folder here"
     ):
-        checkpoint.from_pretrained("me/encoder")
+        hub.from_pretrained("me/encoder")
 
 
 def test_a_wrong_path_is_not_looked_for_on_the_hub(monkeypatch):
@@ -480,7 +481,7 @@ def test_a_wrong_path_is_not_looked_for_on_the_hub(monkeypatch):
         huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub")
     )
     with pytest.raises(UbrainError, match="no folder 'runs/crowd/best'"):
-        checkpoint.from_pretrained("runs/crowd/best")
+        hub.from_pretrained("runs/crowd/best")
 
 
 def test_show_tells_what_a_folder_holds(saved):

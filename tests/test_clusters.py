@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import fisher_exact
 from sklearn.metrics import adjusted_rand_score
 
-from ubrain import clusters
+from ubrain.analysis import clusters
 from ubrain.errors import UbrainError
 
 

@@ -26,14 +26,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ubrain import checkpoint, distributed, train
+from ubrain import backbone, checkpoint, parallel, train
 from ubrain.backbone import Features, choose_device
 from ubrain.cli import app
 from ubrain.config import SimulationConfig, load_profile
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
-from ubrain.distributed import Group, interleave
 from ubrain.errors import UbrainError
+from ubrain.parallel import Group, interleave
 
 PROFILE = load_profile("smoke")
 TRAINING = replace(PROFILE.training, epochs=4, min_steps=0, batches_per_step=3, device="cpu")
@@ -66,7 +66,7 @@ def place(tmp_path_factory):
 def source_of(place):
     with Crowd(place.crowd) as crowd:
         features = Features(crowd, PROFILE.backbone, place.cache / "features", "cpu")
-        yield train.Source(crowd, features)
+        yield backbone.Source(crowd, features)
         features.close()
 
 
@@ -116,7 +116,7 @@ def launch(size, work, *args):
 
 def _rank(rank, size, port, pipe, work, args):
     torch.set_num_threads(1)
-    distributed.PATIENCE = timedelta(
+    parallel.PATIENCE = timedelta(
         minutes=3
     )  # so that none is left over for long if a test breaks off
     os.environ |= {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ubrain import fields
+from ubrain.analysis import fields
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ubrain import figures
-from ubrain.figures import CONDITIONS
-from ubrain.figures.crowd import _spread
+from ubrain.report import figures
+from ubrain.report.figures import CONDITIONS
+from ubrain.report.figures.crowd import _spread
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ubrain import scores
-from ubrain.data import truth
+from ubrain.data.simulate import truth
 from ubrain.errors import UbrainError
-from ubrain.lab import ALONE, CROWD, RIDGE, Lab, run_name
+from ubrain.report.lab import ALONE, CROWD, RIDGE, Lab, run_name
 
 
 @pytest.fixture(scope="module")

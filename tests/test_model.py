@@ -8,7 +8,7 @@ import reference
 import torch
 import torch.nn.functional as F
 
-from ubrain import fused
+from ubrain import kernels
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
@@ -40,11 +40,11 @@ def embeddings(encoder, dtype, per_image):
 def test_values_and_gradients_agree_with_the_formulas(
     monkeypatch, dtype, tolerance, n_tokens, per_image, dropout, tile, keep
 ):
-    monkeypatch.setattr(fused, "KEEP", keep)
+    monkeypatch.setattr(kernels, "KEEP", keep)
     monkeypatch.setitem(
-        fused.NUMBERS_PER_TILE, "cpu", tile[0] * tile[1] * max(n_tokens, 4 * CONFIG.channels)
+        kernels.NUMBERS_PER_TILE, "cpu", tile[0] * tile[1] * max(n_tokens, 4 * CONFIG.channels)
     )
-    monkeypatch.setitem(fused.VOXELS_PER_TILE, "cpu", tile[1])
+    monkeypatch.setitem(kernels.VOXELS_PER_TILE, "cpu", tile[1])
     encoder, tokens = make(dtype, replace(CONFIG, n_tokens=n_tokens))
     encoder.train(dropout)
     e = embeddings(encoder, dtype, per_image)
@@ -105,7 +105,7 @@ def test_the_voxels_of_a_subject_are_those_of_its_embeddings():
 
 
 def test_dropout_drops_its_share_and_scales_the_rest():
-    keep = fused.dropout_mask((100, 100, 7), 0.25, torch.device("cpu"))
+    keep = kernels.dropout_mask((100, 100, 7), 0.25, torch.device("cpu"))
     assert keep.shape == (100, 100, 7)
     assert keep.float().mean().item() == pytest.approx(0.75, abs=0.01)
     by_channel = keep.float().mean((0, 1))
@@ -116,7 +116,7 @@ def test_dropout_drops_its_share_and_scales_the_rest():
     drawn = encoder(tokens, "A")
     torch.manual_seed(5)
     masks = [
-        fused.dropout_mask((5, 30, CONFIG.channels), CONFIG.dropout, torch.device("cpu"))
+        kernels.dropout_mask((5, 30, CONFIG.channels), CONFIG.dropout, torch.device("cpu"))
         for _ in CONFIG.widths
     ]
     torch.testing.assert_close(
@@ -149,7 +149,7 @@ def test_bf16_comes_close_in_values_and_gradients():
 def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass(monkeypatch, keep):
     encoder, tokens = make(torch.float32, replace(CONFIG, n_tokens=64, channels=8))
     encoder.train()
-    monkeypatch.setattr(fused, "KEEP", keep)
+    monkeypatch.setattr(kernels, "KEEP", keep)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(tuple(t.shape)) or t, lambda t: t
@@ -164,7 +164,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
     encoder, tokens = make(torch.float32)
     seen = []
     monkeypatch.setattr(
-        fused._Readout, "apply", lambda *inputs: seen.append(inputs[-1]) or torch.zeros(5, 30)
+        kernels._Readout, "apply", lambda *inputs: seen.append(inputs[-1]) or torch.zeros(5, 30)
     )
     with torch.inference_mode():
         encoder(tokens, "A")
@@ -172,7 +172,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):
         encoder(tokens, "A")
     assert seen == [0] * 4
     encoder(tokens, "A")
-    assert seen[-1] == fused.KEEP
+    assert seen[-1] == kernels.KEEP
 
 
 @pytest.mark.parametrize("forward", [False, True])

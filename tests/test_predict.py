@@ -26,13 +26,15 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from ubrain import checkpoint, maps, predict, scores, train
-from ubrain.backbone import Backbone, Features
+from ubrain import checkpoint, predict, scores
+from ubrain.backbone import Backbone, Features, Source
 from ubrain.cli import app
 from ubrain.config import BackboneConfig, EncoderConfig
 from ubrain.errors import UbrainError
+from ubrain.exchange import maps, predictions
+from ubrain.exchange.predictions import bytes_of, predict_images
 from ubrain.model import UniversalEncoder
-from ubrain.predict import Predictor, bytes_of, predict_images
+from ubrain.predict import Predictor
 
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 2), 32, 4, False, 0)
 ENCODER = EncoderConfig(embedding_size=8, channels=6, embedding_scale=6.0)
@@ -75,7 +77,7 @@ def made_once(backbone):
     """The same backbone for every prediction, since making it takes longer than everything else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            predict, "Backbone", lambda config: backbone if config == CNN else Backbone(config)
+            predictions, "Backbone", lambda config: backbone if config == CNN else Backbone(config)
         )
         yield
 
@@ -406,7 +408,7 @@ def test_memory_grows_neither_with_images_nor_with_voxels():
         from ubrain.backbone import Backbone
         from ubrain.config import BackboneConfig, EncoderConfig
         from ubrain.model import UniversalEncoder
-        from ubrain.predict import predict_images
+        from ubrain.exchange.predictions import (predict_images)
         CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1,), 32, 2, False, 0)
         backbone = Backbone(CNN)
         config = EncoderConfig(backbone.widths, backbone.n_tokens, 8, 4)
@@ -446,7 +448,7 @@ class Killed(Exception):
 
 def stop_after(monkeypatch, batches):
     """Make the next prediction fail after so many batches; gives a way to stop that."""
-    real, calls = predict._Work.add, []
+    real, calls = predictions._Work.add, []
 
     def add(self, values):
         if len(calls) == batches:
@@ -454,8 +456,8 @@ def stop_after(monkeypatch, batches):
         calls.append(1)
         real(self, values)
 
-    monkeypatch.setattr(predict._Work, "add", add)
-    return lambda: monkeypatch.setattr(predict._Work, "add", real)
+    monkeypatch.setattr(predictions._Work, "add", add)
+    return lambda: monkeypatch.setattr(predictions._Work, "add", real)
 
 
 @pytest.fixture
@@ -527,9 +529,9 @@ def test_kill_minus_nine_and_the_same_call_again(made, tmp_path):
         import time, torch
         from ubrain import predict
         torch.set_num_threads({torch.get_num_threads()})
-        real = predict._Work.add
-        predict._Work.add = lambda self, values: (real(self, values), time.sleep(0.05))
-        predict.predict_images(*{arguments!r}, batch=2, device="cpu")
+        real = predictions._Work.add
+        predictions._Work.add = lambda self, values: (real(self, values), time.sleep(0.05))
+        predictions.predict_images(*{arguments!r}, batch=2, device="cpu")
     """)
     raw = work_of(tmp_path, "killed.h5") / "responses.raw"
     with subprocess.Popen([sys.executable, "-c", code]) as victim:
@@ -548,18 +550,18 @@ def test_kill_minus_nine_and_the_same_call_again(made, tmp_path):
 
 def test_if_only_the_target_was_not_written_nothing_is_predicted_again(call, tmp_path, monkeypatch):
     whole = call("whole.h5")
-    real = predict._Work.batches
+    real = predictions._Work.batches
 
     def breaks(self):
         yield next(real(self))
         raise Killed
 
-    monkeypatch.setattr(predict._Work, "batches", breaks)
+    monkeypatch.setattr(predictions._Work, "batches", breaks)
     (tmp_path / "cut.h5").write_bytes(b"an older file")
     with pytest.raises(Killed):
         call("cut.h5")
     assert (tmp_path / "cut.h5").read_bytes() == b"an older file"
-    monkeypatch.setattr(predict._Work, "batches", real)
+    monkeypatch.setattr(predictions._Work, "batches", real)
     counts = count_predicted(monkeypatch)
     call("cut.h5")
     assert counts == []
@@ -633,7 +635,7 @@ def test_images_that_were_added_at_the_end_are_predicted_too(call, made, tmp_pat
     last = images / "image20.png"
     content = last.read_bytes()
     last.unlink()
-    monkeypatch.setattr(predict.maps, "_write_h5", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(predictions.maps, "_write_h5", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         call("cut.h5", images=images)  # all 20 are predicted
     monkeypatch.undo()
@@ -783,8 +785,8 @@ def test_responses_that_are_no_numbers_are_not_written(call, made, tmp_path):
 
 
 def test_only_the_embeddings_of_the_subject_are_loaded(call, monkeypatch):
-    loaded, real = [], predict.load
-    monkeypatch.setattr(predict, "load", lambda *args: loaded.append(real(*args)) or loaded[-1])
+    loaded, real = [], predictions.load
+    monkeypatch.setattr(predictions, "load", lambda *args: loaded.append(real(*args)) or loaded[-1])
     call(subject="S2")
     assert list(loaded[0].embeddings) == ["S2"]
 
@@ -875,7 +877,7 @@ def test_memory_in_other_words_is_refused(text):
 @pytest.fixture(scope="module")
 def crowd_source(crowd, tmp_path_factory):
     features = Features(crowd, CNN, tmp_path_factory.mktemp("features"))
-    source = train.Source(crowd, features)
+    source = Source(crowd, features)
     yield source, encoder_on(features, {name: crowd[name].n_voxels for name in crowd.subjects})
     features.close()
 
@@ -887,15 +889,15 @@ def test_a_crowd_is_predicted_and_evaluated_the_same_in_the_least_memory(crowd_s
     memory = least(encoder, name)
     with torch.no_grad():
         plain = encoder(source.tokens(rows, torch.device("cpu")), name).numpy()
-    parts = list(train.stream(encoder, source, name, rows, memory=memory))
+    parts = list(predict.stream(encoder, source, name, rows, memory=memory))
     assert [len(part) for part, _ in parts] == [1] * len(rows)
     np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), rows)
     close(np.concatenate([predicted for _, predicted in parts]), plain)
-    close(train.predict(encoder, source, name, rows, memory=memory), plain)
+    close(predict.predict(encoder, source, name, rows, memory=memory), plain)
     expected = scores.correlation(plain, source.crowd[name].responses_to(rows))
     assert np.abs(expected).max() > 0.05
     np.testing.assert_allclose(
-        train.correlate(encoder, source, name, rows, memory=memory), expected, atol=1e-4
+        predict.correlate(encoder, source, name, rows, memory=memory), expected, atol=1e-4
     )
 
 
@@ -903,5 +905,5 @@ def test_no_images_of_a_crowd_give_no_responses(crowd_source):
     source, encoder = crowd_source
     name = source.crowd.subjects[0]
     none = np.empty(0, np.int64)
-    assert train.predict(encoder, source, name, none).shape == (0, source.crowd[name].n_voxels)
-    assert np.isnan(train.correlate(encoder, source, name, none)).all()
+    assert predict.predict(encoder, source, name, none).shape == (0, source.crowd[name].n_voxels)
+    assert np.isnan(predict.correlate(encoder, source, name, none)).all()

@@ -19,7 +19,7 @@ from ubrain.backbone import Backbone
 from ubrain.cli import app
 from ubrain.config import BackboneConfig
 from ubrain.errors import UbrainError
-from ubrain.released import NSD, import_released, parse_subjects, show
+from ubrain.exchange.released import NSD, import_released, parse_subjects, show
 
 E, C, D, R, P, BLOCKS = (
     16,

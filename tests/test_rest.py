@@ -10,9 +10,10 @@ from sklearn.linear_model import Ridge
 from ubrain import checkpoint
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
+from ubrain.exchange import hub
 from ubrain.model import UniversalEncoder
 from ubrain.predict import Predictor
-from ubrain.rest import (
+from ubrain.readout import (
     STRENGTHS,
     Components,
     LinearRest,
@@ -176,7 +177,7 @@ def test_a_checkpoint_keeps_the_rest_with_its_subject(encoder, tmp_path):
     assert all(torch.equal(again.state_dict()[name], t) for name, t in encoder.state_dict().items())
     only = checkpoint.load(tmp_path / "both", subjects=["S1"])
     assert (list(only.embeddings), list(only.rests)) == (["S1"], [])
-    checkpoint.drop(tmp_path / "both", ["S10"], tmp_path / "one")
+    hub.drop(tmp_path / "both", ["S10"], tmp_path / "one")
     assert not any("S10" in name for name in checkpoint.weights_in(tmp_path / "one"))
     encoder.drop_subject("S10")
     assert not encoder.rests

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ubrain import results
 from ubrain.errors import UbrainError
-from ubrain.results import END, START, Record
+from ubrain.report import results
+from ubrain.report.results import END, START, Record
 
 ROOT = Path(__file__).parents[1]
 FACTS = {"simulated": True, "crowd": "simulated, seed 0", "profile": "smoke", "seed": 0}

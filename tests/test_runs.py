@@ -17,9 +17,9 @@ import pytest
 from jupyter_client.kernelspec import get_kernel_spec
 from typer.testing import CliRunner
 
-from ubrain import runs
 from ubrain.cli import app
 from ubrain.errors import UbrainError
+from ubrain.report import runs
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
@@ -49,7 +49,7 @@ SUCCEEDS = (
     + """import os
 from pathlib import Path
 
-from ubrain.results import Record, write_results
+from ubrain.report.results import Record, write_results
 
 out = Path(os.environ["UBRAIN_OUT"])
 (out / "figures").mkdir(exist_ok=True)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import PermutationMethod, bootstrap, false_discovery_control, kstest, pearsonr
 
-from ubrain import scores, stats
+from ubrain import scores
+from ubrain.analysis import stats
 from ubrain.errors import UbrainError
 
 

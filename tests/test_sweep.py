@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from ubrain import sweep
 from ubrain.cli import app
 from ubrain.errors import UbrainError
+from ubrain.report import sweep
 
 NOTEBOOK = """# ---
 # jupyter:
@@ -342,7 +342,7 @@ def test_a_stopped_sweep_leaves_what_has_finished_and_no_process(project, quick,
     program = """
 import signal, sys
 from pathlib import Path
-from ubrain import sweep
+from ubrain.report import sweep
 signal.signal(signal.SIGINT, signal.default_int_handler)
 run = [sys.executable, "-S", "run.py"]
 sweep._command = lambda n, p, folder: [*run, str(folder), sweep.json.dumps(p)]

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from ubrain import torchfile
 from ubrain.errors import UbrainError
+from ubrain.exchange import torchfile
 
 
 def allowed(name):

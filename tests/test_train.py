@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from ubrain import checkpoint, scores, train
+from ubrain import backbone, checkpoint, predict, scores, train
 from ubrain.backbone import Backbone, Features
 from ubrain.config import BackboneConfig, EncoderConfig, SimulationConfig, TrainingConfig
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
 
@@ -46,7 +46,7 @@ def source(tmp_path_factory):
     )
     with Crowd(folder / "crowd.h5") as crowd:
         features = Features(crowd, CNN, folder / "features")
-        yield train.Source(crowd, features)
+        yield backbone.Source(crowd, features)
         features.close()
 
 
@@ -62,7 +62,7 @@ def test_training_learns_more_than_chance(source):
     subject = source.crowd["S1"]
     encoder = train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=30))
     rows = subject.image_rows("test")
-    r = scores.correlation(train.predict(encoder, source, "S1", rows), subject.responses_to(rows))
+    r = scores.correlation(predict.predict(encoder, source, "S1", rows), subject.responses_to(rows))
     assert np.nanmedian(r) > 0.15  # chance: 0 ± 0.04 for 40 voxels and 20 images
 
 
@@ -165,7 +165,7 @@ def dies_before_a_change(number, crowd_file, features_root, out):
     with Crowd(crowd_file) as crowd:
         features = Features(crowd, CNN, features_root)
         sys.addaudithook(hook)
-        train.fit(train.Source(crowd, features), ["S1", "S2"], ENCODER, SHORT, 0, out)
+        train.fit(backbone.Source(crowd, features), ["S1", "S2"], ENCODER, SHORT, 0, out)
 
 
 SHORT = replace(TRAINING, epochs=2, batch_images=200)
@@ -245,7 +245,7 @@ def test_the_best_weights_are_kept_and_logged(source, tmp_path):
     subject = source.crowd["S1"]
     rows_val = subject.image_rows("val")
     r = scores.correlation(
-        train.predict(encoder, source, "S1", rows_val), subject.responses_to(rows_val)
+        predict.predict(encoder, source, "S1", rows_val), subject.responses_to(rows_val)
     )
     assert np.percentile(r, 75) == pytest.approx(
         max(float(row["val_r75"]) for row in rows), abs=1e-5
@@ -270,7 +270,8 @@ def test_bf16_autocast_comes_close_to_fp32(source):
     )
     rows = source.crowd["S1"].image_rows("test")
     r = np.corrcoef(
-        train.predict(a, source, "S1", rows).ravel(), train.predict(b, source, "S1", rows).ravel()
+        predict.predict(a, source, "S1", rows).ravel(),
+        predict.predict(b, source, "S1", rows).ravel(),
     )[0, 1]
     assert r > 0.9
 
@@ -279,7 +280,7 @@ def test_training_from_images_reaches_the_adapters(source):
     backbone = Backbone(BackboneConfig("vit_tiny_patch16_224", "random", (1,), 32, None, True, 2))
     before = [p.clone() for p in backbone.adapters.parameters()]
     frozen = {n: p.clone() for n, p in backbone.model.named_parameters()}
-    images = train.Source(source.crowd, backbone=backbone)
+    images = backbone.Source(source.crowd, backbone=backbone)
     train.fit(images, ["S1"], ENCODER, replace(TRAINING, epochs=1, image_shift=2), 0)
     changed = [
         not torch.equal(a, b) for a, b in zip(before, backbone.adapters.parameters(), strict=True)

@@ -14,8 +14,9 @@ from scipy.stats import norm
 from ubrain import checkpoint, transfer
 from ubrain.backbone import Features
 from ubrain.config import BackboneConfig, EncoderConfig, TransferConfig
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
+from ubrain.exchange import hub, transfers
 from ubrain.model import UniversalEncoder
 from ubrain.paths import cache_root
 
@@ -229,7 +230,7 @@ def trained(small_crowd, tmp_path_factory):
 
 
 def test_shared_weights_are_bit_identical_after_transfer(trained, crowd, tmp_path):
-    table = transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], config=QUICK)
+    table = transfers.transfer(trained, crowd, tmp_path / "new", ["S2"], config=QUICK)
     before, after = (
         load_file(trained / checkpoint.WEIGHTS),
         load_file(tmp_path / "new" / checkpoint.WEIGHTS),
@@ -244,7 +245,7 @@ def test_shared_weights_are_bit_identical_after_transfer(trained, crowd, tmp_pat
     assert table["voxels"].tolist() == [crowd["S2"].n_voxels]
     assert checkpoint.backbone_config(tmp_path / "new") == BONES
     assert checkpoint.describe(tmp_path / "new").recordings["S2"]["scanner"] == "7T"
-    assert not (tmp_path / "new" / transfer.PARTS).exists()
+    assert not (tmp_path / "new" / transfers.PARTS).exists()
 
 
 def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
@@ -260,14 +261,14 @@ def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "fit", fit)
     call = (trained, crowd, tmp_path / "new", ["S2", "S1"], "ours", 12, QUICK)
     with pytest.raises(KeyboardInterrupt):
-        transfer.transfer(*call)
+        transfers.transfer(*call)
     assert not (tmp_path / "new" / checkpoint.CONFIG).exists()
     fitted.clear()
-    transfer.transfer(*call)
+    transfers.transfer(*call)
     assert fitted == ["S1"]
     whole = tmp_path / "whole"
     monkeypatch.setattr(transfer, "fit", original)
-    transfer.transfer(trained, crowd, whole, *call[3:])
+    transfers.transfer(trained, crowd, whole, *call[3:])
     assert (whole / checkpoint.WEIGHTS).read_bytes() == (
         tmp_path / "new" / checkpoint.WEIGHTS
     ).read_bytes()
@@ -284,7 +285,7 @@ def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
 )
 def test_what_cannot_be_transferred_is_refused(trained, crowd, tmp_path, change, message):
     with pytest.raises(UbrainError, match=message):
-        transfer.transfer(
+        transfers.transfer(
             trained, crowd, tmp_path / "new", **{"subjects": ["S2"], "config": QUICK, **change}
         )
     assert not (tmp_path / "new" / checkpoint.CONFIG).exists()
@@ -298,10 +299,10 @@ def test_another_backbone_is_refused(encoder):
 
 
 def test_an_encoder_without_voxels_can_only_be_used_by_gradient(trained, crowd, tmp_path):
-    checkpoint.drop(trained, ["S1"], tmp_path / "shared")
+    hub.drop(trained, ["S1"], tmp_path / "shared")
     with pytest.raises(UbrainError, match=r"no voxels to match with.*'gradient' instead of 'ours'"):
-        transfer.transfer(tmp_path / "shared", crowd, tmp_path / "new", ["S2"], config=QUICK)
-    transfer.transfer(
+        transfers.transfer(tmp_path / "shared", crowd, tmp_path / "new", ["S2"], config=QUICK)
+    transfers.transfer(
         tmp_path / "shared",
         crowd,
         tmp_path / "new",
@@ -313,13 +314,13 @@ def test_an_encoder_without_voxels_can_only_be_used_by_gradient(trained, crowd, 
 
 def test_another_transfer_in_the_folder_is_not_overwritten(trained, crowd, tmp_path):
     for _ in range(2):
-        transfer.transfer(trained, crowd, tmp_path / "new", ["S2"], "matching", config=QUICK)
+        transfers.transfer(trained, crowd, tmp_path / "new", ["S2"], "matching", config=QUICK)
     with pytest.raises(UbrainError, match="another encoder, or a transfer with other settings"):
-        transfer.transfer(
+        transfers.transfer(
             trained, crowd, tmp_path / "new", ["S2"], "matching", config=QUICK, seed=1
         )
     with pytest.raises(UbrainError, match="transferred from"):
-        transfer.transfer(trained, crowd, trained, ["S2"], config=QUICK)
+        transfers.transfer(trained, crowd, trained, ["S2"], config=QUICK)
 
 
 def test_the_command_transfers_and_its_result_predicts(trained, small_crowd, tmp_path, run_cli):

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ubrain.config import load_profile as load_profile
-    from ubrain.data.crowd import Crowd as Crowd
-    from ubrain.data.crowd import Subject as Subject
+    from ubrain.crowd import Crowd as Crowd
+    from ubrain.crowd import Subject as Subject
     from ubrain.errors import UbrainError as UbrainError
-    from ubrain.lab import Lab as Lab
     from ubrain.model import UniversalEncoder as UniversalEncoder
+    from ubrain.report.lab import Lab as Lab
 
 __version__ = "0.1.0"
 warnings.filterwarnings(
     "ignore", "IProgress not found"
 )  # a library asks for a widget that nothing here needs
 _HOME = {
-    "Crowd": "ubrain.data.crowd",
-    "Lab": "ubrain.lab",
-    "Subject": "ubrain.data.crowd",
+    "Crowd": "ubrain.crowd",
+    "Lab": "ubrain.report.lab",
+    "Subject": "ubrain.crowd",
     "UbrainError": "ubrain.errors",
     "UniversalEncoder": "ubrain.model",
     "load_profile": "ubrain.config",

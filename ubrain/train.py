@@ -9,7 +9,7 @@ import math
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -22,59 +22,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ubrain import checkpoint, scores
-from ubrain.backbone import Backbone, Features, choose_device, shifted
+from ubrain import checkpoint
+from ubrain.backbone import Source, choose_device
 from ubrain.config import BackboneConfig, EncoderConfig, TrainingConfig
-from ubrain.data.crowd import Crowd
-from ubrain.distributed import Group, interleave, launched
+from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.optim import BETA2, EmbeddingAdam, Rate
+from ubrain.parallel import Group, interleave, launched
 from ubrain.paths import atomic, write_text
-from ubrain.predict import MEMORY, Predictor, autocast
+from ubrain.predict import autocast, correlate
 from ubrain.progress import log, track
 
+# Of model and training together: raise it when the same settings no longer give the same encoder,
+# so that no trained encoder outlives the code that made it (`tests/test_train.py` notices).
+VERSION = 1
 STATE, STATES, LOG = "training.json", "training", "log.csv"
 STOP_BELOW_IMAGES = 5  # fewer val images than this say nothing about a correlation
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where tokens come from: cached features (default), or images through a backbone that may
-    have adapters.
-    """
-
-    crowd: Crowd
-    features: Features | None = None
-    backbone: Backbone | None = None
-
-    def tokens(self, rows: NDArray[np.int64], device: torch.device, shift: int = 0) -> list[Tensor]:
-        """Tokens of images, given as rows of the crowd file: one (B, P, D) per level.
-
-        `shift` moves every image by up to so many pixels in x and y (edges repeated), where images
-        are read.
-        """
-        if self.features is not None:
-            tokens = torch.from_numpy(self.features.read(rows)).to(device).float()
-            return self.features.levels(tokens)
-        assert self.backbone is not None
-        images = self.backbone.preprocess(
-            [self.crowd.image(self.crowd.image_ids[row]) for row in rows]
-        )
-        return self.backbone(shifted(images, shift) if shift else images)
-
-    @property
-    def maker(self) -> Features | Backbone:
-        """What makes the tokens; it knows their sizes and the config of the backbone."""
-        maker = self.features or self.backbone
-        if maker is None:
-            raise UbrainError("training needs cached features or a backbone")
-        return maker
-
-    @property
-    def adapters(self) -> nn.Module | None:
-        """Adapters that are trained together with the encoder, if any."""
-        return self.backbone.adapters if self.backbone is not None else None
 
 
 @dataclass(frozen=True)
@@ -564,62 +528,6 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
         raise UbrainError(
             f"{path} cannot be read: {error}; delete the folder to start anew"
         ) from error
-
-
-def predict(
-    encoder: UniversalEncoder,
-    source: Source,
-    subject: str,
-    rows: NDArray[np.int64],
-    precision: str = "fp32",
-    memory: int = MEMORY,
-) -> NDArray[np.float32]:
-    """Predicted responses of all voxels of a subject to images, given as rows of the crowd file.
-
-    Returns
-    -------
-    (n_images, n_voxels) float32
-    """
-    parts = [p for _, p in stream(encoder, source, subject, rows, precision, memory)]
-    return (
-        np.concatenate(parts) if parts else np.empty((0, len(encoder.subject(subject))), np.float32)
-    )
-
-
-def correlate(
-    encoder: UniversalEncoder,
-    source: Source,
-    subject: str,
-    rows: NDArray[np.int64],
-    precision: str = "fp32",
-    memory: int = MEMORY,
-) -> NDArray[np.float64]:
-    """Correlation of predicted with measured responses of each voxel over images, (n_voxels,);
-    nothing is held as a whole.
-    """
-    running = scores.RunningCorrelation(len(encoder.subject(subject)))
-    for some, predicted in stream(encoder, source, subject, rows, precision, memory):
-        running.add(predicted, source.crowd[subject].responses_to(some))
-    return running.value()
-
-
-def stream(
-    encoder: UniversalEncoder,
-    source: Source,
-    subject: str,
-    rows: NDArray[np.int64],
-    precision: str = "fp32",
-    memory: int = MEMORY,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Batches of image rows, with the predicted responses (n_images, n_voxels) of all voxels of a
-    subject.
-    """
-    predictor = Predictor(encoder, subject, memory=memory, precision=precision)
-    for start in range(0, len(rows), predictor.images):
-        some = rows[start : start + predictor.images]
-        with torch.inference_mode(), autocast(predictor.device, precision):
-            tokens = source.tokens(some, predictor.device)
-        yield some, predictor(tokens)
 
 
 def _check_options(config: TrainingConfig) -> None:

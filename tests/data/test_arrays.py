@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.importers.arrays import import_arrays
 
 ALL_TRAIN = {"test_fraction": 0, "val_fraction": 0}
@@ -138,7 +138,7 @@ def test_z_scoring_per_session_or_run_or_none(recording: SimpleNamespace, normal
     with Crowd(out) as crowd:
         np.testing.assert_allclose(crowd["A"].responses(), expected, rtol=1e-4, atol=1e-5)
         assert said in crowd["A"].account
-        settings = json.loads(crowd._file["subjects/A"].attrs["settings"])
+        settings = json.loads(crowd.file["subjects/A"].attrs["settings"])
     assert settings["normalise"] == normalise.replace("auto", "session")
 
 

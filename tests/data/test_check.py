@@ -18,14 +18,13 @@ from typer.testing import CliRunner
 
 from ubrain.cli import app
 from ubrain.config import SimulationConfig
-from ubrain.data import check as doctor
-from ubrain.data import lookalikes, simulate
-from ubrain.data.check import TO_DO, Finding, check, exit_code, report, table
-from ubrain.data.crowd import Crowd
-from ubrain.data.lookalikes import VARIANTS
-from ubrain.data.sample import correlation_z, kernel_match, match
+from ubrain.crowd import Crowd
+from ubrain.data import doctor, simulate
+from ubrain.data.crowdfile import content_digest, write_crowd
+from ubrain.data.doctor import TO_DO, Finding, check, exit_code, lookalikes, report, table
+from ubrain.data.doctor.lookalikes import VARIANTS
+from ubrain.data.doctor.sample import correlation_z, kernel_match, match
 from ubrain.data.simulate import brains
-from ubrain.data.store import content_digest, write_crowd
 
 Fault = Callable[[h5py.File], None]
 
@@ -96,7 +95,7 @@ def images_are_judged_once() -> Iterator[None]:
         return replace(known[key], pixels=lookalikes._reader(file))
 
     def images(crowd: Crowd, gallery: lookalikes.Gallery) -> list[Finding]:
-        key = ("images", gallery.rows.tobytes(), seen_in(crowd._file))
+        key = ("images", gallery.rows.tobytes(), seen_in(crowd.file))
         if key not in known:
             known[key] = list(judge_images(crowd, gallery))
         return known[key]
@@ -108,7 +107,7 @@ def images_are_judged_once() -> Iterator[None]:
             "orientation",
             str(rng.bit_generator.state),
             gallery.rows.tobytes(),
-            seen_in(crowd._file),
+            seen_in(crowd.file),
         )
         if key not in known:
             known[key] = list(judge_orientation(crowd, gallery, rng)), rng.bit_generator.state
@@ -843,7 +842,7 @@ def test_a_sample_is_enough_and_is_mentioned(
     """With half of the trials and half of the voxels there is no false alarm, and wrong moments
     are still found.
     """
-    from ubrain.data import sample
+    from ubrain.data.doctor import sample
 
     with Crowd(larger) as crowd:
         n_trials, n_voxels = crowd["S1"].n_trials, crowd["S1"].n_voxels

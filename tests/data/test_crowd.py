@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ubrain.data import preparation
-from ubrain.data.crowd import Crowd
+from ubrain import trials
+from ubrain.crowd import Crowd
 from ubrain.data.importers.arrays import import_arrays
-from ubrain.data.preparation import read_rows
 from ubrain.errors import UbrainError
+from ubrain.trials import read_rows
 
 SPLITS = ("train", "val", "test")
 
@@ -158,7 +158,7 @@ def test_blocks_do_not_change_averages(
 ) -> None:
     with Crowd(import_sessions(recording, repeats)) as crowd:
         whole, deviation = crowd["A"].responses("train"), crowd["A"].trials.repeat_deviation()
-        monkeypatch.setattr(preparation, "BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(trials, "BLOCK_BYTES", block_bytes)
         np.testing.assert_allclose(crowd["A"].responses("train"), whole, rtol=1e-6)
         in_blocks = crowd["A"].trials.repeat_deviation()
     np.testing.assert_allclose(in_blocks[0], deviation[0], rtol=1e-6)

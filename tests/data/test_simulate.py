@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from ubrain.config import SimulationConfig
-from ubrain.data import truth
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.importers.arrays import import_arrays
-from ubrain.data.simulate import simulate_crowd
+from ubrain.data.simulate import simulate_crowd, truth
 from ubrain.data.simulate.brains import EARLY, make_brain
 from ubrain.errors import UbrainError
 

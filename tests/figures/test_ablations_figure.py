@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ubrain import figures
+from ubrain.report import figures
 
 
 def test_every_variant_is_drawn_at_its_difference():

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ubrain import figures
-from ubrain.figures.clusters import OUTLIER_GREY, _flat
+from ubrain.report import figures
+from ubrain.report.figures.clusters import OUTLIER_GREY, _flat
 
 
 @pytest.fixture(autouse=True)

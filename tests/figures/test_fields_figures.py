@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ubrain import figures
+from ubrain.report import figures
 
 
 @pytest.fixture(autouse=True)

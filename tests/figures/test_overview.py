@@ -9,9 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from ubrain import figures, paths, runs
+from ubrain import paths
 from ubrain.errors import UbrainError
-from ubrain.figures.overview import PANELS, Panel, draw_panel, panel_numbers
+from ubrain.report import figures, runs
+from ubrain.report.figures.overview import PANELS, Panel, draw_panel, panel_numbers
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
 CURVE = Panel(

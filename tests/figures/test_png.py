@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from ubrain.figures.png import compressed
+from ubrain.report.figures.png import compressed
 
 
 def png_of(pixels):

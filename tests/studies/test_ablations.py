@@ -14,8 +14,8 @@ from ubrain import train
 from ubrain.backbone import Features
 from ubrain.config import BackboneConfig
 from ubrain.errors import UbrainError
-from ubrain.lab import Lab
-from ubrain.studies import ablations as study
+from ubrain.report.lab import Lab
+from ubrain.report.studies import ablations as study
 
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (0, 1, 3), 64, 4, False, 0)
 
@@ -24,7 +24,7 @@ CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (0, 1, 3), 64, 4, Fals
 def lab(tmp_path_factory, small_crowd):
     patch = pytest.MonkeyPatch()
     patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "small-smoke"))
-    patch.setattr("ubrain.lab.LEAST_IMAGES", {})
+    patch.setattr("ubrain.report.lab.LEAST_IMAGES", {})
     made = Lab("98_test", str(small_crowd), profile="smoke")
     made.profile = replace(made.profile, backbone=CNN)
     yield made

@@ -10,14 +10,13 @@ import torch
 from scipy.stats import pearsonr
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from ubrain import clusters
+from ubrain.analysis import clusters
 from ubrain.config import SimulationConfig
-from ubrain.data import truth
-from ubrain.data.simulate import simulate_crowd
+from ubrain.data.simulate import simulate_crowd, truth
 from ubrain.data.simulate.brains import EARLY, SEMANTIC
-from ubrain.lab import Lab
-from ubrain.results import write_results
-from ubrain.studies import clustering
+from ubrain.report.lab import Lab
+from ubrain.report.results import write_results
+from ubrain.report.studies import clustering
 
 GROUPS = {type_: i for i, type_ in enumerate((*EARLY, *SEMANTIC, "place"))}
 
@@ -32,7 +31,7 @@ def lab(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UBRAIN_OUT", str(folder / "crowd-smoke"))
-        patch.setattr("ubrain.lab.LEAST_IMAGES", {"val": 3})
+        patch.setattr("ubrain.report.lab.LEAST_IMAGES", {"val": 3})
         yield Lab("98_test", str(folder / "crowd.h5"), profile="smoke")
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ubrain import config, scores, stats
-from ubrain.data import truth
-from ubrain.lab import ALONE, CROWD, Lab
-from ubrain.studies import datasets as study
+from ubrain import config, scores
+from ubrain.analysis import stats
+from ubrain.data.simulate import truth
+from ubrain.report.lab import ALONE, CROWD, Lab
+from ubrain.report.studies import datasets as study
 
 SEVEN, THREE, FOUR = "simulated-7T", "simulated-3T", "simulated-4T"
 

@@ -8,12 +8,12 @@ import pytest
 
 from ubrain import transfer
 from ubrain.config import SimulationConfig
-from ubrain.data import truth
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
+from ubrain.data.simulate import truth
 from ubrain.errors import UbrainError
-from ubrain.lab import RIDGE, Lab
-from ubrain.studies import newcomers
-from ubrain.studies.newcomers import GRADIENT, MATCHING, OURS
+from ubrain.report.lab import RIDGE, Lab
+from ubrain.report.studies import newcomers
+from ubrain.report.studies.newcomers import GRADIENT, MATCHING, OURS
 
 
 def table_of(curves, n_images=(10, 100), direction="a → b", all_images=100, noise=(0.0, 0.0)):

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ubrain import UbrainError, clusters, scores
-from ubrain.data.crowd import Crowd
-from ubrain.lab import RIDGE
-from ubrain.studies import own_brain
-from ubrain.studies.own_brain import GRADIENT, METHODS, NAME, OURS
+from ubrain import UbrainError, scores
+from ubrain.analysis import clusters
+from ubrain.crowd import Crowd
+from ubrain.report.lab import RIDGE
+from ubrain.report.studies import own_brain
+from ubrain.report.studies.own_brain import GRADIENT, METHODS, NAME, OURS
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import pearsonr
 
-from ubrain.data import truth
+from ubrain.analysis.fields import Reading
+from ubrain.data.simulate import truth
 from ubrain.errors import UbrainError
-from ubrain.fields import Reading
-from ubrain.studies import receptive_fields as study
+from ubrain.report.studies import receptive_fields as study
 
 SIDE, VIEW = 8, 8.4
 

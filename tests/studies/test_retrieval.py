@@ -8,9 +8,9 @@ import pytest
 
 from ubrain import scores
 from ubrain.config import RetrievalConfig
-from ubrain.data import truth
-from ubrain.lab import ALONE, CROWD, Lab
-from ubrain.studies import retrieval as study
+from ubrain.data.simulate import truth
+from ubrain.report.lab import ALONE, CROWD, Lab
+from ubrain.report.studies import retrieval as study
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ def test_galleries_of_noise_are_at_chance(lab, noise, monkeypatch):
 def test_the_best_voxels_are_chosen_by_the_val_images(lab, perfect, monkeypatch):
     n = lab.crowd["S1"].n_voxels
     val_r = np.linspace(-1, 1, n)
-    monkeypatch.setattr(study.train, "correlate", lambda encoder, source, subject, rows: val_r)
+    monkeypatch.setattr(study.predict, "correlate", lambda encoder, source, subject, rows: val_r)
     monkeypatch.setattr(Lab, "source", None)
     assert list(study._best_on_val(lab, None, "S1")[:3]) == [n - 1, n - 2, n - 3]
 
@@ -149,7 +149,7 @@ def test_an_area_retrieves_with_its_own_voxels_only(lab, perfect):
 
 
 def test_controls_lose_what_they_lose(lab, perfect, monkeypatch):
-    monkeypatch.setattr(study.train, "predict", lambda encoder, source, s, rows: perfect[s])
+    monkeypatch.setattr(study.predict, "predict", lambda encoder, source, s, rows: perfect[s])
     monkeypatch.setattr(Lab, "source", None)
     table = study.control_table(lab, None, perfect)
     mean = table[table["subject"] == "all"].set_index("control")["top1"]

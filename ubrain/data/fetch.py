@@ -19,10 +19,10 @@ import pooch
 import requests
 from filelock import FileLock, Timeout
 
-from ubrain.data.store import require_space
 from ubrain.errors import UbrainError
 from ubrain.paths import write_text
 from ubrain.progress import log, track
+from ubrain.resume import require_space
 
 FIGSHARE = "https://api.figshare.com/v2/articles/{}/files?page_size=1000"
 MOSAIC = "https://mosaicfmri.s3.amazonaws.com/fMRIPrepv23_2_0/task_fMRI/betas/GLMsinglev1_2/{dataset}/{name}"

@@ -20,7 +20,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from ubrain.data.importers.files import MAX_BYTES, MAX_VOLUME, MAX_VOXELS
+from ubrain.data.importers.read import MAX_BYTES, MAX_VOLUME, MAX_VOXELS
 
 PICTURES = (".png", ".jpg", ".jpeg")
 TEXT = (".csv", ".tsv", ".txt", ".ctab")

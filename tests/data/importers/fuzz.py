@@ -41,7 +41,8 @@ import test_vim1
 from damage import Damage, spoil
 from PIL import Image
 
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
+from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.algonauts import import_algonauts
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.importers.bold5000 import import_bold5000
@@ -51,7 +52,6 @@ from ubrain.data.importers.nsd import import_nsd
 from ubrain.data.importers.recording import Options
 from ubrain.data.importers.ube import import_ube
 from ubrain.data.importers.vim1 import import_vim1
-from ubrain.data.store import write_crowd
 from ubrain.errors import UbrainError
 
 EXACT = Options(dtype="float32", val_fraction=0.2)
@@ -287,7 +287,7 @@ def contents(path: Path) -> dict[str, Any]:
                         f"{name}: responses that are not finite"
                     )
                     assert len(subject.noise_ceiling(split)) == subject.n_voxels
-            rows = np.asarray(subject._group["responses"][:], np.float32)
+            rows = np.asarray(subject.group["responses"][:], np.float32)
             shown = crowd.image_ids[subject.trials.image]
             subjects[name] = (subject.voxels, [str(i) for i in shown], subject.trials.session, rows)
     return {"images": images, "subjects": subjects}

@@ -43,7 +43,8 @@ import test_ube
 import test_vim1
 from damage import npy_header
 
-from ubrain.data import check as doctor
+from ubrain.data import doctor
+from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.algonauts import import_algonauts
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.importers.bold5000 import import_bold5000
@@ -52,7 +53,6 @@ from ubrain.data.importers.mosaic import import_mosaic
 from ubrain.data.importers.nsd import import_nsd
 from ubrain.data.importers.ube import import_ube
 from ubrain.data.importers.vim1 import import_vim1
-from ubrain.data.store import write_crowd
 
 STEP = 64 << 20  # bytes at a time
 HEMISPHERES = {"lh": 19004, "rh": 20544}  # vertices of NSD's subject 1, in Algonauts 2023

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.importers.algonauts import import_algonauts
 from ubrain.data.importers.recording import Options
 
@@ -249,9 +249,7 @@ def test_coco_numbers(packaged: Packaged, out: Path, tmp_path: Path) -> None:
     )
     import_algonauts(packaged.root, out, EXACT, stim_info=tmp_path / "info.csv")
     with Crowd(out) as crowd:
-        assert (
-            crowd._file["images/key"].asstr()[crowd.rows(["nsd-00203"])[0]] == "coco:9203 nsd:203"
-        )
+        assert crowd.file["images/key"].asstr()[crowd.rows(["nsd-00203"])[0]] == "coco:9203 nsd:203"
 
 
 def test_without_masks_the_place_of_voxels_is_unknown(packaged: Packaged, out: Path) -> None:

@@ -19,11 +19,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
+from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.bold5000 import _Subject, import_bold5000
-from ubrain.data.importers.files import Folder
+from ubrain.data.importers.read import Folder
 from ubrain.data.importers.recording import Options
-from ubrain.data.store import write_crowd
 from ubrain.errors import UbrainError
 
 GRID = (5, 4, 3)

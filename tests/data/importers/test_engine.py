@@ -22,10 +22,11 @@ import pandas as pd
 import pytest
 import scipy.io
 
-from ubrain.data.crowd import Crowd
-from ubrain.data.importers import files, stage
-from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import Folder, load_npz, read_mat
+from ubrain.crowd import Crowd
+from ubrain.data.importers import read as files
+from ubrain.data.importers import stage
+from ubrain.data.importers.pipeline import import_recordings
+from ubrain.data.importers.read import Folder, load_npz, read_mat
 from ubrain.data.importers.recording import (
     Block,
     ImageArray,
@@ -155,7 +156,7 @@ def test_what_is_asked_goes_before_the_custom(out: Path, custom: str, asked: str
         z = trials.zscored(np.arange(N_TRIALS))
         for part in np.split(z, np.cumsum(sizes)[:-1]):
             assert np.allclose(part.std(0), 1, atol=1e-4) == (done != "none")
-        settings = json.loads(crowd._file["subjects/d-S1"].attrs["settings"])
+        settings = json.loads(crowd.file["subjects/d-S1"].attrs["settings"])
     assert settings["normalise"] == done
     assert ("without z-scoring" in text, "each run" in text, "each session" in text) == tuple(
         done == way for way in ("none", "run", "session")
@@ -448,7 +449,7 @@ def test_a_crowd_without_names_of_photographs_can_get_them(out: Path) -> None:
         Options(append=True),
     )
     with Crowd(out) as crowd:
-        assert list(crowd._file["images/key"].asstr()[crowd.rows(["im3", "im19"])]) == [
+        assert list(crowd.file["images/key"].asstr()[crowd.rows(["im3", "im19"])]) == [
             "coco:3",
             "coco:19",
         ]

@@ -20,10 +20,11 @@ import pytest
 from damage import mat_zeros, npy_header
 from test_god import Original
 
-from ubrain.data.importers import algonauts, arrays, files
+from ubrain.data.importers import algonauts, arrays
+from ubrain.data.importers import read as files
 from ubrain.data.importers.arrays import ImageSource
 from ubrain.data.importers.bdata import open_bdata
-from ubrain.data.importers.files import Folder
+from ubrain.data.importers.read import Folder
 from ubrain.data.importers.recording import ImageArray
 from ubrain.errors import UbrainError
 

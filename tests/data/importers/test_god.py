@@ -14,7 +14,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.importers.god import import_god
 from ubrain.data.importers.recording import Options
 
@@ -306,7 +306,7 @@ def test_images_belong_to_ids_to_the_last_digit(root: Path, out: Path) -> None:
         assert crowd["god-S1"].trials.repeats(
             crowd.rows(["god-n01518878_5958", "god-n01518878_5959"])
         ).tolist() == [1, 1]
-        keys = crowd._file["images/key"].asstr()[:]
+        keys = crowd.file["images/key"].asstr()[:]
         assert keys[crowd.rows(["god-n03767745_109"])[0]] == "imagenet:n03767745_109"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.importers import mosaic
 from ubrain.data.importers.mosaic import import_mosaic
 from ubrain.data.importers.recording import Options
@@ -209,7 +209,7 @@ def test_responses_images_and_splits_arrive(root: Path, out: Path, run: Callable
             crowd.rows(["mosaic-NSD-000000420713", "mosaic-NSD-000000000009"])
         ).tolist() == [2, 1]
         assert (
-            crowd._file["images/key"].asstr()[crowd.rows(["mosaic-NSD-000000420713"])[0]]
+            crowd.file["images/key"].asstr()[crowd.rows(["mosaic-NSD-000000420713"])[0]]
             == "coco:420713"
         )
     assert "they are used as they are, without z-scoring" in text

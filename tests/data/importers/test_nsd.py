@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import scipy.io
 
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.importers.nsd import import_nsd
 from ubrain.data.importers.recording import Options
 from ubrain.errors import UbrainError

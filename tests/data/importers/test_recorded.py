@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import scipy.io
 
-from ubrain.data.check import check
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
+from ubrain.data.doctor import check
 from ubrain.data.importers.arrays import import_arrays
 
 FOLDER = Path(os.environ.get("UBRAIN_RECORDINGS") or Path(__file__).parents[4] / "shared/data")

@@ -16,8 +16,8 @@ import test_nsd
 import test_vim1
 
 from ubrain.cli import importers
-from ubrain.data.check import check
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
+from ubrain.data.doctor import check
 from ubrain.data.importers.bold5000 import import_bold5000
 from ubrain.data.importers.god import import_god
 from ubrain.data.importers.nsd import import_nsd

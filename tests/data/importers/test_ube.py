@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 import scipy.io
 
-from ubrain.data.crowd import Crowd
-from ubrain.data.importers import files, ube
-from ubrain.data.importers.files import NpzArray
+from ubrain.crowd import Crowd
+from ubrain.data.importers import read as files
+from ubrain.data.importers import ube
+from ubrain.data.importers.read import NpzArray
 from ubrain.data.importers.recording import Options
 from ubrain.data.importers.ube import import_ube
 from ubrain.errors import UbrainError

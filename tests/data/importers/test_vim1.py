@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ubrain.data.crowd import Crowd
+from ubrain.crowd import Crowd
 from ubrain.data.importers.recording import Options
 from ubrain.data.importers.vim1 import import_vim1
 

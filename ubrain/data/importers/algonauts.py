@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import (
+from ubrain.data.crowdfile import split_by_content
+from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, LABELS
+from ubrain.data.importers.pipeline import import_recordings
+from ubrain.data.importers.read import (
     Folder,
     area_name,
     check_array,
@@ -25,7 +27,6 @@ from ubrain.data.importers.files import (
     read_table,
     reading,
 )
-from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, LABELS
 from ubrain.data.importers.recording import (
     AVERAGED,
     DEFAULTS,
@@ -38,7 +39,6 @@ from ubrain.data.importers.recording import (
     complete,
     select,
 )
-from ubrain.data.store import split_by_content
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 

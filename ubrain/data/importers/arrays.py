@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.files import SUFFIXES, let_go, load_npy, natural, read_rgb
+from ubrain.crowd import check_name
+from ubrain.data.crowdfile import Split, split_by_content, write_crowd
+from ubrain.data.importers.read import SUFFIXES, let_go, load_npy, natural, read_rgb
 from ubrain.data.importers.recording import check_preparation, kept_voxels
 from ubrain.data.importers.stage import LISTED, NOTHING
-from ubrain.data.preparation import NORMALISE
-from ubrain.data.store import Split, check_name, split_by_content, write_crowd
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
+from ubrain.trials import NORMALISE
 
 BLOCK = 256  # trials at a time
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ubrain.data.importers.files import (
+from ubrain.data.importers.read import (
     MAX_BYTES,
     check_array,
     check_size,

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import (
+from ubrain.data.importers.pictures import Pictures, photograph_key
+from ubrain.data.importers.pipeline import import_recordings
+from ubrain.data.importers.read import (
     Folder,
     Volume,
     check_array,
@@ -27,7 +28,6 @@ from ubrain.data.importers.files import (
     read_mat,
     read_volume,
 )
-from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.recording import (
     DEFAULTS,
     Block,

@@ -19,8 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.bdata import MAX_TRIALS, BData, open_bdata
-from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import (
+from ubrain.data.importers.pictures import Pictures, photograph_key
+from ubrain.data.importers.pipeline import import_recordings
+from ubrain.data.importers.read import (
     MAX_BYTES,
     SUFFIXES,
     Folder,
@@ -34,7 +35,6 @@ from ubrain.data.importers.files import (
     read_lines,
     reading,
 )
-from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.recording import (
     DEFAULTS,
     PART_BYTES,

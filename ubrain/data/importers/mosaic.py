@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import (
+from ubrain.data.importers.pictures import Pictures, photograph_key
+from ubrain.data.importers.pipeline import import_recordings
+from ubrain.data.importers.read import (
     Folder,
     area_name,
     check_array,
@@ -29,7 +30,6 @@ from ubrain.data.importers.files import (
     open_hdf5,
     reading,
 )
-from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.recording import (
     DEFAULTS,
     PART_BYTES,

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import (
+from ubrain.data.importers.pipeline import import_recordings
+from ubrain.data.importers.read import (
     Folder,
     Volume,
     area_name,

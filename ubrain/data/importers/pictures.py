@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ubrain.data.importers.files import SUFFIXES, Folder, spellings
+from ubrain.data.importers.read import SUFFIXES, Folder, spellings
 from ubrain.errors import UbrainError
 
 

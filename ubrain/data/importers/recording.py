@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ubrain.data.importers.files import PART_BYTES, let_go, natural, read_rgb, reading, rgb_shape
-from ubrain.data.preparation import NORMALISE
+from ubrain.data.importers.read import PART_BYTES, let_go, natural, read_rgb, reading, rgb_shape
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
+from ubrain.trials import NORMALISE
 
 T = TypeVar("T")
 # columns of the table of voxels that say where a voxel is

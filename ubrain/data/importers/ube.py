@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.algonauts import FSAVERAGE, coco_numbers, read_mask, vertices
-from ubrain.data.importers.engine import import_recordings
-from ubrain.data.importers.files import (
+from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, MAX_DESIGN, pictures_of
+from ubrain.data.importers.pipeline import import_recordings
+from ubrain.data.importers.read import (
     Folder,
     NpzArray,
     check_array,
@@ -29,7 +30,6 @@ from ubrain.data.importers.files import (
     reading,
     whole_numbers,
 )
-from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, MAX_DESIGN, pictures_of
 from ubrain.data.importers.recording import (
     AVERAGED,
     DEFAULTS,

@@ -13,12 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.config import SimulationConfig
+from ubrain.data.crowdfile import CrowdWriter, split_by_content, write_crowd
 from ubrain.data.simulate.brains import Brain, energy_maps, make_brain, reference_scenes
 from ubrain.data.simulate.scenes import FIELD_OF_VIEW, SIZE, render
-from ubrain.data.store import CrowdWriter, split_by_content, write_crowd
 from ubrain.errors import UbrainError
 from ubrain.progress import track
 
+# Raise it when the same config and seed no longer give the same crowd, so that no simulated file
+# outlives the code that made it (`tests/data/test_simulate.py` notices).
+VERSION = 1
 BLOCK = 64  # images or trials at a time
 VAL_FRACTION = 0.1
 

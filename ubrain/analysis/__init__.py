@@ -1,0 +1,1 @@
+"""What is done with predictions and embeddings: baselines, statistics, clusters, fields."""

@@ -1,0 +1,481 @@
+"""The writer of crowd files; the schema stands with their reader, `ubrain.crowd`."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from ubrain import scores
+from ubrain.crowd import (
+    FORMAT,
+    IMAGES,
+    SPLITS,
+    TEXT,
+    TRIALS,
+    VERSION,
+    check_name,
+    open_crowd,
+)
+from ubrain.errors import UbrainError
+from ubrain.paths import atomic
+from ubrain.resume import Sink, require_space
+from ubrain.trials import NORMALISE, Trials, session_moments
+
+PIXELS = "pixels:"  # key of an image by what its pixels were before it was shrunk
+MAX_SIDE = 8192  # pixels; a larger image is a mistake or an attack
+Split = str | Callable[[str], str]
+
+
+def content_digest(pixels: NDArray[np.uint8]) -> str:
+    """Digest of an image's pixels and shape: equal for equal images, whatever the files were
+    called.
+    """
+    return hashlib.blake2b(
+        repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16
+    ).hexdigest()
+
+
+def split_by_content(val: float, test: float) -> Callable[[str], str]:
+    """A rule that draws the split from the image's content: the same image gets the same split in
+    every file.
+    """
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+        raise UbrainError(
+            f"val and test fractions must be at least 0 and sum to less than 1, got {val} and"
+            f" {test}"
+        )
+
+    def split(digest: str) -> str:
+        x = int(digest[:12], 16) / 16**12
+        return "test" if x < test else "val" if x < test + val else "train"
+
+    return split
+
+
+class CrowdWriter:
+    """Writes a crowd file piece by piece. Use `write_crowd`, which makes it appear only when
+    complete.
+    """
+
+    def __init__(self, file: h5py.File, path: Path, check: Callable[[], None]) -> None:
+        self._file, self.path, self._check = (
+            file,
+            path,
+            check,
+        )  # `check` raises if a write has failed
+        if "format" not in file.attrs:
+            self._create_layout()
+        images = file["images"]
+        columns = [images[name] for name in ("id", "content", "split", "shape", "row")] + list(
+            images["pixels"].values()
+        )
+        if fixed := [d.name for d in columns if d.maxshape[0] is not None]:
+            raise UbrainError(
+                f"{path}: {fixed[0]} cannot grow, so nothing can be appended; ubrain has not"
+                " written it so"
+            )
+        self._ids = list(images["id"].asstr()[:])
+        self._id_set = set(self._ids)
+        self._rows = {digest: row for row, digest in enumerate(images["content"].asstr()[:])}
+        self._keys = list(images["key"].asstr()[:]) if "key" in images else [""] * len(self._ids)
+        self._splits = [int(split) for split in images["split"][:]]
+        self._n_before = len(self._ids)
+        self._photographs = {
+            f"{PIXELS}{digest}": self._splits[row] for digest, row in self._rows.items()
+        }
+        self._photographs |= {
+            name: self._splits[row] for row, key in enumerate(self._keys) for name in key.split()
+        }
+        self._claims: dict[
+            str, tuple[str, str]
+        ] = {}  # content or photograph -> (id, split) as this writer was told
+        self._new: list[tuple[str, str, int, tuple[int, int], int]] = []
+        # images that were there, themselves or as another version, under a split that they keep
+        self.kept_splits = 0
+        # photographs of which two versions turn out to have been imported under two
+        # splits
+        self.torn_apart = 0
+
+    @property
+    def n_subjects(self) -> int:
+        """Number of subjects in the file so far."""
+        return len(self._file["subjects"])
+
+    @property
+    def n_images(self) -> int:
+        """Number of images in the file so far."""
+        return len(self._rows)
+
+    def split_of(self, rows: ArrayLike) -> NDArray[np.str_]:
+        """Splits of images, by their rows in the file."""
+        return np.array(SPLITS)[np.array(self._splits, dtype=int)[np.asarray(rows)]]
+
+    def _create_layout(self) -> None:
+        self._file.attrs.update(format=FORMAT, version=VERSION)
+        self._file.create_group("subjects", track_order=True)
+        images = self._file.create_group("images")
+        images.create_group("pixels")
+        for name, column in IMAGES.items():
+            if not column.optional:
+                shape, dtype = column.shape, column.dtype
+                images.create_dataset(
+                    name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(4096, *shape)
+                )
+
+    def add_image(
+        self, image_id: str, pixels: NDArray[np.uint8], split: Split, key: str = ""
+    ) -> int:
+        """Add an image unless its content is already there.
+
+        Parameters
+        ----------
+        image_id : name; made unique with part of the digest if another image has it.
+        pixels : (height, width, 3) uint8
+        split : "train", "val" or "test", or a function from the digest to one of them.
+        key : names of the photograph in public collections, separated by blanks; see the schema.
+
+        Returns
+        -------
+        Row of the image in the file. An image from an earlier import keeps its split, and so does a
+        photograph of which an earlier import brought another version.
+
+        Raises
+        ------
+        UbrainError
+            If the same image, or the same photograph, is given twice with different splits.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise UbrainError(
+                f"image {image_id!r}: expected (height, width, 3) uint8, got {pixels.shape}"
+                f" {pixels.dtype}"
+            )
+        if max(pixels.shape) > MAX_SIDE:
+            raise UbrainError(
+                f"image {image_id!r}: {pixels.shape[:2]} pixels; sides above {MAX_SIDE} are refused"
+            )
+        digest, names = content_digest(pixels), key.split()
+        if callable(split):
+            drawn_by = min(names, default=f"{PIXELS}{digest}")
+            by_content = drawn_by.startswith(PIXELS)
+            split = split(
+                drawn_by.removeprefix(PIXELS)
+                if by_content
+                else hashlib.blake2b(drawn_by.encode()).hexdigest()
+            )
+            split = self._together(split, [digest, *names])
+        self._claim(image_id, split, [digest, *names])
+        if digest in self._rows:
+            row = self._rows[digest]
+            self.kept_splits += row < self._n_before and SPLITS[self._splits[row]] != split
+        else:
+            row = self._new_image(
+                image_id,
+                pixels,
+                digest,
+                self._kept_split([*names, PIXELS + digest], SPLITS.index(split)),
+            )
+        self._name_photograph(row, names)
+        return row
+
+    def _together(self, drawn: str, names: list[str]) -> str:
+        """A draw does not part identical images that have different names: the first decides."""
+        claimed = [self._claims[name][1] for name in names if name in self._claims]
+        return claimed[0] if claimed and "test" not in claimed else drawn
+
+    def _claim(self, image_id: str, split: str, names: list[str]) -> None:
+        for name, what in zip(
+            names, ["identical", *["the same photograph"] * len(names)], strict=False
+        ):
+            other_id, other = self._claims.setdefault(name, (image_id, split))
+            if other != split:
+                raise UbrainError(
+                    f"images {other_id!r} and {image_id!r} are {what}, but one is {other} and the"
+                    f" other is {split}. The same image must not be in two splits; give both the"
+                    " same (for example, list both as test images)"
+                )
+
+    def _kept_split(self, names: list[str], split: int) -> int:
+        known = [self._photographs[name] for name in names if name in self._photographs]
+        self.kept_splits += bool(known) and known[0] != split
+        return known[0] if known else split
+
+    def _new_image(self, image_id: str, pixels: NDArray[np.uint8], digest: str, split: int) -> int:
+        if image_id in self._id_set:
+            image_id = f"{image_id}~{digest[:8]}"
+        shape = (pixels.shape[0], pixels.shape[1])
+        self._new.append((image_id, digest, split, shape, self._append_pixels(pixels, shape)))
+        self._id_set.add(image_id)
+        self._splits.append(split)
+        self._keys.append("")
+        self._rows[digest] = len(self._rows)
+        return self._rows[digest]
+
+    def _name_photograph(self, row: int, names: list[str]) -> None:
+        self._keys[row] = " ".join(dict.fromkeys([*self._keys[row].split(), *names]))
+        splits = {self._photographs.setdefault(name, self._splits[row]) for name in names}
+        self.torn_apart += not splits <= {self._splits[row]}
+
+    def _append_pixels(self, pixels: NDArray[np.uint8], shape: tuple[int, int]) -> int:
+        name = "images/pixels/{}x{}".format(*shape)
+        if name not in self._file:
+            full = (*shape, 3)
+            self._file.create_dataset(
+                name, (0, *full), np.uint8, maxshape=(None, *full), chunks=(1, *full)
+            )
+        dataset = self._file[name]
+        dataset.resize(len(dataset) + 1, axis=0)
+        dataset[-1] = pixels
+        self._check()
+        return len(dataset) - 1
+
+    def _write_image_table(self) -> None:
+        if not self._new:
+            return
+        images, columns = self._file["images"], list(zip(*self._new, strict=True))
+        start = len(images["id"])
+        for name, values in zip(("id", "content", "split", "shape", "row"), columns, strict=True):
+            images[name].resize(start + len(values), axis=0)
+            images[name][start:] = values
+        self._new = []
+
+    def _write_keys(self) -> None:
+        if any(self._keys):
+            self._file["images"].pop("key", None)
+            self._file["images"].create_dataset("key", data=self._keys, dtype=TEXT)
+
+    def add_subject(
+        self,
+        name: str,
+        trials: pd.DataFrame,
+        voxels: pd.DataFrame,
+        blocks: Iterable[NDArray],
+        dataset: str,
+        scanner: str,
+        space: str = "",
+        account: str = "",
+        dtype: str = "float32",
+        normalise: str = "session",
+        settings: str = "",
+    ) -> None:
+        """Add a subject, streaming its responses; session moments and ncsnr are computed on the
+        way.
+
+        Parameters
+        ----------
+        trials : one row per trial: image (row in the file), session, and optionally run (within the
+            session) and repeat.
+        voxels : one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr, and more. A
+            missing ncsnr is computed from the repeats, if there are any.
+        blocks : arrays (n, n_voxels), in the order of the trials.
+        normalise : over which trials a voxel is z-scored when it is read: those of a "session" or
+            "run"; or "none".
+        settings : of the import, as JSON.
+
+        Raises
+        ------
+        UbrainError
+            If the name is taken, the numbers of rows disagree, or a value is not finite.
+        """
+        if normalise not in NORMALISE or (normalise == "run" and "run" not in trials):
+            raise UbrainError(
+                f"subject {name!r}: normalise is one of {', '.join(NORMALISE)}, and run needs the"
+                f" runs of the trials; got {normalise!r} and trials with {', '.join(trials)}"
+            )
+        if check_name(name) in self._file["subjects"]:
+            raise UbrainError(f"subject {name!r} is already in the file; choose another name")
+        self._write_image_table()
+        image = trials["image"].to_numpy(np.int64)
+        session = np.unique(trials["session"].to_numpy(), return_inverse=True)[1]
+        repeat = trials["repeat"] if "repeat" in trials else trials.groupby("image").cumcount()
+        group = self._file["subjects"].create_group(name)
+        group.attrs.update(dataset=dataset, scanner=scanner, space=space, account=account)
+        if normalise != "session":
+            group.attrs["normalise"] = normalise
+        if settings:
+            group.attrs["settings"] = settings
+        columns = {"image": image, "session": session, "repeat": repeat.to_numpy(np.int64)}
+        if "run" in trials:
+            columns["run"] = trials.groupby(["session", "run"]).ngroup().to_numpy()
+        for column, values in columns.items():
+            group.create_dataset(f"trials/{column}", data=values.astype(TRIALS[column].dtype))
+        unit = columns["run"] if normalise == "run" else session
+        self._write_responses(group, blocks, (len(trials), len(voxels)), unit, dtype)
+        self._write_voxels(group, voxels)
+
+    def _write_responses(
+        self,
+        group: h5py.Group,
+        blocks: Iterable[NDArray],
+        shape: tuple[int, int],
+        session: NDArray,
+        dtype: str,
+    ) -> None:
+        # One trial a chunk, plainly: a training step reads trials in random order, and noise does
+        # not compress (lzf saves nothing; gzip saves a sixth and makes a step twenty times slower).
+        rows = max(1, min(shape[0], (64 << 10) // (shape[1] * np.dtype(dtype).itemsize)))
+        responses = group.create_dataset("responses", shape, dtype, chunks=(rows, shape[1]))
+        moments = group.create_dataset(
+            "session_moments", (2, int(session.max(initial=-1)) + 1, shape[1]), np.float32
+        )
+
+        def save(number: int, both: NDArray[np.float64]) -> None:
+            moments[:, number] = both
+
+        start, digest = 0, hashlib.blake2b(digest_size=16)
+        for block in session_moments(_checked_blocks(blocks, shape, group.name), session, save):
+            digest.update(np.asarray(block, dtype=np.float32).tobytes())
+            responses[start : start + len(block)] = block
+            self._check()
+            start += len(block)
+        if start != shape[0]:
+            raise UbrainError(f"{group.name}: expected responses to {shape[0]} trials, got {start}")
+        group.attrs["digest"] = digest.hexdigest()
+        self._file.flush()
+        self._check()
+
+    def _write_voxels(self, group: h5py.Group, voxels: pd.DataFrame) -> None:
+        table = voxels.copy()
+        if "ncsnr" in table:
+            try:
+                table["ncsnr"] = table["ncsnr"].astype(np.float32)
+            except (TypeError, ValueError) as error:
+                raise UbrainError(f"voxel column 'ncsnr': expected numbers: {error}") from None
+        for column, default in {"hemisphere": "", "areas": "", "ncsnr": np.nan}.items():
+            if column not in table:
+                table[column] = default
+        if table["ncsnr"].isna().all():
+            trials = Trials(group)
+            deviation, freedom = trials.repeat_deviation()
+            if (
+                trials.normalise == "none"
+            ):  # z-scored responses have a variance of 1; of these nobody has said so
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    deviation = deviation / _total_variance(
+                        group["session_moments"][:], trials.session
+                    )
+            table["ncsnr"] = scores.ncsnr(deviation, freedom) if freedom else np.nan
+        table["hemisphere"] = table["hemisphere"].replace(
+            {"lh": "L", "rh": "R", "left": "L", "right": "R"}
+        )
+        table["areas"] = [
+            ",".join(a.strip() for a in str(areas).split(",")) for areas in table["areas"]
+        ]
+        for column in table.columns:
+            values = table[column].to_numpy()
+            text = not np.issubdtype(values.dtype, np.number)
+            if text and any("\0" in str(v) for v in values):
+                raise UbrainError(
+                    f"voxel column {column!r}: a text has a zero byte in it; the file it is from is"
+                    " damaged"
+                )
+            data = (
+                [str(v) for v in values]
+                if text
+                else values.astype(np.float32 if values.dtype.kind == "f" else int)
+            )
+            path = f"voxels/{check_name(str(column), 'voxel column')}"
+            group.create_dataset(path, data=data, dtype=TEXT if text else None)
+
+    def write_truth(self, path: str, values: ArrayLike) -> None:
+        """Store ground truth of a simulation under /truth, where training and evaluation do not
+        look.
+        """
+        data = np.asarray(values)
+        text = data.dtype.kind in "UO"
+        self._file.create_dataset(
+            f"truth/{path}",
+            data=data.astype(object) if text else data,
+            dtype=TEXT if text else None,
+        )
+
+    def close(self) -> None:
+        """Write what is still in memory; the file is a valid crowd file from here on."""
+        self._write_image_table()
+        self._write_keys()
+        if not len(self._file["subjects"]):
+            raise UbrainError("a crowd file needs at least one subject")
+
+
+def _total_variance(
+    moments: NDArray[np.float32], session: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Variance of each voxel over all trials, (n_voxels,), from the mean and standard deviation of
+    its sessions.
+    """
+    mean, deviation = moments.astype(np.float64)
+    weight = np.bincount(session, minlength=len(mean))[:, None] / len(session)
+    variance: NDArray[np.float64] = (
+        weight * (deviation**2 + (mean - (weight * mean).sum(0)) ** 2)
+    ).sum(0)
+    return variance
+
+
+def _checked_blocks(
+    blocks: Iterable[NDArray], shape: tuple[int, int], where: str
+) -> Iterator[NDArray]:
+    start = 0
+    for block in blocks:
+        if block.ndim != 2 or block.shape[1] != shape[1] or start + len(block) > shape[0]:
+            raise UbrainError(
+                f"{where}: expected {shape} responses in all, got a block {block.shape} at row"
+                f" {start}"
+            )
+        bad = ~np.isfinite(block)
+        if bad.any():
+            row, voxel = np.argwhere(bad)[0]
+            raise UbrainError(
+                f"{where}: response of voxel {voxel} in trial {start + row} is {block[row, voxel]}"
+            )
+        start += len(block)
+        yield block
+
+
+@contextmanager
+def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Iterator[CrowdWriter]:
+    """Open a crowd file for writing. It appears under its name only if the block ends without an
+    error.
+
+    Parameters
+    ----------
+    append : add to an existing file; it is copied first, so an error leaves it as it was.
+    needs : bytes about to be written, as far as known; checked against the free space before
+        anything is written.
+
+    Raises
+    ------
+    UbrainError
+        If the file exists (or, with `append`, does not), the disk is full, or writing fails.
+    """
+    path = Path(path)
+    if append:
+        open_crowd(path).close()
+        needs += path.stat().st_size
+    elif path.exists():
+        raise UbrainError(
+            f"{path} exists; choose another name, delete it, or append to it with --append"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        require_space(path, needs)
+        with atomic(path) as partial:
+            if append:
+                shutil.copyfile(path, partial)
+            with Sink(partial, "r+" if append else "w+") as sink:
+                with h5py.File(sink, "r+" if append else "w") as file:
+                    writer = CrowdWriter(file, path, sink.check)
+                    yield writer
+                    writer.close()
+                sink.check()
+            open_crowd(partial).close()
+    except UbrainError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise UbrainError(
+            f"could not write {path}: {error}; nothing was kept. Is the disk full?"
+        ) from error

@@ -1,0 +1,183 @@
+"""Encoders to give away: the model card, and the Hugging Face hub."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ubrain.checkpoint import (
+    CARD,
+    CONFIG,
+    VOXELS,
+    WEIGHTS,
+    _check_shapes,
+    _damaged,
+    _of,
+    describe,
+    load,
+    save,
+)
+from ubrain.crowd import check_name
+from ubrain.errors import UbrainError
+from ubrain.model import UniversalEncoder
+
+
+def drop(folder: str | Path, subjects: Sequence[str], out: str | Path) -> list[str]:
+    """Copy a checkpoint without some of its subjects; gives the names of those that are left."""
+    folder = Path(folder)
+    known = describe(folder).subjects
+    for name in subjects:
+        _of(known, name, folder)
+    left = [name for name in known if name not in subjects]
+    save(load(folder, subjects=left, without_adapters=True), out, like=folder)
+    return left
+
+
+def save_pretrained(
+    encoder: UniversalEncoder,
+    folder: str | Path,
+    adapters: nn.Module | None = None,
+    *,
+    scores: Mapping[str, Any],
+    notes: str = "",
+    **rest: Any,
+) -> None:
+    """As `save`, for giving an encoder away: its model card shows scores, and notes in your words.
+
+    Parameters
+    ----------
+    scores : for example {"median test r": {"S1": 0.42, "S2": 0.39}, "val_r75": 0.5}.
+    notes : limits and licence as you know them; Markdown.
+    """
+    save(encoder, folder, adapters, scores=dict(scores), notes=notes, **rest)
+
+
+def from_pretrained(
+    name: str | Path,
+    subjects: Sequence[str] | None = None,
+    revision: str | None = None,
+    adapters: nn.Module | None = None,
+    without_adapters: bool = False,
+) -> UniversalEncoder:
+    """As `load`, from a folder or from the Hugging Face hub.
+
+    Parameters
+    ----------
+    name : folder, or `owner/name` on the hub. For an encoder with adapters, `fetch` it, build its
+        backbone, then load.
+    revision : branch, tag or commit on the hub.
+    """
+    return load(fetch(name, subjects, revision), adapters, subjects, without_adapters)
+
+
+def fetch(
+    name: str | Path, subjects: Sequence[str] | None = None, revision: str | None = None
+) -> Path:
+    """A checkpoint folder on this machine: the one named, or a download of `owner/name` from the
+    hub (kept for later).
+
+    Raises
+    ------
+    UbrainError
+        If there is neither such a folder nor such a checkpoint on the hub, or the hub cannot be
+        reached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise UbrainError(
+            f"there is no folder {str(name)!r}, and a checkpoint on the hub is called owner/name"
+        )
+    from huggingface_hub import snapshot_download
+
+    tables = (
+        [f"{VOXELS}/*.csv"]
+        if subjects is None
+        else [f"{VOXELS}/{check_name(subject)}.csv" for subject in subjects]
+    )
+    try:
+        return Path(
+            snapshot_download(
+                str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD, *tables]
+            )
+        )
+    except Exception as error:
+        raise UbrainError(
+            f"there is no folder {str(name)!r}, and it could not be fetched from the hub"
+            f" ({type(error).__name__}). Check the name and revision; log in with `hf auth login`"
+            " if it is private; without a connection, copy the folder here and give its path"
+        ) from error
+
+
+def push_to_hub(
+    folder: str | Path, repo_id: str, private: bool = True, token: str | None = None
+) -> str:
+    """Upload a checkpoint folder, and nothing else that lies in it, to the Hugging Face hub.
+
+    Parameters
+    ----------
+    repo_id : `owner/name`; made if it does not exist.
+    private : only its owner sees it. Weights are derived from recordings: see what their owners
+        allow before False.
+    token : of the hub; by default that of `hf auth login`.
+
+    Returns
+    -------
+    Address of the upload.
+
+    Raises
+    ------
+    UbrainError
+        If the folder is not a complete checkpoint, `private` but the repository is public, or the
+        hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    folder = Path(folder)
+    with _damaged(folder):
+        _check_shapes(folder, describe(folder))
+        files: dict[str, Any] = dict(_public_texts(folder))
+    for path in (folder / WEIGHTS, *sorted((folder / VOXELS).glob("*.csv"))):
+        files[path.relative_to(folder).as_posix()] = path
+    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        public = private and not api.repo_info(repo_id).private
+        if not public:
+            done = api.create_commit(
+                repo_id, operations, commit_message="Upload an encoder of ubrain"
+            ).commit_url
+    except Exception as error:
+        raise UbrainError(
+            f"{repo_id}: the hub did not take the upload ({type(error).__name__}: {error})"
+        ) from error
+    if public:
+        raise UbrainError(
+            f"{repo_id} exists and is public, but a private upload was asked for; nothing was"
+            " uploaded"
+        )
+    return str(done)
+
+
+def _public_texts(folder: Path) -> dict[str, bytes]:
+    """Config and card without the place of the backbone's weights on this machine: their file name
+    is enough.
+    """
+    texts = {
+        name: (folder / name).read_text(encoding="utf-8")
+        for name in (CONFIG, CARD)
+        if (folder / name).exists()
+    }
+    place = str(describe(folder).facts["settings"].get("backbone", {}).get("weights", ""))
+    if "/" in place or "\\" in place:
+        short = re.split(r"[/\\]", place)[-1]
+        config = json.loads(texts[CONFIG])
+        config["facts"]["settings"]["backbone"]["weights"] = short
+        texts = {name: text.replace(place, short) for name, text in texts.items()} | {
+            CONFIG: json.dumps(config, indent=1)
+        }
+    return {name: text.encode() for name, text in texts.items()}

@@ -1,0 +1,237 @@
+"""New subjects of a crowd file on a trained encoder, as a checkpoint."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ubrain import checkpoint
+from ubrain import transfer as new_voxels
+from ubrain.backbone import Backbone, Features, Source, choose_device
+from ubrain.config import TransferConfig
+from ubrain.crowd import Crowd
+from ubrain.errors import UbrainError
+from ubrain.exchange import hub
+from ubrain.model import UniversalEncoder
+from ubrain.paths import atomic, cache_root
+from ubrain.predict import correlate
+from ubrain.progress import log
+from ubrain.readout import LinearRest
+from ubrain.transfer import Fitted, _check, images_of
+
+PARTS = "transfer"  # folder of what a killed transfer leaves
+
+
+def transfer(
+    folder: str | Path,
+    crowd: Crowd,
+    out: str | Path,
+    subjects: Sequence[str] | None = None,
+    method: str = "ours",
+    n_images: int | None = None,
+    config: TransferConfig | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Give the subjects of a crowd file embeddings on a trained encoder, and write a checkpoint of
+    them.
+
+    The checkpoint has the encoder's shared weights (and adapters), bit for bit, and the new
+    subjects; the old ones were needed for matching only. A call that was killed is continued by the
+    same call: finished subjects are kept in `out`.
+
+    Parameters
+    ----------
+    folder : checkpoint folder, or `owner/name` on the Hugging Face hub.
+    out : checkpoint folder to write.
+    subjects : by default all of the crowd file.
+    n_images : so many train and val images of each subject, drawn at random; by default all.
+
+    Returns
+    -------
+    One row per subject: images, voxels, what was chosen, the mean r on held-out images, and the
+    median r on test images (NaN if there are none).
+
+    Raises
+    ------
+    UbrainError
+        If anything asked for is not there or does not fit, or `out` holds something else.
+    """
+    folder, out, config = hub.fetch(folder), Path(out), config or TransferConfig()
+    if out.resolve() == folder.resolve():
+        raise UbrainError(
+            f"{out} is the checkpoint that is transferred from; choose another folder"
+        )
+    names = list(crowd.subjects if subjects is None else subjects)
+    rows = {name: images_of(crowd, name, n_images, seed) for name in names}
+    settings = {
+        "checkpoint": _digest(folder / checkpoint.WEIGHTS),
+        "crowd": crowd.fingerprint,
+        "method": method,
+        "images": n_images,
+        "seed": seed,
+        "config": json.loads(json.dumps(asdict(config))),
+    }
+    _check_out(out, settings, names)
+    encoder, source = open_encoder(folder, crowd, device)
+    for name in names:
+        _check(method, name, len(rows[name]), sum(map(len, encoder.embeddings.values())))
+        known = checkpoint.describe(folder)
+        if name in known.subjects and known.facts["settings"].get("crowd") == crowd.fingerprint:
+            raise UbrainError(
+                f"{folder} was trained on subject {name!r} of this crowd file; it needs no"
+                " transfer, and matching would find its own voxels"
+            )
+    parts = {
+        name: _fit_or_resume(encoder, source, name, rows[name], settings, config, out)
+        for name in names
+    }
+    new = checkpoint.load(folder, source.adapters, subjects=[])
+    for name, fitted in parts.items():
+        new.add_subject(name, len(fitted.embeddings))
+        new.subject(name).data = fitted.embeddings.cpu()
+        if fitted.rest is not None:
+            new.rests[name] = fitted.rest.cpu()
+    table = _report(new.to(choose_device(device)), source, parts, rows)
+    _write(new, folder, crowd, table, settings, out)
+    return table
+
+
+def open_encoder(
+    folder: str | Path, crowd: Crowd, device: str = "auto"
+) -> tuple[UniversalEncoder, Source]:
+    """An encoder from a checkpoint folder, and the source that gives it tokens of a crowd file's
+    images.
+    """
+    bones, where = checkpoint.backbone_config(folder), choose_device(device)
+    if bones.adapter_rank:
+        backbone = Backbone(bones).to(where)
+        return checkpoint.load(folder, backbone.adapters).to(where), Source(
+            crowd, backbone=backbone
+        )
+    return checkpoint.load(folder).to(where), Source(
+        crowd, Features(crowd, bones, cache_root() / "features", device)
+    )
+
+
+def _check_out(out: Path, settings: dict[str, Any], names: Sequence[str]) -> None:
+    if not (out / checkpoint.CONFIG).exists():
+        return
+    found = checkpoint.describe(out)
+    if found.facts.get("transfer") != settings or list(found.subjects) != list(names):
+        raise UbrainError(
+            f"{out} holds another encoder, or a transfer with other settings; choose another folder"
+        )
+
+
+def _fit_or_resume(
+    encoder: UniversalEncoder,
+    source: Source,
+    subject: str,
+    rows: NDArray[np.int64],
+    settings: dict[str, Any],
+    config: TransferConfig,
+    out: Path,
+) -> Fitted:
+    """The embeddings of a subject, from a call that was killed if it got so far."""
+    path = out / PARTS / f"{subject}.safetensors"
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            told = json.loads(file.metadata()["fitted"])
+            if told["settings"] == settings:
+                log.info("%s was finished before", subject)
+                rest = (
+                    LinearRest.of({name: file.get_tensor(name) for name in told["rest"]})
+                    if told["rest"]
+                    else None
+                )
+                return Fitted(
+                    file.get_tensor("embeddings"), told["chosen"], told["validation"], rest
+                )
+    log.info(
+        "transfer of %s: %d voxels, %d images, %s",
+        subject,
+        source.crowd[subject].n_voxels,
+        len(rows),
+        settings["method"],
+    )
+    fitted = new_voxels.fit(
+        encoder, source, subject, rows, settings["method"], config, settings["seed"]
+    )
+    parts = {} if fitted.rest is None else fitted.rest.state_dict()
+    told = {
+        "settings": settings,
+        "chosen": fitted.chosen,
+        "validation": fitted.validation,
+        "rest": list(parts),
+    }
+    tensors = {
+        name: t.cpu().contiguous() for name, t in {"embeddings": fitted.embeddings, **parts}.items()
+    }
+    with atomic(path) as partial:
+        save_file(tensors, partial, {"fitted": json.dumps(told)})
+    return fitted
+
+
+def _report(
+    encoder: UniversalEncoder,
+    source: Source,
+    parts: dict[str, Fitted],
+    images: dict[str, NDArray[np.int64]],
+) -> pd.DataFrame:
+    rows = []
+    for name, fitted in parts.items():
+        test = source.crowd[name].image_rows("test")
+        r = (
+            np.nan_to_num(correlate(encoder, source, name, test))
+            if len(test)
+            else np.array([np.nan])
+        )
+        rows.append(
+            {
+                "subject": name,
+                "images": len(images[name]),
+                "voxels": len(fitted.embeddings),
+                "chosen": fitted.chosen,
+                "held_out_r": fitted.validation,
+                "test_r": float(np.median(r)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _write(
+    encoder: UniversalEncoder,
+    folder: Path,
+    crowd: Crowd,
+    table: pd.DataFrame,
+    settings: dict[str, Any],
+    out: Path,
+) -> None:
+    """The checkpoint of the new subjects; what a killed call left vanishes."""
+    tested = table.set_index("subject")["test_r"].dropna().to_dict()
+    training = checkpoint.describe(folder).facts["settings"] | {"crowd": crowd.fingerprint}
+    checkpoint.save(
+        encoder,
+        out,
+        like=folder,
+        transfer=settings,
+        scores={"median test r": tested},
+        settings=training,
+        **checkpoint.recorded(crowd, table["subject"]),
+    )
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

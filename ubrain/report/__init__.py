@@ -1,0 +1,1 @@
+"""Notebooks, their runs, numbers, claims and figures."""

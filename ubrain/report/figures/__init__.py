@@ -1,0 +1,105 @@
+"""One function per kind of figure: axes in, axes out; nothing is computed here, nothing is
+saved.
+"""
+
+from ubrain.report.figures.ablations import ablations
+from ubrain.report.figures.clusters import (
+    cluster_colours,
+    colour_key,
+    composition,
+    count_choice,
+    flatmap,
+    flatmaps,
+    group_colours,
+    image_rows,
+    palette,
+    plane,
+    plane_colours,
+)
+from ubrain.report.figures.crowd import (
+    areas,
+    attention,
+    cortex,
+    growth,
+    images,
+    measured_against_predicted,
+    shares,
+    truth,
+    voxel_quartiles,
+)
+from ubrain.report.figures.datasets import area_gains, joined, subject_gains
+from ubrain.report.figures.fields import (
+    attention_on_images,
+    field_agreement,
+    field_positions,
+    level_use,
+    receptive_fields,
+    unknown_fields,
+)
+from ubrain.report.figures.overview import overview
+from ubrain.report.figures.retrieval import (
+    controls,
+    flat_cortex,
+    hits_against,
+    hits_by_area,
+    responses_on_cortex,
+    retrieval,
+    retrieved,
+)
+from ubrain.report.figures.style import (
+    CEILING,
+    CONDITIONS,
+    colour,
+    finish,
+    mark_simulated,
+    text_only,
+)
+from ubrain.report.figures.transfer import learning_curves
+
+__all__ = [
+    "CEILING",
+    "CONDITIONS",
+    "ablations",
+    "area_gains",
+    "areas",
+    "attention",
+    "attention_on_images",
+    "cluster_colours",
+    "colour",
+    "colour_key",
+    "composition",
+    "controls",
+    "cortex",
+    "count_choice",
+    "field_agreement",
+    "field_positions",
+    "finish",
+    "flat_cortex",
+    "flatmap",
+    "flatmaps",
+    "group_colours",
+    "growth",
+    "hits_against",
+    "hits_by_area",
+    "image_rows",
+    "images",
+    "joined",
+    "learning_curves",
+    "level_use",
+    "mark_simulated",
+    "measured_against_predicted",
+    "overview",
+    "palette",
+    "plane",
+    "plane_colours",
+    "receptive_fields",
+    "responses_on_cortex",
+    "retrieval",
+    "retrieved",
+    "shares",
+    "subject_gains",
+    "text_only",
+    "truth",
+    "unknown_fields",
+    "voxel_quartiles",
+]

@@ -1,0 +1,43 @@
+"""Figure of the ablations."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ubrain.report.figures.style import CEILING, colour, finish
+
+
+def ablations(ax: Axes, table: pd.DataFrame, score: str, scale: float = 1) -> Axes:
+    """Difference of each variant from what it is compared with: mean and interval, and a small dot
+    per seed and subject.
+
+    Parameters
+    ----------
+    table : one row per variant: variant, group, against, difference, low, high, pairs; variants of
+        a group together.
+    score : what differs, with its unit.
+    scale : what it is multiplied with; 100 for percentage points.
+    """
+    table = table.assign(
+        **{c: scale * table[c] for c in ("difference", "low", "high")},
+        pairs=[scale * np.asarray(p) for p in table["pairs"]],
+    )
+    at = (
+        np.arange(len(table)) + 0.5 * (table["group"] != table["group"].shift()).cumsum().to_numpy()
+    )
+    for y, pairs in zip(at, table["pairs"], strict=True):
+        ax.plot(pairs, np.full(len(pairs), y + 0.27), "o", ms=3, color="#777777", alpha=0.8, mew=0)
+    error = [table["difference"] - table["low"], table["high"] - table["difference"]]
+    ax.errorbar(
+        table["difference"], at, xerr=error, fmt="o", ms=6, lw=2, color=colour("encoder, crowd")
+    )
+    ax.axvline(0, color=CEILING, lw=1, ls="--")
+    ends = [f"  (against: {a})" if a != table["against"].iloc[0] else "" for a in table["against"]]
+    ax.set_yticks(at, [v + e for v, e in zip(table["variant"], ends, strict=True)])
+    ax.set_ylim(at.max(initial=0) + 0.7, 0)  # the first on top, also where axes share y
+    ax.set(
+        xlabel=(
+            f"difference in {score}, variant − {table['against'].iloc[0]}" if len(table) else score
+        )
+    )
+    return finish(ax, legend="")

@@ -1,0 +1,316 @@
+"""Figures of clusters: how many, on the cortex, on the map of all embeddings, and their images."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.tri import Triangulation
+from nilearn import datasets, surface
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from ubrain.report.figures.style import finish, text_only
+
+OUTLIER_GREY = (0.75, 0.75, 0.75)
+REACH = 7.0  # mm on the flat surface: a voxel colours the vertices around it
+HEMISPHERES = {"L": "left", "R": "right"}
+
+
+def cluster_colours(labels: ArrayLike, n_clusters: int) -> NDArray[np.float64]:
+    """Colour of each voxel by its cluster, grey for outliers: (n_voxels, 3)."""
+    return np.array([*palette(n_clusters), OUTLIER_GREY])[np.asarray(labels)]
+
+
+def palette(n: int) -> list[tuple[float, float, float]]:
+    """So many colours, as different as that number allows; the same first ones for up to 20."""
+    strong = sns.color_palette("tab20", 20)
+    return ([*strong[::2], *strong[1::2]] if n <= 20 else sns.color_palette("husl", n))[:n]
+
+
+def plane_colours(places: ArrayLike) -> NDArray[np.float64]:
+    """Colour of each place on a 2-D map, changing smoothly over it: (n, 3).
+
+    Parameters
+    ----------
+    places : (n, 2)
+    """
+    xy = np.asarray(places, dtype=np.float64)
+    x, y = ((xy - xy.min(0)) / np.maximum(np.ptp(xy, axis=0), 1e-12)).T[:, :, None]
+    corners = np.array(
+        [(0.10, 0.25, 0.85), (0.95, 0.15, 0.20), (0.05, 0.75, 0.45), (1.0, 0.85, 0.10)]
+    )
+    return (1 - y) * ((1 - x) * corners[0] + x * corners[1]) + y * (
+        (1 - x) * corners[2] + x * corners[3]
+    )
+
+
+def count_choice(ax: Axes, table: pd.DataFrame, chosen: int) -> Axes:
+    """Stability and silhouette against the number of clusters; the chosen number is marked.
+
+    Parameters
+    ----------
+    table : one row per number: n_clusters, stability, low, high, silhouette.
+    """
+    stability, silhouette = sns.color_palette("colorblind", 2)
+    ax.fill_between(
+        table["n_clusters"],
+        table["low"],
+        table["high"],
+        color=stability,
+        alpha=0.15,
+        lw=0,
+        label="range over pairs of runs",
+    )
+    ax.plot(
+        table["n_clusters"],
+        table["stability"],
+        "o-",
+        color=stability,
+        label="stability (ARI between runs)",
+    )
+    ax.plot(table["n_clusters"], table["silhouette"], "s-", color=silhouette, label="silhouette")
+    ax.axvline(chosen, color="#333333", ls="--", lw=1, label=f"chosen: {chosen}")
+    ax.set_xticks(table["n_clusters"], [str(n) for n in table["n_clusters"]])
+    ax.set(
+        xlabel="number of clusters",
+        ylabel="ARI, silhouette",
+        ylim=(min(0, table["silhouette"].min()), 1),
+    )
+    return finish(ax, legend="above")
+
+
+def composition(ax: Axes, table: pd.DataFrame, of: str) -> Axes:
+    """Share of each group's voxels in each cluster.
+
+    Parameters
+    ----------
+    table : (n_groups, n_clusters) shares.
+    of : what the groups are.
+    """
+    sns.heatmap(
+        100 * table,
+        ax=ax,
+        cmap="Blues",
+        vmin=0,
+        vmax=100,
+        annot=True,
+        fmt=".0f",
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": f"% of the voxels of the {of}"},
+        linewidths=0.5,
+    )
+    ax.set(xlabel="cluster", ylabel=of)
+    ax.set_xticks(ax.get_xticks(), table.columns, rotation=45, ha="right")
+    ax.tick_params(axis="y", rotation=0)
+    return ax
+
+
+def plane(
+    ax: Axes,
+    places: ArrayLike,
+    colours: ArrayLike,
+    keys: Mapping[str, tuple] | None = None,
+    title: str = "",
+) -> Axes:
+    """All embeddings on a 2-D map, one dot per voxel.
+
+    Parameters
+    ----------
+    places : (n_voxels, 2)
+    colours : (n_voxels, 3)
+    keys : what a colour means; drawn as a legend below.
+    """
+    order = np.random.default_rng(0).permutation(len(np.asarray(places)))  # no group covers another
+    x, y = np.asarray(places)[order].T
+    ax.scatter(
+        x,
+        y,
+        c=np.asarray(colours)[order],
+        s=max(1.5, min(8, 20_000 / len(x))),
+        lw=0,
+        rasterized=True,
+    )
+    ax.set(
+        title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[]
+    )
+    if keys:
+        dots = [
+            Line2D([], [], marker="o", ls="", ms=6, color=colour, label=name)
+            for name, colour in keys.items()
+        ]
+        ax.legend(
+            handles=dots,
+            frameon=False,
+            fontsize=8,
+            ncols=3,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.08),
+        )
+    return ax
+
+
+def group_colours(groups: Sequence[str]) -> tuple[NDArray[np.float64], dict[str, tuple]]:
+    """Colour of each voxel by its group (area, subject), "none" in grey, and which colour means
+    what.
+    """
+    names = [g for g in dict.fromkeys(groups) if g != "none"]
+    keys = dict(zip(names, palette(len(names)), strict=True))
+    keys |= {"none": OUTLIER_GREY} if "none" in set(groups) else {}
+    return np.array([keys[g] for g in groups]), keys
+
+
+def flatmap(
+    ax: Axes, voxels: pd.DataFrame, colours: ArrayLike, hemisphere: str, outlines: pd.DataFrame
+) -> Axes:
+    """Colours of voxels on the flattened fsaverage5 surface, with outlines and names of areas.
+
+    Parameters
+    ----------
+    voxels : hemisphere and vertex of each voxel (-1: not on the surface). A vertex takes the colour
+        of the nearest voxel, if that is less than 7 mm away.
+    colours : (n_voxels, 3)
+    hemisphere : "L" or "R".
+    outlines : hemisphere, vertex and area of the voxels that say where areas are; may be empty.
+    """
+    xy, faces, shade = _flat(hemisphere)
+    face_colours = np.repeat(0.93 - 0.12 * shade[faces].mean(1)[:, None], 3, axis=1)
+    mine = ((voxels["hemisphere"] == hemisphere) & (voxels["vertex"] >= 0)).to_numpy()
+    if not mine.any():
+        return text_only(ax, "this crowd file does not say where\non fsaverage5 these voxels are")
+    near, found = _nearest_voxel(xy, voxels["vertex"].to_numpy()[mine], xy[faces].mean(1))
+    face_colours[found] = np.asarray(colours)[mine][near[found]]
+    patches = PolyCollection(
+        list(xy[faces]), facecolors=face_colours, edgecolors="face", linewidths=0.1, rasterized=True
+    )
+    ax.add_collection(patches)
+    _outlines(ax, xy, faces, outlines[outlines["hemisphere"] == hemisphere])
+    _frame(ax, pd.concat([voxels, outlines]), hemisphere)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    return ax
+
+
+def flatmaps(
+    voxels: pd.DataFrame, colours: ArrayLike, outlines: Mapping[str, pd.DataFrame]
+) -> Figure:
+    """A `flatmap` of both hemispheres of each subject, all of the same part of the cortex.
+
+    A few voxels may be out of sight: those that the cut of the flat surface has put far from the
+    others.
+
+    Parameters
+    ----------
+    voxels : subject, hemisphere and vertex of each voxel.
+    colours : (n_voxels, 3)
+    outlines : subject -> voxels that say where areas are.
+
+    Returns
+    -------
+    A figure of its own, since the number of axes follows from that of the subjects.
+    """
+    columns = min(6, 2 * len(outlines))
+    n_rows = -(-2 * len(outlines) // columns)
+    figure, axes = plt.subplots(
+        n_rows, columns, figsize=(2.2 * columns, 4.6 * n_rows), squeeze=False
+    )
+    pairs = iter(axes.ravel().tolist())
+    for subject, known in outlines.items():
+        mine = (voxels["subject"] == subject).to_numpy()
+        for hemisphere, side in HEMISPHERES.items():
+            ax = flatmap(next(pairs), voxels[mine], np.asarray(colours)[mine], hemisphere, known)
+            _frame(ax, voxels, hemisphere)
+            ax.set_title(f"{subject}, {side}", fontsize=10)
+    for ax in pairs:
+        ax.set_axis_off()
+    return figure
+
+
+def colour_key(figure: Figure, keys: Mapping[str, tuple]) -> Figure:
+    """What the colours mean, below all axes of a figure."""
+    patches = [Patch(color=colour, label=name) for name, colour in keys.items()]
+    figure.legend(
+        handles=patches,
+        loc="outside lower left",
+        ncols=min(6, len(keys)),
+        frameon=False,
+        fontsize=9,
+    )
+    return figure
+
+
+@cache
+def _flat(hemisphere: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Flat places of the vertices in mm, faces, and 1 in a sulcus, 0 on a gyrus."""
+    side, files = HEMISPHERES[hemisphere], datasets.fetch_surf_fsaverage("fsaverage5")
+    mesh = surface.load_surf_mesh(files[f"flat_{side}"])
+    depth = np.asarray(surface.load_surf_data(files[f"sulc_{side}"]))
+    return mesh.coordinates[:, :2].astype(np.float64), mesh.faces, (depth > 0).astype(np.float64)
+
+
+def _frame(ax: Axes, voxels: pd.DataFrame, hemisphere: str) -> None:
+    """Show the part of the surface where nearly all of these voxels are: a cut may put a few far
+    from the others.
+    """
+    here = voxels[(voxels["hemisphere"] == hemisphere) & (voxels["vertex"] >= 0)]
+    if len(here):
+        xy = _flat(hemisphere)[0][here["vertex"].to_numpy(dtype=int)]
+        (left, bottom), (right, top) = (
+            np.percentile(xy, 4, axis=0) - 3 * REACH,
+            np.percentile(xy, 96, axis=0) + 3 * REACH,
+        )
+        ax.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _nearest_voxel(
+    xy: NDArray, vertices: NDArray, places: NDArray
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """For each place, which voxel is nearest, and whether it is near enough."""
+    distance, near = cKDTree(xy[vertices.astype(int)]).query(places)
+    return near, distance <= REACH
+
+
+def _outlines(ax: Axes, xy: NDArray, faces: NDArray, known: pd.DataFrame) -> None:
+    """Line around each area and its name in the middle."""
+    if not len(known):
+        return
+    vertices, areas = known["vertex"].to_numpy(dtype=int), known["area"].to_numpy()
+    distance, near = cKDTree(xy[vertices]).query(xy, k=min(5, len(vertices)))
+    near, far = near.reshape(len(xy), -1), distance.reshape(len(xy), -1) > REACH
+    triangles = Triangulation(xy[:, 0], xy[:, 1], faces)
+    for area in dict.fromkeys(areas):
+        votes = np.where(far, 0.0, areas[near] == area).sum(1) / np.maximum((~far).sum(1), 1)
+        if (votes > 0.5).sum() < 3:
+            continue
+        ax.tricontour(triangles, votes, levels=[0.5], colors="black", linewidths=0.9)
+        x, y = np.median(xy[votes > 0.5], axis=0)
+        halo = withStroke(linewidth=1.8, foreground="white")
+        ax.text(x, y, area, fontsize=6, ha="center", va="center", path_effects=[halo], clip_on=True)
+
+
+def image_rows(
+    axes: NDArray, pixels: Sequence[Sequence[NDArray]], titles: Sequence[str]
+) -> NDArray:
+    """A row of images for each cluster, best first, its title at the left.
+
+    Parameters
+    ----------
+    axes : (n_clusters, n_images)
+    """
+    for row, shown, title in zip(np.atleast_2d(axes), pixels, titles, strict=True):
+        for ax in row:
+            ax.set_axis_off()
+        for ax, image in zip(row, shown, strict=False):
+            ax.imshow(image)
+        row[0].text(
+            -0.15, 0.5, title, transform=row[0].transAxes, ha="right", va="center", fontsize=10
+        )
+    return axes

@@ -1,0 +1,400 @@
+"""One notebook with many settings: the product of a grid, run in processes of their own,
+resumable, as one table.
+"""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from ubrain import paths
+from ubrain.errors import UbrainError
+from ubrain.progress import log
+from ubrain.report import runs
+from ubrain.report.results import Record
+
+MOST_RUNS = 1000
+MOST_BYTES = 1_000_000  # of a grid file
+GRID, TABLE, SUMMARY, LOG, FAILED = "grid.json", "table.csv", "summary.csv", "log.txt", "error.txt"
+RECORD = tuple(Record.__dataclass_fields__)
+PATIENCE = 20  # seconds that an interrupted run gets to end its kernel
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A notebook, and the values that each of its parameters takes.
+
+    Attributes
+    ----------
+    swept : parameter -> values; a run for each combination, the last parameter changing fastest.
+    fixed : parameter -> the one value it has in every run.
+    """
+
+    notebook: str
+    swept: dict[str, list[Any]]
+    fixed: dict[str, Any]
+
+    @property
+    def n_runs(self) -> int:
+        """Number of combinations."""
+        return math.prod(map(len, self.swept.values()))
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """Name of each run -> the values of its swept parameters."""
+        digits = len(str(self.n_runs - 1))
+        found = {}
+        for number, values in enumerate(itertools.product(*self.swept.values())):
+            point = dict(zip(self.swept, values, strict=True))
+            slugs = [runs.slug(name, value) for name, value in point.items()]
+            found["-".join([f"{number:0{digits}d}", *slugs])[:100]] = point
+        return found
+
+
+def read_grid(path: Path, most_runs: int = MOST_RUNS) -> Grid:
+    """Read a grid file, and make sure that every one of its runs can be started.
+
+    The file is YAML: `notebook: 03_transfer` and `parameters: {seed: [0, 1, 2], profile: fast,
+    n_images: [[25], [100]]}`. A list is swept over, anything else is fixed; a parameter that is
+    itself a list is therefore written as a list of lists.
+
+    Raises
+    ------
+    UbrainError
+        If the file is not such a grid, names an unknown notebook or parameter, has a value of a
+        wrong type, or too many runs.
+    """
+    document = _document(path)
+    parameters = {n: _absolute(v) if n == "crowd" else v for n, v in document["parameters"].items()}
+    sources = runs.find_notebooks(document["notebook"])
+    if len(sources) > 1:
+        raise UbrainError(
+            f"{path}: {document['notebook']!r} is {len(sources)} notebooks, a sweep runs one"
+        )
+    swept = {name: values for name, values in parameters.items() if isinstance(values, list)}
+    for name, values in swept.items():
+        if not values or len(set(map(repr, values))) < len(values):
+            raise UbrainError(
+                f"{path}: {name!r}: expected a list of different values, got {_short(values)}"
+            )
+    grid = Grid(sources[0].stem, swept, {n: v for n, v in parameters.items() if n not in swept})
+    if grid.n_runs > most_runs:
+        raise UbrainError(
+            f"{path}: this grid has {grid.n_runs:,} runs; more than {most_runs:,} take a larger"
+            " --max-runs"
+        )
+    _check(sources[0], grid, path)
+    return grid
+
+
+def sweep(
+    grid: Grid, out: Path, jobs: int = 1, environment: Mapping[str, str] | None = None
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Run what has not run yet, each run in a process and a folder of its own, and write the table
+    of all results.
+
+    An interrupted sweep continues when it is started again: finished runs are those with results,
+    failed ones are tried again.
+
+    Parameters
+    ----------
+    out : folder of the sweep: `grid.json`, `table.csv`, `summary.csv`, and `runs/<name>/` as of
+        `ubrain run --out`.
+    jobs : runs at the same time; each gets its share of the threads.
+    environment : variables for the runs, in addition to ours.
+
+    Returns
+    -------
+    The table of all results, and the name of every failed run with its error.
+
+    Raises
+    ------
+    UbrainError
+        If the folder holds another grid, or is in use.
+    """
+    runs.make_folder(out)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            _claim(grid, out)
+            todo = {
+                name: point
+                for name, point in grid.runs().items()
+                if not _results(grid, out, name).exists()
+            }
+            log.info("%d of %d runs to do, %d at a time", len(todo), grid.n_runs, jobs)
+            errors = _run_all(
+                grid, out, todo, jobs, {**os.environ, **(environment or {}), **_threads(jobs)}
+            )
+            table = collect(grid, out)
+            paths.write_text(out / TABLE, table.to_csv(index=False))
+            paths.write_text(out / SUMMARY, summary(table, grid).to_csv(index=False))
+    except Timeout:
+        raise UbrainError(
+            f"{out}: another sweep is running in this folder; wait for it, or give another --out"
+        ) from None
+    return table, errors
+
+
+def collect(grid: Grid, out: Path) -> pd.DataFrame:
+    """Every number of every finished run.
+
+    Returns
+    -------
+    One row per record: run, the swept parameters (lists as JSON), name, condition, subject, value,
+    low, high, n, unit, commit.
+    """
+    rows = []
+    for name, point in grid.runs().items():
+        if (results := _results(grid, out, name)).exists():
+            document = json.loads(results.read_text(encoding="utf-8"))
+            columns = {column: _cell(point[p]) for p, column in _columns(grid).items()}
+            rows += [
+                {"run": name, **columns, **r, "commit": document["commit"]}
+                for r in document["results"]
+            ]
+    table = pd.DataFrame(rows, columns=["run", *_columns(grid).values(), *RECORD, "commit"])
+    if table["commit"].nunique() > 1:
+        log.warning(
+            "these runs were made by different versions of the code: %s",
+            ", ".join(table["commit"].unique()),
+        )
+    return table
+
+
+def summary(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """The numbers of a sweep in short: median over subjects in each run, then mean and range over
+    seeds.
+
+    Returns
+    -------
+    One row per swept parameters (without seed), name, condition and unit: mean, low, high, seeds,
+    subjects.
+    """
+    keys = [c for p, c in _columns(grid).items() if p != "seed"] + ["name", "condition", "unit"]
+    one = table.assign(value=pd.to_numeric(table["value"]), everybody=table["subject"] == "all")
+    one = one[one["value"].notna()]
+    one = (
+        one.groupby([*keys, "everybody", "run"], sort=False, dropna=False)["value"]
+        .agg(["median", "size"])
+        .reset_index()
+    )
+    seeds = one.groupby([*keys, "everybody"], sort=False, dropna=False)
+    found = seeds.agg(
+        mean=("median", "mean"),
+        low=("median", "min"),
+        high=("median", "max"),
+        seeds=("run", "nunique"),
+        subjects=("size", "max"),
+    ).reset_index()
+    found["subjects"] = np.where(found.pop("everybody"), "all", found["subjects"].astype(str))
+    return found
+
+
+def show(short: pd.DataFrame, most: int = 60) -> str:
+    """A summary as text; of a long one the first rows."""
+    columns = short.assign(**{c: short[c].map("{:.4g}".format) for c in ("mean", "low", "high")})
+    text = columns.head(most).to_string(index=False) if len(short) else "no results"
+    return text + (
+        f"\n... and {len(short) - most} more rows in {SUMMARY}" if len(short) > most else ""
+    )
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """The grid file as a mapping of `notebook` and `parameters`."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UbrainError(
+                f"expected a grid of less than {MOST_BYTES:,} bytes, got {path.stat().st_size:,}"
+            )
+        document = runs.read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UbrainError(f"{path}: cannot be read as a text file: {error}") from None
+    except UbrainError as error:
+        raise UbrainError(f"{path}: {error}") from None
+    shape = "expected `notebook: NAME` and `parameters: {name: value or list of values}`"
+    if not isinstance(document, dict) or set(document) != {"notebook", "parameters"}:
+        raise UbrainError(f"{path}: {shape}, got {_short(document)}")
+    for key, kind in (("notebook", str), ("parameters", dict)):
+        if not isinstance(document[key], kind):
+            raise UbrainError(f"{path}: {key} is {_short(document[key])}; {shape}")
+    return document
+
+
+def _absolute(crowd: Any) -> Any:
+    """The path of a crowd file, or of several, from wherever the sweep is continued."""
+    if isinstance(crowd, list):
+        return [_absolute(c) for c in crowd]
+    return str(Path(crowd).resolve()) if isinstance(crowd, str) else crowd
+
+
+def _check(source: Path, grid: Grid, path: Path) -> None:
+    """Every value of every parameter, without going through the product."""
+    first = {name: values[0] for name, values in grid.swept.items()}
+    for point in [
+        {**first, name: value} for name, values in grid.swept.items() for value in values
+    ] or [{}]:
+        try:
+            runs.check_settings([source], "fast", None, 0, {**grid.fixed, **point})
+        except UbrainError as error:
+            hint = (
+                "; in a grid a list is swept over, so write a list as [[...]]"
+                if "expected a list" in str(error)
+                else ""
+            )
+            raise UbrainError(f"{path}: {error}{hint}") from None
+
+
+def _claim(grid: Grid, out: Path) -> None:
+    """Write the grid into its folder, or make sure that it is the one that is there."""
+    mine = json.dumps(asdict(grid), indent=1, ensure_ascii=False) + "\n"
+    if (out / GRID).exists():
+        if (out / GRID).read_text(encoding="utf-8") != mine:
+            raise UbrainError(
+                f"{out} is the folder of another grid ({out / GRID}); give another --out"
+            )
+    elif any(p.name != ".lock" for p in out.iterdir()):
+        raise UbrainError(f"{out} is not empty, and not the folder of a sweep; give another --out")
+    else:
+        paths.write_text(out / GRID, mine)
+
+
+def _run_all(
+    grid: Grid,
+    out: Path,
+    todo: Mapping[str, Mapping[str, Any]],
+    jobs: int,
+    environment: Mapping[str, str],
+) -> dict[str, str]:
+    """Run the named runs with their swept parameters, so many at a time; returns the failed ones
+    with their error.
+    """
+    waiting, running, errors = deque(todo), dict[str, subprocess.Popen](), dict[str, str]()
+    with _ending(running):
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.popleft()
+                command = _command(
+                    grid.notebook, {**grid.fixed, **todo[name]}, (out / "runs" / name).resolve()
+                )
+                running[name] = _start(command, out / "runs" / name, environment)
+            time.sleep(0.1)
+            for name in [n for n, process in running.items() if process.poll() is not None]:
+                code = running.pop(name).returncode
+                if error := _error(grid, out, name, code):
+                    errors[name] = error
+                done = len(todo) - len(waiting) - len(running)
+                log.info(
+                    "%d of %d: %s %s", done, len(todo), name, "failed" if error else "finished"
+                )
+    return errors
+
+
+@contextmanager
+def _ending(running: dict[str, subprocess.Popen]) -> Iterator[None]:
+    """Whatever ends the block, Ctrl-C or a signal to stop: no run stays behind."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()  # only there signals can be caught
+    before = signal.signal(signal.SIGTERM, stop) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for process in running.values():
+            process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
+        until = time.monotonic() + PATIENCE
+        for process in running.values():
+            try:
+                process.wait(max(0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _start(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> subprocess.Popen:
+    """Start a run in its folder, in a session of its own: Ctrl-C reaches it through the sweep, not
+    twice.
+    """
+    runs.make_folder(folder)
+    (folder / FAILED).unlink(missing_ok=True)
+    with open(folder / LOG, "wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+        )
+
+
+def _command(notebook: str, parameters: Mapping[str, Any], folder: Path) -> list[str]:
+    words = [
+        w
+        for p, value in parameters.items()
+        for w in ("-p", p, json.dumps(value, ensure_ascii=False))
+    ]
+    return [sys.executable, "-m", "ubrain.cli", "run", notebook, *words, "--out", str(folder)]
+
+
+def _error(grid: Grid, out: Path, name: str, code: int) -> str:
+    """What a run that has ended died of, also written into its folder; "" if it has finished."""
+    if code == 0 and _results(grid, out, name).exists():
+        return ""
+    folder = out / "runs" / name
+    text = "\n" + (folder / LOG).read_text(encoding="utf-8", errors="replace").strip()
+    text = text[text.rfind("\nubrain: ") :] if "\nubrain: " in text else text[-2000:]
+    text = text.strip() or f"ended with exit code {code} and said nothing"
+    paths.write_text(folder / FAILED, text + "\n")
+    return text
+
+
+def _results(grid: Grid, out: Path, name: str) -> Path:
+    """The file that a finished run has: it is written last, and at once."""
+    return out / "runs" / name / f"{grid.notebook}.json"
+
+
+def _threads(jobs: int) -> dict[str, str]:
+    """The share of each job in the threads of this machine, or of those that `$OMP_NUM_THREADS`
+    allows.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    cores = min(cores, int(allowed)) if allowed.isdigit() and int(allowed) else cores
+    return {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+
+
+def _columns(grid: Grid) -> dict[str, str]:
+    """Swept parameter -> its column; one with the name of another column says what it is."""
+    taken = {"run", "commit", *RECORD}
+    return {p: f"{p} (parameter)" if p in taken else p for p in grid.swept}
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 100 else text[:97] + "..."

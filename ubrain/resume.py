@@ -1,0 +1,184 @@
+"""Work that may be interrupted, and writes that do not fail silently.
+
+Training, prediction to files, transfer, import, the feature cache and sweeps all keep what is done
+in a work folder until it is complete. `work` opens one: for one process at a time, with the
+settings it was begun with. Killed at any moment, the same command continues, and ends in the same
+result; with other settings it is refused, in the same words everywhere.
+"""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ubrain.errors import UbrainError
+from ubrain.paths import write_text
+
+SETTINGS, LOCK = "settings.json", "lock"
+
+
+@contextmanager
+def work(
+    folder: Path, settings: Mapping[str, Any], what: str, keep: bool = False
+) -> Iterator[Path]:
+    """A work folder, for this process alone.
+
+    What killed processes left half-written in it (`.*.partial`) is removed at the start.
+
+    Parameters
+    ----------
+    folder : made if it is not there; removed at the end, and after an error if nothing is in it.
+    settings : everything that decides the result, as plain values.
+    what : is done here, in words such as "the import of nsd.h5".
+    keep : leave the folder at the end, without the lock.
+
+    Raises
+    ------
+    UbrainError
+        If another process is at work there, the folder cannot be written, or holds work that was
+        begun with other settings.
+    """
+    with locked(folder, what):
+        same_settings(folder, settings, what)
+        yield folder
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[Path]:
+    """A folder for this process alone; see `work`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UbrainError(f"another process is busy with {what}; wait for it, or stop it") from None
+    except OSError as error:
+        raise UbrainError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        remove_partials(folder)
+        yield folder
+    finally:
+        left = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if left <= {LOCK, SETTINGS}:
+            shutil.rmtree(folder, ignore_errors=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def remove_partials(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half-written of `name`; only for who holds the lock."""
+    for path in folder.glob(f".{name}.*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def same_settings(folder: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Write the settings into a work folder, or refuse it if it has others."""
+    path = folder / SETTINGS
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=1))
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UbrainError(
+            f"{path} cannot be read: {error}; delete {folder} to start anew"
+        ) from error
+    refuse_others(before, settings, what, folder)
+
+
+def refuse_others(
+    before: Mapping[str, Any], settings: Mapping[str, Any], what: str, folder: Path
+) -> None:
+    """Raise an error, naming them, if some settings are not those that `folder` was made with."""
+    was, now = _flat(before), _flat(json.loads(json.dumps(settings)))
+    differ = [
+        f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
+        for key in {**was, **now}
+        if was.get(key) != now.get(key)
+    ]
+    if differ:
+        raise UbrainError(
+            f"{what} was begun with other settings ({'; '.join(differ)[:400]}). Finish it with the"
+            f" same, choose another place, or delete {folder} to start anew"
+        )
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings within settings by their path, such as "training.epochs"."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = isinstance(value, Mapping)
+        found |= _flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
+    return found
+
+
+class Sink(io.FileIO):
+    """The file below HDF5, which crashes when a write fails or does not read back what it wrote.
+
+    The first failure is kept for `check`; what is written from then on goes to memory, for HDF5 to
+    read until it is closed.
+    """
+
+    failure: OSError | None = None
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self._unwritten: list[tuple[int, bytes]] = []
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`; after a failure, to memory."""
+        rest = memoryview(data).cast("B")
+        try:
+            while rest and self.failure is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failure = error
+        if rest:
+            self._unwritten.append((self.tell(), bytes(rest)))
+            self.seek(len(rest), io.SEEK_CUR)
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill all of `buffer`, with zeros where nothing was written."""
+        start, view = self.tell(), memoryview(buffer).cast("B")
+        n_read = super().readinto(view)
+        view[n_read:] = bytes(len(view) - n_read)
+        for at, data in self._unwritten:
+            low, high = max(at, start), min(at + len(data), start + len(view))
+            if low < high:
+                view[low - start : high - start] = data[low - at : high - at]
+        self.seek(start + len(view))
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file; after a failure, do nothing."""
+        try:
+            return super().truncate(size) if self.failure is None else size or 0
+        except OSError as error:
+            self.failure = error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the failure, if there was one."""
+        if self.failure is not None:
+            raise self.failure
+
+
+def require_space(
+    path: Path, needs: int, advice: str = "free some space, or choose another disk"
+) -> None:
+    """Refuse to begin writing `needs` bytes to `path` if the disk has less."""
+    folder = next(p for p in path.absolute().parents if p.exists())
+    free = shutil.disk_usage(folder).free
+    if needs > free:
+        raise UbrainError(
+            f"{path} needs about {needs / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in"
+            f" {folder}; {advice}"
+        )
