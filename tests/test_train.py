@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from ubrain import backbone, checkpoint, predict, scores, train
-from ubrain.backbone import Backbone, Features
+from ubrain import checkpoint, predict, scores, train
+from ubrain.backbone import Backbone, Features, Source
 from ubrain.config import BackboneConfig, EncoderConfig, SimulationConfig, TrainingConfig
 from ubrain.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
@@ -46,7 +46,7 @@ def source(tmp_path_factory):
     )
     with Crowd(folder / "crowd.h5") as crowd:
         features = Features(crowd, CNN, folder / "features")
-        yield backbone.Source(crowd, features)
+        yield Source(crowd, features)
         features.close()
 
 
@@ -165,7 +165,7 @@ def dies_before_a_change(number, crowd_file, features_root, out):
     with Crowd(crowd_file) as crowd:
         features = Features(crowd, CNN, features_root)
         sys.addaudithook(hook)
-        train.fit(backbone.Source(crowd, features), ["S1", "S2"], ENCODER, SHORT, 0, out)
+        train.fit(Source(crowd, features), ["S1", "S2"], ENCODER, SHORT, 0, out)
 
 
 SHORT = replace(TRAINING, epochs=2, batch_images=200)
@@ -280,7 +280,7 @@ def test_training_from_images_reaches_the_adapters(source):
     backbone = Backbone(BackboneConfig("vit_tiny_patch16_224", "random", (1,), 32, None, True, 2))
     before = [p.clone() for p in backbone.adapters.parameters()]
     frozen = {n: p.clone() for n, p in backbone.model.named_parameters()}
-    images = backbone.Source(source.crowd, backbone=backbone)
+    images = Source(source.crowd, backbone=backbone)
     train.fit(images, ["S1"], ENCODER, replace(TRAINING, epochs=1, image_shift=2), 0)
     changed = [
         not torch.equal(a, b) for a, b in zip(before, backbone.adapters.parameters(), strict=True)

@@ -63,7 +63,7 @@ def true_predictions(lab, monkeypatch):
             return truth.noiseless_responses(lab.crowd, subject)
         return lab.crowd[subject].responses_to(rows)
 
-    monkeypatch.setattr(clustering.train, "predict", predict)
+    monkeypatch.setattr(clustering.predict, "predict", predict)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_reliable_voxels_are_those_predicted_above_chance_on_val_images(lab, mon
         noise = rng.normal(size=measured.shape)
         return np.where(np.arange(measured.shape[1]) % 2, measured + 2 * noise, noise)
 
-    monkeypatch.setattr(clustering.train, "predict", predict)
+    monkeypatch.setattr(clustering.predict, "predict", predict)
     keep = clustering.reliable(lab, None)
     start = lab.crowd["S1"].n_voxels
     rng = np.random.default_rng(0)
