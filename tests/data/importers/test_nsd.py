@@ -563,7 +563,7 @@ def test_sessions_that_are_asked_for_must_be_there(nsd: Published, out: Path, re
     nsd.write_volume_labels()
     for session in (1, 2):
         nsd.write_volume(1, session)
-    with refused(out, "subj01: no betas of session 3, 5-7; there are sessions 1-2"):
+    with refused(out, "subj01: no responses of session 3, 5-7; there are sessions 1-2"):
         import_nsd(nsd.root, out, FLOAT32, sessions="1,3,5-7")
     import_nsd(nsd.root, out, FLOAT32, sessions="2")
     assert stored(out).shape == (750, 18)
@@ -790,8 +790,8 @@ def other_grid(nsd: Published, path: Path) -> None:
     [
         (scaled_header, "its header scales the numbers by 0.00333"),
         (data_in_the_header, "cannot be read: its header says that the data begin at byte 0"),
-        (float_nifti, "int16, got .* float32"),
-        (other_grid, r"expected \(5, 4, 3, 750\) int16, got \(3, 4, 5, 750\)"),
+        (float_nifti, "'int16', got .* float32"),
+        (other_grid, r"expected \(5, 4, 3, 750\) of kind \'int16\', got \(3, 4, 5, 750\)"),
     ],
 )
 def test_nifti_betas_of_another_kind(

@@ -15,7 +15,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.crowdfile import split_by_content
-from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, LABELS
+from ubrain.data.importers.layouts import check_choice, join_areas, layout
+from ubrain.data.importers.nsd import (
+    HEMISPHERES,
+    IMAGES,
+    NSD,
+    coco_numbers,
+    photograph_key,
+    read_mask,
+)
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
@@ -24,7 +32,6 @@ from ubrain.data.importers.read import (
     check_voxels,
     let_go,
     load_npy,
-    read_table,
     reading,
 )
 from ubrain.data.importers.recording import (
@@ -42,9 +49,7 @@ from ubrain.data.importers.recording import (
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
-TESTS = ("auto", "official", "shared", "drawn")
-FSAVERAGE = 163842  # vertices of a hemisphere
-MAX_MAPPING = 1 << 20  # bytes
+ALGONAUTS = layout("algonauts")
 
 
 def import_algonauts(
@@ -79,8 +84,7 @@ def import_algonauts(
     UbrainError
         If a file is missing, damaged, or does not fit the others.
     """
-    if test not in TESTS:
-        raise UbrainError(f"--test {test}: expected one of {', '.join(TESTS)}")
+    check_choice("test", test, ALGONAUTS.tests)
     split_by_content(0, test_fraction)
     folder = Folder(root, options.follow_links)
     there = sorted(
@@ -118,51 +122,40 @@ class _Subject:
             for what in ("images", *(f"fmri/{side}_training_fmri.npy" for side in HEMISPHERES)):
                 folder.need(f"{name}/training_split/training_{what}")
         self.training = self._images("training", "train")
-        self.test = self._images("test", "test") if self.has_test_responses else {}
+        answers = (f"{name}/test_split/test_fmri/{side}_test_fmri.npy" for side in HEMISPHERES)
+        self.test = self._images("test", "test") if all(map(folder.find, answers)) else {}
 
     def _images(self, split: str, prefix: str) -> dict[int, Path]:
         """Files by NSD's number of the image (from 0), in the order of the number in the split
         (from 1): that of the rows.
         """
         place = f"{self.name}/{split}_split/{split}_images"
+        where = f"{self.folder}/{place}"
         pattern = re.compile(rf"{prefix}-(\d+)_nsd-(\d+)\.png", re.IGNORECASE)
-        found = [
-            (match, path)
+        found = sorted(
+            (int(match[1]), int(match[2]), path)
             for path in self.folder.glob(f"{place}/*")
             if (match := pattern.fullmatch(path.name))
-        ]
-        found.sort(key=lambda pair: int(pair[0][1]))
-        numbers = [int(match[1]) for match, _ in found]
-        if self.whole and numbers != list(range(1, len(found) + 1)):
-            gap = next((n for n, number in enumerate(numbers, start=1) if n != number), 1)
-            raise UbrainError(
-                f"{self.folder}/{place}: expected {prefix}-0001, {prefix}-0002, ..., one for each"
-                f" row of the responses; number {gap} is missing"
-            )
-        images = {int(match[2]): path for match, path in found}
+        )
+        images = {image: path for _, image, path in found}
         if not self.whole:
             return images
+        for expected, (number, _, _) in enumerate(found, start=1):
+            if number != expected:
+                raise UbrainError(
+                    f"{where}: expected {prefix}-0001, {prefix}-0002, ..., one for each row of the"
+                    f" responses; number {expected} is missing"
+                )
         if not images:
-            raise MissingError(
-                f"{self.folder}/{place} has no files such as {prefix}-0001_nsd-00013.png"
-            )
+            raise MissingError(f"{where} has no files such as {prefix}-0001_nsd-00013.png")
         if len(images) < len(found) or max(images) >= IMAGES:
             raise UbrainError(
-                f"{self.folder}/{place}: expected different images with NSD's numbers below"
-                f" {IMAGES}"
+                f"{where}: expected different images with NSD's numbers below {IMAGES}"
             )
         return images
 
-    @property
-    def has_test_responses(self) -> bool:
-        """Whether the responses to the test images are there, too."""
-        return all(
-            self.folder.find(f"{self.name}/test_split/test_fmri/{side}_test_fmri.npy")
-            for side in HEMISPHERES
-        )
-
-    def responses(self, split: str, n_rows: int) -> tuple[list[Path], list[NDArray]]:
-        """Files and arrays (n_images, n_vertices) of both hemispheres."""
+    def responses(self, split: str, n_rows: int) -> tuple[Block, list[int]]:
+        """Responses of both hemispheres, and the number of vertices of each."""
         place = f"{self.name}/{split}_split/{split}_fmri"
         files = [self.folder.need(f"{place}/{side}_{split}_fmri.npy") for side in HEMISPHERES]
         arrays = [check_array(load_npy(file), str(file), "f", (None, None)) for file in files]
@@ -173,7 +166,18 @@ class _Subject:
                     f"{file}: {len(array)} rows, but there are {n_rows} images; is the download"
                     " complete?"
                 )
-        return files, arrays
+        widths = [array.shape[1] for array in arrays]
+        step = max(1, PART_BYTES // (4 * sum(widths)))
+
+        def read() -> Iterator[Part]:
+            for start in range(0, n_rows, step):
+                with reading(files[0]):
+                    rows = np.concatenate([a[start : start + step] for a in arrays], axis=1)
+                for array in arrays:
+                    let_go(array)
+                yield Part(rows, start)
+
+        return Block(f"{split} responses", n_rows, read, tuple(files)), widths
 
 
 class _TestRule:
@@ -182,17 +186,13 @@ class _TestRule:
     def __init__(
         self, subjects: Sequence[_Subject], chosen: Sequence[_Subject], test: str, fraction: float
     ) -> None:
-        official = all(s.test for s in chosen)
         counts = Counter(image for s in subjects for image in s.training)
         shared = {image for image, n in counts.items() if n > 1}
-        if test == "auto":
-            test = (
-                "official"
-                if official
-                else "shared"
-                if any(shared & s.training.keys() for s in chosen)
-                else "drawn"
-            )
+        official = all(s.test for s in chosen)
+        if test == "auto" and official:
+            test = "official"
+        elif test == "auto":
+            test = "shared" if any(shared & s.training.keys() for s in chosen) else "drawn"
         if test == "official" and not official:
             raise UbrainError(
                 f"{chosen[0].folder}: test_split/test_fmri is not there for every subject; use"
@@ -203,9 +203,8 @@ class _TestRule:
                 f"{chosen[0].folder}: no images that several subjects have seen; use --test drawn"
             )
         self.kind = test
-        self.images = (
-            {image for s in subjects for image in s.test} if test == "official" else shared
-        )
+        answered = {image for s in subjects for image in s.test}
+        self.images = answered if test == "official" else shared
         self._draw = split_by_content(0, fraction)
 
     def split(self, image: int) -> str:
@@ -228,39 +227,35 @@ class _TestRule:
 
 
 def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Recording:
-    images = {**subject.training, **subject.test} if rule.kind == "official" else subject.training
-    files, arrays = subject.responses("training", len(subject.training))
-    blocks = [_block("training responses", files, arrays)]
+    block, widths = subject.responses("training", len(subject.training))
+    blocks, rows, files = [block], [*subject.training], {**subject.training}
     missing = []
     if rule.kind == "official":
-        test_files, test_arrays = subject.responses("test", len(subject.test))
-        if [a.shape[1] for a in test_arrays] != [a.shape[1] for a in arrays]:
+        block, test_widths = subject.responses("test", len(subject.test))
+        if test_widths != widths:
             raise UbrainError(
-                f"{test_files[0].parent}: other numbers of vertices than the training responses"
+                f"{block.files[0].parent}: other numbers of vertices than the training responses"
             )
-        blocks.append(_block("test responses", test_files, test_arrays))
+        blocks, rows, files = [*blocks, block], [*rows, *subject.test], {**files, **subject.test}
     else:
         missing = ["responses to the images of test_split"]
-    order = list(images)
-    rows = [*subject.training, *(subject.test if rule.kind == "official" else [])]
-    position = {image: i for i, image in enumerate(order)}
-    trials = pd.DataFrame({"image": [position[image] for image in rows], "session": 0})
-    keys = [f"coco:{coco[i]} nsd:{i}" if i in coco else f"nsd:{i}" for i in order]
+    position = {image: i for i, image in enumerate(files)}
     shown = ImageFiles(
-        [images[i] for i in order],
-        [f"nsd-{i:05d}" for i in order],
-        [rule.split(i) for i in order],
-        keys,
+        list(files.values()),
+        [f"nsd-{i:05d}" for i in files],
+        [rule.split(i) for i in files],
+        [photograph_key(i, coco) for i in files],
     )
+    place = f"{subject.name}/roi_masks"
     tables = [
-        _voxels(subject, side, a.shape[1]) for side, a in zip(HEMISPHERES, arrays, strict=True)
+        vertices(subject.folder, place, side, n).assign(ncsnr=_ncsnr(subject, side, n))
+        for side, n in zip(HEMISPHERES, widths, strict=True)
     ]
     voxels = pd.concat(tables, ignore_index=True)
     if "vertex" not in voxels:
         missing.append(
             "roi_masks/*.all-vertices_fsaverage_space.npy, so it is not known where the voxels are"
         )
-    space = "fsaverage" if "vertex" in voxels else ""
     account = [
         (
             "Responses as packaged for Algonauts 2023: z-scored per vertex and session and averaged"
@@ -277,9 +272,9 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
         f"algonauts-{subject.name.lower()}",
         "Algonauts2023",
         "7T",
-        space,
+        "fsaverage" if "vertex" in voxels else "",
         shown,
-        trials,
+        pd.DataFrame({"image": [position[image] for image in rows], "session": 0}),
         voxels,
         blocks,
         account,
@@ -290,27 +285,6 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
     )
 
 
-def _block(name: str, files: Sequence[Path], arrays: Sequence[NDArray]) -> Block:
-    n, width = len(arrays[0]), sum(a.shape[1] for a in arrays)
-    step = max(1, PART_BYTES // (4 * width))
-
-    def read() -> Iterator[Part]:
-        for start in range(0, n, step):
-            with reading(files[0]):
-                rows = np.concatenate([a[start : start + step] for a in arrays], axis=1)
-            for array in arrays:
-                let_go(array)
-            yield Part(rows, start)
-
-    return Block(name, n, read, tuple(files))
-
-
-def _voxels(subject: _Subject, side: str, n_vertices: int) -> pd.DataFrame:
-    """The vertices of a hemisphere: hemisphere, vertex, areas, ncsnr."""
-    table = vertices(subject.folder, f"{subject.name}/roi_masks", side, n_vertices)
-    return table.assign(ncsnr=_ncsnr(subject, side, n_vertices))
-
-
 def vertices(folder: Folder, place: str, side: str, n_vertices: int) -> pd.DataFrame:
     """The vertices of a hemisphere, from the challenge's masks in `place`: hemisphere, vertex if
     it is known, areas.
@@ -318,24 +292,16 @@ def vertices(folder: Folder, place: str, side: str, n_vertices: int) -> pd.DataF
     table = pd.DataFrame({"hemisphere": [HEMISPHERES[side]] * n_vertices})
     path = folder.find(f"{place}/{side}.all-vertices_fsaverage_space.npy")
     if path is not None:
-        table["vertex"] = _as_many(path, read_mask(path), n_vertices)
-    labels: list[list[str]] = [[] for _ in range(n_vertices)]
+        kept = np.flatnonzero(read_mask(path, ALGONAUTS.fsaverage))
+        table["vertex"] = _as_many(path, kept, n_vertices)
+    found: list[tuple[int, str]] = []
     for path in folder.glob(f"{place}/{side}.*_challenge_space.npy"):
         kind = path.name.removeprefix(f"{side}.").removesuffix("_challenge_space.npy")
         values = np.asarray(check_array(load_npy(path), str(path), "biu", (None,)))
         names = label_names(folder.find(f"{place}/mapping_{kind}.npy"), kind)
-        for row in np.flatnonzero(_as_many(path, values, n_vertices) > 0):
-            labels[row].append(names.get(int(values[row]), f"{kind}:{values[row]}"))
-    table["areas"] = [",".join(dict.fromkeys(names)) for names in labels]
-    return table
-
-
-def read_mask(path: Path) -> NDArray[np.int64]:
-    """Numbers of the vertices of fsaverage that the challenge has kept, in the order of its
-    responses.
-    """
-    mask = check_array(load_npy(path), str(path), "biuf", (FSAVERAGE,))
-    return np.flatnonzero(np.asarray(mask) != 0)  # 2: in both of the masks that were added
+        rows = np.flatnonzero(_as_many(path, values, n_vertices) > 0)
+        found += [(r, names.get(int(values[r]), f"{kind}:{values[r]}")) for r in rows.tolist()]
+    return table.assign(areas=join_areas(n_vertices, found))
 
 
 def _as_many(path: Path, values: NDArray, n_vertices: int) -> NDArray:
@@ -351,13 +317,11 @@ def _ncsnr(subject: _Subject, side: str, n_vertices: int) -> NDArray[np.float32]
     path = subject.folder.find(f"{subject.name}/test_split/noise_ceiling/{side}_noise_ceiling.npy")
     if path is None or not subject.test:
         return np.full(n_vertices, np.nan, dtype=np.float32)
-    ceiling = np.asarray(
-        check_array(load_npy(path), str(path), "f", (n_vertices,)), dtype=np.float64
-    )
-    if np.nanmin(ceiling) < 0 or np.nanmax(ceiling) > 1:
+    ceiling = np.asarray(check_array(load_npy(path), str(path), "f", (n_vertices,)), np.float64)
+    low, high = np.nanmin(ceiling), np.nanmax(ceiling)
+    if low < 0 or high > 1:
         raise UbrainError(
-            f"{path}: expected shares of variance from 0 to 1, got {np.nanmin(ceiling):g} to "
-            f"{np.nanmax(ceiling):g}"
+            f"{path}: expected shares of variance from 0 to 1, got {low:g} to {high:g}"
         )
     ceiling = np.minimum(ceiling, 0.999)
     return np.sqrt(ceiling / (1 - ceiling)).astype(np.float32)
@@ -370,11 +334,11 @@ def label_names(path: Path | None, kind: str) -> dict[int, str]:
     when it is loaded, so it is not: its instructions are listed, and the numbers and texts among
     them read off.
     """
-    names = dict(enumerate(LABELS.get(kind, "").split(), start=1))
+    names = dict(enumerate(NSD.labels.get(kind, "").split(), start=1))
     if path is None:
         return names
     with reading(path, "a table of labels"):
-        if path.stat().st_size > MAX_MAPPING:
+        if path.stat().st_size > ALGONAUTS.max_mapping:
             raise UbrainError(f"{path}: too large to be a table of labels")
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
@@ -394,9 +358,3 @@ def label_names(path: Path | None, kind: str) -> dict[int, str]:
     return {
         number: area_name(name, path) for number, name in zip(found[::2], found[1::2], strict=True)
     }
-
-
-def coco_numbers(path: Path) -> dict[int, int]:
-    """COCO's number of each of NSD's images, from nsd_stim_info_merged.csv."""
-    table = read_table(path, ["nsdId", "cocoId"], whole=["nsdId", "cocoId"])
-    return dict(zip(table["nsdId"], table["cocoId"], strict=True))

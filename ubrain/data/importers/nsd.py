@@ -3,16 +3,26 @@ nsddata_betas, nsddata_stimuli.
 """
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ubrain.data.importers.layouts import (
+    check_choice,
+    chosen_sessions,
+    join_areas,
+    layout,
+    open_betas,
+    spans,
+    warn_absent,
+)
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
@@ -24,7 +34,6 @@ from ubrain.data.importers.read import (
     hdf5_array,
     load_npy,
     open_hdf5,
-    open_volume,
     read_lines,
     read_mat,
     read_table,
@@ -36,6 +45,7 @@ from ubrain.data.importers.recording import (
     DEFAULTS,
     PART_BYTES,
     Block,
+    ImageArray,
     Options,
     Part,
     Recording,
@@ -46,31 +56,12 @@ from ubrain.data.importers.recording import (
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
-SPACES = ("func1pt8mm", "func1mm", "fsaverage", "nativesurface")
-TESTS = ("shared1000", "special515")
-TRIALS, RUNS = 750, np.repeat(np.arange(12), [63, 62] * 6)  # of a session; the run of each trial
-SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # that subjects 1 to 8 have done
-IMAGES, SHARED = 73000, 1000
-MAX_DESIGN = 1 << 24  # bytes of the design (0.9 MB)
+NSD, ALGONAUTS = layout("nsd"), layout("algonauts")
+TRIALS, IMAGES = NSD.trials, NSD.images
+RUNS = np.repeat(np.arange(12), NSD.runs * 6)  # the run of each trial of a session
+SUBJECTS = [f"subj{number:02d}" for number in range(1, 9)]
 SCALE = np.float32(300)  # int16 betas are percent signal change times 300
 HEMISPHERES = {"lh": "L", "rh": "R"}
-LABELS = {
-    "prf-visualrois": "V1v V1d V2v V2d V3v V3d hV4",
-    "prf-eccrois": "ecc0pt5 ecc1 ecc2 ecc4 ecc4+",
-    "floc-faces": "OFA FFA-1 FFA-2 mTL-faces aTL-faces",
-    "floc-words": "OWFA VWFA-1 VWFA-2 mfs-words mTL-words",
-    "floc-places": "OPA PPA RSC",
-    "floc-bodies": "EBA FBA-1 FBA-2 mTL-bodies",
-    "streams": "early midventral midlateral midparietal ventral lateral parietal",
-    "nsdgeneral": "nsdgeneral",
-    "Kastner2015": (
-        "V1v V1d V2v V2d V3v V3d hV4 VO1 VO2 PHC1 PHC2 TO2 TO1 LO2 LO1 V3B V3A IPS0 IPS1 IPS2 IPS3"
-        " IPS4 IPS5 SPL1 FEF"
-    ),
-}
-# ... in the order of their numbers from 1, for copies without label tables (.ctab)
-# atlases repeat their names, so their areas are `atlas:name`
-UNPREFIXED = ("prf-", "floc-", "streams", "nsdgeneral")
 
 
 def import_nsd(
@@ -110,32 +101,37 @@ def import_nsd(
     UbrainError
         If a file is missing, damaged, or not what the data manual says.
     """
-    for name, value, allowed in (("space", space, SPACES), ("test", test, TESTS)):
-        if value not in allowed:
-            raise UbrainError(f"--{name} {value}: expected one of {', '.join(allowed)}")
+    check_choice("space", space, NSD.formats)
+    check_choice("test", test, NSD.tests)
     if mask is not None and space != "fsaverage":
         raise UbrainError(f"--mask is for --space fsaverage, not for {space}")
     folder = Folder(root, options.follow_links)
-    design = _Design(folder)
-    subjects = [
-        s
-        for s in _subjects(folder)
-        if folder.glob(f"{_betas_folder(s, space, betas)}/*betas_session*")
+    design = Design(folder.need("nsddata/experiments/nsd/nsd_expdesign.mat"))
+    info = folder.find("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
+    coco = coco_numbers(info, design.shared.tolist()) if info else {}
+    if not info:
+        log.warning(
+            "no nsd_stim_info_merged.csv: photographs that other datasets share with NSD will not"
+            " be recognised"
+        )
+    there = {entry.name for entry in folder.need("nsddata_betas/ppdata").iterdir()}
+    found = [
+        name
+        for name in SUBJECTS
+        if name in there and folder.glob(f"{_betas_folder(name, space, betas)}/*betas_session*")
     ]
-    names = select(options.subjects, subjects, f"{folder}/nsddata_betas/ppdata/*/{space}/{betas}")
-    if absent := [f"subj{s:02d}" for s in range(1, 9) if f"subj{s:02d}" not in subjects]:
-        log.warning("no %s in %s for %s", betas, space, ", ".join(absent))
+    names = select(options.subjects, found, f"{folder}/{_betas_folder('*', space, betas)}")
+    warn_absent(f"{betas} in {space}", SUBJECTS, found)
     wanted = parse_numbers(sessions) if sessions else None
     masks = Folder(mask, options.follow_links) if mask is not None else None
-    with open_hdf5(folder.need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")) as stimuli:
-        images = _Images(stimuli, design, test)
-        grid_type = _Volume if space.startswith("func") else _Surface
+    path = folder.need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
+    with open_stimuli(path) as pixels:
+        splits, said = design.splits(test)
+        images = Stimuli(path, pixels, splits, coco)
 
         def describe(name: str) -> Recording:
-            grid = grid_type(folder, name, space, betas, areas, masks)
-            return _recording(
-                name, grid, _session_files(folder, name, space, betas), design, images, wanted
-            )
+            grid = _Grid(folder, name, space, betas, areas, masks)
+            return _recording(name, grid, design, images, wanted, said)
 
         recordings = list(complete(names, options.subjects, describe).values())
         settings = {
@@ -153,28 +149,19 @@ def import_nsd(
 def _recording(
     name: str,
     grid: "_Grid",
-    files: dict[int, tuple[Path, ...]],
-    design: "_Design",
-    images: "_Images",
+    design: "Design",
+    images: "Stimuli",
     wanted: list[int] | None,
+    said: str,
 ) -> Recording:
-    there = sorted(files)
-    if wanted and (absent := [s for s in wanted if s not in files]):
-        raise UbrainError(
-            f"{name}: no betas of session {_spans(absent)}; there are sessions {_spans(there)}"
-        )
-    chosen = wanted or there
-    number = int(name[-2:])
+    files = _session_files(grid.folder, name, grid.space, grid.betas)
+    chosen, number = chosen_sessions(name, wanted, files), int(name[-2:])
     trials = pd.concat([design.trials(number, s) for s in chosen], ignore_index=True)
-    design.compare_with_behaviour(name, trials)
+    _compare_with_behaviour(grid.folder, name, trials)
     for session in chosen:
         grid.check(files[session])
-    blocks = [Block(f"session {s}", TRIALS, _reader(grid, files[s]), files[s]) for s in chosen]
-    absent = (
-        [s for s in range(1, SESSIONS[number - 1] + 1) if s not in files]
-        if number <= len(SESSIONS)
-        else []
-    )
+    blocks = [Block(f"session {s}", TRIALS, grid.reader(files[s]), files[s]) for s in chosen]
+    absent = [s for s in range(1, NSD.sessions[number - 1] + 1) if s not in files]
     return Recording(
         f"nsd-{name}",
         "NSD",
@@ -184,34 +171,8 @@ def _recording(
         trials,
         grid.voxels,
         blocks,
-        account=[*grid.account, f"Sessions {_spans(chosen)} of {TRIALS} trials", images.account],
-        missing=[f"betas of session {_spans(absent)}"] if absent else [],
-    )
-
-
-def _reader(grid: "_Grid", files: tuple[Path, ...]) -> Callable[[], Iterator[Part]]:
-    return lambda: grid.read(files)
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """Numbers in words: 1-3, 5."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and spans[-1][-1] == number - 1:
-            spans[-1][1:] = [number]
-        else:
-            spans.append([number])
-    return ", ".join("-".join(map(str, span)) for span in spans)
-
-
-# -------------------------------------------------------------------------------------------------
-# what is there
-
-
-def _subjects(folder: Folder) -> list[str]:
-    parent = folder.need("nsddata_betas/ppdata")
-    return sorted(
-        entry.name for entry in parent.iterdir() if re.fullmatch(r"subj0[1-8]", entry.name)
+        account=[*grid.account, f"Sessions {spans(chosen)} of {TRIALS} trials", said],
+        missing=[f"betas of session {spans(absent)}"] if absent else [],
     )
 
 
@@ -222,18 +183,20 @@ def _betas_folder(subject: str, space: str, betas: str) -> str:
 def _session_files(
     folder: Folder, subject: str, space: str, betas: str
 ) -> dict[int, tuple[Path, ...]]:
-    """Files of each session that is there in all its hemispheres; of several formats, the one that
-    is read fastest.
-    """
-    place = _betas_folder(subject, space, betas)
-    kinds = {"fsaverage": ("mgh", "mgz"), "nativesurface": ("hdf5",)}.get(
-        space, ("hdf5", "nii.gz", "nii", "mat")
-    )
+    """Files of each session that is there in all its hemispheres, in the format read fastest."""
+    place, kinds = _betas_folder(subject, space, betas), NSD.formats[space]
     sides = ("",) if space.startswith("func") else tuple(f"{side}." for side in HEMISPHERES)
     found: dict[int, dict[str, Path]] = {}
-    for side in sides:
-        for kind in reversed(kinds):
-            for session, path in _numbered(folder, f"{place}/{side}betas_session", kind).items():
+    for side, kind in product(sides, reversed(kinds)):
+        copies: dict[int, Path] = {}
+        for path in folder.glob(f"{place}/{side}betas_session*.{kind}"):
+            if match := re.fullmatch(rf"{side}betas_session(\d+)\.{kind}", path.name):
+                session = int(match[1])
+                if copies.setdefault(session, path) != path:
+                    raise UbrainError(
+                        f"{path.parent}: {copies[session].name} and {path.name} are the same"
+                        " session; keep one of them there"
+                    )
                 found.setdefault(session, {})[side] = path
     for session in sorted(s for s, files in found.items() if len(files) < len(sides)):
         (path,) = found.pop(session).values()
@@ -247,68 +210,48 @@ def _session_files(
     return {session: tuple(files.values()) for session, files in found.items()}
 
 
-def _numbered(folder: Folder, start: str, kind: str) -> dict[int, Path]:
-    """Files by the number between the start of their name and its end."""
-    found: dict[int, Path] = {}
-    for path in folder.glob(f"{start}*.{kind}"):
-        number = re.fullmatch(rf"{re.escape(start.rpartition('/')[2])}(\d+)\.{kind}", path.name)
-        if number and found.setdefault(int(number[1]), path) != path:
-            raise UbrainError(
-                f"{path.parent}: {found[int(number[1])].name} and {path.name} are the same session;"
-                " keep one of them there"
-            )
-    return found
+# --- trials and images
 
 
-# ----------------------------------------------------------------------------------------------
-# trials and images
-
-
-class _Design:
+class Design:
     """Which image was shown in which trial, from nsd_expdesign.mat. All numbers there count from
     1, all here from 0.
+
+    Attributes
+    ----------
+    order : which of a subject's images was shown in each trial, the same for all: (n_trials,).
+    images : NSD's number of each subject's images, (n_subjects, n_images); those that all subjects
+        share come first.
+    shared : NSD's numbers of the shared images.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        path = folder.need("nsddata/experiments/nsd/nsd_expdesign.mat")
+    def __init__(self, path: Path) -> None:
         names = ("masterordering", "subjectim", "sharedix")
-        content = read_mat(path, names, MAX_DESIGN)
+        content = read_mat(path, names, NSD.max_design)
         for name in names:
             if name not in content:
                 raise UbrainError(f"{path}: {name!r} is missing")
         order, images, shared = (
-            whole_numbers(content[name], f"{path}: {name!r}") for name in names
+            whole_numbers(content[name], f"{path}: {name!r}") - 1 for name in names
         )
-        if (
-            images.ndim != 2
-            or len(images) != len(SESSIONS)
-            or images.min() < 1
-            or images.max() > IMAGES
-        ):
+        self.order, self.images, shared = order.reshape(-1), images, shared.reshape(-1)
+        n = images.shape[-1]
+        if images.shape != (len(NSD.sessions), n) or images.min() < 0 or images.max() >= IMAGES:
             raise UbrainError(
                 f"{path}: subjectim: expected (8, images) of numbers from 1 to {IMAGES}, got"
                 f" {images.shape}"
             )
-        self.order, self.images = order.reshape(-1) - 1, images - 1
-        shared = shared.reshape(-1) - 1
-        if (
-            self.order.min() != 0
-            or self.order.max() >= self.images.shape[-1]
-            or len(self.order) % TRIALS
-        ):
+        if self.order.min() != 0 or self.order.max() >= n or len(self.order) % TRIALS:
             raise UbrainError(
-                f"{path}: masterordering: expected numbers from 1 to {images.shape[-1]}, in"
-                f" sessions of {TRIALS}"
+                f"{path}: masterordering: expected numbers from 1 to {n}, in sessions of {TRIALS}"
             )
-        self.shared = self.images[0, : len(shared)]
-        if (self.images[:, : len(shared)] != self.shared).any() or set(shared) != set(self.shared):
+        self.shared = images[0, : len(shared)]
+        if (images[:, : len(shared)] != self.shared).any() or {*shared} != {*self.shared}:
             raise UbrainError(
                 f"{path}: the first {len(shared)} images of all subjects should be those of"
                 " sharedix"
             )
-        self.repeat = pd.Series(self.order).groupby(self.order).cumcount().to_numpy()
-        self.coco = self._read_coco()
+        self._repeat = pd.Series(self.order).groupby(self.order).cumcount().to_numpy()
 
     def trials(self, subject: int, session: int) -> pd.DataFrame:
         """The trials of a session (both from 1): image, session, run, repeat."""
@@ -323,105 +266,104 @@ class _Design:
                 "image": self.images[subject - 1, self.order[rows]],
                 "session": session,
                 "run": RUNS,
-                "repeat": self.repeat[rows],
+                "repeat": self._repeat[rows],
             }
         )
 
-    def special(self) -> NDArray[np.int64]:
-        """Shared images that every subject has seen three times: within the sessions that all
-        subjects have done.
-        """
-        counts = np.bincount(self.order[: min(SESSIONS) * TRIALS], minlength=self.images.shape[1])
-        return self.shared[counts[: len(self.shared)] == 3]
+    def splits(self, test: str) -> tuple[list[str], str]:
+        """Split of each of NSD's images, (73000,), and what is said about it."""
+        splits = np.full(IMAGES, "rest" if test == "shared1000" else "train", dtype=object)
+        splits[self.shared] = "test" if test == "shared1000" else "val"
+        if test == "shared1000":
+            said = f"Test images: the {len(self.shared)} shared images, as far as seen"
+            return splits.tolist(), said
+        done = self.order[: min(NSD.sessions) * TRIALS]  # by all subjects
+        counts = np.bincount(done, minlength=self.images.shape[1])
+        special = self.shared[counts[: len(self.shared)] == 3]
+        splits[special] = "test"
+        return splits.tolist(), (
+            f"Test images: the {len(special)} shared images that all subjects have seen three"
+            " times; the other shared images are the val images"
+        )
 
-    def compare_with_behaviour(self, subject: str, trials: pd.DataFrame) -> None:
-        """Check the trials against the subject's answers, if they are there: they name the image,
-        too.
-        """
-        path = self._folder.find(f"nsddata/ppdata/{subject}/behav/responses.tsv")
-        if path is None:
-            return
-        shown = read_table(path, ["SESSION", "73KID"], "\t", whole=["SESSION", "73KID"])
-        for session, mine in trials.groupby("session"):
-            theirs = shown.loc[shown["SESSION"] == session, "73KID"].to_numpy() - 1
-            if len(theirs) and not np.array_equal(theirs, mine["image"]):
-                raise UbrainError(
-                    f"{subject}, session {session}: nsd_expdesign.mat and {path} name different"
-                    " images; one of them is damaged"
-                )
 
-    def _read_coco(self) -> dict[int, int]:
-        path = self._folder.find("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
-        if path is None:
-            log.warning(
-                "no nsd_stim_info_merged.csv: photographs that other datasets share with NSD will"
-                " not be recognised"
+def _compare_with_behaviour(folder: Folder, subject: str, trials: pd.DataFrame) -> None:
+    """Check the trials against the subject's answers, which name the image, too, if there are."""
+    path = folder.find(f"nsddata/ppdata/{subject}/behav/responses.tsv")
+    if path is None:
+        return
+    shown = read_table(path, ["SESSION", "73KID"], "\t", whole=["SESSION", "73KID"])
+    for session, mine in trials.groupby("session"):
+        theirs = shown.loc[shown["SESSION"] == session, "73KID"].to_numpy() - 1
+        if len(theirs) and not np.array_equal(theirs, mine["image"]):
+            raise UbrainError(
+                f"{subject}, session {session}: nsd_expdesign.mat and {path} name different images;"
+                " one of them is damaged"
             )
-            return {}
-        table = read_table(path, ["nsdId", "cocoId", "shared1000"], whole=["nsdId", "cocoId"])
-        if set(table.loc[table["shared1000"].astype(str).str.lower() == "true", "nsdId"]) != set(
-            self.shared
-        ):
+
+
+def coco_numbers(path: Path, shared: Collection[int] | None = None) -> dict[int, int]:
+    """COCO's number of each of NSD's images, from nsd_stim_info_merged.csv; its shared images must
+    be these, if they are known.
+    """
+    columns = ["nsdId", "cocoId", *(["shared1000"] if shared is not None else [])]
+    table = read_table(path, columns, whole=columns[:2])
+    if shared is not None:
+        listed = table.loc[table["shared1000"].astype(str).str.lower() == "true", "nsdId"]
+        if {*listed} != {*shared}:
             raise UbrainError(
                 f"{path}: its shared images are not those of nsd_expdesign.mat (does nsdId count"
                 " from 0?)"
             )
-        return dict(zip(table["nsdId"], table["cocoId"], strict=True))
+    return dict(zip(table["nsdId"], table["cocoId"], strict=True))
 
 
-def pictures_of(stimuli: h5py.File) -> h5py.Dataset:
-    """The array (73000, height, width, 3) of nsd_stimuli.hdf5."""
-    pixels = hdf5_array(stimuli, "imgBrick", "uint8", (IMAGES, None, None, 3))
-    check_side(stimuli.filename, pixels.shape[1:3])
-    return pixels
+def photograph_key(image: int, coco: dict[int, int]) -> str:
+    """COCO's number, if it is known, and NSD's number of an image."""
+    return f"coco:{coco[image]} nsd:{image}" if image in coco else f"nsd:{image}"
 
 
-class _Images:
-    """Images of nsd_stimuli.hdf5, numbered from 0 as there."""
+@contextmanager
+def open_stimuli(path: Path) -> Iterator[Any]:
+    """Pixels (73000, height, width, 3) of NSD's images: of nsd_stimuli.hdf5, or of a .npy file."""
+    shape = (IMAGES, None, None, 3)
+    with nullcontext() if path.suffix == ".npy" else open_hdf5(path) as file:
+        if file is None:
+            pixels = check_array(load_npy(path), str(path), "uint8", shape)
+        else:
+            pixels = hdf5_array(file, "imgBrick", "uint8", shape)
+        check_side(path, pixels.shape[1:3])
+        yield pixels
 
-    def __init__(self, stimuli: h5py.File, design: _Design, test: str) -> None:
-        self._pixels = pictures_of(stimuli)
-        self._path, self._coco = Path(stimuli.filename), design.coco
-        self.ids: Sequence[str] = [f"nsd-{i:05d}" for i in range(IMAGES)]
-        shared = dict.fromkeys(design.shared.tolist(), "test" if test == "shared1000" else "val")
-        self._rest = "rest" if test == "shared1000" else "train"
-        self._split = shared | (
-            dict.fromkeys(design.special().tolist(), "test") if test == "special515" else {}
-        )
-        self.account = (
-            f"Test images: the {len(shared)} shared images, as far as seen"
-            if test == "shared1000"
-            else (
-                f"Test images: the {len(design.special())} shared images that all subjects have"
-                " seen three times; the other shared images are the val images"
-            )
-        )
+
+class Stimuli(ImageArray):
+    """NSD's images, numbered from 0 as there; their pixels are read from the file `path`."""
+
+    def __init__(self, path: Path, pixels: Any, splits: list[str], coco: dict[int, int]) -> None:
+        ids = [f"nsd-{i:05d}" for i in range(IMAGES)]
+        super().__init__(pixels, ids, splits, [photograph_key(i, coco) for i in range(IMAGES)])
+        self.path = path
 
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """(height, width, 3)"""
-        with reading(self._path):
-            return self._pixels[i]
-
-    def shape(self, i: int) -> tuple[int, int]:
-        """The same for all."""
-        return self._pixels.shape[1], self._pixels.shape[2]
-
-    def split(self, i: int) -> str:
-        """By the design."""
-        return self._split.get(i, self._rest)
-
-    def key(self, i: int) -> str:
-        """NSD's and COCO's number."""
-        return f"coco:{self._coco[i]} nsd:{i}" if i in self._coco else f"nsd:{i}"
+        with reading(self.path):
+            return super().pixels(i)
 
 
-# ----------------------------------------------------------------------------------------------
-# voxels and areas
+# --- voxels and areas
 
 
 @dataclass
-class _Grid(ABC):
-    """Where responses are measured in one subject. Subclasses say what a file holds and read it."""
+class _Grid:
+    """Where responses are measured in one subject: in a volume, or at the vertices of both
+    hemispheres, left before right.
+
+    Attributes
+    ----------
+    voxels : their table.
+    pieces : shape of the grid, and places on it, of each file of a session: ((X, Y, Z), (i, j, k)),
+        or for each hemisphere ((n_vertices,), (vertex,)).
+    """
 
     folder: Folder
     subject: str
@@ -432,285 +374,191 @@ class _Grid(ABC):
 
     def __post_init__(self) -> None:
         self.label_files: list[str] = []
-        self.voxels = self._voxels()
-        chosen = (
-            f"the labels above 0 of {self.areas}"
-            if self.areas.lower() != "none"
-            else self.everything
+        self.pieces: list[tuple[tuple[int, ...], tuple[NDArray[np.int64], ...]]] = []
+        volume = self.space.startswith("func")
+        self.voxels = self._volume() if volume else self._surface()
+        everything = "the whole brain" if volume else "all vertices"
+        whole = self.areas.lower() == "none"
+        chosen = everything if whole else f"the labels above 0 of {self.areas}"
+        unit = (
+            "float32, percent signal change, not scaled"
+            if self.space == "fsaverage"
+            else "int16 divided by 300: percent signal change"
         )
+        areas = ", ".join(dict.fromkeys(self.label_files)) or "no label files found"
         self.account = [
-            f"Betas: {self.betas} in {self.space}, {self.unit}",
+            f"Betas: {self.betas} in {self.space}, {unit}",
             f"Voxels: {'the masks of Algonauts 2023' if self.masks else chosen}",
-            f"Areas: {', '.join(self.label_files) or 'no label files found'}",
+            f"Areas: {areas}",
         ]
-
-    unit = "int16 divided by 300: percent signal change"
-    everything = "the whole brain"
 
     @property
     def path(self) -> str:
         """Folder of the betas, within the dataset."""
         return _betas_folder(self.subject, self.space, self.betas)
 
-    @abstractmethod
-    def _voxels(self) -> pd.DataFrame:
-        """The voxel table."""
+    def _volume(self) -> pd.DataFrame:
+        place = f"nsddata/ppdata/{self.subject}/{self.space}"
+        name = "brainmask" if self.areas.lower() == "none" else f"roi/{self.areas}"
+        path = self.folder.need(f"{place}/{name}.nii.gz", f"{place}/{name}.nii")
+        mask = read_volume(path)
+        if mask.ndim != 3:
+            raise UbrainError(f"{path}: expected three dimensions, got {mask.shape}")
+        check_voxels(int((mask > 0).sum()), path)
+        k, j, i = np.nonzero((mask > 0).T)  # x runs fastest, as in the files
+        if not len(i):
+            raise UbrainError(f"{path}: no voxel has a label above 0")
+        self.pieces = [(mask.shape, (i, j, k))]
 
-    @abstractmethod
-    def check(self, files: tuple[Path, ...]) -> None:
-        """Look at the headers of a session's files."""
+        def at_voxels(path: Path) -> NDArray:
+            return read_volume(path, mask.shape)[i, j, k]
 
-    @abstractmethod
-    def read(self, files: tuple[Path, ...]) -> Iterator[Part]:
-        """The responses of a session, in percent signal change."""
+        files = {f.name.split(".nii")[0]: f for f in self.folder.glob(f"{place}/roi/*.nii*")}
+        names = {name.removeprefix("lh.").removeprefix("rh.") for name in files}
+        cortex = {side: np.zeros(len(i), dtype=bool) for side in HEMISPHERES}
+        labels: list[tuple[str, NDArray]] = []
+        for name in sorted(names, key=_by_importance):
+            sides = {
+                side: at_voxels(files[f"{side}.{name}"])
+                for side in HEMISPHERES
+                if f"{side}.{name}" in files
+            }
+            both = [at_voxels(files[name])] if name in files else list(sides.values())
+            labels.append((name, np.max(both, axis=0)))
+            if len(sides) == 2:
+                for side, values in sides.items():  # -1: not this side's cortex; 0: no label there
+                    cortex[side] |= values >= 0
+        left, right = cortex["lh"] & ~cortex["rh"], cortex["rh"] & ~cortex["lh"]
+        ncsnr = self.folder.find(f"{self.path}/ncsnr.nii.gz", f"{self.path}/ncsnr.nii")
+        return pd.DataFrame(
+            {
+                "hemisphere": np.select([left, right], ["L", "R"], ""),
+                "i": i,
+                "j": j,
+                "k": k,
+                "areas": join_areas(len(i), self._labelled(labels)),
+                "ncsnr": np.nan if ncsnr is None else at_voxels(ncsnr),
+            }
+        )
+
+    def _surface(self) -> pd.DataFrame:
+        owner = "fsaverage" if self.space == "fsaverage" else self.subject
+        place, tables = f"nsddata/freesurfer/{owner}/label", []
+        for side, letter in HEMISPHERES.items():
+            mask = self._surface_mask(side, place)
+            check_voxels(len(mask), f"{self.folder}: {self.subject}, {side}")
+            vertices = np.flatnonzero(mask)
+            self.pieces.append((mask.shape, (vertices,)))
+            files = {f.name.split(".")[1]: f for f in self.folder.glob(f"{place}/{side}.*.mgz")}
+            labels: list[tuple[str, NDArray]] = []
+            for name in sorted(files, key=_by_importance):
+                # the folder holds continuous maps, too, which have no table of labels
+                if name in NSD.labels or self.folder.find(f"{place}/{name}.mgz.ctab"):
+                    values = read_volume(files[name], mask.shape)
+                    if np.array_equal(values, np.rint(values)):
+                        labels.append((name, values[vertices]))
+            ncsnr = self.folder.find(
+                *(f"{self.path}/{side}.ncsnr.{kind}" for kind in ("mgh", "mgz"))
+            )
+            table = {
+                "hemisphere": letter,
+                "vertex": vertices,
+                "areas": join_areas(len(vertices), self._labelled(labels)),
+                "ncsnr": np.nan if ncsnr is None else read_volume(ncsnr, mask.shape)[vertices],
+            }
+            tables.append(pd.DataFrame(table))
+        if not any(map(len, tables)):
+            raise UbrainError(f"{self.subject}: no vertex has a label above 0 in {self.areas}")
+        return pd.concat(tables, ignore_index=True)
+
+    def _surface_mask(self, side: str, place: str) -> NDArray[np.bool_]:
+        if self.masks is not None:
+            names = [
+                f"{place.format(subject=self.subject, number=int(self.subject[-2:]))}/"
+                f"{side}.all-vertices_fsaverage_space.npy"
+                for place in ALGONAUTS.masks
+            ]
+            return read_mask(self.masks.need(*names))
+        if self.areas.lower() != "none":
+            return read_volume(self.folder.need(f"{place}/{side}.{self.areas}.mgz")) > 0
+        some = self.folder.need(f"{self.path}/{side}.ncsnr.mgh", f"{place}/{side}.nsdgeneral.mgz")
+        return np.ones(read_volume(some).shape, dtype=bool)
+
+    def _labelled(self, files: Iterable[tuple[str, NDArray]]) -> Iterator[tuple[int, str]]:
+        """Voxel and area for all labels of some files; 0 and -1 mean: none of its areas."""
+        for name, values in files:
+            values = np.rint(np.nan_to_num(values)).astype(np.int64)
+            self.label_files.append(name)
+            names = self._names(name, np.unique(values[values > 0]).tolist())
+            for row in np.flatnonzero(values > 0).tolist():
+                yield row, names[int(values[row])]
 
     def _names(self, label_file: str, numbers: list[int]) -> dict[int, str]:
         """Names of the labels that a file uses, from its table if there is one."""
-        table = self.folder.find(
-            *(
-                f"nsddata/freesurfer/{s}/label/{label_file}.mgz.ctab"
-                for s in (self.subject, "fsaverage")
-            )
+        places = (
+            f"nsddata/freesurfer/{owner}/label/{label_file}.mgz.ctab"
+            for owner in (self.subject, "fsaverage")
         )
-        names = dict(enumerate(LABELS.get(label_file, "").split(), start=1))
-        if table is not None:
+        names = dict(enumerate(NSD.labels.get(label_file, "").split(), start=1))
+        if (table := self.folder.find(*places)) is not None:
             rows = [line.split()[:2] for line in read_lines(table)]
             names |= {
                 int(r[0]): area_name(r[1], table) for r in rows if len(r) == 2 and r[0].isdecimal()
             }
         names |= {i: label_file if numbers == [1] else str(i) for i in numbers if i not in names}
-        plain = label_file.startswith(UNPREFIXED)
+        plain = label_file.startswith(tuple(NSD.measured))
         return {
             i: name if plain or name == label_file else f"{label_file}:{name}"
             for i, name in names.items()
         }
 
-    def _label(self, labels: list[list[str]], label_file: str, values: NDArray) -> None:
-        """Add the names of a label file to the areas of each voxel; 0 and -1 mean: none of its
-        areas.
-        """
-        values = np.rint(np.nan_to_num(values)).astype(np.int64)
-        self.label_files.append(label_file)
-        names = self._names(label_file, np.unique(values[values > 0]).tolist())
-        for row in np.flatnonzero(values > 0):
-            labels[row].append(names[int(values[row])])
-
-
-class _Volume(_Grid):
-    """A volume: betas are (X, Y, Z, trials) in NIfTI, and therefore (trials, Z, Y, X) in HDF5."""
-
-    def _voxels(self) -> pd.DataFrame:
-        mask = read_volume(self._mask_file())
-        if mask.ndim != 3:
-            raise UbrainError(f"{self._mask_file()}: expected three dimensions, got {mask.shape}")
-        self.shape = mask.shape
-        check_voxels(int((mask > 0).sum()), self._mask_file())
-        self.k, self.j, self.i = np.nonzero((mask > 0).T)  # x runs fastest, as in the files
-        if not len(self.i):
-            raise UbrainError(f"{self._mask_file()}: no voxel has a label above 0")
-        table = pd.DataFrame(
-            {"hemisphere": "", "i": self.i, "j": self.j, "k": self.k, "areas": "", "ncsnr": np.nan}
-        )
-        self._read_labels(table)
-        ncsnr = self.folder.find(f"{self.path}/ncsnr.nii.gz", f"{self.path}/ncsnr.nii")
-        if ncsnr is not None:
-            table["ncsnr"] = self._at_voxels(ncsnr)
-        return table
-
-    def _mask_file(self) -> Path:
-        place = f"nsddata/ppdata/{self.subject}/{self.space}"
-        if self.areas.lower() == "none":
-            return self.folder.need(f"{place}/brainmask.nii.gz", f"{place}/brainmask.nii")
-        return self.folder.need(f"{place}/roi/{self.areas}.nii.gz", f"{place}/roi/{self.areas}.nii")
-
-    def _at_voxels(self, path: Path) -> NDArray:
-        return read_volume(path, self.shape)[self.i, self.j, self.k]
-
-    def _read_labels(self, table: pd.DataFrame) -> None:
-        files = {
-            f.name.split(".nii")[0]: f
-            for f in self.folder.glob(f"nsddata/ppdata/{self.subject}/{self.space}/roi/*.nii*")
-        }
-        names = sorted(
-            {n.removeprefix("lh.").removeprefix("rh.") for n in files}, key=_by_importance
-        )
-        labels: list[list[str]] = [[] for _ in range(len(table))]
-        cortex = {side: np.zeros(len(table), dtype=bool) for side in HEMISPHERES}
-        for name in names:
-            sides = {
-                side: self._at_voxels(files[f"{side}.{name}"])
-                for side in HEMISPHERES
-                if f"{side}.{name}" in files
-            }
-            both = [self._at_voxels(files[name])] if name in files else list(sides.values())
-            self._label(labels, name, np.max(both, axis=0))
-            if (
-                len(sides) == 2
-            ):  # -1 is outside the cortex of this side, 0 inside, but without a label
-                for side, values in sides.items():
-                    cortex[side] |= values >= 0
-        table["areas"] = [",".join(dict.fromkeys(names)) for names in labels]
-        table["hemisphere"] = np.select(
-            [cortex["lh"] & ~cortex["rh"], cortex["rh"] & ~cortex["lh"]], ["L", "R"], ""
-        )
-
     def check(self, files: tuple[Path, ...]) -> None:
-        (path,) = files
-        if path.suffix in (".hdf5", ".mat"):
-            with open_hdf5(path) as file:
-                hdf5_array(file, "betas", "int16", (TRIALS, *self.shape[::-1]))
-        else:
-            self._open_nifti(path)
-
-    def _open_nifti(self, path: Path) -> Volume:
-        image = open_volume(path)
-        if image.dtype != np.int16 or image.shape != (*self.shape, TRIALS):
-            raise UbrainError(
-                f"{path}: expected {(*self.shape, TRIALS)} int16, got {image.shape} {image.dtype}"
-            )
-        if image.scale != (1, 0):
-            raise UbrainError(
-                f"{path}: its header scales the numbers by {image.scale[0]:g}; the published betas"
-                " are not scaled, so somebody has changed this file"
-            )
-        return image
-
-    def read(self, files: tuple[Path, ...]) -> Iterator[Part]:
-        (path,) = files
-        if path.suffix in (".hdf5", ".mat"):
-            yield from _read_hdf5(path, self.shape[::-1], (self.k, self.j, self.i), 0)
-            return
-        index = np.ravel_multi_index((self.i, self.j, self.k), self.shape, order="F")
-        for start, values in self._open_nifti(path).trials(index):
-            yield Part(values / SCALE, start)
-
-
-class _Surface(_Grid):
-    """Vertices of both hemispheres, left before right; on fsaverage the betas are not scaled, on
-    the subject's own they are.
-    """
-
-    everything = "all vertices"
-
-    def _voxels(self) -> pd.DataFrame:
-        if self.space == "fsaverage":
-            self.unit = "float32, percent signal change, not scaled"
-        self.vertices, tables = {}, []
-        self.n_vertices: dict[str, int] = {}
-        for side, letter in HEMISPHERES.items():
-            mask = self._mask(side)
-            check_voxels(len(mask), f"{self.folder}: {self.subject}, {side}")
-            self.vertices[side], self.n_vertices[side] = np.flatnonzero(mask), len(mask)
-            table = pd.DataFrame({"hemisphere": letter, "vertex": self.vertices[side]}).assign(
-                areas="", ncsnr=np.nan
-            )
-            labels: list[list[str]] = [[] for _ in range(len(table))]
-            for path in self._label_files(side):
-                values = read_volume(path, mask.shape)
-                if np.array_equal(values, np.rint(values)):
-                    self._label(labels, path.name.split(".")[1], values[self.vertices[side]])
-            table["areas"] = [",".join(dict.fromkeys(names)) for names in labels]
-            ncsnr = self.folder.find(
-                f"{self.path}/{side}.ncsnr.mgh", f"{self.path}/{side}.ncsnr.mgz"
-            )
-            if ncsnr is not None:
-                table["ncsnr"] = read_volume(ncsnr, mask.shape)[self.vertices[side]]
-            tables.append(table)
-        self.label_files = list(dict.fromkeys(self.label_files))
-        if not any(map(len, tables)):
-            raise UbrainError(f"{self.subject}: no vertex has a label above 0 in {self.areas}")
-        return pd.concat(tables, ignore_index=True)
-
-    @property
-    def _label_folder(self) -> str:
-        return (
-            f"nsddata/freesurfer/{'fsaverage' if self.space == 'fsaverage' else self.subject}/label"
-        )
-
-    def _mask(self, side: str) -> NDArray[np.bool_]:
-        if self.masks is not None:
-            path = algonauts_mask(self.masks, self.subject, side)
-            mask = check_array(load_npy(path), str(path), "biuf", [None])
-            check_voxels(len(mask), path)
-            return np.asarray(mask) != 0  # the sum of two masks: 2 means in both
-        if self.areas.lower() != "none":
-            return (
-                read_volume(self.folder.need(f"{self._label_folder}/{side}.{self.areas}.mgz")) > 0
-            )
-        ncsnr = self.folder.need(
-            f"{self.path}/{side}.ncsnr.mgh", f"{self._label_folder}/{side}.nsdgeneral.mgz"
-        )
-        return np.ones(read_volume(ncsnr).shape, dtype=bool)
-
-    def _label_files(self, side: str) -> list[Path]:
-        """Files of areas: those with a table of labels, or a known name; the folder holds
-        continuous maps, too.
-        """
-        found = []
-        for path in self.folder.glob(f"{self._label_folder}/{side}.*.mgz"):
-            name = path.name.split(".")[1]
-            table = self.folder.find(f"{self._label_folder}/{name}.mgz.ctab")
-            if name in LABELS or table is not None:
-                found.append(path)
-        return sorted(found, key=lambda p: _by_importance(p.name.split(".")[1]))
-
-    def check(self, files: tuple[Path, ...]) -> None:
-        for path, n in zip(files, self.n_vertices.values(), strict=True):
-            if path.suffix == ".hdf5":
+        """Look at the headers of a session's files."""
+        for path, (shape, _) in zip(files, self.pieces, strict=True):
+            if path.suffix in (".hdf5", ".mat"):
                 with open_hdf5(path) as file:
-                    hdf5_array(file, "betas", "int16", (TRIALS, n))
+                    hdf5_array(file, "betas", "int16", (TRIALS, *shape[::-1]))
             else:
-                self._open_mgh(path, n)
+                self._open(path, shape)
 
-    def _open_mgh(self, path: Path, n_vertices: int) -> Volume:
-        image = open_volume(path)
-        if image.dtype.newbyteorder("=") != np.float32 or image.shape != (n_vertices, 1, 1, TRIALS):
-            raise UbrainError(
-                f"{path}: expected {(n_vertices, 1, 1, TRIALS)} float32, got {image.shape}"
-                f" {image.dtype}"
-            )
-        return image
+    def _open(self, path: Path, shape: tuple[int, ...]) -> Volume:
+        if len(shape) == 1:
+            return open_betas(path, "f", (*shape, 1, 1, TRIALS))
+        return open_betas(path, "int16", (*shape, TRIALS))
 
-    def read(self, files: tuple[Path, ...]) -> Iterator[Part]:
+    def reader(self, files: tuple[Path, ...]) -> Callable[[], Iterator[Part]]:
+        """A function that reads the responses of a session, in percent signal change."""
+        return lambda: self._read(files)
+
+    def _read(self, files: tuple[Path, ...]) -> Iterator[Part]:
         first = 0
-        for path, (side, n) in zip(files, self.n_vertices.items(), strict=True):
-            vertices = self.vertices[side]
-            if not len(vertices):
+        for path, (shape, place) in zip(files, self.pieces, strict=True):
+            if not len(place[0]):
                 continue
-            if path.suffix == ".hdf5":
-                yield from _read_hdf5(path, (n,), (vertices,), first)
+            if path.suffix in (".hdf5", ".mat"):  # axes are the other way round there
+                yield from _read_hdf5(path, shape[::-1], place[::-1], first)
             else:
-                yield from (
-                    Part(values, start, first)
-                    for start, values in self._open_mgh(path, n).trials(vertices)
-                )
-            first += len(vertices)
+                index = np.ravel_multi_index(place, shape, order="F")
+                for start, values in self._open(path, shape).trials(index):
+                    yield Part(values if len(shape) == 1 else values / SCALE, start, first)
+            first += len(place[0])
 
 
 def _by_importance(label_file: str) -> tuple[int, str]:
     """Areas that NSD has measured come before those of atlases."""
-    ranks = [i for i, name in enumerate(LABELS) if name == label_file]
-    return (ranks or [len(LABELS)])[0], label_file
+    known = list(NSD.labels)
+    return known.index(label_file) if label_file in known else len(known), label_file
 
 
-def algonauts_mask(folder: Folder, subject: str, side: str) -> Path:
-    """The mask of all vertices of Algonauts 2023, in any of the layouts in which it is passed
-    on.
-    """
-    name, number = f"{side}.all-vertices_fsaverage_space.npy", int(subject[-2:])
-    places = (
-        f"{subject}/roi_masks",
-        f"roi_masks/{subject}",
-        f"roi_masks/{subject}/roi_masks",
-        f"sub{number}",
-        subject,
-        f"roi_masks/sub{number}",
-    )
-    return folder.need(*(f"{place}/{name}" for place in places))
+def read_mask(path: Path, n_vertices: int | None = None) -> NDArray[np.bool_]:
+    """Which vertices of fsaverage Algonauts 2023 has kept."""
+    mask = check_array(load_npy(path), str(path), "biuf", (n_vertices,))
+    check_voxels(len(mask), path)
+    return np.asarray(mask) != 0  # 2: in both of the masks that were added
 
 
 def _read_hdf5(
-    path: Path, shape: Sequence[int], place: tuple[NDArray[np.int64], ...], first: int
+    path: Path, shape: tuple[int, ...], place: tuple[NDArray[np.int64], ...], first: int
 ) -> Iterator[Part]:
     """Betas of some voxels from (trials, ...) int16, in parts of bounded size.
 
