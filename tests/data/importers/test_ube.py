@@ -41,7 +41,7 @@ class Authors:
         rng = np.random.default_rng(4)
         self.order = rng.permuted(
             np.repeat(np.arange(1, N_SHARED + N_OWN + 1), 2)
-        )  # of 40 sessions
+        )  # of 40 sessions; the file has 750 trials, of which the others show the first image again
         shared = np.sort(rng.choice(73000, N_SHARED, replace=False)) + 1
         shared = shared if ascending else np.roll(shared, 7)
         others = rng.permutation(np.setdiff1d(np.arange(1, 73001), shared))
@@ -105,8 +105,9 @@ class Authors:
         scipy.io.savemat(
             path,
             {
-                "masterordering": self.order[None].astype(np.uint16),
+                "masterordering": np.append(self.order, [self.order[0]] * 650)[None],
                 "subjectim": images.astype(np.int32),
+                "sharedix": images[:1, :N_SHARED],
             },
         )
         return path
@@ -351,7 +352,7 @@ def test_a_design_of_other_shared_images_is_refused(authors: Authors, out: Path,
 
 def test_a_design_that_counts_from_0_is_refused(authors: Authors, out: Path, refused) -> None:
     authors.write_design(authors.images - authors.images.min())
-    with refused(out, "count from 1|has not seen|not the first ones"):
+    with refused(out, "subjectim: expected .* from 1 to 73000"):
         import_ube(authors.root, out, EXACT)
 
 
@@ -690,7 +691,7 @@ BAD = {
     "design cut": (lambda a: cut(a.write_design()), r"nsd_expdesign\.mat cannot be read"),
     "design of something": (
         lambda a: scipy.io.savemat(a.write_design(), {"x": 1}),
-        "expected masterordering and subjectim",
+        "'masterordering' is missing",
     ),
 }
 

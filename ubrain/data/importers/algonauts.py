@@ -21,7 +21,7 @@ from ubrain.data.importers.nsd import (
     IMAGES,
     NSD,
     coco_numbers,
-    photograph_key,
+    image_key,
     read_mask,
 )
 from ubrain.data.importers.pipeline import import_recordings
@@ -244,7 +244,7 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
         list(files.values()),
         [f"nsd-{i:05d}" for i in files],
         [rule.split(i) for i in files],
-        [photograph_key(i, coco) for i in files],
+        [image_key(i, coco) for i in files],
     )
     place = f"{subject.name}/roi_masks"
     tables = [

@@ -318,7 +318,7 @@ def coco_numbers(path: Path, shared: Collection[int] | None = None) -> dict[int,
     return dict(zip(table["nsdId"], table["cocoId"], strict=True))
 
 
-def photograph_key(image: int, coco: dict[int, int]) -> str:
+def image_key(image: int, coco: dict[int, int]) -> str:
     """COCO's number, if it is known, and NSD's number of an image."""
     return f"coco:{coco[image]} nsd:{image}" if image in coco else f"nsd:{image}"
 
@@ -341,7 +341,7 @@ class Stimuli(ImageArray):
 
     def __init__(self, path: Path, pixels: Any, splits: list[str], coco: dict[int, int]) -> None:
         ids = [f"nsd-{i:05d}" for i in range(IMAGES)]
-        super().__init__(pixels, ids, splits, [photograph_key(i, coco) for i in range(IMAGES)])
+        super().__init__(pixels, ids, splits, [image_key(i, coco) for i in range(IMAGES)])
         self.path = path
 
     def pixels(self, i: int) -> NDArray[np.uint8]:

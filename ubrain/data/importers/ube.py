@@ -4,38 +4,38 @@ nsd_images_224.npy.
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.algonauts import FSAVERAGE, coco_numbers, read_mask, vertices
-from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, MAX_DESIGN, pictures_of
+from ubrain.data.importers.algonauts import ALGONAUTS, vertices
+from ubrain.data.importers.layouts import layout
+from ubrain.data.importers.nsd import (
+    HEMISPHERES,
+    IMAGES,
+    Design,
+    Stimuli,
+    coco_numbers,
+    open_stimuli,
+    read_mask,
+)
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
     NpzArray,
     check_array,
-    check_side,
     load_npy,
     npz_names,
-    open_hdf5,
     open_npz,
-    read_mat,
-    reading,
-    whole_numbers,
 )
 from ubrain.data.importers.recording import (
     AVERAGED,
     DEFAULTS,
     PART_BYTES,
     Block,
-    ImageArray,
     Options,
     Part,
     Recording,
@@ -44,9 +44,9 @@ from ubrain.data.importers.recording import (
 from ubrain.errors import UbrainError
 from ubrain.progress import track
 
-MAX_SUBJECTS = 8
+UBE = layout("ube")
+MASK = "all-vertices_fsaverage_space.npy"
 NOT_SHOWN, SINGLE, SHARED = 0, 1, 2  # in type_sample
-PICTURES = r"(nsd|all)_images(_v\d+)?(_\d+)?\.npy"
 
 
 def import_ube(
@@ -88,16 +88,20 @@ def import_ube(
     folder = Folder(root, options.follow_links)
     masks = Folder(mask, options.follow_links) if mask is not None else folder
     design_file = _the_one(folder, r"nsd_expdesign\.mat", design)
-    crowd = _Responses(folder, _Design(design_file) if design_file else None)
+    crowd = _Responses(folder, Design(design_file) if design_file else None)
     info = _the_one(folder, r"nsd_stim_info_merged\.csv", stim_info)
     coco = coco_numbers(info) if info else {}
-    with _open_pictures(folder, images) as (path, array):
-        ids = [f"nsd-{i:05d}" for i in range(IMAGES)]
-        keys = [f"coco:{coco[i]} nsd:{i}" if i in coco else f"nsd:{i}" for i in range(IMAGES)]
-        pictures = _Pictures(array, ids, crowd.splits(), keys, path)
+    path = _the_one(folder, UBE.pictures, images) or _the_one(folder, r"nsd_stimuli\.hdf5")
+    if path is None:
+        raise UbrainError(
+            f"{folder} has no nsd_images_224.npy; give the images (or NSD's nsd_stimuli.hdf5) with"
+            " --images"
+        )
+    with open_stimuli(path) as pixels:
+        shown = Stimuli(path, pixels, crowd.splits(), coco)
         numbers = {f"subj{s + 1:02d}": s for s in range(len(crowd.widths)) if crowd.n_images(s)}
         names = select(options.subjects, numbers, folder)
-        recordings = [_recording(name, numbers[name], crowd, pictures, masks) for name in names]
+        recordings = [_recording(name, numbers[name], crowd, shown, masks) for name in names]
         return import_recordings(recordings, out, options, {"dataset": "ube", "images": path.name})
 
 
@@ -109,83 +113,12 @@ def _the_one(folder: Folder, pattern: str, given: str | Path | None = None) -> P
         return Path(given)
     found = folder.search(pattern)
     if len(found) > 1:
-        raise UbrainError(
-            f"{folder} has several: {', '.join(folder.name(path) for path in found)}; keep one"
-            " there"
-        )
+        names = ", ".join(folder.name(path) for path in found)
+        raise UbrainError(f"{folder} has several: {names}; keep one there")
     return found[0] if found else None
 
 
-# --- images
-
-
-@dataclass
-class _Pictures(ImageArray):
-    """The images, numbered from 0 as in NSD; `path` is where they come from."""
-
-    path: Path = Path()
-
-    def pixels(self, i: int) -> NDArray[np.uint8]:
-        """Row i."""
-        with reading(self.path):
-            return super().pixels(i)
-
-
-@contextmanager
-def _open_pictures(folder: Folder, given: str | Path | None) -> Iterator[tuple[Path, Any]]:
-    """File and array (73000, height, width, 3) of the images."""
-    path = _the_one(folder, PICTURES, given) or _the_one(folder, r"nsd_stimuli\.hdf5")
-    if path is None:
-        raise UbrainError(
-            f"{folder} has no nsd_images_224.npy; give the images (or NSD's nsd_stimuli.hdf5) with"
-            " --images"
-        )
-    if path.suffix == ".npy":
-        array = check_array(load_npy(path), str(path), "uint8", (IMAGES, None, None, 3))
-        check_side(path, array.shape[1:3])
-        yield path, array
-    else:
-        with open_hdf5(path) as file:
-            yield path, pictures_of(file)
-
-
 # --- responses
-
-
-class _Design:
-    """Which images NSD has shown to whom, and when, from nsd_expdesign.mat. All numbers there
-    count from 1, here from 0.
-    """
-
-    def __init__(self, path: Path) -> None:
-        content = read_mat(path, ["masterordering", "subjectim"], MAX_DESIGN)
-        if len(content) < 2:
-            raise UbrainError(f"{path}: expected masterordering and subjectim")
-        order, self.images = (
-            whole_numbers(content[n], f"{path}: {n!r}") - 1 for n in ("masterordering", "subjectim")
-        )
-        order = order.reshape(-1)
-        if (
-            self.images.ndim != 2
-            or self.images.min() < 0
-            or order.min() != 0
-            or order.max() >= self.images.shape[1]
-        ):
-            raise UbrainError(f"{path}: expected masterordering and subjectim to count from 1")
-        self._first = np.full(self.images.shape[1], len(order))
-        np.minimum.at(self._first, order, np.arange(len(order)))
-
-    def could_be(self, shared: NDArray[np.int64], seen: NDArray[np.bool_]) -> bool:
-        """Whether `seen` (n_shared, n_subjects) can be who has seen the images in these rows.
-
-        Subjects have done different numbers of sessions, but all in the same order: what a subject
-        has seen comes before what it has not.
-        """
-        position = {image: i for i, image in enumerate(self.images[0].tolist())}
-        first = self._first[[position[image] for image in shared.tolist()]]
-        return all(
-            first[s].max(initial=-1) < first[~s].min(initial=self._first.max() + 1) for s in seen.T
-        )
 
 
 class _Responses:
@@ -202,7 +135,7 @@ class _Responses:
     seen : who has seen them, (n_shared, n_subjects).
     """
 
-    def __init__(self, folder: Folder, design: _Design | None) -> None:
+    def __init__(self, folder: Folder, design: Design | None) -> None:
         path = _the_one(folder, r"fmri_v2\.npz") or _the_one(folder, r"fmri\.npz")
         if path is None:
             raise UbrainError(f"{folder} has no fmri_v2.npz")
@@ -214,33 +147,30 @@ class _Responses:
             )
         self.single, self.shared = np.flatnonzero(kinds == SINGLE), np.flatnonzero(kinds == SHARED)
         self.widths, self.halves = self._widths(folder)
-        self.starts = np.cumsum(self.widths) - self.widths
-        self.single_fmri = self._rows("single_sub_fmri", (len(self.single), int(self.widths.max())))
-        self.shared_fmri = self._rows("multi_sub_fmri", (len(self.shared), int(self.widths.sum())))
+        self.ends = np.cumsum(self.widths)
+        self.starts = self.ends - self.widths
+        self.single_fmri = self._rows("single_sub_fmri", len(self.single), int(self.widths.max()))
+        self.shared_fmri = self._rows("multi_sub_fmri", len(self.shared), int(self.widths.sum()))
         self.owner = self._owners()
         self.seen = self._seen()
         self.validation = self._validation()
         self.shared, self.order = self._order_of_shared()
 
-    def _array(self, name: str, kinds: str, shape: Sequence[int | None]) -> NpzArray:
-        array: NpzArray = check_array(
-            open_npz(self.path, name), f"{self.path}: {name!r}", kinds, shape
-        )
-        return array
-
     def _whole(
         self, name: str, kinds: str, shape: Sequence[int | None], longest: int = IMAGES
     ) -> NDArray:
-        array = self._array(name, kinds, shape)
-        _check_length(array, longest, f"{self.path}: {name!r}")
+        where = f"{self.path}: {name!r}"
+        array: NpzArray = check_array(open_npz(self.path, name), where, kinds, shape)
+        _check_length(array, longest, where)
         return array.load()
 
-    def _rows(self, name: str, shape: Sequence[int]) -> NpzArray:
-        array = self._array(name, "f", shape)
+    def _rows(self, name: str, n: int, width: int) -> NpzArray:
+        where = f"{self.path}: {name!r}"
+        array: NpzArray = check_array(open_npz(self.path, name), where, "f", (n, width))
         if array.fortran:
             raise UbrainError(
-                f"{self.path}: {name!r} is stored column by column (Fortran order), but is read by"
-                " rows; save it again after numpy.ascontiguousarray"
+                f"{where} is stored column by column (Fortran order), but is read by rows; save it"
+                " again after numpy.ascontiguousarray"
             )
         return array
 
@@ -250,7 +180,7 @@ class _Responses:
         """
         where = self.path
         if "num_voxels_subjects" in self.names:
-            numbers = self._whole("num_voxels_subjects", "iuf", (None,), MAX_SUBJECTS)
+            numbers = self._whole("num_voxels_subjects", "iuf", (None,), UBE.subjects)
         else:
             path = _the_one(folder, r"num_voxels_all_subjects\.npy")
             if path is None:
@@ -260,9 +190,9 @@ class _Responses:
                 )
             where, numbers = path, load_npy(path)
             check_array(numbers, str(path), "iuf", (None, 2) if numbers.ndim == 2 else (None,))
-            _check_length(numbers, MAX_SUBJECTS, path)
+            _check_length(numbers, UBE.subjects, path)
         whole = np.asarray(numbers).astype(np.int64)
-        if (whole != numbers).any() or whole.min() < 1 or whole.max() > 2 * FSAVERAGE:
+        if (whole != numbers).any() or whole.min() < 1 or whole.max() > 2 * ALGONAUTS.fsaverage:
             raise UbrainError(
                 f"{where}: expected the numbers of voxels of subjects, got {numbers.tolist()}"
             )
@@ -325,14 +255,7 @@ class _Responses:
 
     def _were_shown(self, owner: NDArray[np.int64]) -> bool:
         """Whether the design has shown the images to these subjects; yes, where it is not there."""
-        if self.design is None:
-            return True
-        if len(self.design.images) < len(self.widths):
-            raise UbrainError(
-                f"nsd_expdesign.mat is of {len(self.design.images)} subjects, {self.path} of"
-                f" {len(self.widths)}"
-            )
-        return all(
+        return self.design is None or all(
             np.isin(self.single[owner == s], self.design.images[s]).all() for s in np.unique(owner)
         )
 
@@ -373,11 +296,6 @@ class _Responses:
                 )
         return seen
 
-    @property
-    def ends(self) -> NDArray[np.int64]:
-        """Behind each subject's columns of multi_sub_fmri."""
-        return self.starts + self.widths
-
     def _order_of_shared(self) -> tuple[NDArray[np.int64], str]:
         """NSD's numbers of the rows of multi_sub_fmri, and how that is known.
 
@@ -397,9 +315,7 @@ class _Responses:
         orders = {"ascending": self.shared}
         if not np.array_equal(written, self.shared):
             orders["the written"] = written
-        fits = {
-            how: order for how, order in orders.items() if self.design.could_be(order, self.seen)
-        }
+        fits = {how: order for how, order in orders.items() if self._could_be(order, self.design)}
         if len(fits) != 1:
             both = "both ascending order and" if fits else "neither ascending order nor"
             raise UbrainError(
@@ -408,6 +324,19 @@ class _Responses:
             )
         ((how, order),) = fits.items()
         return order, f"in {how} order, which fits nsd_expdesign.mat"
+
+    def _could_be(self, shared: NDArray[np.int64], design: Design) -> bool:
+        """Whether those who have seen the shared images can have seen them in this order of rows.
+
+        Subjects have done different numbers of sessions, but all in the same order: what a subject
+        has seen comes before what it has not.
+        """
+        n = len(design.order)
+        first = np.full(design.images.shape[1], n)  # trial in which each image is shown first
+        np.minimum.at(first, design.order, np.arange(n))
+        position = {image: i for i, image in enumerate(design.images[0].tolist())}
+        first = first[[position[image] for image in shared.tolist()]]
+        return all(first[s].max(initial=-1) < first[~s].min(initial=n + 1) for s in self.seen.T)
 
     # --- splits
 
@@ -484,7 +413,7 @@ def _read(array: NpzArray, wanted: NDArray[np.int64], columns: slice) -> Iterato
 
 
 def _recording(
-    name: str, subject: int, crowd: _Responses, pictures: _Pictures, masks: Folder
+    name: str, subject: int, crowd: _Responses, pictures: Stimuli, masks: Folder
 ) -> Recording:
     account = [
         (
@@ -549,7 +478,7 @@ def _voxels(name: str, subject: int, crowd: _Responses, masks: Folder) -> pd.Dat
             {"hemisphere": np.repeat(["L", "R"] if crowd.halves is not None else ["", ""], halves)}
         )
     counts = {
-        side: len(read_mask(masks.need(f"{place}/{side}.all-vertices_fsaverage_space.npy")))
+        side: int(read_mask(masks.need(f"{place}/{side}.{MASK}"), ALGONAUTS.fsaverage).sum())
         for side in HEMISPHERES
     }
     if sum(counts.values()) != width:
