@@ -1,0 +1,1 @@
+"""What the paper and ubrain claim, as rows, and whether recorded numbers hold them."""
