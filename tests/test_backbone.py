@@ -22,7 +22,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from ubrain import backbone as backbone_module
-from ubrain.backbone import Backbone, Features, shifted
+from ubrain import features
+from ubrain.backbone import Backbone, shifted
+from ubrain.features import Features
 from ubrain.cli import app
 from ubrain.config import BackboneConfig
 from ubrain.crowd import Crowd
@@ -493,9 +495,9 @@ def test_few_files_of_the_cache_are_open_at_a_time(small_crowd, tmp_path, monkey
         rows = np.random.default_rng(0).permutation(len(crowd.content))
         expected = features.read(rows)
         features.close()
-        monkeypatch.setattr(backbone_module, "SHARD", 8)
-        monkeypatch.setattr(backbone_module, "BATCH", 4)
-        monkeypatch.setattr(backbone_module, "OPEN_SHARDS", 3)
+        monkeypatch.setattr(features, "SHARD", 8)
+        monkeypatch.setattr(features, "BATCH", 4)
+        monkeypatch.setattr(features, "OPEN_SHARDS", 3)
         before = open_hdf5_files()
         features = Features(crowd, CNN, tmp_path / "pieces")
         assert len(list(features.folder.glob("*.h5"))) > 5
@@ -524,11 +526,11 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_begun(
 FULL_DISK = """
 import errno, sys
 from pathlib import Path
-from ubrain import backbone
+from ubrain import features
 from ubrain.config import BackboneConfig
 from ubrain.crowd import Crowd
 
-class Full(backbone.Sink):
+class Full(features.Sink):
     left = 2  # files that fit
 
     def __init__(self, *arguments):
@@ -540,11 +542,11 @@ class Full(backbone.Sink):
             self.failure = OSError(errno.ENOSPC, "No space left on device")
         return super().write(data)
 
-backbone.SHARD = backbone.BATCH = 16
-backbone.Sink = Full
+features.SHARD = features.BATCH = 16
+features.Sink = Full
 with Crowd(sys.argv[1]) as crowd:
     config = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
-    backbone.Features(crowd, config, Path(sys.argv[2]))
+    features.Features(crowd, config, Path(sys.argv[2]))
 """
 
 

@@ -26,14 +26,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ubrain import backbone, checkpoint, parallel, train
-from ubrain.backbone import Features, choose_device
+from ubrain import checkpoint, parallel, train
 from ubrain.cli import app
 from ubrain.config import SimulationConfig, load_profile
 from ubrain.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
-from ubrain.parallel import Group, interleave
+from ubrain.features import Features, Source
+from ubrain.parallel import Group, choose_device, interleave
 
 PROFILE = load_profile("smoke")
 TRAINING = replace(PROFILE.training, epochs=4, min_steps=0, batches_per_step=3, device="cpu")
@@ -66,7 +66,7 @@ def place(tmp_path_factory):
 def source_of(place):
     with Crowd(place.crowd) as crowd:
         features = Features(crowd, PROFILE.backbone, place.cache / "features", "cpu")
-        yield backbone.Source(crowd, features)
+        yield Source(crowd, features)
         features.close()
 
 
@@ -169,22 +169,25 @@ def test_the_plateau_schedule_is_that_of_one_process_too(place):
 
 def fit_until(place, name, epoch):
     """As `fit`, killed in the middle of an epoch (counted from 0)."""
-    gradients, seen = train._Training._gradients, []
+    steps = train.Plan.steps
 
-    def dying(self, batch):
-        seen.append(batch)
-        if self.epoch == epoch and len(seen) > 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return gradients(self, batch)
+    def dying(self, number):
+        if number < epoch:
+            return steps(self, number)
+        train.loss_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        return steps(self, number)
 
-    train._Training._gradients = dying
+    train.Plan.steps = dying
     return fit(place, name)
 
 
 def test_a_training_goes_on_with_any_number_of_processes(place):
     for size, epoch in ((2, 1), (1, 2), (3, 3)):
         assert -signal.SIGKILL in launch(size, fit_until, place, "relay", epoch).told
-        assert json.loads((place.folder / "relay" / train.STATE).read_text())["epoch"] == epoch
+        assert (
+            json.loads((place.folder / "relay" / train.WORK / train.STATE).read_text())["epoch"]
+            == epoch
+        )
     launch(2, fit, place, "relay")
     assert_the_same_training(place.folder / "relay", place.folder / "whole")
 
@@ -317,7 +320,7 @@ def test_every_training_image_of_every_subject_is_shown_once_in_an_epoch(place, 
         crowd = source.crowd
         config = replace(TRAINING, batches_per_step=batches_per_step, voxels_per_step=25)
         for epoch in (0, 1):
-            plan = train._Plan(crowd, crowd.subjects, config, 0)
+            plan = train.Plan(crowd, tuple(crowd.subjects), config, 0)
             steps = plan.steps(epoch)
             assert len(steps) == plan.steps_per_epoch
             assert all(len(step) == batches_per_step for step in steps[:-1])
@@ -411,7 +414,9 @@ def test_torchrun_ends_when_a_process_is_killed_and_its_checkpoint_is_good(place
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    while job.poll() is None and not (place.folder / "torchrun" / train.STATE).exists():
+    while (
+        job.poll() is None and not (place.folder / "torchrun" / train.WORK / train.STATE).exists()
+    ):
         time.sleep(0.01)
     os.kill(workers_of(job.pid)[-1], signal.SIGKILL)
     killed = time.monotonic()

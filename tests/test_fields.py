@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ubrain import kernels
 from ubrain.analysis import fields
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
@@ -94,11 +95,8 @@ def test_fields_are_the_mean_attention_however_images_and_voxels_are_cut(
 def test_shares_are_those_of_the_variance(encoder, tokens):
     reading = fields.read(encoder, "S1", batches(tokens, 5))
     with torch.no_grad():
-        terms = encoder.voxel_terms(encoder.subject("S1"))
-        parts = [
-            level(t, v).double().numpy()
-            for level, t, v in zip(encoder.levels, tokens, terms, strict=True)
-        ]
+        terms = kernels.voxel_terms(encoder, encoder.subject("S1"))
+        parts = kernels.respond_by_level(encoder, encoder.project(tokens), terms).double().numpy()
         response = encoder(tokens, "S1").double().numpy()
     for share, part in zip(reading.share, parts, strict=True):
         expected = [

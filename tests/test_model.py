@@ -1,15 +1,17 @@
-"""The encoder against the literal form of its formulas, in reference.py."""
+"""The encoder: its fast form against the form of its formulas, and what it promises."""
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ubrain import kernels
-from ubrain.config import EncoderConfig
+from ubrain.backbone import Backbone
+from ubrain.config import BackboneConfig, EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 
@@ -23,6 +25,15 @@ def make(dtype, config=CONFIG):
     encoder = UniversalEncoder(config, {"A": 30, "B": 9}).to(dtype)
     tokens = [torch.randn(5, config.n_tokens, w, dtype=dtype) for w in config.widths]
     return encoder, tokens
+
+
+def plain(encoder, *inputs):
+    """Responses as the formulas read."""
+    encoder.fast = False
+    try:
+        return encoder(*inputs)
+    finally:
+        encoder.fast = True
 
 
 def embeddings(encoder, dtype, per_image):
@@ -53,10 +64,7 @@ def test_values_and_gradients_agree_with_the_formulas(
         if dropout
         else None
     )
-    ours, theirs = (
-        encoder.respond(tokens, encoder.voxel_terms(e), masks),
-        reference.respond(encoder, tokens, e, masks),
-    )
+    ours, theirs = encoder(tokens, e, masks), plain(encoder, tokens, e, masks)
     assert ours.std() > 1e-2
     torch.testing.assert_close(
         ours, theirs, rtol=tolerance, atol=tolerance * theirs.detach().abs().max().item()
@@ -82,26 +90,23 @@ def seen_by_softmax(encoder):
 def test_the_bias_of_the_keys_changes_nothing():
     encoder, tokens = make(torch.float64)
     encoder.eval()
-    before, theirs = (
-        encoder(tokens, "A"),
-        reference.respond(encoder, tokens, encoder.embeddings["A"]),
-    )
+    before, theirs = encoder(tokens, "A"), plain(encoder, tokens, "A")
     (gradient,) = torch.autograd.grad(theirs.square().sum(), [encoder.levels[0].key.bias])
     assert gradient.abs().max() < 1e-9
     with torch.no_grad():
         encoder.levels[0].key.bias.add_(3)
     torch.testing.assert_close(encoder(tokens, "A"), before)
-    torch.testing.assert_close(reference.respond(encoder, tokens, encoder.embeddings["A"]), before)
+    torch.testing.assert_close(plain(encoder, tokens, "A"), before)
 
 
 def test_the_voxels_of_a_subject_are_those_of_its_embeddings():
     encoder, tokens = make(torch.float64)
     encoder.eval()
     shared, each = torch.tensor([3, 0, 29, 3, 11]), torch.randint(30, (5, 7))
-    whole = reference.respond(encoder, tokens, encoder.embeddings["A"])
+    whole = plain(encoder, tokens, "A")
     torch.testing.assert_close(encoder(tokens, "A"), whole)
-    torch.testing.assert_close(encoder(tokens, "A", shared), whole[:, shared])
-    torch.testing.assert_close(encoder(tokens, "A", each), whole.gather(1, each))
+    torch.testing.assert_close(encoder(tokens, encoder.subject("A")[shared]), whole[:, shared])
+    torch.testing.assert_close(encoder(tokens, encoder.subject("A")[each]), whole.gather(1, each))
 
 
 def test_dropout_drops_its_share_and_scales_the_rest():
@@ -119,9 +124,28 @@ def test_dropout_drops_its_share_and_scales_the_rest():
         kernels.dropout_mask((5, 30, CONFIG.channels), CONFIG.dropout, torch.device("cpu"))
         for _ in CONFIG.widths
     ]
-    torch.testing.assert_close(
-        drawn, reference.respond(encoder, tokens, encoder.embeddings["A"], masks)
-    )
+    torch.testing.assert_close(drawn, plain(encoder, tokens, "A", masks))
+
+
+def test_adapters_get_the_same_gradients_from_both_forms():
+    """Gradients of the tokens, which the adapters of a backbone learn from, under one dropout."""
+    config = BackboneConfig("vit_tiny_patch16_224", "random", (1, 3), 32, None, True, 2)
+    backbone = Backbone(config)
+    for p in backbone.adapters.parameters():
+        nn.init.normal_(p, std=0.3)
+    encoder, _ = make(torch.float32, replace(CONFIG, widths=backbone.widths, n_tokens=5))
+    encoder.train()
+    masks = [torch.rand(3, 30, CONFIG.channels) > CONFIG.dropout for _ in CONFIG.widths]
+    images, target = torch.rand(3, 3, 32, 32), torch.randn(3, 30)
+    found = []
+    for form in (encoder, partial(plain, encoder)):
+        out = form(backbone(images), "A", masks)
+        found.append(
+            torch.autograd.grad((out * target).sum(), [*backbone.adapters.parameters()][:8])
+        )
+    for a, b in zip(*found, strict=True):
+        assert b.abs().max() > 0
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
 def test_bf16_comes_close_in_values_and_gradients():
@@ -188,7 +212,7 @@ def test_autocast_may_hold_forward_backward_both_or_none(forward, backward):
 
 def test_no_voxels_or_no_images_give_an_empty_answer():
     encoder, tokens = make(torch.float32)
-    assert encoder(tokens, "A", torch.tensor([], dtype=torch.long)).shape == (5, 0)
+    assert encoder(tokens, encoder.subject("A")[:0]).shape == (5, 0)
     assert encoder([t[:0] for t in tokens], "A").shape == (0, 30)
 
 

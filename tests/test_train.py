@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from ubrain import checkpoint, predict, scores, train
-from ubrain.backbone import Backbone, Features, Source
+from ubrain.backbone import Backbone
 from ubrain.config import BackboneConfig, EncoderConfig, SimulationConfig, TrainingConfig
 from ubrain.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
+from ubrain.features import Features, Source
 
 ENCODER = EncoderConfig(embedding_size=16, channels=16)
 TRAINING = TrainingConfig(
@@ -84,7 +85,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
 ):
     config = replace(TRAINING, schedule=schedule)
     train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "whole")
-    validate, calls = train._Training._validate, []
+    validate, calls = train.Trained.validate, []
 
     def dies_in_the_third_epoch(self):
         calls.append(1)
@@ -92,10 +93,10 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
             raise Killed
         return validate(self)
 
-    monkeypatch.setattr(train._Training, "_validate", dies_in_the_third_epoch)
+    monkeypatch.setattr(train.Trained, "validate", dies_in_the_third_epoch)
     with pytest.raises(Killed):
         train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "cut")
-    monkeypatch.setattr(train._Training, "_validate", validate)
+    monkeypatch.setattr(train.Trained, "validate", validate)
     train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "cut")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     assert (tmp_path / "whole" / train.LOG).read_text() == (
@@ -132,7 +133,7 @@ def test_kill_minus_nine_and_the_same_command_again(source, tmp_path):
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    while victim.poll() is None and not (tmp_path / "cut" / train.STATE).exists():
+    while victim.poll() is None and not (tmp_path / "cut" / train.WORK / train.STATE).exists():
         time.sleep(0.005)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
@@ -209,7 +210,7 @@ def test_the_tensorboard_log_has_every_epoch_once(source, tmp_path, monkeypatch)
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    show, rows = train._show, []
+    show, rows = train.show, []
 
     def dies_before_the_second_row(board, row):
         rows.append(row)
@@ -217,10 +218,10 @@ def test_the_tensorboard_log_has_every_epoch_once(source, tmp_path, monkeypatch)
             raise Killed
         show(board, row)
 
-    monkeypatch.setattr(train, "_show", dies_before_the_second_row)
+    monkeypatch.setattr(train, "show", dies_before_the_second_row)
     with pytest.raises(Killed):
         train.fit(source, ["S1"], ENCODER, TRAINING, 0, tmp_path, tensorboard=True)
-    monkeypatch.setattr(train, "_show", show)
+    monkeypatch.setattr(train, "show", show)
     train.fit(source, ["S1"], ENCODER, TRAINING, 0, tmp_path, tensorboard=True)
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("loss")] == [1, 2, 3, 4]
@@ -256,10 +257,10 @@ def test_a_finished_training_is_loaded_and_other_settings_are_refused(
     source, tmp_path, monkeypatch
 ):
     first = train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=1), 0, tmp_path)
-    monkeypatch.setattr(train._Training, "run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train.Trained, "step", lambda *_: pytest.fail("trained again"))
     again = train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=1), 0, tmp_path)
     assert same(first.state_dict(), again.state_dict())
-    with pytest.raises(UbrainError, match=r"other settings \(training\)"):
+    with pytest.raises(UbrainError, match=r"other settings \(training.epochs was 1, is 9\)"):
         train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=9), 0, tmp_path)
 
 
@@ -304,7 +305,7 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path):
         with pytest.raises(
             UbrainError, match=r"00001.pt cannot be written .* if the disk is full, free some space"
         ):
-            train._write(tmp_path / "00001.pt", {"weights": torch.zeros(10_000)})
+            train.write_tensors(tmp_path / "00001.pt", {"weights": torch.zeros(10_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
@@ -340,11 +341,9 @@ def test_the_plateau_schedule_is_that_of_torch(seed):
         threshold_mode="abs",
         eps=0,
     )
-    ours = train._Training.__new__(train._Training)
-    ours.config, ours.rate, ours.plateau, ours.stale = config, config.learning_rate, -np.inf, 0
-    ours.best_score, ours.best_epoch, ours.epoch = -np.inf, 0, 0
-    for ours.epoch, score in enumerate(scores_of_epochs):
+    ours = train.State(rate=config.learning_rate)
+    for score in scores_of_epochs:
         theirs.step(score)
-        ours._judge(score)
+        ours = ours.after(0.0, score, ours.rate, config)
         assert ours.rate == pytest.approx(adam.param_groups[0]["lr"], rel=1e-12)
     assert ours.best_epoch == int(np.argmax(scores_of_epochs)) + 1

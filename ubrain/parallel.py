@@ -35,6 +35,23 @@ def launched() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA if there is one, else the CPU; of several processes on a machine, each
+    takes a GPU of its own.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    rank = os.environ.get("LOCAL_RANK")
+    if (
+        name == "cuda" and rank and torch.cuda.device_count() > 1
+    ):  # some launchers show each process one GPU only
+        name = f"cuda:{rank}"
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UbrainError(f"device {name!r} is not available: {error}") from error
+
+
 class Group:
     """The processes of this training; a group of one if nobody launched several.
 

@@ -1,9 +1,12 @@
 """Where things lie: the project's folders, the cache, and files that appear only when complete."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ubrain.errors import UbrainError
 
 
 def project_root() -> Path:
@@ -58,3 +61,10 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never half of it."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def check_name(name: str, what: str = "subject") -> str:
+    """A name that can be an HDF5 group, a parameter of the encoder and part of a file name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise UbrainError(f"{what} name {name!r}: expected up to 64 letters, digits, '_' or '-'")
+    return name

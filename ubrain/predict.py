@@ -1,21 +1,20 @@
-"""Predicted responses of the voxels of a subject, streamed over images and voxels within a memory
-budget; as files, too.
-"""
+"""Predicted responses of a subject's voxels, streamed over images and voxels in bounded memory."""
 
-import copy
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ubrain import scores
-from ubrain.backbone import Source
+from ubrain import kernels, scores
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
-from ubrain.kernels import NUMBERS_PER_TILE, VOXELS_PER_TILE, VoxelTerms
 from ubrain.model import UniversalEncoder
+
+if TYPE_CHECKING:
+    from ubrain.features import Source
 
 MEMORY = 2 << 30  # bytes
 IMAGES = 32  # at a time, if memory allows
@@ -57,106 +56,81 @@ class Predictor:
         precision: str = "fp32",
         batch: int = IMAGES,
     ) -> None:
-        _one_of(precision, PRECISIONS, "precision")
-        shared = {
-            id(p): p.detach() for p in (*encoder.parameters(), *encoder.buffers())
-        }  # nothing is copied
-        self._encoder, self._precision = copy.deepcopy(encoder, shared).eval(), precision
+        if precision not in PRECISIONS:
+            raise UbrainError(
+                f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}"
+            )
+        self.encoder, self.precision = encoder.frozen(), precision
         self.device = encoder.position.device
         embedding = encoder.subject(subject).detach()
-        chosen = slice(None) if voxels is None else torch.tensor(voxels, device=self.device)
-        self._embedding = embedding[chosen]
-        self._subject, self._voxels = subject, chosen
+        self._embedding = embedding if voxels is None else embedding[torch.from_numpy(voxels)]
         self.n_voxels = len(self._embedding)
-        costs = _Costs(encoder.config, self.n_voxels, batch, precision, self.device.type)
-        self.images, self.block = _shares(costs, memory, batch)
+        self.images, self.block = share_memory(
+            encoder.config, self.n_voxels, memory, batch, precision, self.device.type
+        )
         self._blocks = [slice(i, i + self.block) for i in range(0, self.n_voxels, self.block)]
-        self._kept: list[VoxelTerms] | None = None
+        self._kept: list[kernels.VoxelTerms] | None = None
 
     @torch.inference_mode()
     def __call__(self, tokens: Sequence[Tensor]) -> NDArray[np.float32]:
-        """Responses to images given by tokens, one (B, P, D) per level: (B, n_voxels), z-scored
-        units.
-        """
+        """Responses (B, n_voxels), z-scored, to images given by tokens (B, P, D) per level."""
         out = np.empty((len(tokens[0]), self.n_voxels), np.float32)
-        with autocast(self.device, self._precision):
+        with autocast(self.device, self.precision):
+            projected = self.encoder.project(tokens)
             for block in self._blocks:
-                out[:, block] = (
-                    self._encoder.respond(tokens, self._terms(block)).float().cpu().numpy()
-                )
-            if self._subject not in self._encoder.rests:
-                return out
-            responses = torch.from_numpy(out).to(self.device)
-            return (
-                self._encoder.with_rest(responses, tokens, self._subject, self._voxels)
-                .cpu()
-                .numpy()
-            )
+                part = kernels.respond(self.encoder, projected, self._terms(block))
+                out[:, block] = part.float().cpu().numpy()
+        return out
 
-    def _terms(self, block: slice) -> list[VoxelTerms]:
+    def _terms(self, block: slice) -> list[kernels.VoxelTerms]:
         if self._kept is not None:
             return self._kept
-        terms = self._encoder.voxel_terms(self._embedding[block])
+        terms = kernels.voxel_terms(self.encoder, self._embedding[block])
         if len(self._blocks) == 1:
             self._kept = terms
         return terms
 
 
-class _Costs:
-    """Bytes that a prediction needs, by what they grow with.
+def share_memory(
+    config: EncoderConfig, n_voxels: int, memory: int, batch: int, precision: str, device: str
+) -> tuple[int, int]:
+    """Images at a time, and voxels at a time, for a budget in bytes.
 
-    Attributes
-    ----------
-    image : of each image in a batch: its tokens, two copies of the largest level on the way, its
-        responses.
-    voxel : of each voxel in a block: its terms, its query and, under bf16, the wider copy of one
-        level's terms.
-    pair : of each image with each voxel of a block: the levels' parts, their stack and their sum.
-    tile_voxel : of each voxel in a tile: scores, weights, what is pooled and normalised, the MLP's
-        hidden units.
-    tile : voxels in a tile.
+    Images get half of the memory, or what one voxel leaves of it; voxels the rest.
+
+    Raises
+    ------
+    UbrainError
+        If there is not enough for one image and one voxel.
     """
+    c, p, n_levels = config.channels, config.n_tokens, len(config.widths)
+    hidden = config.mlp_ratio * c
+    terms = 2 * c + p + hidden + 1
+    # Bytes of each image in a batch: its tokens, two copies of the largest level on the way, what
+    # is projected, its responses.
+    image = 4 * (p * (sum(config.widths) + 2 * max(config.widths) + n_levels * c) + n_voxels)
+    # Of each voxel in a block: its terms, its query and, under bf16, the wider copy of one level.
+    voxel = 4 * (terms * n_levels + config.embedding_size)
+    if precision == "bf16":
+        voxel = 2 * terms * n_levels + 4 * (terms + config.embedding_size)
+    pair = 4 * (2 * n_levels + 1)  # each image with each voxel of a block: levels, stack and sum
+    # Of each voxel in a tile: scores, weights, what is pooled and normalised, hidden units.
+    kind = device if device in kernels.VOXELS_PER_TILE else "cuda"
+    tile = kernels.VOXELS_PER_TILE[kind]
+    together = max(1, kernels.NUMBERS_PER_TILE[kind] // max(p, hidden) // tile)
+    in_tile = 4 * min(batch, together) * (2 * p + 5 * c + 2 * hidden)
 
-    def __init__(
-        self, config: EncoderConfig, n_voxels: int, batch: int, precision: str, device: str
-    ) -> None:
-        c, p, hidden, n_levels = (
-            config.channels,
-            config.n_tokens,
-            config.mlp_ratio * config.channels,
-            len(config.widths),
-        )
-        terms = 2 * c + p + hidden + 1
-        self.image = 4 * (p * (sum(config.widths) + 2 * max(config.widths)) + n_voxels)
-        self.voxel = 4 * (terms * n_levels + config.embedding_size)
-        if precision == "bf16":
-            self.voxel = 2 * terms * n_levels + 4 * (terms + config.embedding_size)
-        self.pair = 4 * (2 * n_levels + 1)
-        kind = device if device in VOXELS_PER_TILE else "cuda"
-        self.tile = VOXELS_PER_TILE[kind]
-        images = min(
-            batch, max(1, NUMBERS_PER_TILE[kind] // max(p, hidden) // self.tile)
-        )  # in a tile
-        self.tile_voxel = 4 * images * (2 * p + 5 * c + 2 * hidden)
-
-
-def _shares(costs: _Costs, memory: int, batch: int) -> tuple[int, int]:
-    """Images at a time, from half of the memory or what one voxel leaves, and voxels at a time,
-    from the rest.
-    """
-    one = costs.voxel + costs.tile_voxel
-    images = min(
-        batch, max(memory // 2 // costs.image, 1), (memory - one) // (costs.image + costs.pair)
-    )
+    one = voxel + in_tile
+    images = min(batch, max(memory // 2 // image, 1), (memory - one) // (image + pair))
     if images < 1:
         raise UbrainError(
             f"{memory} bytes of memory are too little for these tokens and voxels; 1 image at a"
-            f" time, and voxel by voxel, it takes at least {costs.image + costs.pair + one} bytes"
+            f" time, and voxel by voxel, it takes at least {image + pair + one} bytes"
         )
-    rest, voxel = memory - images * costs.image, costs.voxel + images * costs.pair
-    block = rest // (voxel + costs.tile_voxel)
-    if block > costs.tile:
-        block = (rest - costs.tile * costs.tile_voxel) // voxel // costs.tile * costs.tile
+    left, voxel = memory - images * image, voxel + images * pair
+    block = left // (voxel + in_tile)
+    if block > tile:
+        block = (left - tile * in_tile) // voxel // tile * tile
     return images, block
 
 
@@ -165,14 +139,20 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def _one_of(value: str, known: Sequence[str], what: str) -> None:
-    if value not in known:
-        raise UbrainError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
+def stream(
+    predictor: Predictor, source: "Source", rows: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Batches of image rows of the crowd file, with the responses (n_images, n_voxels) to them."""
+    for start in range(0, len(rows), predictor.images):
+        some = rows[start : start + predictor.images]
+        with torch.inference_mode(), autocast(predictor.device, predictor.precision):
+            tokens = source.tokens(some, predictor.device)
+        yield some, predictor(tokens)
 
 
 def predict(
     encoder: UniversalEncoder,
-    source: Source,
+    source: "Source",
     subject: str,
     rows: NDArray[np.int64],
     precision: str = "fp32",
@@ -184,43 +164,19 @@ def predict(
     -------
     (n_images, n_voxels) float32
     """
-    parts = [p for _, p in stream(encoder, source, subject, rows, precision, memory)]
-    return (
-        np.concatenate(parts) if parts else np.empty((0, len(encoder.subject(subject))), np.float32)
-    )
+    predictor = Predictor(encoder, subject, memory=memory, precision=precision)
+    parts = [responses for _, responses in stream(predictor, source, rows)]
+    return np.concatenate(parts) if parts else np.empty((0, predictor.n_voxels), np.float32)
 
 
 def correlate(
-    encoder: UniversalEncoder,
-    source: Source,
-    subject: str,
-    rows: NDArray[np.int64],
-    precision: str = "fp32",
-    memory: int = MEMORY,
+    predictor: Predictor, source: "Source", subject: str, rows: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Correlation of predicted with measured responses of each voxel over images, (n_voxels,);
-    nothing is held as a whole.
+    """Correlation of predicted with measured responses of each voxel over images, (n_voxels,).
+
+    Batch by batch: nothing is held as a whole.
     """
-    running = scores.RunningCorrelation(len(encoder.subject(subject)))
-    for some, predicted in stream(encoder, source, subject, rows, precision, memory):
+    running = scores.RunningCorrelation(predictor.n_voxels)
+    for some, predicted in stream(predictor, source, rows):
         running.add(predicted, source.crowd[subject].responses_to(some))
     return running.value()
-
-
-def stream(
-    encoder: UniversalEncoder,
-    source: Source,
-    subject: str,
-    rows: NDArray[np.int64],
-    precision: str = "fp32",
-    memory: int = MEMORY,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Batches of image rows, with the predicted responses (n_images, n_voxels) of all voxels of a
-    subject.
-    """
-    predictor = Predictor(encoder, subject, memory=memory, precision=precision)
-    for start in range(0, len(rows), predictor.images):
-        some = rows[start : start + predictor.images]
-        with torch.inference_mode(), autocast(predictor.device, precision):
-            tokens = source.tokens(some, predictor.device)
-        yield some, predictor(tokens)

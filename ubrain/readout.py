@@ -1,4 +1,4 @@
-"""What voxels of a new subject read from an image beside their embedding: a linear rest.
+"""What the voxels of a new subject read from an image beside their embedding: a linear readout.
 
 The shared weights were made for the crowd. A voxel that wants something else of an image gets it by
 ridge regression of what the embedding leaves over::
@@ -18,9 +18,9 @@ times its share among all voxels, which is found from the same evidence (expecta
 the full evidence, n / 2, is too sure of itself where candidates share images (seen on simulated
 crowds of seeds 21 to 25). The readout is the mean over candidates. If that, with shares found on
 other images, does not lower the squared error over all voxels by more than three standard errors,
-there is no rest at all (seen on the same crowds: at 25 noisy images a rest costs retrieval). So few
-images or noise leave the embedding alone, more images add a rest, and a voxel unlike any of the
-crowd ends near ridge regression. This is ours, not the paper's.
+there is none (seen on the same crowds: at 25 noisy images it costs retrieval). So few images or
+much noise leave the embedding alone, more images add a linear readout, and a voxel unlike any of
+the crowd ends near ridge regression. This is ours, not the paper's, and no part of the encoder.
 """
 
 import math
@@ -32,62 +32,54 @@ from torch import Tensor, nn
 
 SIDES = (1, 2, 4)  # squares per side of the image
 MOST_COMPONENTS = 512
-STRENGTHS = tuple(
-    10 ** (i / 2) for i in range(-6, 9)
-)  # relative to the mean square of the features
+# Of the penalty, relative to the mean square of the features.
+STRENGTHS = tuple(10 ** (i / 2) for i in range(-6, 9))
 TRUST = 0.5  # exponent of the evidence
-CLEAR = 3  # standard errors that a rest must gain
+CLEAR = 3  # standard errors that a linear readout must gain
 PARTS = 5  # of the images, each scored with shares of the others
 ROUNDS = 100  # of expectation maximisation
 TINY = 1e-6
+BUFFERS = ("basis", "shift", "weights", "offset", "scale")
 
 
-class LinearRest(nn.Module):
-    """The linear rest of one subject's voxels.
+class LinearReadout(nn.Module):
+    """What the voxels of one subject read beside their embeddings.
 
     Parameters
     ----------
-    n_features : of φ; see `n_features`.
-    n_components : of the basis.
+    basis : (n_features, n_components), principal components of φ.
+    shift : (n_components,), of the mean image.
+    weights : (n_components, n_voxels)
+    offset : (n_voxels,)
+    scale : (n_voxels,), of the embedding's response.
     """
 
-    basis: Tensor  # (n_features, n_components)
-    shift: Tensor  # (n_components,), of the mean image
-    weights: Tensor  # (n_components, n_voxels)
-    offset: Tensor  # (n_voxels,)
-    scale: Tensor  # (n_voxels,), of the embedding's response
+    basis: Tensor
+    shift: Tensor
+    weights: Tensor
+    offset: Tensor
+    scale: Tensor
 
-    def __init__(self, n_features: int, n_components: int, n_voxels: int) -> None:
+    def __init__(
+        self, basis: Tensor, shift: Tensor, weights: Tensor, offset: Tensor, scale: Tensor
+    ) -> None:
         super().__init__()
-        self.n_components = n_components
-        self.register_buffer("basis", torch.zeros(n_features, n_components))
-        self.register_buffer("shift", torch.zeros(n_components))
-        self.register_buffer("weights", torch.zeros(n_components, n_voxels))
-        self.register_buffer("offset", torch.zeros(n_voxels))
-        self.register_buffer("scale", torch.ones(n_voxels))
-
-    @classmethod
-    def of(cls, parts: Mapping[str, Tensor]) -> "LinearRest":
-        """A rest with these numbers, by the names of its attributes."""
-        n_features, n_components = parts["basis"].shape
-        rest = cls(n_features, n_components, len(parts["offset"]))
-        rest.load_state_dict(dict(parts), assign=True)
-        return rest
+        for name, tensor in zip(BUFFERS, (basis, shift, weights, offset, scale), strict=True):
+            self.register_buffer(name, tensor)
 
     def forward(
-        self, responses: Tensor, levels: Sequence[Tensor], voxels: Tensor | slice = slice(None)
+        self, responses: Tensor, projected: Sequence[Tensor], voxels: Tensor | slice = slice(None)
     ) -> Tensor:
-        """The whole responses (B, V), from those of the embeddings and projected tokens, one (B,
-        P, C) per level.
+        """The whole responses (B, V), from those of the embeddings.
+
+        Parameters
+        ----------
+        projected : tokens, one (B, P, C) per level, from `UniversalEncoder.project`.
+        voxels : which of the subject's voxels the responses are of, (V,).
         """
-        components = (
-            torch.cat([f.flatten(1) for f in features(levels)], 1) @ self.basis - self.shift
-        )
-        return (
-            self.scale[voxels] * responses
-            + components @ self.weights[:, voxels]
-            + self.offset[voxels]
-        )
+        components = torch.cat([f.flatten(1) for f in features(projected)], 1) @ self.basis
+        rest = (components - self.shift) @ self.weights[:, voxels]
+        return self.scale[voxels] * responses + rest + self.offset[voxels]
 
 
 def features(levels: Sequence[Tensor]) -> list[Tensor]:
@@ -109,11 +101,6 @@ def features(levels: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def n_features(n_levels: int, n_tokens: int, channels: int) -> int:
-    """How many numbers φ has."""
-    return n_levels * sum(f[0].numel() for f in features([torch.empty(1, n_tokens, channels)]))
-
-
 class Components:
     """Principal components of φ over the images of a new subject.
 
@@ -125,7 +112,7 @@ class Components:
 
     Attributes
     ----------
-    basis, shift : as of `LinearRest`.
+    basis, shift : as of `LinearReadout`.
     values : (n_images, n_components), coordinates of the images; their mean square, summed over
         components, is 1.
     """
@@ -142,16 +129,18 @@ class Components:
         x = (torch.cat([part.flatten(1) for part in parts], 1) - mean) * scale
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            axes = torch.svd_lowrank(x, min(MOST_COMPONENTS, *x.shape))[
-                2
-            ]  # (n_features, n_components)
+            n_components = min(MOST_COMPONENTS, *x.shape)
+            axes = torch.svd_lowrank(x, n_components)[2]  # (n_features, n_components)
         self.basis = scale[:, None] * axes
         self.shift = mean @ self.basis
         self.values = x @ axes
 
     def ridge(self, y: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (n_strengths, n_components, n_voxels) and offsets (n_strengths, n_voxels), from
-        y (n, n_voxels).
+        """Ridge regression of y (n, n_voxels), the responses to some of the images.
+
+        Returns
+        -------
+        Weights (n_strengths, n_components, n_voxels) and offsets (n_strengths, n_voxels).
         """
         u, mean = self.values[images], self.values[images].mean(0)
         size, turn = torch.linalg.eigh((u - mean).T @ (u - mean) / len(u))
@@ -162,8 +151,7 @@ class Components:
         return weights, y.mean(0) - mean @ weights
 
     def misses(self, y: Tensor, f: Tensor, fitted: Tensor, held: Tensor) -> Tensor:
-        """What candidates leave over of held-out images: with embedding and ridge, with ridge, with
-        the embedding alone.
+        """What candidates leave over of held-out images.
 
         Parameters
         ----------
@@ -172,7 +160,8 @@ class Components:
 
         Returns
         -------
-        (2 n_strengths + 1, n_held_out, n_voxels)
+        (2 n_strengths + 1, n_held_out, n_voxels): with embedding and ridge, with ridge, with the
+        embedding alone.
         """
         found = []
         for base in (f, torch.zeros_like(f)):
@@ -181,9 +170,7 @@ class Components:
         return torch.cat([*found, (y - f)[held][None]])
 
     def fit(self, y: Tensor, f: Tensor, shares: Tensor) -> dict[str, Tensor]:
-        """Weights, offset and scale of a rest that is the mean over all candidates, by their
-        shares.
-        """
+        """Weights, offset and scale of the mean over all candidates, by their shares."""
         joint, alone = shares[:-1].split(len(STRENGTHS))
         images = torch.arange(len(y), device=y.device)
         weights, offset = self.ridge(torch.cat([y - f, y], 1), images)
@@ -196,19 +183,15 @@ class Components:
             "scale": 1 - alone.sum(0),
         }
 
-    def rest(self, parts: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> LinearRest:
-        """The rest of a subject, from those of blocks of its voxels; `scale` is what f was
-        multiplied with.
-        """
+    def readout(self, parts: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> LinearReadout:
+        """The readout of a subject, from blocks of its voxels; f was multiplied with `scale`."""
         found = {name: torch.cat([part[name] for part in parts], -1) for name in parts[0]}
         found["scale"] = scale * found["scale"]
-        return LinearRest.of({"basis": self.basis, "shift": self.shift, **found})
+        return LinearReadout(self.basis, self.shift, **found)
 
 
 def is_clear(misses: Tensor) -> bool:
-    """Whether there is something to get beside the embedding, from what candidates leave over on
-    held-out images.
-    """
+    """Whether there is something to get beside the embedding, from `Components.misses`."""
     everything, unit = misses.square().sum(1), misses[-1].square().mean(0).clamp_min(TINY)
     gains = []
     for part in misses.tensor_split(PARTS, 1):
@@ -219,14 +202,17 @@ def is_clear(misses: Tensor) -> bool:
     return bool(gain.mean() > CLEAR * gain.std() / math.sqrt(len(gain)))
 
 
-def no_rest(n_voxels: int, device: torch.device) -> Tensor:
-    """Shares (n_candidates, n_voxels) of no rest at all."""
+def no_readout(n_voxels: int, device: torch.device) -> Tensor:
+    """Shares (n_candidates, n_voxels) of no linear readout at all."""
     return F.one_hot(torch.full((n_voxels,), 2 * len(STRENGTHS), device=device)).T.float()
 
 
 def candidates(errors: Tensor, n_images: int) -> Tensor:
-    """Share of each candidate for each voxel, (n_candidates, n_voxels), from squared errors on
-    held-out images.
+    """Share of each candidate for each voxel, (n_candidates, n_voxels).
+
+    Parameters
+    ----------
+    errors : (n_candidates, n_voxels), squared errors summed over held-out images.
     """
     evidence = -TRUST * n_images / 2 * errors.clamp_min(TINY).log()
     common = torch.zeros(len(errors), 1, device=errors.device)

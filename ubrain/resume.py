@@ -51,12 +51,17 @@ def work(
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[Path]:
-    """A folder for this process alone; see `work`."""
+def locked(folder: Path, what: str, wait: bool = False) -> Iterator[Path]:
+    """A folder for this process alone; see `work`.
+
+    Parameters
+    ----------
+    wait : for another process to be done, instead of refusing.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise UbrainError(f"another process is busy with {what}; wait for it, or stop it") from None
     except OSError as error:
@@ -65,10 +70,11 @@ def locked(folder: Path, what: str) -> Iterator[Path]:
         remove_partials(folder)
         yield folder
     finally:
-        left = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        if left <= {LOCK, SETTINGS}:
-            shutil.rmtree(folder, ignore_errors=True)
-        (folder / LOCK).unlink(missing_ok=True)
+        if not wait:  # others may wait for this very file
+            left = {path.name for path in folder.iterdir()} if folder.exists() else set()
+            if left <= {LOCK, SETTINGS}:
+                shutil.rmtree(folder, ignore_errors=True)
+            (folder / LOCK).unlink(missing_ok=True)
         lock.release()
 
 

@@ -1,5 +1,8 @@
-"""Training: batches from the crowd, loss, schedule, validation, resume. One subject or a crowd is
-the same call.
+"""Training: one visible loop, for one subject or a crowd, in one process or several.
+
+`fit` is the loop. What is drawn when (`Plan`) is a function of seed and epoch only, never of the
+process that happens to compute it; where a training stands (`State`) is written after every epoch,
+so a killed training goes on as if nothing had happened.
 """
 
 import csv
@@ -9,12 +12,13 @@ import math
 import pickle
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,44 +27,35 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ubrain import checkpoint
-from ubrain.backbone import Source, choose_device
-from ubrain.config import BackboneConfig, EncoderConfig, TrainingConfig
-from ubrain.crowd import Crowd
+from ubrain.config import EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.optim import BETA2, EmbeddingAdam, Rate
-from ubrain.parallel import Group, interleave, launched
+from ubrain.parallel import Group, choose_device, interleave, launched
 from ubrain.paths import atomic, write_text
-from ubrain.predict import autocast, correlate
+from ubrain.predict import Predictor, autocast, correlate
 from ubrain.progress import log, track
+from ubrain.resume import refuse_others, remove_partials, work
+
+if TYPE_CHECKING:
+    from ubrain.crowd import Crowd
+    from ubrain.features import Source
 
 # Of model and training together: raise it when the same settings no longer give the same encoder,
 # so that no trained encoder outlives the code that made it (`tests/test_train.py` notices).
 VERSION = 1
-STATE, STATES, LOG = "training.json", "training", "log.csv"
-STOP_BELOW_IMAGES = 5  # fewer val images than this say nothing about a correlation
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one subject, the voxels drawn for them, and the seed of everything random in it."""
-
-    subject: str
-    rows: NDArray[np.int64]
-    voxels: NDArray[np.int64]
-    seed: int
+WORK, STATE, LOG = "training", "state.json", "log.csv"  # folder of an unfinished training, files
+LEAST_VAL_IMAGES = 5  # fewer say nothing about a correlation
 
 
 def loss_of(predicted: Tensor, measured: Tensor, config: TrainingConfig) -> Tensor:
-    """mse_weight · MSE − cosine_weight · mean over images of the cosine similarity over voxels;
-    both (B, V).
-    """
+    """mse_weight · MSE − cosine_weight · mean cosine over voxels of each image; (B, V) each."""
     cosine = F.cosine_similarity(predicted, measured, dim=1).mean()
     return config.mse_weight * F.mse_loss(predicted, measured) - config.cosine_weight * cosine
 
 
 def fit(
-    source: Source,
+    source: "Source",
     subjects: Sequence[str],
     encoder_config: EncoderConfig,
     config: TrainingConfig,
@@ -70,8 +65,8 @@ def fit(
 ) -> UniversalEncoder:
     """Train an encoder on one subject or on a crowd.
 
-    Every epoch shows each training image of each subject once; a step has images of one subject and
-    a random set of its voxels. The weights of the epoch with the best validation score are
+    Every epoch shows each training image of each subject once; a batch has images of one subject
+    and a random set of its voxels. The weights of the epoch with the best validation score are
     returned; the score is the 75th percentile, over all voxels of all subjects, of the correlation
     on the val images. Same seed and device: same weights.
 
@@ -79,9 +74,9 @@ def fit(
     ----------
     source : the crowd, and its features or a backbone.
     encoder_config : sizes; `widths` and `n_tokens` are taken from the source.
-    out : folder for checkpoints, the log and the finished encoder. If it holds an unfinished
-        training with the same settings, that is continued; if a finished one, it is loaded. Several
-        processes need one that all of them see.
+    out : folder for checkpoints, the log and the finished encoder. An unfinished training with the
+        same settings is continued, a finished one is loaded. Several processes need one that all of
+        them see.
 
     Returns
     -------
@@ -91,350 +86,274 @@ def fit(
     Raises
     ------
     UbrainError
-        If a subject has no training images, or too few val images, or `out` holds a training with
-        other settings.
+        If a subject has no training images, or too few val images, an option is unknown, or `out`
+        holds a training with other settings.
     """
-    encoder_config = replace(
-        encoder_config, widths=source.maker.widths, n_tokens=source.maker.n_tokens
-    )
-    _check_options(config)
-    for name in subjects:
-        n_val = len(source.crowd[name].image_rows("val"))
-        if n_val < STOP_BELOW_IMAGES or not len(source.crowd[name].image_rows("train")):
-            raise UbrainError(
-                f"subject {name!r} has {n_val} val images; training needs at least"
-                f" {STOP_BELOW_IMAGES}, and images to train on"
-            )
-    settings = {
-        "crowd": source.crowd.fingerprint,
-        "subjects": list(subjects),
-        "seed": seed,
-        "backbone": _decisive(source.maker.config),
-        "encoder": asdict(encoder_config),
-        "training": asdict(config),
-    }
-    if out is None:
-        if launched()[1] > 1:
-            raise UbrainError(
-                "several processes need a folder for what they share; give one as `out`"
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            return _Training(
-                source, list(subjects), encoder_config, config, seed, Path(folder), settings, False
-            ).run()
-    if (Path(out) / checkpoint.CONFIG).exists():
-        return _finished(Path(out), settings, source).to(choose_device(config.device))
-    return _Training(
-        source, list(subjects), encoder_config, config, seed, Path(out), settings, tensorboard
-    ).run()
+    encoder_config = replace(encoder_config, widths=source.widths, n_tokens=source.n_tokens)
+    settings = settings_of(source, subjects, encoder_config, config, seed)
+    device = choose_device(config.device)
+    if out is not None and (Path(out) / checkpoint.CONFIG).exists():
+        return finished(Path(out), settings, source).to(device)
+    with unfinished(out, settings, device) as (folder, group):
+        plan = Plan(source.crowd, tuple(subjects), config, seed)
+        parts = Trained(source, plan, encoder_config, group, folder)
+        encoder, embeddings = parts.encoder, parts.embeddings
+        state = parts.resume() or State(rate=config.learning_rate)
+        board = tensorboard_of(folder, state) if tensorboard and group.first else None
+        epochs = range(state.epoch, plan.epochs)
+        label = f"training on {len(subjects)} subject(s)"
+        for epoch in track(epochs, len(epochs), label) if group.first else epochs:
+            if config.schedule == "plateau" and state.rate < config.min_learning_rate:
+                break
+            rates, steps, losses = plan.rates(epoch, state.rate), plan.steps(epoch), list[float]()
+            parts.announce(steps, rates)
+            encoder.train()
+            for rate, step in zip(rates, steps, strict=True):
+                for batch in (batch for batch in step if batch.subject in parts.own):
+                    torch.manual_seed(batch.seed)  # of dropout and of image shifts
+                    voxels = torch.from_numpy(batch.voxels).to(device)
+                    embedding = embeddings[batch.subject].read(voxels).requires_grad_()
+                    with autocast(device, config.precision):
+                        tokens = source.tokens(batch.rows, device, config.image_shift)
+                        predicted = encoder(tokens, embedding)
+                    measured = source.crowd[batch.subject].responses_to(batch.rows, batch.voxels)
+                    target = torch.from_numpy(measured).to(device)
+                    loss = loss_of(predicted.float(), target, config)
+                    if not torch.isfinite(loss):
+                        raise UbrainError(
+                            f"the loss became {loss.item()} in epoch {epoch + 1}; try a lower"
+                            " learning rate"
+                        )
+                    loss.backward()
+                    embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
+                    losses.append(loss.item())
+                parts.step(rate, len(step))
+            everybodys = list(chain.from_iterable(group.gather(losses)))
+            mean = math.fsum(everybodys) / len(everybodys)  # fsum: the same for any order
+            state = state.after(mean, parts.validate(), rates[0].rate, config)
+            parts.save(state)
+            if board:
+                show(board, state.history[-1])
+        if board:
+            board.close()
+        return parts.finish(state, settings)
 
 
-class _Training:
-    """One training, in one process or in several that each own some of the subjects.
+@dataclass(frozen=True)
+class State:
+    """Where a training stands.
 
-    Everything that decides the result (order of batches, voxels, dropout, learning rate) follows
-    from the seed, the epoch and the number of the batch, never from the process that happens to
-    compute it.
+    Attributes
+    ----------
+    epoch : epochs that are done.
+    rate : learning rate of the plateau schedule.
+    best_epoch, best_score : the epoch, from 1, with the highest validation score.
+    plateau, stale : last score that counted as progress, and epochs since.
+    history : one row per epoch: epoch, loss, val_r75, learning_rate.
+    """
+
+    epoch: int = 0
+    rate: float = 0.0
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    plateau: float = -math.inf
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def after(
+        self, loss: float, score: float, learning_rate: float, config: TrainingConfig
+    ) -> "State":
+        """The state one epoch later.
+
+        The plateau schedule lowers its rate after `patience` epochs without progress.
+        """
+        epoch, stale, plateau, rate = self.epoch + 1, self.stale + 1, self.plateau, self.rate
+        if score > plateau + config.threshold:
+            plateau, stale = score, 0
+        if stale > config.patience:
+            rate, stale = rate * config.factor, 0
+        best = (self.best_epoch, self.best_score)
+        best = (epoch, score) if score > self.best_score else best
+        row = {"epoch": epoch, "loss": loss, "val_r75": score, "learning_rate": learning_rate}
+        return State(epoch, rate, *best, plateau, stale, [*self.history, row])
+
+
+class Trained:
+    """What changes in training, and its way to disk and back.
+
+    Shared weights have one Adam. The embeddings of a subject have one of their own, and live only
+    in the process that owns the subject.
+
+    Attributes
+    ----------
+    own : subjects of this process.
+    embeddings : optimiser of the embeddings of each own subject.
     """
 
     def __init__(
         self,
-        source: Source,
-        subjects: list[str],
+        source: "Source",
+        plan: "Plan",
         encoder_config: EncoderConfig,
-        config: TrainingConfig,
-        seed: int,
+        group: Group,
         folder: Path,
-        settings: dict[str, Any],
-        tensorboard: bool,
     ) -> None:
-        self.source, self.subjects, self.config, self.seed = source, subjects, config, seed
-        self.folder, self.settings, self.tensorboard = folder, _plain(settings), tensorboard
-        self.device = choose_device(config.device)
-        self.group = Group(self.device)
-        self.plan = _Plan(source.crowd, subjects, config, seed)
-        self.own = self._share_out()
-        self._make_encoder(encoder_config)
-        self.epoch, self.history = 0, list[dict[str, float]]()
-        self.best_epoch, self.best_score = 0, -math.inf
-        self.rate = config.learning_rate  # of the plateau schedule
-        self.plateau, self.stale = (
-            -math.inf,
-            0,
-        )  # last score that counted as progress, and epochs since
-        self.board: Any = None  # of TensorBoard
-
-    def _share_out(self) -> list[str]:
-        if self.group.size > min(self.config.batches_per_step, len(self.subjects)):
+        self.source, self.plan, self.group, self.folder = source, plan, group, folder
+        config, self.device = plan.config, group.device
+        n = min(config.batches_per_step, len(plan.subjects))
+        if group.size > n:
             raise UbrainError(
-                f"{self.group.size} processes need at least as many subjects (here"
-                f" {len(self.subjects)}) and batches_per_step (here {self.config.batches_per_step};"
+                f"{group.size} processes need at least as many subjects (here"
+                f" {len(plan.subjects)}) and batches_per_step (here {config.batches_per_step};"
                 " --batches-per-step)"
             )
-        return self.group.own({name: self.plan.batches_of(name) for name in self.subjects})
-
-    def _make_encoder(self, encoder_config: EncoderConfig) -> None:
-        torch.manual_seed(self.seed)
+        self.own = group.own({name: plan.batches_of(name) for name in plan.subjects})
+        torch.manual_seed(plan.seed)
         self.encoder = UniversalEncoder(encoder_config, {})
-        for name in (
-            self.subjects
-        ):  # each draws its start, wherever it lives: the same start for any number of processes
-            self.encoder.add_subject(name, self.source.crowd[name].n_voxels)
+        for (
+            name
+        ) in plan.subjects:  # each draws its start, wherever it lives: the same start for all
+            self.encoder.add_subject(name, source.crowd[name].n_voxels)
             if name not in self.own:
                 self.encoder.drop_subject(name)
         self.encoder.to(self.device)
         self.parameters = self.encoder.shared_parameters()
-        if self.source.backbone is not None:
-            self.source.backbone.to(self.device)
-            self.parameters += [p for p in self.source.backbone.parameters() if p.requires_grad]
-        amsgrad = self.config.schedule == "plateau"
+        if source.backbone is not None:
+            source.backbone.to(self.device)
+            self.parameters += [p for p in source.backbone.parameters() if p.requires_grad]
+        amsgrad, fused = config.schedule == "plateau", self.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.Adam(
-            self.parameters,
-            lr=self.config.learning_rate,
-            amsgrad=amsgrad,
-            fused=self.device.type in ("cpu", "cuda"),
+            self.parameters, lr=config.learning_rate, amsgrad=amsgrad, fused=fused
         )
-        self.embeddings = {
-            name: EmbeddingAdam(self.encoder.subject(name), amsgrad) for name in self.own
-        }
+        subject = self.encoder.subject
+        self.embeddings = {name: EmbeddingAdam(subject(name), amsgrad) for name in self.own}
 
-    def run(self) -> UniversalEncoder:
-        self._resume()
-        if self.tensorboard and self.group.first:
-            self.board = _tensorboard(self.folder, self.history)
-        epochs = range(self.epoch, self.plan.epochs)
-        label = f"training on {len(self.subjects)} subject(s)"
-        for epoch in track(epochs, len(epochs), label) if self.group.first else epochs:
-            self.epoch = epoch
-            if self.config.schedule == "plateau" and self.rate < self.config.min_learning_rate:
-                break
-            rates = self.plan.rates(epoch, self.rate)
-            row = {
-                "epoch": epoch + 1,
-                "loss": self._train_epoch(rates),
-                "val_r75": self._validate(),
-                "learning_rate": rates[0].rate,
-            }
-            self._judge(row["val_r75"])
-            self.history.append(row)
-            self._save()
-        self._finish()
-        self.group.close()
-        if self.board:
-            self.board.close()
-        return self.encoder.eval()
-
-    def _judge(self, score: float) -> None:
-        """Keep count of the best epoch, and lower the plateau schedule's rate after `patience`
-        epochs without progress.
-        """
-        self.stale += 1
-        if score > self.plateau + self.config.threshold:
-            self.plateau, self.stale = score, 0
-        if self.stale > self.config.patience:
-            self.rate, self.stale = self.rate * self.config.factor, 0
-        if score > self.best_score:
-            self.best_epoch, self.best_score = self.epoch + 1, score
-
-    def _train_epoch(self, rates: list[Rate]) -> float:
-        self.encoder.train()
-        steps = self.plan.steps(self.epoch)
+    def announce(self, steps: list[list["Batch"]], rates: list[Rate]) -> None:
+        """Tell the embeddings' optimisers which steps of an epoch are theirs."""
         for name in self.own:
-            self.embeddings[name].plan(
-                [rates[i] for i, step in enumerate(steps) for b in step if b.subject == name]
-            )
-        losses: list[float] = []
-        for rate, step in zip(rates, steps, strict=True):
-            losses += [self._gradients(batch) for batch in step if batch.subject in self.own]
-            if self.group.size > 1 or len(step) > 1:
-                self._average(len(step))
-            for group in self.optimiser.param_groups:
-                group["lr"], group["betas"] = rate.rate, (rate.beta1, BETA2)
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
-        everybodys = list(chain.from_iterable(self.group.gather(losses)))
-        return math.fsum(everybodys) / len(
-            everybodys
-        )  # fsum: the same for any order, so for any number of processes
+            mine = [rates[i] for i, step in enumerate(steps) for b in step if b.subject == name]
+            self.embeddings[name].plan(mine)
 
-    def _average(self, n_batches: int) -> None:
-        self.group.sum_gradients(self.parameters)
-        for p in self.parameters:
-            if p.grad is not None:
+    def step(self, rate: Rate, n_batches: int) -> None:
+        """Move the shared weights by the mean gradient of a step's batches, everybody's."""
+        if self.group.size > 1 or n_batches > 1:
+            self.group.sum_gradients(self.parameters)
+            for p in (p for p in self.parameters if p.grad is not None):
                 p.grad /= n_batches
+        for group in self.optimiser.param_groups:
+            group["lr"], group["betas"] = rate.rate, (rate.beta1, BETA2)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
 
-    def _gradients(self, batch: "Batch") -> float:
-        """Add a batch's gradients to the shared weights', and move its voxels' embeddings. Returns
-        the loss.
-        """
-        torch.manual_seed(batch.seed)  # of dropout and of image shifts
-        subject = self.source.crowd[batch.subject]
-        voxels = torch.from_numpy(batch.voxels).to(self.device)
-        embedding = self.embeddings[batch.subject].read(voxels).requires_grad_()
-        with autocast(self.device, self.config.precision):
-            tokens = self.source.tokens(batch.rows, self.device, self.config.image_shift)
-            predicted = self.encoder.respond(tokens, self.encoder.voxel_terms(embedding))
-        target = torch.from_numpy(subject.responses_to(batch.rows, batch.voxels)).to(self.device)
-        loss = loss_of(predicted.float(), target, self.config)
-        if not torch.isfinite(loss):
-            raise UbrainError(
-                f"the loss became {loss.item()} in epoch {self.epoch + 1}; try a lower learning"
-                " rate"
-            )
-        loss.backward()
-        assert embedding.grad is not None
-        self.embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
-        return loss.item()
-
-    def _validate(self) -> float:
+    def validate(self) -> float:
+        """75th percentile over all voxels of the correlation on val images."""
         r = {}
         for name in self.own:
             rows = self.source.crowd[name].image_rows("val")
-            r[name] = correlate(
-                self.encoder, self.source, name, rows, precision=self.config.precision
-            )
+            predictor = Predictor(self.encoder, name, precision=self.plan.config.precision)
+            r[name] = correlate(predictor, self.source, name, rows)
         everybody = {name: values for part in self.group.gather(r) for name, values in part.items()}
-        all_r = np.concatenate([everybody[name] for name in self.subjects])
-        return float(np.nanpercentile(np.nan_to_num(all_r, nan=0.0), 75))
+        all_r = np.concatenate([everybody[name] for name in self.plan.subjects])
+        return float(np.percentile(np.nan_to_num(all_r, nan=0.0), 75))
 
-    def _save(self) -> None:
-        """After every epoch: everything that a killed training needs to go on as if nothing had
-        happened.
+    def save(self, state: State) -> None:
+        """Write everything that a killed training needs.
 
         Each process writes its subjects; the training is at the new epoch from the moment the first
-        process has replaced the list of files, when all are written. The best epoch's embeddings
-        stay beside the latest.
+        process has replaced the state, when all are written. The best epoch's files stay.
         """
-        epoch = self.epoch + 1
         for name, adam in self.embeddings.items():
-            state = {"embeddings": adam.embeddings, "steps": adam.steps, **adam.moments}
-            _write(self._file(name, epoch), state)
+            moments = {"embeddings": adam.embeddings, "steps": adam.steps, **adam.moments}
+            write_tensors(self._file(state.epoch, name), moments)
         self.group.wait()
         if self.group.first:
-            shared = {
-                n: t
-                for n, t in checkpoint.state_of(self.encoder, self.source.adapters).items()
-                if not n.startswith("embeddings.")
-            }
-            _write(
-                self._file("", epoch), {"weights": shared, "optimiser": self.optimiser.state_dict()}
-            )
-            facts = (
-                "epoch",
-                "history",
-                "best_epoch",
-                "best_score",
-                "rate",
-                "plateau",
-                "stale",
-                "settings",
-            )
-            write_text(
-                self.folder / STATE,
-                json.dumps({f: getattr(self, f) for f in facts} | {"epoch": epoch}, indent=1),
-            )
-            self._write_log()
-            self._sweep(keep={epoch, self.best_epoch})
-            if self.board:
-                _show(self.board, self.history[-1])
+            everything = checkpoint.state_of(self.encoder, self.source.adapters)
+            own = checkpoint.EMBEDDINGS
+            shared = {n: t for n, t in everything.items() if not n.startswith(own)}
+            weights = {"weights": shared, "optimiser": self.optimiser.state_dict()}
+            write_tensors(self._file(state.epoch), weights)
+            write_text(self.folder / WORK / STATE, json.dumps(asdict(state), indent=1))
+            write_log(self.folder, state)
+            for path in (self.folder / WORK).glob("[0-9]*.pt"):
+                if int(path.name[:5]) not in (state.epoch, state.best_epoch):
+                    path.unlink()
         self.group.wait()
 
-    def _file(self, subject: str, epoch: int) -> Path:
-        return self.folder / STATES / f"{epoch:05d}{'-' * bool(subject)}{subject}.pt"
-
-    def _sweep(self, keep: set[int]) -> None:
-        for path in (self.folder / STATES).glob("*"):
-            epoch = path.name.removesuffix(".pt").partition("-")[0]
-            if not epoch.isdecimal() or int(epoch) not in keep:
-                path.unlink(missing_ok=True)
-
-    def _write_log(self) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.history[0])
-        writer.writeheader()
-        writer.writerows(self.history)
-        write_text(self.folder / LOG, text.getvalue())
-
-    def _resume(self) -> None:
-        state = self._found()
-        if state is None:
-            return
-        _same_settings(state["settings"], self.settings, self.folder)
-        for fact in ("epoch", "history", "best_epoch", "best_score", "rate", "plateau", "stale"):
-            setattr(self, fact, state[fact])
-        self._load(self.epoch)
-        if self.group.first:
-            log.info("continuing %s after epoch %d", self.folder, self.epoch)
-
-    def _found(self) -> dict[str, Any] | None:
-        """What the first process finds of an earlier training here; all must mean the same
-        training in the same folder.
-        """
-        self.group.check_shared(self.folder)
-        path, state = self.folder / STATE, None
+    def resume(self) -> State | None:
+        """The state that an earlier process left, if any, with everything as it was then."""
+        path, state = self.folder / WORK / STATE, None
         if self.group.first and path.exists():
             try:
-                state = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+                state = State(**json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError) as error:
                 raise UbrainError(
-                    f"{path} cannot be read: {error}; delete the folder to start anew"
+                    f"{path} cannot be read: {error}; delete {path.parent} to start anew"
                 ) from error
-        (state, first), *others = self.group.gather((state, self.settings))
-        for rank, (_, settings) in enumerate(others, 1):
-            different = [key for key in first if settings[key] != first[key]]
-            if different:
-                raise UbrainError(
-                    f"process {rank} was started with other settings than process 0"
-                    f" ({', '.join(different)}); give all the same command and the same crowd file"
-                )
+        state = self.group.gather(state)[0]
+        if state is not None:
+            self.load(state.epoch)
+            if self.group.first:
+                log.info("continuing %s after epoch %d", self.folder, state.epoch)
         return state
 
-    def _load(self, epoch: int) -> None:
-        shared = _read(self._file("", epoch), self.device)
-        own = {f"embeddings.{n}": t for n, t in self.encoder.embeddings.items()}
-        checkpoint.load_state(self.encoder, self.source.adapters, {**shared["weights"], **own})
+    def load(self, epoch: int) -> None:
+        """Everything as it was after an epoch."""
+        shared = read_tensors(self._file(epoch), self.device)
+        own = {checkpoint.EMBEDDINGS + n: t for n, t in self.encoder.embeddings.items()}
+        weights = {**shared["weights"], **own}
+        checkpoint.load_state(self.encoder, self.source.adapters, weights)
         self.optimiser.load_state_dict(shared["optimiser"])
         for name, adam in self.embeddings.items():
-            state = _read(self._file(name, epoch), self.device)
-            adam.steps = state.pop("steps")
-            adam.embeddings.copy_(state.pop("embeddings"))
-            adam.moments = state
+            moments = read_tensors(self._file(epoch, name), self.device)
+            adam.steps = moments.pop("steps")
+            adam.embeddings.copy_(moments.pop("embeddings"))
+            adam.moments = moments
 
-    def _finish(self) -> None:
-        """The encoder of the best epoch, with all subjects, as a checkpoint; the training's own
-        files vanish.
-        """
-        self._load(self.best_epoch)
-        self.group.wait()  # until nobody reads the training's own files any more
+    def finish(self, state: State, settings: dict[str, Any]) -> UniversalEncoder:
+        """The encoder of the best epoch, with all subjects, as a checkpoint."""
+        encoder = self.encoder
+        self.load(state.best_epoch)
+        self.group.wait()  # until the files of this training are no longer read
         if self.group.first:
-            self._write_log()
-            for name in (n for n in self.subjects if n not in self.own):
-                self.encoder.add_subject(name, self.source.crowd[name].n_voxels)
-                self.encoder.subject(name).data = _read(
-                    self._file(name, self.best_epoch), self.device
-                )["embeddings"]
-            ordered = nn.ParameterDict(
-                {name: self.encoder.embeddings[name] for name in self.subjects}
-            )
-            self.encoder.embeddings = ordered
+            write_log(self.folder, state)
+            for name in (n for n in self.plan.subjects if n not in self.own):
+                theirs = read_tensors(self._file(state.best_epoch, name), self.device)
+                encoder.add_subject(name, len(theirs["embeddings"]))
+                encoder.subject(name).data = theirs["embeddings"]
+            ordered = {name: encoder.embeddings[name] for name in self.plan.subjects}
+            encoder.embeddings = nn.ParameterDict(ordered)
             checkpoint.save(
-                self.encoder,
+                encoder,
                 self.folder,
                 self.source.adapters,
-                settings=self.settings,
-                val_r75=self.best_score,
-                **checkpoint.recorded(self.source.crowd, self.subjects),
+                settings=settings,
+                val_r75=state.best_score,
+                **checkpoint.recorded(self.source.crowd, self.plan.subjects),
             )
-            _tidy(self.folder)
         self.group.wait()
+        self.group.close()
+        return encoder.eval()
+
+    def _file(self, epoch: int, subject: str = "") -> Path:
+        return self.folder / WORK / f"{epoch:05d}{'-' * bool(subject)}{subject}.pt"
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Batch:
+    """Images of one subject, the voxels drawn for them, and the seed of all that is random."""
+
+    subject: str
+    rows: NDArray[np.int64]
+    voxels: NDArray[np.int64]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
     """What is trained when: a function of the seed and the epoch only."""
 
-    crowd: Crowd
-    subjects: list[str]
+    crowd: "Crowd"
+    subjects: tuple[str, ...]
     config: TrainingConfig
     seed: int
 
@@ -446,10 +365,12 @@ class _Plan:
 
     @cached_property
     def steps_per_epoch(self) -> int:
+        """Steps of all subjects in each epoch."""
         return -(-sum(map(self.batches_of, self.subjects)) // self.config.batches_per_step)
 
     @cached_property
     def epochs(self) -> int:
+        """Number of epochs."""
         return max(self.config.epochs, -(-self.config.min_steps // self.steps_per_epoch))
 
     def rates(self, epoch: int, plateau: float) -> list[Rate]:
@@ -460,23 +381,21 @@ class _Plan:
 
     @cached_property
     def _one_cycle(self) -> list[Rate]:
-        nobody = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
-        n = self.epochs * self.steps_per_epoch
+        n, highest = self.epochs * self.steps_per_epoch, self.config.learning_rate
         if n < 10:  # too short for a cycle
-            return [Rate(self.config.learning_rate)] * n
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            nobody, self.config.learning_rate, total_steps=n, pct_start=0.2
-        )
+            return [Rate(highest)] * n
+        adam = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, highest, total_steps=n, pct_start=0.2)
         rates = []
         for i in range(n):
-            group = nobody.param_groups[0]
+            group = adam.param_groups[0]
             rates.append(Rate(float(group["lr"]), float(group["betas"][0])))
-            nobody.step()
+            adam.step()
             if i + 1 < n:
-                schedule.step()
+                cycle.step()
         return rates
 
-    def steps(self, epoch: int) -> list[list["Batch"]]:
+    def steps(self, epoch: int) -> list[list[Batch]]:
         """The batches of each step of an epoch: every training image of every subject once."""
         rng = np.random.default_rng([self.seed, epoch])
         drawn = []
@@ -485,12 +404,8 @@ class _Plan:
             drawn += [(name, np.sort(part)) for part in np.array_split(rows, self.batches_of(name))]
         drawn = [drawn[i] for i in rng.permutation(len(drawn))]
         per_step = self.config.batches_per_step
-        if (
-            per_step > 1
-        ):  # neighbours of different subjects, so that all processes have something to do in a step
-            large_first = sorted(
-                self.subjects, key=lambda name: -self.batches_of(name)
-            )  # the order of `Group.own`
+        if per_step > 1:  # neighbours of different subjects: all processes have something to do
+            large_first = sorted(self.subjects, key=lambda n: -self.batches_of(n))  # as `Group.own`
             drawn = interleave(drawn, {name: i for i, name in enumerate(large_first)})
         batches = []
         for i, (name, rows) in enumerate(drawn):
@@ -501,19 +416,102 @@ class _Plan:
         return [batches[i : i + per_step] for i in range(0, len(batches), per_step)]
 
 
-def _tidy(folder: Path) -> None:
+def settings_of(
+    source: "Source",
+    subjects: Sequence[str],
+    encoder_config: EncoderConfig,
+    config: TrainingConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything that decides the result, as plain values, once it is known to make sense."""
+    choices = {"schedule": ("plateau", "one-cycle"), "precision": ("fp32", "bf16")}
+    for name, known in choices.items():
+        if (value := getattr(config, name)) not in known:
+            raise UbrainError(f"unknown {name} {value!r}: expected one of {', '.join(known)}")
+    if config.schedule == "plateau" and config.learning_rate < config.min_learning_rate:
+        raise UbrainError(
+            f"learning_rate {config.learning_rate} is below min_learning_rate"
+            f" {config.min_learning_rate}"
+        )
+    for name in ("epochs", "batch_images", "voxels_per_step", "batches_per_step"):
+        if (value := getattr(config, name)) < 1:
+            raise UbrainError(f"{name} is {value}: expected 1 or more")
+    for name in subjects:
+        n_val = len(source.crowd[name].image_rows("val"))
+        if n_val < LEAST_VAL_IMAGES or not len(source.crowd[name].image_rows("train")):
+            raise UbrainError(
+                f"subject {name!r} has {n_val} val images; training needs at least"
+                f" {LEAST_VAL_IMAGES}, and images to train on"
+            )
+    settings = {
+        "crowd": source.crowd.fingerprint,
+        "subjects": list(subjects),
+        "seed": seed,
+        "backbone": asdict(replace(source.config, checkpointing=False)),  # which saves memory only
+        "encoder": asdict(encoder_config),
+        "training": asdict(config),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))  # as it comes back: tuples are lists
+    return plain
+
+
+def finished(folder: Path, settings: dict[str, Any], source: "Source") -> UniversalEncoder:
+    """The encoder of a folder, if it was trained with these settings."""
+    before = checkpoint.describe(folder).facts.get("settings", {})
+    before = {name: before.get(name) for name in settings}
+    refuse_others(before, settings, f"the finished training in {folder}", folder)
+    if launched()[0] == 0:
+        log.info("%s holds this training, finished; loading it", folder)
+        tidy(folder)  # it may have been killed just before
+    return checkpoint.load(folder, source.adapters)
+
+
+@contextmanager
+def unfinished(
+    out: str | Path | None, settings: dict[str, Any], device: torch.device
+) -> Iterator[tuple[Path, Group]]:
+    """The folder of a training that is not finished, and the processes that are at it."""
+    if out is None and launched()[1] > 1:
+        raise UbrainError("several processes need a folder for what they share; give one as `out`")
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as name:
+        folder, group = Path(name), Group(device)
+        group.check_shared(folder)
+        first, *others = group.gather(settings)
+        for rank, theirs in enumerate(others, 1):
+            if different := [key for key in first if theirs[key] != first[key]]:
+                raise UbrainError(
+                    f"process {rank} was started with other settings than process 0"
+                    f" ({', '.join(different)}); give all the same command and the same crowd file"
+                )
+        what, place = f"the training in {folder}", folder / WORK
+        with work(place, settings, what) if group.first else nullcontext():
+            yield folder, group
+        if group.first:
+            tidy(folder)
+
+
+def tidy(folder: Path) -> None:
     """Remove what only an unfinished training needs, and what killed ones left half-written."""
-    half_written = (*folder.glob(".*.partial"), *(folder / checkpoint.VOXELS).glob(".*.partial"))
-    for path in (folder / STATE, *half_written):
-        if path.exists():  # a finished training may lie where nothing can be removed
-            path.unlink()
-    shutil.rmtree(folder / STATES, ignore_errors=True)
+    if (folder / WORK).exists():  # a finished training may lie where nothing can be removed
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+    for place in (folder, folder / checkpoint.VOXELS):
+        remove_partials(place)
 
 
-def _write(path: Path, state: dict[str, Any]) -> None:
+def write_log(folder: Path, state: State) -> None:
+    """The history as a table, `log.csv`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, state.history[0])
+    writer.writeheader()
+    writer.writerows(state.history)
+    write_text(folder / LOG, text.getvalue())
+
+
+def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
+    """Write tensors for `read_tensors`, all at once or not at all."""
     with atomic(path) as partial:
         try:
-            torch.save(state, partial)
+            torch.save(tensors, partial)
         except RuntimeError as error:  # all that torch says of a full disk
             raise UbrainError(
                 f"{path} cannot be written ({str(error).splitlines()[0]}); if the disk is full,"
@@ -521,75 +519,31 @@ def _write(path: Path, state: dict[str, Any]) -> None:
             ) from error
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
+def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    """Tensors that this or an earlier process wrote."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UbrainError(
-            f"{path} cannot be read: {error}; delete the folder to start anew"
+            f"{path} cannot be read: {error}; delete {path.parent} to start anew"
         ) from error
 
 
-def _check_options(config: TrainingConfig) -> None:
-    for value, known, what in (
-        (config.schedule, ("plateau", "one-cycle"), "schedule"),
-        (config.precision, ("fp32", "bf16"), "precision"),
-    ):
-        if value not in known:
-            raise UbrainError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
-    if config.schedule == "plateau" and config.learning_rate < config.min_learning_rate:
-        raise UbrainError(
-            f"learning_rate {config.learning_rate} is below min_learning_rate"
-            f" {config.min_learning_rate}"
-        )
-    for name in ("epochs", "batch_images", "voxels_per_step", "batches_per_step"):
-        if getattr(config, name) < 1:
-            raise UbrainError(f"{name} is {getattr(config, name)}: expected 1 or more")
-
-
-def _finished(folder: Path, settings: dict[str, Any], source: Source) -> UniversalEncoder:
-    _same_settings(checkpoint.describe(folder).facts.get("settings", {}), _plain(settings), folder)
-    if launched()[0] == 0:
-        log.info("%s holds this training, finished; loading it", folder)
-        _tidy(folder)  # it may have been killed just before
-    return checkpoint.load(folder, source.adapters)
-
-
-def _same_settings(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    different = [key for key in wanted if found.get(key) != wanted[key]]
-    if different:
-        raise UbrainError(
-            f"{folder} holds a training with other settings ({', '.join(different)}); choose"
-            " another folder"
-        )
-
-
-def _decisive(config: BackboneConfig) -> dict[str, Any]:
-    """What of the backbone decides the result: all but how memory is saved."""
-    return asdict(replace(config, checkpointing=False))
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON: tuples are lists."""
-    return json.loads(json.dumps(settings))
-
-
-def _tensorboard(folder: Path, history: list[dict[str, float]]) -> Any:
-    """A TensorBoard log that begins with the history: one that was cut off is written anew,
-    nothing is missing or twice.
-    """
+def tensorboard_of(folder: Path, state: State) -> Any:
+    """A TensorBoard log that begins with the history: nothing is missing, nothing there twice."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UbrainError("the TensorBoard log needs `pip install ubrain[log]`") from error
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
     board = SummaryWriter(str(folder / "tensorboard"))
-    for row in history:
-        _show(board, row)
+    for row in state.history:
+        show(board, row)
     return board
 
 
-def _show(board: Any, row: dict[str, float]) -> None:
+def show(board: Any, row: dict[str, float]) -> None:
+    """Add a row of the history to a TensorBoard log."""
     for name in ("loss", "val_r75", "learning_rate"):
         board.add_scalar(name, row[name], int(row["epoch"]))
     board.flush()

@@ -1,5 +1,5 @@
 """New voxels on a frozen encoder: by gradient as in the paper, by matching with the crowd, or by
-both and a linear rest.
+both and a linear readout.
 
 The shared weights stay as they are, bit for bit; what is found is an embedding e for each new
 voxel, from its responses y to n images.
@@ -28,8 +28,8 @@ Ours
     standard error of the best; an infinite one is matching alone. Near m, f is almost linear in e,
     so a few Gauss–Newton steps, solved exactly for each voxel, do what takes Adam hundreds, and
     need no learning rate. In this tangent space the crowd's directions Σ are what a linear mixture
-    of crowd voxels can reach; but whatever comes out is an embedding. What it leaves over goes to a
-    linear rest, if held-out images say clearly that there is something to get (`ubrain.readout`): a
+    of crowd voxels can reach; but whatever comes out is an embedding. What it leaves over goes to
+    a linear readout (`ubrain.readout`) if held-out images say clearly that it gains something: a
     voxel unlike any of the crowd ends near ridge regression.
 
 Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only).
@@ -38,25 +38,32 @@ The others are ours.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import KFold
-from torch import Tensor, nn
+from torch import Tensor
 
-from ubrain.backbone import Source
+from ubrain import kernels
 from ubrain.config import TrainingConfig, TransferConfig
-from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
-from ubrain.kernels import VoxelTerms
 from ubrain.model import UniversalEncoder
 from ubrain.progress import track
-from ubrain.readout import Components, LinearRest, candidates, features, is_clear, no_rest
+from ubrain.readout import (
+    Components,
+    LinearReadout,
+    candidates,
+    features,
+    is_clear,
+    no_readout,
+)
 from ubrain.train import loss_of
+
+if TYPE_CHECKING:
+    from ubrain.crowd import Crowd
+    from ubrain.features import Source
 
 METHODS = ("ours", "matching", "gradient")
 LEAST_IMAGES = 10
@@ -81,85 +88,69 @@ class Head:
     n_images : number of images.
     """
 
-    def __init__(self, encoder: UniversalEncoder, source: Source, rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self, encoder: UniversalEncoder, source: "Source", rows: NDArray[np.int64]
+    ) -> None:
         _check_source(encoder, source)
-        self.device = encoder.position.device
-        self.n_images = len(rows)
-        c = encoder.config
-        self.start = c.embedding_scale / (
-            2 * math.sqrt(c.embedding_size)
-        )  # standard deviation of a random start
-        dtype = (
-            torch.float16
-            if len(rows) * c.n_tokens * c.channels * len(c.widths) * 4 > WIDE
-            else torch.float32
-        )
-        self._model = _without_input(encoder)
-        levels: list[Any] = list(encoder.levels)
-        self._tokens = [
-            torch.empty(len(rows), c.n_tokens, c.channels, dtype=dtype, device=self.device)
-            for _ in levels
-        ]
+        self.encoder, self.device = encoder.frozen(), encoder.position.device
+        self.n_images, c = len(rows), encoder.config
+        wide = len(rows) * c.n_tokens * c.channels * len(c.widths) * 4 > WIDE
+        dtype = torch.float16 if wide else torch.float32
+        shape = (len(rows), c.n_tokens, c.channels)
+        self._x = [torch.empty(shape, dtype=dtype, device=self.device) for _ in c.widths]
         with torch.no_grad():
-            for some in _slices(len(rows), IMAGES):
-                tokens = source.tokens(rows[some], self.device)
-                for kept, level, t in zip(self._tokens, levels, tokens, strict=True):
-                    kept[some] = level.project(t).to(dtype)
-
-    def terms(self, embedding: Tensor) -> list[VoxelTerms]:
-        """What depends on the voxel only; see `UniversalEncoder.voxel_terms`."""
-        return self._model.voxel_terms(embedding)
+            for some in slices(len(rows), IMAGES):
+                projected = self.encoder.project(source.tokens(rows[some], self.device))
+                for kept, x in zip(self._x, projected, strict=True):
+                    kept[some] = x.to(dtype)
 
     def respond(
         self,
         embedding: Tensor,
         images: NDArray[np.int64] | None = None,
-        rest: LinearRest | None = None,
+        readout: LinearReadout | None = None,
     ) -> Tensor:
-        """Predicted responses (n_images, n_voxels) of voxels given by embeddings (n_voxels, E); no
-        gradient.
-        """
+        """Predicted responses (n_images, n_voxels) of voxels given by embeddings (n_voxels, E)."""
         with torch.no_grad():
-            terms, parts = self.terms(embedding), []
-            for tokens in self._batches(images):
-                responses = self._model.respond(tokens, terms)
-                parts.append(responses if rest is None else rest(responses, tokens))
+            terms, parts = kernels.voxel_terms(self.encoder, embedding), []
+            for x in self._batches(images):
+                responses = kernels.respond(self.encoder, x, terms)
+                parts.append(responses if readout is None else readout(responses, x))
             return torch.cat(parts)
 
     def train_on(self, embedding: Tensor, images: NDArray[np.int64]) -> Tensor:
         """As `respond` for a few images, with dropout and with a gradient."""
-        self._model.train()
-        try:
-            return self._model.respond(self._read(images), self.terms(embedding))
-        finally:
-            self._model.eval()
+        keep = kernels.dropout_masks(self.encoder, len(images), len(embedding), self.device)
+        terms = kernels.voxel_terms(self.encoder, embedding)
+        return kernels.respond(self.encoder, self._read(images), terms, keep)
 
     def features(self) -> list[Tensor]:
-        """What linear rests read of the images, (n_images, n_squares, C) each; see
-        `ubrain.readout.features`.
-        """
-        batches = [features(tokens) for tokens in self._batches(None)]
+        """What linear readouts read of the images, (n_images, n_squares, C) each."""
+        batches = [features(x) for x in self._batches(None)]
         return [torch.cat(part) for part in zip(*batches, strict=True)]
 
     def linearise(self, embedding: Tensor, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Responses (n_images, n_voxels), and their slopes in each voxel's embedding, (n_voxels,
-        n_images, E).
+        """Responses, and their slopes in each voxel's embedding.
+
+        Returns
+        -------
+        (n_images, n_voxels) and (n_voxels, n_images, E).
         """
         responses, slopes = [], []
-        for tokens in self._batches(images):
-            each = embedding.detach().expand(len(tokens[0]), -1, -1).clone().requires_grad_()
-            out = self._model.respond(tokens, self.terms(each))
+        for x in self._batches(images):
+            each = embedding.detach().expand(len(x[0]), -1, -1).clone().requires_grad_()
+            out = kernels.respond(self.encoder, x, kernels.voxel_terms(self.encoder, each))
             slopes.append(torch.autograd.grad(out.sum(), each)[0].transpose(0, 1))
             responses.append(out.detach())
         return torch.cat(responses), torch.cat(slopes, 1)
 
     def _batches(self, images: NDArray[np.int64] | None) -> Iterator[list[Tensor]]:
         images = np.arange(self.n_images) if images is None else images
-        return (self._read(images[some]) for some in _slices(len(images), IMAGES))
+        return (self._read(images[some]) for some in slices(len(images), IMAGES))
 
     def _read(self, images: NDArray[np.int64]) -> list[Tensor]:
         at = torch.from_numpy(images).to(self.device)
-        return [t[at].float() for t in self._tokens]
+        return [t[at].float() for t in self._x]
 
 
 @dataclass(frozen=True)
@@ -232,7 +223,7 @@ def match(
         for _ in parts
     ]
     units = [_unit(responses[part]) for part in parts]
-    for some in _slices(len(crowd), CROWD_VOXELS):
+    for some in slices(len(crowd), CROWD_VOXELS):
         predicted = head.respond(crowd[some])
         for images, measured, posteriors in zip(parts, units, found, strict=True):
             r = (measured.T @ _unit(predicted[images])).clamp(-MOST_R, MOST_R)
@@ -256,17 +247,17 @@ class Fitted:
     chosen : in words.
     validation : mean over voxels of the correlation on held-out images of the few, by which it was
         chosen.
-    rest : what the voxels read beside their embeddings, if the method has that.
+    readout : what the voxels read beside their embeddings, if the method has that.
     """
 
     embeddings: Tensor
     chosen: str
     validation: float
-    rest: LinearRest | None = None
+    readout: LinearReadout | None = None
 
     def respond(self, head: Head) -> Tensor:
         """Predicted responses (n_images, n_voxels) to the images that a head looks at."""
-        return head.respond(self.embeddings, rest=self.rest)
+        return head.respond(self.embeddings, readout=self.readout)
 
 
 @dataclass(frozen=True)
@@ -287,18 +278,17 @@ class Newcomer:
     seed: int = 0
 
     def folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Images to fit on and to hold out: so many folds that at least `HELD_OUT` images are held
-        out, if there are.
-        """
+        """Images to fit on and to hold out, until at least `HELD_OUT` images are held out."""
         n = self.head.n_images
-        parts = KFold(self.config.folds, shuffle=True, random_state=self.seed).split(np.arange(n))
-        enough = -(-HELD_OUT * self.config.folds // n)
-        return list(islice(parts, min(max(enough, 1), self.config.folds)))
+        order = np.random.RandomState(self.seed).permutation(n)  # folds as of scikit-learn's KFold
+        parts = [np.sort(part) for part in np.array_split(order, self.config.folds)]
+        enough = max(-(-HELD_OUT * self.config.folds // n), 1)
+        return [(np.setdiff1d(order, held), held) for held in parts[:enough]]
 
 
 def fit(
     encoder: UniversalEncoder,
-    source: Source,
+    source: "Source",
     subject: str,
     rows: NDArray[np.int64] | None = None,
     method: str = "ours",
@@ -323,12 +313,8 @@ def fit(
         backbone.
     """
     rows = images_of(source.crowd, subject) if rows is None else rows
-    crowd = torch.cat(
-        [
-            torch.empty(0, encoder.config.embedding_size),
-            *[e.detach().cpu() for e in encoder.embeddings.values()],
-        ]
-    )
+    known = [e.detach().cpu() for e in encoder.embeddings.values()]
+    crowd = torch.cat([torch.empty(0, encoder.config.embedding_size), *known])
     _check(method, subject, len(rows), len(crowd))
     head = Head(encoder, source, rows)
     responses = source.crowd[subject].responses_to(rows, slice(None) if voxels is None else voxels)
@@ -338,11 +324,9 @@ def fit(
 
 
 def images_of(
-    crowd: Crowd, subject: str, n_images: int | None = None, seed: int = 0
+    crowd: "Crowd", subject: str, n_images: int | None = None, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Rows of a subject's train and val images, or of so many of them, drawn at random;
-    ascending.
-    """
+    """Rows of a subject's train and val images, or of so many of them, drawn at random; sorted."""
     rows = np.concatenate([crowd[subject].image_rows("train"), crowd[subject].image_rows("val")])
     if n_images is None:
         return np.sort(rows)
@@ -369,9 +353,7 @@ def _check(method: str, subject: str, n_images: int, n_crowd: int) -> None:
 
 
 def matching(newcomer: Newcomer) -> Fitted:
-    """The posterior mean of the crowd's embeddings, with its scale fitted to each voxel; see the
-    module's text.
-    """
+    """The posterior mean of the crowd's embeddings, with a scale fitted to each voxel."""
     prior = _Prior.of(newcomer)
     embeddings = _scaled(newcomer, prior.matched.mean)
     return Fitted(embeddings, prior.words, prior.validation)
@@ -379,9 +361,7 @@ def matching(newcomer: Newcomer) -> Fitted:
 
 @dataclass(frozen=True)
 class _Prior:
-    """The matching at the temperature that is best on held-out images: from all images, and from
-    each fold's.
-    """
+    """The matching at the temperature that is best on held-out images, from all and by fold."""
 
     matched: Matched
     of_fold: list[Matched]
@@ -426,7 +406,7 @@ def ours(newcomer: Newcomer) -> Fitted:
     prior = _Prior.of(newcomer)
     pulls = [*newcomer.config.pulls, math.inf]
     blocks = [
-        _Block(newcomer, prior, voxels) for voxels in _slices(newcomer.responses.shape[1], VOXELS)
+        _Block(newcomer, prior, voxels) for voxels in slices(newcomer.responses.shape[1], VOXELS)
     ]
     moments = torch.cat(
         [block.moments(pulls) for block in track(blocks, len(blocks), "choosing the pull")], 2
@@ -435,19 +415,19 @@ def ours(newcomer: Newcomer) -> Fitted:
     pull, scale = pulls[best], _slope(moments[:, best])
     components = Components(newcomer.head.features())
     some = _Block(newcomer, prior, slice(None, None, len(blocks))).misses(components, pull, scale)
-    shares = no_rest(newcomer.responses.shape[1], some.device)
+    shares = no_readout(newcomer.responses.shape[1], some.device)
     if is_clear(some):
-        steps = track(blocks, len(blocks), "choosing the rest")
+        steps = track(blocks, len(blocks), "choosing the readout")
         errors = [block.misses(components, pull, scale).square().sum(1) for block in steps]
         shares = candidates(torch.cat(errors, 1), some.shape[1])
-    embeddings, rests = [], []
+    embeddings, parts = [], []
     for block in track(blocks, len(blocks), f"fitting {newcomer.responses.shape[1]} voxels"):
         embeddings.append(block.fit(pull))
         f = scale * newcomer.head.respond(embeddings[-1])
-        rests.append(components.fit(block.y, f, shares[:, block.voxels]))
-    rest = components.rest(rests, scale)
-    words = f"{prior.words}, pull {pull:g}, linear rest {1 - float(shares[-1].mean()):.0%}"
-    return Fitted(torch.cat(embeddings), words, float(r[best].mean()), rest)
+        parts.append(components.fit(block.y, f, shares[:, block.voxels]))
+    readout = components.readout(parts, scale)
+    words = f"{prior.words}, pull {pull:g}, linear readout {1 - float(shares[-1].mean()):.0%}"
+    return Fitted(torch.cat(embeddings), words, float(r[best].mean()), readout)
 
 
 def _r(moments: Tensor) -> Tensor:
@@ -579,7 +559,7 @@ def gradient(newcomer: Newcomer) -> Fitted:
     held-out images.
     """
     fitted, held = newcomer.folds()[0]
-    blocks = list(_slices(newcomer.responses.shape[1], newcomer.config.voxels_per_step))
+    blocks = list(slices(newcomer.responses.shape[1], newcomer.config.voxels_per_step))
     found = [
         _by_gradient(newcomer, voxels, fitted, held)
         for voxels in track(blocks, len(blocks), "transfer by gradient")
@@ -606,7 +586,7 @@ def _by_gradient(
     config, head, y = newcomer.config, newcomer.head, newcomer.responses[:, voxels]
     torch.manual_seed(newcomer.seed)  # of the start and of dropout
     rng = np.random.default_rng(newcomer.seed)
-    start = head.start * torch.randn(y.shape[1], newcomer.crowd.shape[1])
+    start = head.encoder.embedding_std * torch.randn(y.shape[1], newcomer.crowd.shape[1])
     embedding = start.to(head.device).requires_grad_()
     optimiser = torch.optim.Adam([embedding], lr=config.learning_rate, amsgrad=True)
     best, best_r, best_step = embedding.detach().clone(), -math.inf, 0
@@ -635,27 +615,11 @@ def _unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=0).clamp_min(1e-6)
 
 
-def _slices(n: int, step: int) -> Iterable[slice]:
+def slices(n: int, step: int) -> Iterable[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def _without_input(encoder: UniversalEncoder) -> UniversalEncoder:
-    """The shared weights of an encoder that takes projected tokens, without subjects."""
-    c = encoder.config
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the random start is overwritten; it should cost nobody's seed
-        model = UniversalEncoder(replace(c, widths=(c.channels,) * len(c.widths)), {})
-    for level in model.levels:
-        level.norm_in = level.project_in = nn.Identity()
-    wanted = model.state_dict()
-    model.load_state_dict(
-        {name: t.detach().clone() for name, t in encoder.state_dict().items() if name in wanted}
-    )
-    return model.to(encoder.position.device).requires_grad_(False).eval()
-
-
-def _check_source(encoder: UniversalEncoder, source: Source) -> None:
+def _check_source(encoder: UniversalEncoder, source: "Source") -> None:
     want, got = (
         (encoder.config.widths, encoder.config.n_tokens),
         (source.maker.widths, source.maker.n_tokens),

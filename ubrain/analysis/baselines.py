@@ -17,7 +17,7 @@ from sklearn.model_selection import KFold
 from torch import Tensor, nn
 
 from ubrain import scores
-from ubrain.backbone import Features
+from ubrain.features import Features
 from ubrain.config import BaselineConfig
 from ubrain.crowd import Subject
 from ubrain.errors import UbrainError

@@ -13,7 +13,6 @@ order; a class token in front of it has no place and is left out.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +20,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ubrain import kernels
 from ubrain.errors import UbrainError
-from ubrain.kernels import VoxelTerms
 from ubrain.model import UniversalEncoder
 
 Array = NDArray[np.float64]
@@ -85,18 +84,21 @@ def read(encoder: UniversalEncoder, subject: str, batches: Iterable[Sequence[Ten
         np.zeros(shape),
     )  # sums over images of part_l and of part_l · response
     total, square, n_images = np.zeros(shape[1]), np.zeros(shape[1]), 0
-    with _without_dropout(encoder):
-        for tokens in batches:
-            n_images += len(tokens[0])
-            for block in _blocks(len(embedding), len(tokens[0]) * config.n_tokens):
-                terms = encoder.voxel_terms(embedding[block])
-                attention[:, block] += _summed_attention(encoder, tokens, terms)
-                part = _parts(encoder, tokens, terms)  # (L, B, v)
-                response = part.sum(0)
-                parts[:, block] += part.sum(1)
-                products[:, block] += (part * response).sum(1)
-                total[block] += response.sum(0)
-                square[block] += (response**2).sum(0)
+    encoder = encoder.frozen()
+    for tokens in batches:
+        n_images += len(tokens[0])
+        projected = encoder.project(tokens)
+        for block in _blocks(len(embedding), len(tokens[0]) * config.n_tokens):
+            terms = kernels.voxel_terms(encoder, embedding[block])
+            maps = [kernels.attention(x, v) for x, v in zip(projected, terms, strict=True)]
+            attention[:, block] += torch.stack([m.sum(0) for m in maps])
+            by_level = kernels.respond_by_level(encoder, projected, terms)
+            part = by_level.double().cpu().numpy()  # (L, B, v)
+            response = part.sum(0)
+            parts[:, block] += part.sum(1)
+            products[:, block] += (part * response).sum(1)
+            total[block] += response.sum(0)
+            square[block] += (response**2).sum(0)
     if n_images < 2:
         raise UbrainError(
             f"receptive fields of {subject!r}: expected two images or more to average over, got"
@@ -185,34 +187,11 @@ def locate(attention: ArrayLike, field_of_view: float) -> Places:
     return Places(x, y, np.sqrt(cell**2 / (4 * np.pi * (maps**2).sum((-2, -1)))))
 
 
-def _summed_attention(
-    encoder: UniversalEncoder, tokens: Sequence[Tensor], terms: list[VoxelTerms]
-) -> Tensor:
-    levels = zip(encoder.levels, tokens, terms, strict=True)
-    return torch.stack([level.attention(t, v).sum(0) for level, t, v in levels])  # type: ignore[operator]
-
-
-def _parts(encoder: UniversalEncoder, tokens: Sequence[Tensor], terms: list[VoxelTerms]) -> Array:
-    """Each level's part of the responses, (L, B, V)."""
-    levels = zip(encoder.levels, tokens, terms, strict=True)
-    return torch.stack([level(t, v) for level, t, v in levels]).double().cpu().numpy()
-
-
 def _norms(encoder: UniversalEncoder, embedding: Tensor) -> Array:
-    read_by = [terms.readout[0].norm(dim=1) for terms in encoder.voxel_terms(embedding)]
+    read_by = [terms.readout[0].norm(dim=1) for terms in kernels.voxel_terms(encoder, embedding)]
     return torch.stack(read_by).double().cpu().numpy()
 
 
 def _blocks(n_voxels: int, pairs: int) -> Iterator[slice]:
     step = max(1, NUMBERS // pairs)
     return (slice(start, start + step) for start in range(0, n_voxels, step))
-
-
-@contextmanager
-def _without_dropout(encoder: UniversalEncoder) -> Iterator[None]:
-    was = encoder.training
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train(was)

@@ -6,34 +6,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from ubrain.checkpoint import (
-    CARD,
     CONFIG,
     VOXELS,
     WEIGHTS,
-    _check_shapes,
-    _damaged,
-    _of,
+    check_shapes,
+    damaged,
     describe,
     load,
+    n_voxels_of,
     save,
 )
-from ubrain.crowd import check_name
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
+from ubrain.paths import check_name, write_text
+
+CARD = "README.md"
+PAPER = (
+    "Beliy, Wasserman, Zalcher, Irani: The Wisdom of a Crowd of Brains: A Universal Brain Encoder."
+    " arXiv 2406.12179, 2024"
+)
 
 
 def drop(folder: str | Path, subjects: Sequence[str], out: str | Path) -> list[str]:
     """Copy a checkpoint without some of its subjects; gives the names of those that are left."""
     folder = Path(folder)
-    known = describe(folder).subjects
+    described = describe(folder)
     for name in subjects:
-        _of(known, name, folder)
-    left = [name for name in known if name not in subjects]
+        n_voxels_of(described, name, folder)
+    left = [name for name in described.subjects if name not in subjects]
     save(load(folder, subjects=left, without_adapters=True), out, like=folder)
+    write_card(Path(out))
     return left
+
+
+def write_card(folder: Path) -> None:
+    """Write the model card of a checkpoint folder, `README.md`, from its `config.json`."""
+    with damaged(folder):
+        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    tables = sorted(path.stem for path in (folder / VOXELS).glob("*.csv"))
+    write_text(folder / CARD, _card(described, tables))
 
 
 def save_pretrained(
@@ -53,6 +68,7 @@ def save_pretrained(
     notes : limits and licence as you know them; Markdown.
     """
     save(encoder, folder, adapters, scores=dict(scores), notes=notes, **rest)
+    write_card(Path(folder))
 
 
 def from_pretrained(
@@ -137,8 +153,8 @@ def push_to_hub(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     folder = Path(folder)
-    with _damaged(folder):
-        _check_shapes(folder, describe(folder))
+    with damaged(folder):
+        check_shapes(folder, describe(folder))
         files: dict[str, Any] = dict(_public_texts(folder))
     for path in (folder / WEIGHTS, *sorted((folder / VOXELS).glob("*.csv"))):
         files[path.relative_to(folder).as_posix()] = path
@@ -181,3 +197,89 @@ def _public_texts(folder: Path) -> dict[str, bytes]:
             CONFIG: json.dumps(config, indent=1)
         }
     return {name: text.encode() for name, text in texts.items()}
+
+
+def _card(described: Mapping[str, Any], with_tables: Sequence[str]) -> str:
+    """The model card of a checkpoint, Markdown under a YAML header."""
+    header = {
+        "library_name": "ubrain",
+        "license": "other",
+        "license_name": "terms-of-the-recordings",
+        "tags": ["brain-encoding", "fmri", "neuroscience", "vision"],
+    }
+    facts, about = described["facts"], described["recordings"]
+    datasets = sorted({r["dataset"] for r in about.values() if r.get("dataset")})
+    columns = ("dataset", "scanner", "space")
+    rows = [
+        f"| {name} | {n} |"
+        f" {' | '.join(about.get(name, {}).get(key) or '?' for key in columns)}"
+        f" | {'yes' if name in with_tables else 'no'} |"
+        for name, n in described["subjects"].items()
+    ]
+    notes = f"\n{facts['notes']}\n" if facts.get("notes") else ""
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False).strip()}
+---
+# Universal brain encoder of {len(rows)} subject(s)
+
+Predicts the response of any voxel of these subjects to any image. Made with ubrain, after {PAPER}.
+
+## Data
+
+| subject | voxels | dataset | scanner | space | voxel table |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Digest of the crowd file: {facts.get("settings", {}).get("crowd", "unknown")}
+
+## Training
+
+{_listed(_training_facts(described))}
+
+## Scores
+
+{_listed(_score_facts(facts))}
+
+## Limits
+
+Predictions are z-scored responses, averaged over repeats, of these voxels only; a new
+person needs embeddings of their own. Scores hold for images like those of the data. Nothing here
+is fit for diagnosis or for decisions about people.
+{notes}
+## Licence
+
+The weights are derived from recordings ({", ".join(datasets) or "of unknown source"}).
+They may be used and passed on only as the owners of the recordings, and of the weights if they were
+published by others, allow: NSD, for example, asks for its data access agreement and forbids passing
+on data. The MIT licence of ubrain covers the code, not these weights.
+
+## Citation
+
+{PAPER}. https://arxiv.org/abs/2406.12179
+"""
+
+
+def _training_facts(described: Mapping[str, Any]) -> dict[str, Any]:
+    facts, settings = described["facts"], described["facts"].get("settings", {})
+    chosen = {key: settings[key] for key in ("seed", "backbone", "training") if key in settings}
+    return (
+        {"encoder": described["config"]}
+        | chosen
+        | {key: facts[key] for key in ("source",) if key in facts}
+    )
+
+
+def _score_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    val = {"75th percentile of the val correlation": facts["val_r75"]} if "val_r75" in facts else {}
+    return val | dict(facts.get("scores", {}))
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    """A Markdown list, one fact a line."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{key} {shown(v)}" for key, v in value.items())
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return "\n".join(f"- {name}: {shown(value)}" for name, value in facts.items()) or "Not stated."

@@ -22,13 +22,14 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from ubrain.backbone import Backbone, choose_device
+from ubrain.backbone import Backbone
 from ubrain.checkpoint import CONFIG, VOXELS, WEIGHTS, backbone_config, describe, load, voxel_table
-from ubrain.data.importers.arrays import ImageSource
+from ubrain.data.importers.recording import ImageSource, open_images
 from ubrain.errors import UbrainError
 from ubrain.exchange import maps
 from ubrain.exchange.hub import fetch
 from ubrain.model import UniversalEncoder
+from ubrain.parallel import choose_device
 from ubrain.paths import write_text
 from ubrain.predict import IMAGES, MEMORY, PRECISIONS, Predictor, _one_of, autocast
 from ubrain.progress import log, track
@@ -97,7 +98,7 @@ def predict_images(
         If anything asked for is not there or does not fit, an image cannot be read, or `out` is
         half done with other settings.
     """
-    out, source = Path(out), ImageSource(Path(images))
+    out, source = Path(out), open_images(Path(images))
     for value, known, what in ((precision, PRECISIONS, "precision"), (dtype, DTYPES, "dtype")):
         _one_of(value, known, what)
     if not len(source):

@@ -16,16 +16,18 @@ from safetensors.torch import save_file
 
 from ubrain import checkpoint
 from ubrain import transfer as new_voxels
-from ubrain.backbone import Backbone, Features, Source, choose_device
+from ubrain.backbone import Backbone
 from ubrain.config import TransferConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.exchange import hub
+from ubrain.features import Features, Source
 from ubrain.model import UniversalEncoder
+from ubrain.parallel import choose_device
 from ubrain.paths import atomic, cache_root
-from ubrain.predict import correlate
+from ubrain.predict import Predictor, correlate
 from ubrain.progress import log
-from ubrain.readout import LinearRest
+from ubrain.readout import LinearReadout
 from ubrain.transfer import Fitted, _check, images_of
 
 PARTS = "transfer"  # folder of what a killed transfer leaves
@@ -99,8 +101,6 @@ def transfer(
     for name, fitted in parts.items():
         new.add_subject(name, len(fitted.embeddings))
         new.subject(name).data = fitted.embeddings.cpu()
-        if fitted.rest is not None:
-            new.rests[name] = fitted.rest.cpu()
     table = _report(new.to(choose_device(device)), source, parts, rows)
     _write(new, folder, crowd, table, settings, out)
     return table
@@ -150,7 +150,7 @@ def _fit_or_resume(
             if told["settings"] == settings:
                 log.info("%s was finished before", subject)
                 rest = (
-                    LinearRest.of({name: file.get_tensor(name) for name in told["rest"]})
+                    LinearReadout(**{name: file.get_tensor(name) for name in told["rest"]})
                     if told["rest"]
                     else None
                 )
@@ -167,7 +167,7 @@ def _fit_or_resume(
     fitted = new_voxels.fit(
         encoder, source, subject, rows, settings["method"], config, settings["seed"]
     )
-    parts = {} if fitted.rest is None else fitted.rest.state_dict()
+    parts = {} if fitted.readout is None else fitted.readout.state_dict()
     told = {
         "settings": settings,
         "chosen": fitted.chosen,
@@ -192,7 +192,7 @@ def _report(
     for name, fitted in parts.items():
         test = source.crowd[name].image_rows("test")
         r = (
-            np.nan_to_num(correlate(encoder, source, name, test))
+            np.nan_to_num(correlate(Predictor(encoder, name), source, name, test))
             if len(test)
             else np.array([np.nan])
         )

@@ -1,27 +1,20 @@
-"""The linear rest: its features, its ridge, how its strength is found, and its way through
-encoder, files and predictions.
-"""
+"""The linear readout of new voxels: its features, its ridge, and how its strength is found."""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from ubrain import checkpoint
 from ubrain.config import EncoderConfig
-from ubrain.errors import UbrainError
-from ubrain.exchange import hub
 from ubrain.model import UniversalEncoder
-from ubrain.predict import Predictor
 from ubrain.readout import (
     STRENGTHS,
     Components,
-    LinearRest,
+    LinearReadout,
     candidates,
     features,
     is_clear,
-    n_features,
-    no_rest,
+    no_readout,
 )
 
 SIZES = EncoderConfig(widths=(6, 8), n_tokens=17, embedding_size=8, channels=5)
@@ -36,7 +29,6 @@ def test_features_are_means_over_squares(n_tokens, n_squares):
     x = random(3, n_tokens, 2)
     found = torch.cat(features([x]), 1)
     assert found.shape == (3, n_squares, 2)
-    assert n_features(4, n_tokens, 2) == 4 * n_squares * 2
     if n_tokens == 17:
         grid = x[:, 1:].view(3, 4, 4, 2)
         torch.testing.assert_close(found[:, 0], x[:, 0])  # class token
@@ -58,7 +50,7 @@ def test_the_ridge_is_ridge_regression_on_scaled_features():
         )
 
 
-def test_a_rest_reads_new_images_as_it_read_the_old():
+def test_a_readout_reads_new_images_as_it_read_the_old():
     levels = [random(40, 17, 5), random(40, 17, 5, seed=1)]
     components = Components(features(levels))
     y, f, n = random(40, 3), random(40, 3, seed=3), len(STRENGTHS)
@@ -70,7 +62,7 @@ def test_a_rest_reads_new_images_as_it_read_the_old():
         components.fit(y[:, some], 0.5 * f[:, some], shares[:, some])
         for some in (slice(0, 2), slice(2, 3))
     ]
-    whole = components.rest(blocks, 0.5)(f, levels)
+    whole = components.readout(blocks, 0.5)(f, levels)
     for v, i, base in ((0, 4, 0.5 * f[:, 0]), (1, 5, torch.zeros(40))):
         weights, offset = components.ridge((y[:, v] - base)[:, None], torch.arange(40))
         torch.testing.assert_close(
@@ -108,7 +100,7 @@ def test_each_kind_of_readout_is_found_where_it_is_right():
     assert shares_of(known=1, linear=0)[2] > 0.8
 
 
-def test_a_rest_is_taken_only_where_it_is_clear():
+def test_a_readout_is_taken_only_where_it_is_clear():
     assert is_clear(misses_of(known=1, linear=1))
     assert is_clear(misses_of(known=1, linear=0.5))
     assert not is_clear(misses_of(known=1, linear=0))
@@ -116,7 +108,7 @@ def test_a_rest_is_taken_only_where_it_is_clear():
     one_voxel = misses_of(known=1, linear=1)[:, :, :1]
     assert is_clear(one_voxel)
     assert not is_clear(one_voxel[:, :4])  # the same gain on four images may be chance
-    shares = no_rest(3, torch.device("cpu"))
+    shares = no_readout(3, torch.device("cpu"))
     assert shares.shape == (len(one_voxel), 3)
     assert shares.sum() == shares[-1].sum() == 3
 
@@ -128,56 +120,19 @@ def test_a_candidate_that_many_voxels_want_is_likelier_for_all():
     assert candidates(torch.cat([clear.flip(0), unclear], 1), 50)[0, -1] < 0.2
 
 
-@pytest.fixture
-def encoder():
+def test_a_readout_is_added_to_what_the_embeddings_say():
     torch.manual_seed(0)
-    made = UniversalEncoder(SIZES, {"S1": 4, "S10": 6}).eval()
-    parts = {
-        "basis": (n_features(2, 17, 5), 3),
-        "shift": (3,),
-        "weights": (3, 6),
-        "offset": (6,),
-        "scale": (6,),
-    }
-    made.rests["S10"] = LinearRest.of({name: random(*shape) for name, shape in parts.items()})
-    return made
-
-
-def test_the_rest_is_added_wherever_the_subject_is_predicted(encoder):
+    encoder = UniversalEncoder(SIZES, {"S": 6}).eval()
     tokens = [random(7, 17, width) for width in SIZES.widths]
-    with torch.no_grad():
-        whole, rest = encoder(tokens, "S10"), encoder.rests["S10"]
-        alone = encoder.respond(tokens, encoder.voxel_terms(encoder.subject("S10")))
-        parts = features(
-            [level.project(t) for level, t in zip(encoder.levels, tokens, strict=True)]
-        )
-        more = (
-            torch.cat([p.flatten(1) for p in parts], 1) @ rest.basis - rest.shift
-        ) @ rest.weights + rest.offset
-        torch.testing.assert_close(whole, rest.scale * alone + more)
-        torch.testing.assert_close(encoder(tokens, "S10", torch.tensor([4, 1])), whole[:, [4, 1]])
-        with pytest.raises(
-            UbrainError, match="'S10' has a linear rest, which is for voxels that all images share"
-        ):
-            encoder(tokens, "S10", torch.zeros(7, 2, dtype=torch.int64))
-    for voxels in (None, np.array([5, 0, 2])):
-        predicted = Predictor(encoder, "S10", voxels)(tokens)
-        np.testing.assert_allclose(
-            predicted, whole if voxels is None else whole[:, voxels], rtol=1e-4, atol=1e-5
-        )
-    np.testing.assert_allclose(
-        Predictor(encoder, "S1")(tokens), encoder(tokens, "S1").detach(), rtol=1e-4, atol=1e-5
+    n_features = 2 * 22 * 5
+    readout = LinearReadout(
+        random(n_features, 3), random(3), random(3, 6), random(6), random(6, seed=1)
     )
-
-
-def test_a_checkpoint_keeps_the_rest_with_its_subject(encoder, tmp_path):
-    checkpoint.save(encoder, tmp_path / "both")
-    assert checkpoint.describe(tmp_path / "both").rests == {"S10": 3}
-    again = checkpoint.load(tmp_path / "both")
-    assert all(torch.equal(again.state_dict()[name], t) for name, t in encoder.state_dict().items())
-    only = checkpoint.load(tmp_path / "both", subjects=["S1"])
-    assert (list(only.embeddings), list(only.rests)) == (["S1"], [])
-    hub.drop(tmp_path / "both", ["S10"], tmp_path / "one")
-    assert not any("S10" in name for name in checkpoint.weights_in(tmp_path / "one"))
-    encoder.drop_subject("S10")
-    assert not encoder.rests
+    with torch.no_grad():
+        alone, projected = encoder(tokens, "S"), encoder.project(tokens)
+        phi = torch.cat([part.flatten(1) for part in features(projected)], 1)
+        more = (phi @ readout.basis - readout.shift) @ readout.weights + readout.offset
+        whole = readout(alone, projected)
+        torch.testing.assert_close(whole, readout.scale * alone + more)
+        some = torch.tensor([4, 1])
+        torch.testing.assert_close(readout(alone[:, some], projected, some), whole[:, some])
