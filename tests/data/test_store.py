@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +19,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ubrain.config import SimulationConfig
 from ubrain.crowd import Crowd
 from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.arrays import import_arrays
-from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
 from ubrain.resume import Sink
 
@@ -43,8 +40,7 @@ def append(recording: SimpleNamespace, out: Path, **options: object) -> None:
     import_arrays(recording.images, recording.responses, "B", out, append=True, **options)
 
 
-# -----------------------------------------------------------------------------------------------
-# splits
+# --- splits
 
 
 @pytest.mark.parametrize("val_fraction", [0, 0.99], ids=["train", "val"])
@@ -67,35 +63,6 @@ def test_one_image_in_two_splits_is_refused(
             test_images=recording.folder / "test.txt",
             val_fraction=val_fraction,
         )
-
-
-def test_one_image_under_two_names_is_stored_once(recording: SimpleNamespace) -> None:
-    shutil.copy(recording.images / "image4.png", recording.images / "image12.png")
-    values = np.random.default_rng(0).normal(size=(13, 5)).astype(np.float32)
-    np.save(recording.responses, values)
-    out = recording.folder / "out.h5"
-    import_arrays(recording.images, recording.responses, "A", out, test_fraction=0, val_fraction=0)
-    with Crowd(out) as crowd:
-        assert len(crowd.image_ids) == 12
-        z = (values - values.mean(0)) / values.std(0)
-        np.testing.assert_allclose(
-            crowd["A"].responses()[4], (z[4] + z[12]) / 2, rtol=1e-4, atol=1e-5
-        )
-
-
-def test_known_images_keep_their_split_and_are_stored_once(
-    recording: SimpleNamespace, tiny: Path
-) -> None:
-    with Crowd(tiny) as crowd:
-        before = {s: list(crowd["A"].images(s)) for s in ("train", "val", "test")}
-        responses = crowd["A"].responses("test")
-    assert all(before.values())
-    append(recording, tiny, test_fraction=0.99, val_fraction=0)
-    with Crowd(tiny) as crowd:
-        assert len(crowd.image_ids) == 12
-        for subject in ("A", "B"):
-            assert {s: list(crowd[subject].images(s)) for s in before} == before
-        np.testing.assert_array_equal(crowd["B"].responses("test"), responses)
 
 
 def test_images_are_known_by_content_not_by_name(recording: SimpleNamespace, tiny: Path) -> None:
@@ -138,8 +105,7 @@ def test_images_of_the_same_name_but_other_content_both_survive(
                 np.testing.assert_array_equal(crowd.image(name), pixels[number])
 
 
-# --- files that
-# are no crowd
+# --- files that are no crowd
 
 
 def test_file_that_is_not_hdf5(tmp_path: Path, run_cli) -> None:
@@ -150,7 +116,7 @@ def test_file_that_is_not_hdf5(tmp_path: Path, run_cli) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("left", [0, 4, 100, 3000, 0.5, 0.9, -1])
+@pytest.mark.parametrize("left", [4, 3000, 0.5, -1])
 def test_truncated_file(recording: SimpleNamespace, tiny: Path, refused, left: float) -> None:
     data = tiny.read_bytes()
     tiny.write_bytes(data[: int(left * len(data))] if 0 < left < 1 else data[:left])
@@ -237,6 +203,10 @@ def no_text(file: h5py.File) -> None:
     file["images/id"][0] = b"\xff\xfe"
 
 
+def unknown_normalisation(file: h5py.File) -> None:
+    file["subjects/A"].attrs["normalise"] = "median"
+
+
 def settings_cut(file: h5py.File) -> None:
     file["subjects/A"].attrs["settings"] = '{"ubrain": "0.'
 
@@ -271,6 +241,7 @@ DAMAGE = [
     (external_storage, "voxels/depth: data in another file"),
     (absurd_size, r"images/id: \(100000000000,\) object are 800000000000 bytes, but there are 0"),
     (no_text, "is damaged: .*codec can't decode"),
+    (unknown_normalisation, "'normalise': expected one of session, run, none, got 'median'"),
     (settings_cut, "is damaged: Unterminated string"),
 ]
 
@@ -344,33 +315,10 @@ def test_a_text_with_a_zero_byte_is_refused(tmp_path: Path, refused) -> None:
         )
 
 
-def test_damaged_file_on_the_command_line(tiny: Path, run_cli) -> None:
-    with h5py.File(tiny, "r+") as file:
-        newer_version(file)
-    done = run_cli("info", tiny)
-    assert done.returncode == 1
-    assert f"{tiny}: crowd file of version 2" in done.stderr
-    assert "Traceback" not in done.stderr
+# --- writing that goes wrong
 
 
-# --- writing that
-# goes wrong
-
-
-def test_existing_file_is_kept_without_append(
-    recording: SimpleNamespace, tiny: Path, refused
-) -> None:
-    with refused(tiny, r"tiny\.h5 exists; .*--append"):
-        import_arrays(recording.images, recording.responses, "B", tiny)
-
-
-def test_append_needs_a_file(recording: SimpleNamespace, refused) -> None:
-    out = recording.folder / "absent.h5"
-    with refused(out, r"no crowd file at .*absent\.h5"):
-        append(recording, out)
-
-
-@pytest.mark.parametrize("name", ["A", "", "a/b", "..", "x" * 65])
+@pytest.mark.parametrize("name", ["A", "", "..", "x" * 65])
 def test_taken_and_impossible_subject_names(
     recording: SimpleNamespace, tiny: Path, refused, name: str
 ) -> None:
@@ -394,43 +342,31 @@ def test_too_few_blocks_are_refused(tmp_path: Path, refused) -> None:
         writer.add_subject("A", trials, pd.DataFrame(index=range(2)), [np.eye(3, 2)], "d", "3T")
 
 
-@pytest.mark.parametrize("mode", ["new", "append"])
-def test_no_space_left(
-    recording: SimpleNamespace, tiny: Path, refused, monkeypatch: pytest.MonkeyPatch, mode: str
+@pytest.mark.parametrize(
+    ("mode", "limit", "message"),
+    [
+        ("new", 200_000, "free some space, the same command continues"),  # in the work folder
+        ("append", 1_000_000, "could not write"),
+    ],
+)
+def test_write_that_fails(
+    recording: SimpleNamespace, tiny: Path, run_cli, mode: str, limit: int, message: str
 ) -> None:
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda folder: SimpleNamespace(total=100, used=0, free=100)
-    )
-    out = tiny if mode == "append" else recording.folder / "out.h5"
-    with refused(out, r"needs about .* GB, but only 0\.0 GB are free"):
-        import_arrays(recording.images, recording.responses, "B", out, append=mode == "append")
-
-
-@pytest.mark.parametrize("mode", ["new", "append"])
-def test_write_that_fails(recording: SimpleNamespace, tiny: Path, run_cli, mode: str) -> None:
-    """As on a full disk: no file may grow beyond a limit. Appending already fails while copying."""
-    np.save(
-        recording.responses, np.random.default_rng(0).normal(size=(12, 20_000)).astype(np.float32)
-    )
+    """As on a full disk: no file may grow beyond a limit."""
+    values = np.random.default_rng(0).normal(size=(12, 20_000)).astype(np.float32)
+    np.save(recording.responses, values)
     out = tiny if mode == "append" else recording.folder / "out.h5"
     before = tiny.read_bytes()
-    limit = len(before) // 2 if mode == "append" else 200_000
-    command = [
+    options = ["--images", recording.images, "--responses", recording.responses, "--subject", "B"]
+    options += ["--out", out, *(["--append"] if mode == "append" else [])]
+    done = run_cli(
         "import",
         "arrays",
-        "--images",
-        recording.images,
-        "--responses",
-        recording.responses,
-        "--subject",
-        "B",
-    ]
-    command += ["--out", out, *(["--append"] if mode == "append" else [])]
-    done = run_cli(
-        *command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        *options,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     assert done.returncode == 1, done.stderr
-    assert f"could not write {out}" in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(recording.folder.glob("*.partial"))
     assert tiny.read_bytes() == before
@@ -488,55 +424,46 @@ def test_hdf5_outlives_a_disk_that_fills_up_anywhere(
 
 def test_folder_that_cannot_be_made(recording: SimpleNamespace, refused) -> None:
     out = recording.responses / "out.h5"  # a file is in the way
-    with refused(out, "could not write|cannot be"):
+    with refused(out, "cannot write .*Not a directory"):
         import_arrays(recording.images, recording.responses, "A", out)
 
 
-def test_killed_while_writing(tmp_path: Path) -> None:
-    out = tmp_path / "crowd.h5"
-    command = [
-        sys.executable,
-        "-m",
-        "ubrain.cli",
-        "simulate",
-        "--out",
-        str(out),
-        "--subjects",
-        "50",
-        "--images",
-        "100",
-        "--test-images",
-        "10",
-        "--voxels",
-        "30",
-    ]
-    process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not any(f.stat().st_size > 100_000 for f in tmp_path.glob("*.partial")):
-            assert process.poll() is None, "ended before it could be killed"
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+KILLED = """
+import os, signal, sys
+import numpy as np
+from ubrain.data.crowdfile import write_crowd
+with write_crowd(sys.argv[1]) as writer:
+    for i in range(5):
+        writer.add_image(f"i{i}", np.full((100, 100, 3), i, np.uint8), "train")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_while_writing(recording: SimpleNamespace) -> None:
+    out = recording.folder / "crowd.h5"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED, out], check=False, env=environment)
+    assert done.returncode == -signal.SIGKILL
     assert not out.exists()
-    simulate_crowd(out, SimulationConfig(subjects=1, images=10, test_images=2, voxels=20))
+    assert list(recording.folder.glob(".crowd.h5.*.partial"))
+    import_arrays(recording.images, recording.responses, "A", out)
     with Crowd(out) as crowd:
-        assert crowd.subjects == ["S1"]
         assert len(crowd.image_ids) == 12
+    assert not list(recording.folder.glob(".crowd.h5.*"))
 
 
 @pytest.mark.parametrize("left_behind", ["junk", "crowd"])
 def test_partial_file_of_a_killed_process_with_the_same_id(
-    recording: SimpleNamespace, tiny: Path, left_behind: str
+    tmp_path: Path, tiny: Path, left_behind: str
 ) -> None:
     """In a container process ids repeat, so the next process may find a partial file under its own
     name.
     """
-    out = recording.folder / "out.h5"
-    stale = recording.folder / f".out.h5.{os.getpid()}.partial"
+    stale = tmp_path / f".out.h5.{os.getpid()}.partial"
     stale.write_bytes(tiny.read_bytes() if left_behind == "crowd" else b"junk" * 100)
-    import_arrays(recording.images, recording.responses, "B", out)
-    with Crowd(out) as crowd:
+    with write_crowd(tmp_path / "out.h5") as writer:
+        row = writer.add_image("i", np.zeros((2, 2, 3), np.uint8), "train")
+        trials = pd.DataFrame({"image": [row] * 3, "session": 0})
+        writer.add_subject("B", trials, pd.DataFrame(index=range(2)), [np.eye(3, 2)], "d", "3T")
+    with Crowd(tmp_path / "out.h5") as crowd:
         assert crowd.subjects == ["B"]

@@ -100,7 +100,7 @@ class CrowdWriter:
         self.kept_splits = 0
         # photographs of which two versions turn out to have been imported under two
         # splits
-        self.torn_apart = 0
+        self.split_versions = 0
 
     @property
     def n_subjects(self) -> int:
@@ -219,7 +219,7 @@ class CrowdWriter:
     def _name_photograph(self, row: int, names: list[str]) -> None:
         self._keys[row] = " ".join(dict.fromkeys([*self._keys[row].split(), *names]))
         splits = {self._photographs.setdefault(name, self._splits[row]) for name in names}
-        self.torn_apart += not splits <= {self._splits[row]}
+        self.split_versions += not splits <= {self._splits[row]}
 
     def _append_pixels(self, pixels: NDArray[np.uint8], shape: tuple[int, int]) -> int:
         name = "images/pixels/{}x{}".format(*shape)

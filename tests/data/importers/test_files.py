@@ -18,14 +18,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from damage import mat_zeros, npy_header
+from PIL import Image
 from test_god import Original
 
-from ubrain.data.importers import algonauts, arrays
 from ubrain.data.importers import read as files
-from ubrain.data.importers.arrays import ImageSource
-from ubrain.data.importers.bdata import open_bdata
+from ubrain.data.importers import recording
+from ubrain.data.importers.god import open_bdata
 from ubrain.data.importers.read import Folder
-from ubrain.data.importers.recording import ImageArray
+from ubrain.data.importers.recording import array_block, open_images
 from ubrain.errors import UbrainError
 
 MB = 1 << 20
@@ -160,11 +160,88 @@ def test_a_volume_with_more_numbers_than_its_header_says(tmp_path: Path, suffix:
         files.read_volume(tmp_path / f"mask.{suffix}")
 
 
-@pytest.mark.parametrize("data", [npy_header((3, 2)) + bytes(48), npy_header((3, 2)) + bytes(12)])
-def test_npy_files_with_other_numbers_than_their_header_says(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "x.npy").write_bytes(data)
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.marker,)
+
+
+def test_pickles_in_npy_files_are_not_executed(tmp_path: Path) -> None:
+    marker, path = tmp_path / "marker", tmp_path / "x.npy"
+    np.save(path, np.array([Bomb(marker)], dtype=object), allow_pickle=True)
+    with pytest.raises(UbrainError, match=r"x\.npy cannot be read as a \.npy array"):
+        files.load_npy(path)
+    assert not marker.exists()
+    np.load(path, allow_pickle=True)
+    assert marker.exists()  # the file was indeed armed
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.ones(3))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npy_header((3, 2)) + bytes(48),  # 24 are right
+        npy_header((3, 2)) + bytes(12),
+        archive(),
+        b"1,2,3",
+        b"",
+        None,
+    ],
+)
+def test_npy_files_that_are_none(tmp_path: Path, data: bytes | None) -> None:
+    if data is not None:
+        (tmp_path / "x.npy").write_bytes(data)
     with pytest.raises(UbrainError, match=r"x\.npy cannot be read as a \.npy array"):
         files.load_npy(tmp_path / "x.npy")
+
+
+# --- pictures
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+NOISE = png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)))
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+BAD_PICTURES = {
+    "empty": (b"", "cannot be read"),
+    "cut": (NOISE[:60], "cannot be read"),
+    "almost whole": (NOISE[: int(0.9 * len(NOISE))], "cannot be read"),
+    "text": (b"not an image", "cannot be read: cannot identify"),
+    "16 bits": (
+        png(Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 257)),
+        "has more than 8 bits a channel",
+    ),
+    "huge": (
+        png(Image.new("1", (8193, 1))),
+        r"is \(8193, 1\) pixels; sides above 8192 are refused",
+    ),
+    "a format for which Pillow runs a program": (EPS, "cannot be read: cannot identify"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PICTURES)
+def test_pictures_that_are_refused(tmp_path: Path, monkeypatch, kind: str) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("was run"))
+    data, message = BAD_PICTURES[kind]
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(UbrainError, match=r"image .*x\.png " + message):
+        files.read_rgb(tmp_path / "x.png")
+
+
+# --- arrays
 
 
 def mapped() -> float:
@@ -175,34 +252,22 @@ def mapped() -> float:
     return int(re.findall(r"RssFile:\s+(\d+)", status.read_text())[0]) / 1024
 
 
-def images_of_arrays(path: Path) -> Iterator[np.ndarray]:
-    source = ImageSource(path)
-    return (source.pixels(i) for i in range(len(source)))
+def images_of(path: Path) -> Iterator[np.ndarray]:
+    images = open_images(path)
+    return (images.pixels(i) for i in range(len(images)))
 
 
-def images_of_a_dataset(path: Path) -> Iterator[np.ndarray]:
-    images = ImageArray(files.load_npy(path), [])
-    return (images.pixels(i) for i in range(len(images.array)))
-
-
-def responses_of_arrays(path: Path) -> Iterator[np.ndarray]:
-    return arrays._blocks(files.load_npy(path).reshape(96, -1), slice(None))
-
-
-def responses_of_algonauts(path: Path) -> Iterator[np.ndarray]:
-    block = algonauts._block("all", [path], [files.load_npy(path).reshape(96, -1)])
+def responses_of(path: Path) -> Iterator[np.ndarray]:
+    block = array_block("all", files.load_npy(path).reshape(96, -1), [path])
     return (part.values for part in block.read())
 
 
-@pytest.mark.parametrize(
-    "read", [images_of_arrays, images_of_a_dataset, responses_of_arrays, responses_of_algonauts]
-)
+@pytest.mark.parametrize("read", [images_of, responses_of])
 def test_what_has_been_read_of_a_large_array_is_not_kept_in_memory(
     tmp_path: Path, monkeypatch, read: Callable
 ) -> None:
     np.save(tmp_path / "x.npy", np.ones((96, 512, 512, 3), np.uint8))  # 75 MB
-    monkeypatch.setattr(arrays, "BLOCK", 4)
-    monkeypatch.setattr(algonauts, "PART_BYTES", 12 * MB)  # as float32
+    monkeypatch.setattr(recording, "PART_BYTES", 3 * MB)
     before, taken = mapped(), []
     for values in read(tmp_path / "x.npy"):
         assert values.min() == 1

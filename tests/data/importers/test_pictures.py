@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ubrain.data.importers.pictures import Pictures, photograph_key
 from ubrain.data.importers.read import Folder
+from ubrain.data.importers.recording import Pictures, photograph_key
 from ubrain.errors import UbrainError
 
 

@@ -2,25 +2,25 @@
 trials and voxels.
 """
 
-import json
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.crowd import check_name
-from ubrain.data.crowdfile import Split, split_by_content, write_crowd
-from ubrain.data.importers.read import SUFFIXES, let_go, load_npy, natural, read_rgb
-from ubrain.data.importers.recording import check_preparation, kept_voxels
-from ubrain.data.importers.stage import LISTED, NOTHING
+from ubrain.data.importers.pipeline import import_recordings
+from ubrain.data.importers.read import PART_BYTES, load_npy
+from ubrain.data.importers.recording import (
+    ImageFiles,
+    ImageSource,
+    Options,
+    Recording,
+    array_block,
+    open_images,
+)
 from ubrain.errors import UbrainError
-from ubrain.progress import log, track
-from ubrain.trials import NORMALISE
-
-BLOCK = 256  # trials at a time
+from ubrain.progress import log
 
 
 def import_arrays(
@@ -59,158 +59,76 @@ def import_arrays(
     transpose : the responses are (n_voxels, n_images or n_trials).
     normalise : z-score each voxel per "session" (all rows, if `trials` has none) or "run", or
         "none"; "auto": per session.
-    bad_voxels : "refuse" voxels that are constant or not finite, or "drop" them.
+    bad_voxels : "refuse" voxels that are not finite, or constant where they are z-scored, or "drop"
+        them.
 
     Raises
     ------
     UbrainError
         If files cannot be read, do not fit together, or an image would be both train and test.
     """
-    check_preparation(normalise, bad_voxels)
-    normalise = "session" if normalise == "auto" else normalise
-    source = ImageSource(Path(images))
-    values = _read_responses(Path(responses), transpose)
-    table = (
-        _read_trials(Path(trials), source)
-        if trials
-        else pd.DataFrame({"image": np.arange(len(source))})
-    )
-    what = f"rows of {Path(trials).name}" if trials else f"images in {images}"
-    if normalise == "run" and "run" not in table:
-        raise UbrainError(
-            "--normalise run:"
-            f" {f'{trials} has no column run' if trials else 'name the runs with --trials'}"
-        )
+    source, values = open_images(Path(images)), _read_responses(Path(responses), transpose)
+    table = pd.DataFrame({"image": np.arange(len(source))})
+    what = f"images in {images}"
+    if trials:
+        table, what = _read_trials(Path(trials), source), f"rows of {Path(trials).name}"
     if len(values) != len(table):
         side = "few" if len(values) < len(table) else "many"
-        hint = (
-            "; are they the other way round (--transpose)?" if values.shape[1] == len(table) else ""
-        )
+        turned = values.shape[1] == len(table)
         raise UbrainError(
             f"responses of subject {subject!r}: expected ({len(table)}, n_voxels), one row for each"
             f" of the {len(table)} {what}, got {values.shape}; {responses} has"
-            f" {abs(len(values) - len(table))} row(s) too {side}{hint}"
+            f" {abs(len(values) - len(table))} row(s) too {side}"
+            f"{'; are they the other way round (--transpose)?' if turned else ''}"
         )
-    good = _usable_voxels(values, subject, bad_voxels == "drop")
-    voxel_table = (
-        _read_voxels(Path(voxels), values.shape[1])
-        if voxels
-        else pd.DataFrame(index=range(values.shape[1]))
+    n_voxels, account = values.shape[1], [f"Read from {Path(responses).name}"]
+    if test_images:
+        chosen = _read_test_images(Path(test_images), source)
+        source.splits = ["test" if i in chosen else "rest" for i in range(len(source))]
+        account.append(f"Test images are those listed in {Path(test_images).name}")
+    step = max(1, 8 * PART_BYTES // (4 * n_voxels))
+    recording = Recording(
+        subject,
+        dataset,
+        scanner,
+        space,
+        source,
+        table.assign(session=table.get("session", 0)),
+        _read_voxels(Path(voxels), n_voxels) if voxels else pd.DataFrame(index=range(n_voxels)),
+        [
+            array_block(f"rows from {i}", values[i : i + step], [Path(responses)])
+            for i in range(0, len(values), step)
+        ],
+        account,
+        all_images=True,
     )
-    split = _splits(source, Path(test_images) if test_images else None, test_fraction, val_fraction)
-    account = (
-        f"{Path(responses).name}: {values.shape[0]} rows, {values.shape[1]}"
-        f" voxels{_dropped(~good)}; {NORMALISE[normalise]}, and rows of the same image are"
-        " averaged; test images"
-        f" {'as listed in ' + Path(test_images).name if test_images else 'drawn by content'}"
+    options = Options(
+        append=append,
+        dtype="float32",
+        val_fraction=val_fraction,
+        test_fraction=0 if test_images else test_fraction,
+        normalise=normalise,
+        bad_voxels=bad_voxels,
     )
-    settings = {
-        "ubrain": version("ubrain"),
-        "dataset": "arrays",
-        "normalise": normalise,
-        "bad_voxels": bad_voxels,
-        "val_fraction": val_fraction,
-        "image_size": None,
-    }
-    with write_crowd(out, append=append, needs=source.bytes + 4 * values.size) as writer:
-        rows = np.array(
-            [
-                writer.add_image(source.ids[i], source.pixels(i), split[i])
-                for i in track(range(len(source)), len(source), "images")
-            ]
-        )
-        table = table.assign(image=rows[table["image"].to_numpy()])
-        if "session" not in table:
-            table["session"] = 0
-        writer.add_subject(
-            subject,
-            table,
-            kept_voxels(voxel_table, good),
-            _blocks(values, good),
-            dataset=dataset,
-            scanner=scanner,
-            space=space,
-            account=account,
-            normalise=normalise,
-            settings=json.dumps(settings),
-        )
-        if writer.kept_splits:
-            log.warning(
-                "%d images were already in the crowd under another split, which they keep",
-                writer.kept_splits,
-            )
-    log.info("%s: %s", subject, account)
+    log.info("%s", import_recordings([recording], out, options, {"dataset": "arrays"}))
 
 
-class ImageSource:
-    """Images of a folder or of an array, one at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._array: NDArray | None = None
-        self._files: list[Path] = []
-        if path.is_dir():
-            names = (
-                f
-                for f in path.iterdir()
-                if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
-            )
-            self._files = sorted(names, key=lambda f: natural(f.name))
-            if not self._files:
-                raise UbrainError(
-                    f"{path}: no images found (looked for {', '.join(sorted(SUFFIXES))})"
-                )
-            self.ids = [f.stem for f in self._files]
-            if len(set(self.ids)) < len(self.ids):
-                self.ids = [f.name for f in self._files]
-            self.bytes = 0
-        elif path.suffix == ".npy":
-            self._array = load_npy(path)
-            if (
-                self._array.ndim not in (3, 4)
-                or self._array.dtype != np.uint8
-                or self._array.shape[3:] not in ((), (3,))
-            ):
-                raise UbrainError(
-                    f"{path}: expected images (n, height, width[, 3]) uint8 in 0..255, "
-                    f"got {self._array.shape} {self._array.dtype}"
-                )
-            self.ids = [f"{path.stem}-{i:06d}" for i in range(len(self._array))]
-            self.bytes = self._array.nbytes
-        else:
-            raise UbrainError(f"{path}: expected a folder of images or a .npy file")
-        self.path = path
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def files(self) -> list[Path]:
-        """The files that are read: one per image, in order, or the array's."""
-        return self._files or [self.path]
-
-    def pixels(self, i: int) -> NDArray[np.uint8]:
-        """Image number i as (height, width, 3)."""
-        if self._array is not None:
-            pixels = np.array(self._array[i])
-            let_go(self._array)
-            return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
-        return read_rgb(self._files[i])
-
-    def find(self, names: Sequence[object], where: Path) -> list[int]:
-        """Positions of images: all given by file name or stem, or else all by row number from 0."""
-        known = {image_id: i for i, image_id in enumerate(self.ids)}
-        known |= {f.name: i for i, f in enumerate(self._files)}
-        texts = [str(name).strip() for name in names]
-        if all(t in known for t in texts):
-            return [known[t] for t in texts]
-        if all(t.isdecimal() and int(t) < len(self) for t in texts):
-            return [int(t) for t in texts]
-        unknown = [t for t in texts if t not in known]
-        worst = next((t for t in unknown if not t.isdecimal() or int(t) >= len(self)), unknown[0])
-        raise UbrainError(
-            f"{where}: no image {worst!r} in {self.path} ({len(self)} images, first"
-            f" {self.ids[0]!r}); give all images by name, or all by row number from 0"
-        )
+def _rows_of(source: ImageSource, names: Sequence[object], where: Path) -> list[int]:
+    """Positions of images: all given by file name or stem, or else all by row number from 0."""
+    known = {image_id: i for i, image_id in enumerate(source.ids)}
+    if isinstance(source, ImageFiles):
+        known |= {file.name: i for i, file in enumerate(source.files)}
+    texts = [str(name).strip() for name in names]
+    unknown = [text for text in texts if text not in known]
+    if not unknown:
+        return [known[text] for text in texts]
+    if all(text.isdecimal() and int(text) < len(source) for text in texts):
+        return [int(text) for text in texts]
+    no_row = (t for t in unknown if not t.isdecimal() or int(t) >= len(source))
+    raise UbrainError(
+        f"{where}: no image {next(no_row, unknown[0])!r} ({len(source)} images, first"
+        f" {source.ids[0]!r}); give all images by name, or all by row number from 0"
+    )
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -247,13 +165,11 @@ def _read_trials(path: Path, source: ImageSource) -> pd.DataFrame:
             f"{path}: expected a column 'image', got {', '.join(map(str, table.columns))}"
         )
     table = table[[c for c in ("image", "session", "run", "repeat") if c in table]]
-    if table.isna().any().any():
-        raise UbrainError(
-            f"{path}: row {int(np.argmax(table.isna().any(axis=1)))} has an empty cell"
-        )
-    if "repeat" in table and (table["repeat"].dtype.kind not in "iu" or table["repeat"].min() < 0):
-        raise UbrainError(f"{path}: column 'repeat': expected whole numbers from 0")
-    return table.assign(image=source.find(list(table["image"]), path))
+    if (empty := table.isna().any(axis=1)).any():
+        raise UbrainError(f"{path}: row {int(np.argmax(empty))} has an empty cell")
+    for column in {"session", "run"} & set(table):  # whatever their names are
+        table = table.assign(**{column: np.unique(table[column], return_inverse=True)[1]})
+    return table.assign(image=_rows_of(source, list(table["image"]), path))
 
 
 def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
@@ -262,8 +178,6 @@ def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
         raise UbrainError(
             f"{path}: expected one row for each of the {n_voxels} voxels, got {len(table)}"
         )
-    for column in table:
-        check_name(str(column), f"{path}: voxel column")
     if "ncsnr" in table:
         wrong = table["ncsnr"].notna() & pd.to_numeric(table["ncsnr"], errors="coerce").isna()
         if wrong.any():
@@ -276,61 +190,12 @@ def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
     return table.fillna(dict.fromkeys(text, "")).astype(dict.fromkeys(text, str))
 
 
-def _splits(source: ImageSource, listed: Path | None, test: float, val: float) -> list[Split]:
-    if listed is None:
-        return [split_by_content(val, test)] * len(source)
+def _read_test_images(path: Path, source: ImageSource) -> set[int]:
     try:
-        names = [
-            line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UbrainError(f"{listed} cannot be read as a list of test images: {error}") from error
+        raise UbrainError(f"{path} cannot be read as a list of test images: {error}") from error
+    names = [line for line in lines if line.strip()]
     if not names:
-        raise UbrainError(f"{listed}: no test images are listed")
-    chosen = set(source.find(names, listed))
-    return ["test" if i in chosen else split_by_content(val, 0) for i in range(len(source))]
-
-
-def _usable_voxels(values: NDArray, subject: str, drop: bool) -> NDArray[np.bool_]:
-    """Which voxels are finite everywhere and not constant; refuses the others unless they may be
-    dropped.
-    """
-    n_voxels = values.shape[1]
-    finite, low, high = (
-        np.ones(n_voxels, bool),
-        np.full(n_voxels, np.inf),
-        np.full(n_voxels, -np.inf),
-    )
-    for block in _blocks(values, slice(None)):
-        finite &= np.isfinite(block).all(0)
-        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
-    finite &= high - low < np.finfo(np.float32).max
-    constant = finite & (high - low <= NOTHING)
-    for bad, what in (
-        (~finite, "missing or infinite values"),
-        (constant, "the same value in every row"),
-    ):
-        if bad.any() and not drop:
-            first = ", ".join(map(str, np.flatnonzero(bad)[:5]))
-            raise UbrainError(
-                f"responses of subject {subject!r}: {bad.sum()} of {values.shape[1]} voxels have"
-                f" {what} (voxel {first}{', ...' if bad.sum() > 5 else ''}); repair them, or leave"
-                " them out with --bad-voxels drop"
-            )
-    good: NDArray[np.bool_] = finite & ~constant
-    if not good.any():
-        raise UbrainError(f"responses of subject {subject!r}: no usable voxel is left")
-    return good
-
-
-def _dropped(bad: NDArray[np.bool_]) -> str:
-    listed = ", ".join(map(str, np.flatnonzero(bad)[:LISTED])) + (
-        ", ..." if bad.sum() > LISTED else ""
-    )
-    return f", {bad.sum()} constant or not finite and dropped ({listed})" if bad.any() else ""
-
-
-def _blocks(values: NDArray, voxels: NDArray[np.bool_] | slice) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(values), BLOCK):
-        yield np.array(values[start : start + BLOCK][:, voxels], dtype=np.float32)
-        let_go(values)
+        raise UbrainError(f"{path}: no test images are listed")
+    return set(_rows_of(source, names, path))

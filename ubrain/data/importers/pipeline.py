@@ -1,40 +1,44 @@
 """From recordings to a crowd file: check everything, read block by block, continue after an
 interruption, say what was done.
 
-Responses are read once, into a working folder beside the crowd file (`.<name>.import/<subject>/`),
-one file per block. Only then is it known which voxels are usable everywhere, and the crowd file is
-written from there in one go. It appears under its name when it is complete, and the working folder
+Responses are read once, into a work folder beside the crowd file (`.<name>.import/<subject>/`), one
+file per block. Only then is it known which voxels are usable everywhere, and the crowd file is
+written from there in one go. It appears under its name when it is complete, and the work folder
 goes away. A command that was interrupted, given again, reads only the blocks that are not there
 yet.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
 
-from ubrain.crowd import SPLITS, check_name, open_crowd
+from ubrain.crowd import SPLITS, open_crowd
 from ubrain.data.crowdfile import PIXELS, CrowdWriter, content_digest, split_by_content, write_crowd
-from ubrain.data.importers.recording import (
-    PLACE,
-    Images,
-    Options,
-    Recording,
-    check_preparation,
-    kept_voxels,
-    shrink,
-    shrunk,
-    to_rgb,
-)
-from ubrain.data.importers.stage import Stage, read_all, work_folder
+from ubrain.data.importers.recording import PLACE, Block, Options, Part, Recording
 from ubrain.errors import UbrainError
+from ubrain.paths import atomic, check_name
 from ubrain.progress import log, track
-from ubrain.resume import require_space as require_space_for
+from ubrain.resume import locked, remove_partials, require_space, same_settings
 from ubrain.trials import NORMALISE
+
+VALUES = 4 << 20  # responses that are in memory at once while the crowd file is written
+COARSE = 64  # a voxel whose range in a session has fewer steps is badly served by its type
+# A response that varies by less does not vary: divided by its deviation it would be infinite
+NOTHING = 1e-30
+LISTED = 12  # dropped voxels that are listed in the account
+CHOICES = {"dtype": ("float16", "float32"), "bad_voxels": ("drop", "refuse")}
+CHOICES["normalise"] = ("auto", *NORMALISE)
 
 
 def import_recordings(
@@ -62,21 +66,25 @@ def import_recordings(
         disk is too small, or an unfinished import has other settings.
     """
     out, settings = Path(out), {**(settings or {}), "dtype": options.dtype}
-    _check_out(recordings, out, options)
+    _check_options(recordings, out, options)
     recordings = [recording.normalised(options.normalise) for recording in recordings]
     for recording in recordings:
         _check_recording(recording)
-    plan = _Plan(recordings, out, options)
+    plan = Plan(recordings, out, options)
     if options.dry_run:
         return plan.text()
     for recording in recordings:
         for what in recording.missing:
             log.warning("%s: %s", recording.name, what)
-    with work_folder(out) as folder:
-        stages = [Stage(r, folder, {**settings, "normalise": r.normalise}) for r in recordings]
+    with locked(out.with_name(f".{out.name}.import"), f"the import of {out}") as folder:
+        remove_partials(out.parent, out.name)
+        stages = [Stage(recording, folder / recording.name, settings) for recording in recordings]
         plan.require_space(sum(stage.bytes_left for stage in stages))
-        read_all(stages)
-        accounts = _write(stages, out, options, plan)
+        sizes = (size for stage in stages for size in stage.read())
+        total = sum(stage.bytes_left for stage in stages)
+        for _ in track(sizes, total, "reading responses", size=int):
+            pass
+        accounts = _write(stages, plan, settings)
         for stage in stages:
             stage.remove()
     return "\n\n".join(accounts)
@@ -85,15 +93,18 @@ def import_recordings(
 # --- checks
 
 
-def _check_out(recordings: Sequence[Recording], out: Path, options: Options) -> None:
+def _check_options(recordings: Sequence[Recording], out: Path, options: Options) -> None:
     if not recordings:
         raise UbrainError("nothing to import")
-    if options.dtype not in ("float16", "float32"):
-        raise UbrainError(f"--dtype {options.dtype}: expected float16 or float32")
+    for name, allowed in CHOICES.items():
+        if (value := getattr(options, name)) not in allowed:
+            raise UbrainError(
+                f"--{name.replace('_', '-')} {value}: expected {', '.join(allowed[:-1])} or"
+                f" {allowed[-1]}"
+            )
     if options.image_size is not None and options.image_size < 1:
         raise UbrainError(f"--image-size {options.image_size}: expected at least 1 pixel")
-    check_preparation(options.normalise, options.bad_voxels)
-    split_by_content(options.val_fraction, 0)
+    split_by_content(options.val_fraction, options.test_fraction)
     names = [check_name(recording.name) for recording in recordings]
     taken: set[str] = set()
     if options.append:
@@ -110,7 +121,7 @@ def _check_out(recordings: Sequence[Recording], out: Path, options: Options) -> 
 
 def _check_recording(recording: Recording) -> None:
     trials, voxels, where = recording.trials, recording.voxels, recording.source
-    n = sum(block.n_trials for block in recording.blocks)
+    n, ids = sum(block.n_trials for block in recording.blocks), recording.images.ids
     if not len(trials) or not len(voxels):
         raise UbrainError(
             f"{where}: {len(trials)} trials and {len(voxels)} voxels; nothing to import"
@@ -120,64 +131,57 @@ def _check_recording(recording: Recording) -> None:
     for column in [c for c in ("image", "session", "run", "repeat") if c in trials]:
         if trials[column].dtype.kind not in "iu" or trials[column].min() < 0:
             raise UbrainError(f"{where}: trials, column {column!r}: expected whole numbers from 0")
-    if trials["image"].max() >= len(recording.images.ids):
+    if (last := trials["image"].max()) >= len(ids):
+        raise UbrainError(f"{where}: a trial shows image number {last}, of {len(ids)}")
+    if "repeat" in trials and (again := trials.duplicated(["image", "repeat"])).any():
+        trial = int(np.argmax(again))
         raise UbrainError(
-            f"{where}: a trial shows image number {trials['image'].max()}, of"
-            f" {len(recording.images.ids)}"
+            f"{where}: trial {trial} is listed twice: an earlier one is the same repeat of image"
+            f" {ids[trials['image'].iloc[trial]]!r}"
         )
-    if "repeat" in trials and trials.duplicated(["image", "repeat"]).any():
-        twice = int(np.flatnonzero(trials.duplicated(["image", "repeat"]))[0])
-        image = recording.images.ids[trials["image"].iloc[twice]]
-        raise UbrainError(
-            f"{where}: trial {twice} is listed twice: an earlier one is the same repeat of image"
-            f" {image!r}"
-        )
+    for column in voxels:
+        check_name(str(column), f"{where}: voxel column")
     places = [c for c in PLACE if c in voxels]
-    if len(places) > 1 and voxels.duplicated(places).any():
-        row = int(np.flatnonzero(voxels.duplicated(places))[0])
-        raise UbrainError(f"{where}: voxel {row} is there twice, at {recording.place(row)}")
-    if recording.normalise not in NORMALISE or (
-        recording.normalise == "run" and "run" not in trials
-    ):
-        raise UbrainError(f"{where}: cannot z-score per {recording.normalise!r}")
-    sizes = np.bincount(recording.units())
-    if recording.normalise != "none" and sizes.min() < 2:
-        raise UbrainError(
-            f"{where}: a {recording.normalise} has a single trial, which cannot be z-scored"
-        )
+    if len(places) > 1:
+        again = voxels.duplicated(places) & voxels[places].notna().all(axis=1)
+        if again.any():
+            row = int(np.argmax(again))
+            raise UbrainError(f"{where}: voxel {row} is there twice, at {recording.place(row)}")
+    unit = recording.normalise
+    if unit not in NORMALISE or (unit == "run" and "run" not in trials):
+        raise UbrainError(f"{where}: cannot z-score per {unit!r}")
+    if unit != "none" and np.bincount(recording.units()).min() < 2:
+        raise UbrainError(f"{where}: a {unit} has a single trial, which cannot be z-scored")
 
 
 # --- plan
 
 
-class _Plan:
+class Plan:
     """What an import would read and write. Making it looks at the header of every image."""
 
     def __init__(self, recordings: Sequence[Recording], out: Path, options: Options) -> None:
         self.recordings, self.out, self.options = recordings, out, options
-        self.shapes: dict[tuple[int, int], int] = {}
-        used: dict[int, tuple[Images, set[int]]] = {}
-        for recording in recordings:
-            used.setdefault(id(recording.images), (recording.images, set()))[1].update(
-                recording.trials["image"]
-            )
-        wanted = [(images, i) for images, numbers in used.values() for i in sorted(numbers)]
-        for images, i in track(wanted, len(wanted), "looking at images"):
-            shape = images.shape(int(i))
-            self.shapes[shape] = self.shapes.get(shape, 0) + 1
-        self.n_images = len(wanted)
+        wanted = {(id(r.images), i): (r.images, i) for r in recordings for i in r.shown()}
+        self.images = list(wanted.values())
+        looked_at = track(self.images, len(self.images), "looking at images")
+        self.shapes = Counter(images.shape(i) for images, i in looked_at)
         self.image_bytes = sum(
-            n * 3 * int(np.prod(shrunk(s, options.image_size))) for s, n in self.shapes.items()
+            n * 3 * int(np.prod(shrunk(shape, options.image_size)))
+            for shape, n in self.shapes.items()
         )
-        self.response_bytes = (
-            sum(len(r.trials) * len(r.voxels) for r in recordings)
-            * np.dtype(options.dtype).itemsize
-        )
+        n_responses = sum(len(r.trials) * len(r.voxels) for r in recordings)
+        self.response_bytes = n_responses * np.dtype(options.dtype).itemsize
+
+    @property
+    def bytes(self) -> int:
+        """What the crowd file grows by."""
+        return self.image_bytes + self.response_bytes
 
     def require_space(self, to_read: int) -> None:
-        """Raise an error unless the disk has room for the working folder and the crowd file."""
+        """Raise an error unless the disk has room for the work folder and the crowd file."""
         before = self.out.stat().st_size if self.options.append else 0
-        require_space_for(self.out, to_read + self.response_bytes + self.image_bytes + before)
+        require_space(self.out, to_read + self.bytes + before)
 
     def text(self) -> str:
         """The plan in words."""
@@ -186,59 +190,269 @@ class _Plan:
             files = {file for block in r.blocks for file in block.files}
             source = sum(file.stat().st_size for file in files)
             lines += [
-                (
-                    f"{r.name} ({r.dataset}, {r.scanner}, {r.space}): {len(r.trials)} trials of"
-                    f" {r.trials['image'].nunique()} images in {r.trials['session'].nunique()}"
-                    f" session(s), up to {len(r.voxels)} voxels; from {len(files)} file(s),"
-                    f" {source / 1e9:.2f} GB"
-                ),
+                f"{r.origin}: {len(r.trials)} trials of {r.trials['image'].nunique()} images in"
+                f" {r.trials['session'].nunique()} session(s), up to {len(r.voxels)} voxels; from"
+                f" {len(files)} file(s), {source / 1e9:.2f} GB",
                 *(f"  - {line}" for line in (*r.account, f"Responses: {NORMALISE[r.normalise]}")),
                 *(f"  ! {line}" for line in r.missing),
             ]
-        side = self.options.image_size
-        sizes = ", ".join(f"{n} of {w} × {h}" for (h, w), n in sorted(self.shapes.items())[:5])
+        sizes = [f"{n} of {w} × {h}" for (h, w), n in sorted(self.shapes.items())]
+        listed = ", ".join(sizes[:5]) + (", ..." if len(sizes) > 5 else "")
+        side, more = self.options.image_size, " more" if self.options.append else ""
         lines += [
-            (
-                f"images: {self.n_images} ({sizes}{', ...' if len(self.shapes) > 5 else ''}),"
-                f" {self.image_bytes / 1e9:.2f} GB"
-                f"{f' after shrinking to {side} pixels' if side else ''}"
-            ),
-            (
-                f"{self.out}: about {(self.image_bytes + self.response_bytes) / 1e9:.2f} GB"
-                f" {'more ' if self.options.append else ''}({self.options.dtype}), and"
-                f" {self.response_bytes / 1e9:.2f} GB while importing; nothing has been written"
-                " (--dry-run)"
-            ),
+            f"images: {len(self.images)} ({listed}), {self.image_bytes / 1e9:.2f} GB"
+            + (f" after shrinking to {side} pixels" if side else ""),
+            f"{self.out}: about {self.bytes / 1e9:.2f} GB{more} ({self.options.dtype}), and"
+            f" {self.response_bytes / 1e9:.2f} GB while importing; nothing has been written"
+            " (--dry-run)",
         ]
         return "\n".join(lines)
+
+
+# --- reading
+
+
+class Stage:
+    """The responses of one subject in the work folder.
+
+    `<number>.raw` holds the responses of a block as (n_trials, n_voxels), `<number>.npy` the lowest
+    and the highest of each voxel in each session (or run) of the block, (2, n_units, n_voxels); the
+    latter is written when the block is done.
+    """
+
+    def __init__(self, recording: Recording, folder: Path, settings: dict[str, Any]) -> None:
+        self.recording, self.folder, self.dtype = recording, folder, np.dtype(settings["dtype"])
+        self.n_voxels, self.units = len(recording.voxels), recording.units()
+        self.starts = np.cumsum([0, *(block.n_trials for block in recording.blocks)])
+        self.width = self.n_voxels * self.dtype.itemsize
+        folder.mkdir(exist_ok=True)
+        remove_partials(folder)
+        everything = {**settings, "normalise": recording.normalise, **_fingerprint(recording)}
+        same_settings(folder, everything, f"the import of {recording.name}")
+        n = len(recording.blocks)
+        self.left = [i for i in range(n) if not self._done(i)]
+        if done := n - len(self.left):
+            log.info("%s: continuing, %d of %d block(s) are there", recording.name, done, n)
+
+    def _raw(self, i: int) -> Path:
+        return self.folder / f"{i:04d}.raw"
+
+    def _ranges(self, i: int) -> Path:
+        return self.folder / f"{i:04d}.npy"
+
+    def _done(self, i: int) -> bool:
+        size = self.recording.blocks[i].n_trials * self.width
+        raw = self._raw(i)
+        return self._ranges(i).exists() and raw.exists() and raw.stat().st_size == size
+
+    @property
+    def bytes_left(self) -> int:
+        """Size of the blocks that have still to be read."""
+        return sum(self.recording.blocks[i].n_trials for i in self.left) * self.width
+
+    def read(self) -> Iterator[int]:
+        """Read the blocks that are not there yet; yields the bytes of each part after it has been
+        written.
+        """
+        for i in self.left:
+            block = self.recording.blocks[i]
+            files = (file.name for file in block.files)
+            where = ", ".join([self.recording.name, *files, block.name])
+            units, row = np.unique(
+                self.units[self.starts[i] : self.starts[i + 1]], return_inverse=True
+            )
+            ranges = np.empty((2, len(units), self.n_voxels), dtype=np.float32)
+            ranges[0], ranges[1] = np.inf, -np.inf
+            filled = np.zeros(block.n_trials, dtype=np.int64)
+            with atomic(self._raw(i)) as partial:
+                with partial.open("wb", buffering=0) as file:
+                    for part in block.read():
+                        values = _checked_part(part, block, self.n_voxels, where)
+                        _widen(ranges, row, values, part)
+                        self._store(file, values, part, where)
+                        filled[part.first_trial : part.first_trial + len(values)] += values.shape[1]
+                        yield values.size * self.dtype.itemsize
+                    os.fsync(file.fileno())
+                if (short := filled != self.n_voxels).any():
+                    trial = int(np.argmax(short))
+                    raise UbrainError(
+                        f"{where}: trial {trial} has {filled[trial]} responses, expected"
+                        f" {self.n_voxels}"
+                    )
+            with atomic(self._ranges(i)) as partial, partial.open("wb") as file:
+                np.save(file, ranges)
+
+    def _store(self, file: Any, values: NDArray[np.float32], part: Part, where: str) -> None:
+        limit = np.finfo(self.dtype).max
+        lost = (values > limit) | (values < -limit)
+        if lost.any() and (lost & np.isfinite(values)).any():
+            trial, voxel = np.argwhere(lost & np.isfinite(values))[0]
+            self.refuse(
+                f"{where}: the response of voxel {part.first_voxel + voxel} in trial"
+                f" {part.first_trial + trial} is {values[trial, voxel]:g}, too large for float16;"
+                " use --dtype float32"
+            )
+        stored = values.astype(self.dtype, copy=False)
+        begin = part.first_trial * self.width + part.first_voxel * self.dtype.itemsize
+        rows = [stored] if stored.shape[1] == self.n_voxels else stored
+        for number, row in enumerate(rows):
+            file.seek(begin + number * self.width)
+            data = np.ascontiguousarray(row).data.cast("B")
+            while data:
+                data = data[file.write(data) :]
+
+    def usable(self, bad_voxels: str) -> tuple[NDArray[np.bool_], list[str]]:
+        """Which voxels can be used, (n_voxels,), and what is said about the others.
+
+        Raises
+        ------
+        UbrainError
+            If none can be used, if the type of the stored responses rounds them off, or if there
+            are others and `bad_voxels` is "refuse".
+        """
+        endless, constant, coarse = (np.zeros(self.n_voxels, dtype=bool) for _ in range(3))
+        for low, high in self._unit_ranges():
+            with np.errstate(invalid="ignore", over="ignore"):
+                largest, spread = np.maximum(np.abs(low), np.abs(high)), high - low
+                endless |= ~np.isfinite(spread)
+                constant |= spread <= np.maximum(1e-6 * largest, NOTHING)
+                coarse |= spread < COARSE * np.finfo(self.dtype).eps / 2 * largest
+        where, unit = self.recording.source, self.recording.normalise
+        same = "the same number in all trials" + (f" of a {unit}" if unit != "none" else "")
+        verdict = "were dropped" if bad_voxels == "drop" else "cannot be used"
+        bad = ((endless, "not a number, or infinite, in some trial"), (constant & ~endless, same))
+        said = [self._list(which, f"{verdict}: {why}") for which, why in bad if which.any()]
+        good: NDArray[np.bool_] = ~endless & ~constant
+        if not good.any():
+            self.refuse(f"{where}: no usable voxel is left: {'; '.join(said)}")
+        if said and bad_voxels == "refuse":
+            raise UbrainError(
+                f"{where}: {'; '.join(said)}. Import without them with --bad-voxels drop, which"
+                f" continues with what has been read, or delete {self.folder}"
+            )
+        if (coarse & good).sum() > 0.01 * good.sum():
+            advice = "use --dtype float32" if self.dtype == np.float16 else "subtract the means"
+            self.refuse(
+                f"{where}: {(coarse & good).sum()} voxels vary so little around a large mean that"
+                f" {self.dtype} would round them off; {advice}"
+            )
+        return good, said or [f"No voxel was dropped: all are finite, and none is {same}"]
+
+    def _unit_ranges(self) -> Iterator[NDArray[np.float32]]:
+        """Lowest and highest response of each voxel, (2, n_voxels), for each session (or run),
+        which may span blocks.
+        """
+        left, running = np.bincount(self.units), dict[int, NDArray[np.float32]]()
+        for i in range(len(self.recording.blocks)):
+            mine = self.units[self.starts[i] : self.starts[i + 1]]
+            units, counts = np.unique(mine, return_counts=True)
+            ranges = np.load(self._ranges(i)).swapaxes(0, 1)
+            for unit, count, (low, high) in zip(units, counts, ranges, strict=True):
+                before = running.pop(unit, np.stack([low, high]))
+                running[unit] = np.stack([np.minimum(low, before[0]), np.maximum(high, before[1])])
+                left[unit] -= count
+                if not left[unit]:
+                    yield running.pop(unit)
+
+    def _list(self, bad: NDArray[np.bool_], what: str) -> str:
+        rows = np.flatnonzero(bad)
+        listed = "; ".join(self.recording.place(int(row)) for row in rows[:LISTED])
+        more = "; ..." if len(rows) > LISTED else ""
+        return f"{len(rows)} of {self.n_voxels} voxels {what} (at {listed}{more})"
+
+    def rows(self, voxels: NDArray[np.bool_]) -> Iterator[NDArray]:
+        """Responses of some voxels, in the order of the trials."""
+        step = max(1, VALUES // self.n_voxels)
+        for i, block in enumerate(self.recording.blocks):
+            for start in range(0, block.n_trials, step):
+                n, offset = min(step, block.n_trials - start), start * self.width
+                values = np.fromfile(self._raw(i), self.dtype, n * self.n_voxels, offset=offset)
+                values = values.reshape(n, self.n_voxels)
+                yield values if voxels.all() else values[:, voxels]
+
+    def remove(self) -> None:
+        """Delete the subject's files from the work folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def refuse(self, message: str) -> NoReturn:
+        """Raise an error that the same command would meet again: there is nothing to continue."""
+        self.remove()
+        raise UbrainError(message)
+
+
+def _checked_part(part: Part, block: Block, n_voxels: int, where: str) -> NDArray[np.float32]:
+    values = part.values
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        raise UbrainError(
+            f"{where}: expected responses (n_trials, n_voxels), got {values.shape} {values.dtype}"
+        )
+    first = (part.first_trial, part.first_voxel)
+    end = (first[0] + values.shape[0], first[1] + values.shape[1])
+    if min(first) < 0 or end[0] > block.n_trials or end[1] > n_voxels or not values.size:
+        raise UbrainError(
+            f"{where}: expected responses to {block.n_trials} trials in {n_voxels} voxels, got"
+            f" {values.shape} at {first}"
+        )
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float32)
+
+
+def _widen(ranges: NDArray, row: NDArray, values: NDArray[np.float32], part: Part) -> None:
+    """Extend the ranges of sessions (or runs), (2, n_units, n_voxels), of which `row` is that of
+    each trial of the block; a NaN stays.
+    """
+    row = row[part.first_trial : part.first_trial + len(values)]
+    columns = slice(part.first_voxel, part.first_voxel + values.shape[1])
+    for unit in np.unique(row):
+        mine = values if (row == unit).all() else values[row == unit]
+        low, high = ranges[0, unit, columns], ranges[1, unit, columns]
+        np.minimum(low, mine.min(0), out=low)
+        np.maximum(high, mine.max(0), out=high)
+
+
+def _fingerprint(recording: Recording) -> dict[str, Any]:
+    """What an unfinished import is compared with: tables as digests, files with size and time."""
+
+    def digest(table: pd.DataFrame) -> str:
+        return hashlib.blake2b(table.to_csv().encode(), digest_size=8).hexdigest()
+
+    stats = {file.name: file.stat() for block in recording.blocks for file in block.files}
+    return {
+        "trials": digest(recording.trials),
+        "voxels": digest(recording.voxels),
+        "blocks": [[block.name, block.n_trials] for block in recording.blocks],
+        **{name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+    }
 
 
 # --- writing
 
 
-def _write(stages: Sequence[Stage], out: Path, options: Options, plan: _Plan) -> list[str]:
+def _write(stages: Sequence[Stage], plan: Plan, settings: dict[str, Any]) -> list[str]:
+    options, accounts = plan.options, []
     usable = [stage.usable(options.bad_voxels) for stage in stages]
-    kept = {
-        "val_fraction": options.val_fraction,
-        "image_size": options.image_size,
-        "bad_voxels": options.bad_voxels,
-    }
-    accounts = []
-    with write_crowd(out, options.append, plan.image_bytes + plan.response_bytes) as writer:
-        rows = _write_images(writer, [stage.recording for stage in stages], options, plan.n_images)
-        for stage, (good, dropped) in zip(stages, usable, strict=True):
+    kept = ("val_fraction", "test_fraction", "image_size", "bad_voxels")
+    settings = {**settings, **{name: getattr(options, name) for name in kept}}
+    with write_crowd(plan.out, options.append, plan.bytes) as writer:
+        rows = _write_images(writer, plan)
+        for stage, (good, said) in zip(stages, usable, strict=True):
             r = stage.recording
-            mine = rows[id(r.images)]
-            trials = r.trials.assign(image=[mine[i] for i in r.trials["image"]])
+            trials = r.trials.assign(image=[rows[id(r.images), i] for i in r.trials["image"]])
             n_copies = r.trials["image"].nunique() - trials["image"].nunique()
             if n_copies:
                 trials = trials.drop(columns="repeat", errors="ignore")
-            account = _account(r, trials, int(good.sum()), dropped, n_copies, writer, options)
-            log.info("%s: writing %d trials, %d voxels", r.name, len(trials), good.sum())
+                said = [
+                    *said,
+                    f"{n_copies} images are identical to other images of the dataset; each is one"
+                    " image with more repeats",
+                ]
+            voxels = r.voxels[good].assign(source_row=np.flatnonzero(good)).reset_index(drop=True)
+            account = _account(r, trials, len(voxels), said, writer, options)
+            log.info("%s: writing %d trials, %d voxels", r.name, len(trials), len(voxels))
             writer.add_subject(
                 r.name,
                 trials,
-                kept_voxels(r.voxels, good),
+                voxels,
                 stage.rows(good),
                 dataset=r.dataset,
                 scanner=r.scanner,
@@ -246,33 +460,26 @@ def _write(stages: Sequence[Stage], out: Path, options: Options, plan: _Plan) ->
                 account=account,
                 dtype=options.dtype,
                 normalise=r.normalise,
-                settings=json.dumps({"ubrain": version("ubrain"), **stage.settings, **kept}),
+                settings=json.dumps(
+                    {"ubrain": version("ubrain"), **settings, "normalise": r.normalise}
+                ),
             )
             accounts.append(account)
     return accounts
 
 
-def _write_images(
-    writer: CrowdWriter, recordings: Sequence[Recording], options: Options, total: int
-) -> dict[int, dict[int, int]]:
-    """Write the images that were shown; rows in the crowd file of the numbers in each dataset's
-    images.
-    """
-    rows: dict[int, dict[int, int]] = {}
-    wanted = ((r.images, int(i)) for r in recordings for i in np.unique(r.trials["image"]))
-    draw: Callable[[str], str] = split_by_content(options.val_fraction, 0)
-
-    def first_time(pairs: Iterable[tuple[Images, int]]) -> Iterator[tuple[Images, int]]:
-        return ((images, i) for images, i in pairs if i not in rows.setdefault(id(images), {}))
-
-    for images, i in track(first_time(wanted), total, "writing images"):
+def _write_images(writer: CrowdWriter, plan: Plan) -> dict[tuple[int, int], int]:
+    """Write the images; their rows in the crowd file, by whose (`id`) and which (number)."""
+    options, rows = plan.options, {}
+    draw = split_by_content(options.val_fraction, options.test_fraction)
+    for images, i in track(plan.images, len(plan.images), "writing images"):
         name, split = images.ids[i], images.split(i)
         if split not in (*SPLITS, "rest"):
             raise UbrainError(f"image {name!r}: unknown split {split!r}")
-        pixels = to_rgb(images.pixels(i), name)
+        pixels = images.pixels(i)
         small = shrink(pixels, options.image_size)
         before = "" if small is pixels else f"{PIXELS}{content_digest(pixels)}"
-        rows[id(images)][i] = writer.add_image(
+        rows[id(images), i] = writer.add_image(
             name, small, draw if split == "rest" else split, f"{images.key(i)} {before}".strip()
         )
     if writer.kept_splits:
@@ -280,21 +487,38 @@ def _write_images(
             "%d images were already in the crowd under another split, which they keep",
             writer.kept_splits,
         )
-    if writer.torn_apart:
+    if writer.split_versions:
         log.warning(
             "%d photographs are in the crowd in two versions, imported earlier under two splits;"
             " import the dataset that names both first",
-            writer.torn_apart,
+            writer.split_versions,
         )
     return rows
+
+
+def shrunk(shape: tuple[int, int], shorter_side: int | None) -> tuple[int, int]:
+    """Height and width of an image after `shrink`."""
+    if shorter_side is None or min(shape) <= shorter_side:
+        return shape
+    scale = shorter_side / min(shape)
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def shrink(pixels: NDArray[np.uint8], shorter_side: int | None) -> NDArray[np.uint8]:
+    """Shrink an image, with antialiasing, so that its shorter side is `shorter_side`; smaller
+    images stay as they are.
+    """
+    height, width = shrunk((pixels.shape[0], pixels.shape[1]), shorter_side)
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _account(
     r: Recording,
     trials: pd.DataFrame,
     n_voxels: int,
-    dropped: list[str],
-    n_copies: int,
+    said: list[str],
     writer: CrowdWriter,
     options: Options,
 ) -> str:
@@ -306,35 +530,29 @@ def _account(
         for s in SPLITS
         if (splits == s).any()
     )
-    drawn = any(r.images.split(int(i)) == "rest" for i in r.trials["image"].unique())
+    if any(r.images.split(i) == "rest" for i in r.shown()):
+        if options.test_fraction:
+            images += f"; test images are a share of {options.test_fraction:g}, drawn by content"
+        images += f"; val images are a share of {options.val_fraction:g}, drawn by content"
+    ceiling = "unknown, as there are no repeats"
+    if "ncsnr" in r.voxels and r.voxels["ncsnr"].notna().any():
+        ceiling = r.ceiling
+    elif counts.max() > 1:
+        ceiling = "ncsnr computed from the repeats"
     lines = [
-        (
-            f"{r.name} ({r.dataset}, {r.scanner}, {r.space}): {len(trials)} trials of {len(counts)}"
-            f" images in {trials['session'].nunique()} session(s), {n_voxels} voxels."
-        ),
+        f"{r.origin}: {len(trials)} trials of {len(counts)} images in"
+        f" {trials['session'].nunique()} session(s), {n_voxels} voxels.",
         *r.account,
         *(f"Not there: {line}" for line in r.missing),
-        *dropped,
-        f"Images: {images}"
-        + (
-            f"; val images are a share of {options.val_fraction:g}, drawn by content"
-            if drawn
-            else ""
-        ),
-        (
-            f"Responses are stored as {options.dtype}, trial by trial; {NORMALISE[r.normalise]},"
-            " and trials of the same image are averaged"
-        ),
-        f"Noise ceiling: {_ceiling(r, int(counts.max()))}",
+        *said,
+        f"Images: {images}",
+        f"Responses are stored as {options.dtype}, trial by trial; {NORMALISE[r.normalise]}, and"
+        " trials of the same image are averaged",
+        f"Noise ceiling: {ceiling}",
     ]
     if options.image_size:
         lines.append(
             f"Images were shrunk so that the shorter side has at most {options.image_size} pixels"
-        )
-    if n_copies:
-        lines.append(
-            f"{n_copies} images are identical to other images of the dataset; each is one image"
-            " with more repeats"
         )
     if writer.kept_splits:
         lines.append(
@@ -346,18 +564,5 @@ def _account(
 
 def _repeats(counts: pd.Series) -> str:
     low, high = int(counts.min()), int(counts.max())
-    return (
-        f"{low} trial{'s' if low > 1 else ''} each"
-        if low == high
-        else f"{low} to {high} trials each"
-    )
-
-
-def _ceiling(r: Recording, most_repeats: int) -> str:
-    if "ncsnr" in r.voxels and r.voxels["ncsnr"].notna().any():
-        return r.ceiling
-    return (
-        "ncsnr computed from the repeats"
-        if most_repeats > 1
-        else "unknown, as there are no repeats"
-    )
+    few = f"{low} trial{'s' if low > 1 else ''}"
+    return f"{few} each" if low == high else f"{low} to {high} trials each"

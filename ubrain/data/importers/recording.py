@@ -1,6 +1,4 @@
-"""What an importer says about a subject: its trials, its voxels, its images, and how to read its
-responses.
-"""
+"""What an importer says about a subject: trials, voxels, images, and how to read responses."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -12,12 +10,21 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
-from ubrain.data.importers.read import PART_BYTES, let_go, natural, read_rgb, reading, rgb_shape
+from ubrain.crowd import reading
+from ubrain.data.importers.read import (
+    PART_BYTES,
+    SUFFIXES,
+    Folder,
+    let_go,
+    load_npy,
+    natural,
+    read_rgb,
+    rgb_shape,
+    spellings,
+)
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
-from ubrain.trials import NORMALISE
 
 T = TypeVar("T")
 # columns of the table of voxels that say where a voxel is
@@ -41,6 +48,8 @@ class Options:
     dtype : of the stored responses, "float16" or "float32".
     val_fraction : share of the images that are not test images, drawn by content, to hold out for
         validation; only where the dataset has no validation images of its own.
+    test_fraction : share of the images, drawn by content, to test on; only where the dataset has no
+        test images of its own.
     image_size : shrink images so that the shorter side has this many pixels; None: keep them as
         published.
     follow_links : read files that are links out of the dataset's folder, too.
@@ -55,6 +64,7 @@ class Options:
     dry_run: bool = False
     dtype: str = "float16"
     val_fraction: float = 0.05
+    test_fraction: float = 0.0
     image_size: int | None = None
     follow_links: bool = False
     normalise: str = "auto"
@@ -95,15 +105,15 @@ class Block:
 
 
 class Images(Protocol):
-    """Images of a dataset, numbered from 0. Only those that a trial refers to are read."""
+    """Images of a dataset, numbered from 0; as a rule only those that a trial shows are read."""
 
     ids: Sequence[str]
 
     def pixels(self, i: int) -> NDArray[np.uint8]:
-        """Image number i: (height, width, 3) or, grey, (height, width)."""
+        """Image number i: (height, width, 3)."""
 
     def split(self, i: int) -> str:
-        """train, val or test; or rest: train, of which some are drawn as val."""
+        """train, val or test; or rest: of those, some are drawn as val (and as test, if asked)."""
 
     def key(self, i: int) -> str:
         """Names of the photograph in public collections (`coco:420713 nsd:0`), or nothing."""
@@ -132,6 +142,9 @@ class ImageFiles:
     def __post_init__(self) -> None:
         self.ids = self.ids or [file.stem for file in self.files]
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """As RGB."""
         return read_rgb(self.files[i])
@@ -151,27 +164,128 @@ class ImageFiles:
 
 @dataclass
 class ImageArray:
-    """Images that are rows of an array (n, height, width[, 3]), in memory or mapped; other fields
-    as in `ImageFiles`.
+    """Images that are rows of an array (n, height, width[, 3]) uint8, in memory or mapped; `files`
+    are those it is in, other fields as in `ImageFiles`.
     """
 
     array: NDArray
     ids: Sequence[str]
     splits: Sequence[str] = ()
     keys: Sequence[str] = ()
+    files: Sequence[Path] = field(default=(), kw_only=True)
 
-    def pixels(self, i: int) -> NDArray[np.uint8]:
-        """Row i."""
-        pixels = np.array(self.array[i])
-        let_go(self.array)
-        return pixels
-
+    __len__ = ImageFiles.__len__
     split = ImageFiles.split
     key = ImageFiles.key
+
+    def pixels(self, i: int) -> NDArray[np.uint8]:
+        """Row i, as RGB."""
+        pixels = np.array(self.array[i])
+        let_go(self.array)
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+            raise UbrainError(
+                f"image {self.ids[i]!r}: expected (height, width[, 3]) uint8, got {pixels.shape}"
+                f" {pixels.dtype}"
+            )
+        grey = pixels.ndim == 2 or pixels.shape[2] == 1
+        return pixels.reshape(*pixels.shape[:2], 1).repeat(3, axis=2) if grey else pixels
 
     def shape(self, i: int) -> tuple[int, int]:
         """Of every row."""
         return self.array.shape[1], self.array.shape[2]
+
+
+ImageSource = ImageFiles | ImageArray
+
+
+def open_images(path: Path) -> ImageSource:
+    """Images of a folder, in natural order of their names, or of a .npy file (n, height, width[,
+    3]) uint8.
+
+    Raises
+    ------
+    UbrainError
+        If there are none, or the array has another shape or type.
+    """
+    if path.is_dir():
+        names = (f for f in path.iterdir() if not f.name.startswith("."))
+        files = [f for f in names if f.suffix.lower() in SUFFIXES]
+        files.sort(key=lambda f: natural(f.name))
+        if not files:
+            raise UbrainError(f"{path}: no images found (looked for {', '.join(sorted(SUFFIXES))})")
+        unique = len({f.stem for f in files}) == len(files)
+        return ImageFiles(files, [f.stem if unique else f.name for f in files])
+    if path.suffix != ".npy":
+        raise UbrainError(f"{path}: expected a folder of images or a .npy file")
+    array = load_npy(path)
+    if array.ndim not in (3, 4) or array.dtype != np.uint8 or array.shape[3:] not in ((), (3,)):
+        raise UbrainError(
+            f"{path}: expected images (n, height, width[, 3]) uint8 in 0..255, got {array.shape}"
+            f" {array.dtype}"
+        )
+    return ImageArray(array, [f"{path.stem}-{i:06d}" for i in range(len(array))], files=[path])
+
+
+class Pictures:
+    """Some pictures of a folder, found by name wherever they lie; upper and lower case are the
+    same.
+
+    Parameters
+    ----------
+    folder : with subfolders. Other pictures may be there, even all of ImageNet.
+    names : all that will be looked for, with or without suffixes.
+    """
+
+    def __init__(self, folder: Folder, names: Iterable[str]) -> None:
+        self.folder = folder
+        self._files: dict[str, list[Path]] = {}
+        for path in folder.pictures({spelling for name in names for spelling in spellings(name)}):
+            for spelling in spellings(path.name):
+                self._files.setdefault(spelling, []).append(path)
+
+    def find(self, *names: str, prefer: Sequence[str] = ()) -> Path | None:
+        """The picture that has the first of these names, with or without its suffix; None if there
+        is none.
+
+        Parameters
+        ----------
+        prefer : names of folders; if there are several such pictures, one below such a folder is
+            meant.
+
+        Raises
+        ------
+        UbrainError
+            If it is not clear which of several is meant.
+        """
+        folders = {folder.lower() for folder in prefer}
+        for name in names:
+            found = self._files.get(name.lower()) or self._files.get(Path(name).stem.lower(), [])
+            if len(found) > 1:
+                below = [p for p in found if folders & {part.lower() for part in p.parent.parts}]
+                found = below or found
+            if len(found) > 1:
+                raise UbrainError(
+                    f"{self.folder}: {name!r} is there twice, as {self.folder.name(found[0])} and"
+                    f" as {self.folder.name(found[1])}; name the right folder with --images"
+                )
+            if found:
+                return found[0]
+        return None
+
+
+def photograph_key(name: str) -> str:
+    """Name of a photograph in a public collection, from the name of its file: "coco:420713",
+    "imagenet:n01443537_22563".
+
+    Empty if the name is not one of theirs. COCO's are 000000420713.jpg (2017) and
+    COCO_train2014_000000420713.jpg (2014).
+    """
+    stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
+    if coco := re.fullmatch(r"(?:COCO_[a-z]+\d{4}_)?(\d{12})", stem, re.IGNORECASE):
+        return f"coco:{int(coco[1])}"
+    if imagenet := re.fullmatch(r"n(\d{8})_(\d+)", stem, re.IGNORECASE):
+        return f"imagenet:n{imagenet[1]}_{int(imagenet[2])}"
+    return ""
 
 
 @dataclass
@@ -195,6 +309,7 @@ class Recording:
         or none, as a rule because the published numbers are z-scored already; `account` says why.
     ceiling : what the ncsnr of `voxels` is.
     no_sessions : why the column session tells nothing, where that is so.
+    all_images : write images that no trial shows, too.
     """
 
     name: str
@@ -210,10 +325,10 @@ class Recording:
     normalise: str = "session"
     ceiling: str = "ncsnr as published"
     no_sessions: str = ""
+    all_images: bool = False
 
     def normalised(self, how: str) -> "Recording":
-        """The same recording, z-scored as asked: "auto" as it is, or per "session" or "run", or
-        "none".
+        """The same recording, z-scored per "session" or "run", or "none"; "auto": as it is.
 
         Raises
         ------
@@ -238,23 +353,30 @@ class Recording:
         return replace(self, normalise=how, account=[*self.account, said], ceiling=ceiling)
 
     def units(self) -> NDArray[np.int64]:
-        """Number, from 0, of the session (or run) within which each trial is z-scored:
-        (n_trials,).
-        """
+        """Number, from 0, of the session or run in which each trial is z-scored: (n_trials,)."""
         if self.normalise == "none":
             return np.zeros(len(self.trials), dtype=np.int64)
         columns = ["session", "run"] if self.normalise == "run" else ["session"]
         return self.trials.groupby(columns).ngroup().to_numpy(np.int64)
 
+    def shown(self) -> list[int]:
+        """Numbers of the images to write, in ascending order."""
+        if self.all_images:
+            return list(range(len(self.images.ids)))
+        numbers: list[int] = np.unique(self.trials["image"]).tolist()
+        return numbers
+
     @property
     def source(self) -> str:
         """Its name and its files, for messages."""
         files = list(dict.fromkeys(file.name for block in self.blocks for file in block.files))
-        return (
-            f"{self.name} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})"
-            if files
-            else self.name
-        )
+        listed = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+        return f"{self.name} ({listed})" if files else self.name
+
+    @property
+    def origin(self) -> str:
+        """Its name, dataset, scanner and space, for accounts."""
+        return f"{self.name} ({', '.join(filter(None, (self.dataset, self.scanner, self.space)))})"
 
     def place(self, row: int) -> str:
         """Where a voxel is, in words."""
@@ -274,13 +396,11 @@ def array_block(
 
     def read() -> Iterable[Part]:
         for start in range(0, n, step):
+            some = slice(start, start + step)
             with reading(files[0]) if files else nullcontext():
-                part = (
-                    values[start : start + step]
-                    if chosen is None
-                    else values[chosen[start : start + step]]
-                )
+                part = values[some] if chosen is None else values[chosen[some]]
             yield Part(part, start)
+            let_go(values)
 
     return Block(name, n, read, tuple(files))
 
@@ -340,23 +460,6 @@ def complete(
     return found
 
 
-def check_preparation(normalise: str, bad_voxels: str) -> None:
-    """Refuse options that do not exist."""
-    for name, value, allowed in (
-        ("normalise", normalise, ("auto", *NORMALISE)),
-        ("bad-voxels", bad_voxels, BAD_VOXELS),
-    ):
-        if value not in allowed:
-            raise UbrainError(
-                f"--{name} {value}: expected {', '.join(allowed[:-1])} or {allowed[-1]}"
-            )
-
-
-def kept_voxels(voxels: pd.DataFrame, good: NDArray[np.bool_]) -> pd.DataFrame:
-    """The table of the good voxels; `source_row` is the row that each has had among all."""
-    return voxels[good].assign(source_row=np.flatnonzero(good)).reset_index(drop=True)
-
-
 def parse_numbers(text: str) -> list[int]:
     """Numbers from "1-10,12"."""
     numbers: list[int] = []
@@ -366,33 +469,3 @@ def parse_numbers(text: str) -> list[int]:
             raise UbrainError(f"{text!r}: expected numbers such as 1-10,12")
         numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
     return sorted(set(numbers))
-
-
-def to_rgb(pixels: NDArray, image_id: str) -> NDArray[np.uint8]:
-    """(height, width, 3), from colour or grey."""
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise UbrainError(
-            f"image {image_id!r}: expected (height, width[, 3]) uint8, got {pixels.shape}"
-            f" {pixels.dtype}"
-        )
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    return pixels
-
-
-def shrunk(shape: tuple[int, int], shorter_side: int | None) -> tuple[int, int]:
-    """Height and width of an image after `shrink`."""
-    if shorter_side is None or min(shape) <= shorter_side:
-        return shape
-    scale = shorter_side / min(shape)
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
-
-
-def shrink(pixels: NDArray[np.uint8], shorter_side: int | None) -> NDArray[np.uint8]:
-    """Shrink an image, with antialiasing, so that its shorter side is `shorter_side`; smaller
-    images stay as they are.
-    """
-    height, width = shrunk((pixels.shape[0], pixels.shape[1]), shorter_side)
-    if (height, width) == pixels.shape[:2]:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
