@@ -17,20 +17,14 @@
 # %% [markdown]
 # # Start here
 #
-# A voxel of a brain scanner answers to images. An **image-to-fMRI encoder** predicts that answer. Such encoders used to
+# A voxel of a brain scanner responds to images. An **image-to-fMRI encoder** predicts that response. Such encoders used to
 # be trained for one subject at a time. *The Wisdom of a Crowd of Brains* (Beliy, Wasserman, Zalcher, Irani,
 # [arXiv 2406.12179](https://arxiv.org/abs/2406.12179)) trains one encoder for everybody: a voxel is a vector of a few
-# numbers, its **voxel embedding**, and everything else is shared by all voxels of all subjects.
+# numbers, its **voxel embedding**, and everything else is shared by all voxels of all subjects. What do the data look like, what
+# does the model do with an image, and how good is one prediction?
 #
-# This notebook shows the data, the model and one prediction. It takes about ten minutes to read. The default data are
-# a **simulated crowd**: rendered scenes seen by simulated brains, whose truth is known. Give `crowd` the path of a crowd
-# file to use recordings instead. It reproduces no figure of the paper; the notebooks after it do.
-#
-# Words: a **voxel** is a small cube of the brain, or a point of its surface, whose activity the scanner follows; its
-# **response** to an image is one number, given as z (0 is its mean, 1 a standard deviation). 7T, 3T and 4T are scanners, by
-# the strength of their magnet in tesla. **Areas** are parts of visual cortex: V1, V2, V3 and hV4 come early and see lines
-# and colours at one place of the image; others prefer faces (OFA, FFA), bodies (EBA, FBA), places (OPA, PPA, RSC) or words
-# (OWFA, VWFA).
+# The default data are a **simulated crowd**: rendered scenes seen by simulated brains, whose truth is known. Give `crowd` the
+# path of a crowd file to use recordings instead. This notebook reproduces no figure of the paper; those after it do.
 
 # %% tags=["parameters"]
 crowd = None
@@ -42,30 +36,38 @@ subjects = None
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 
 import ubrain
-from ubrain.data import doctor as check
+from ubrain import scores
+from ubrain.data import doctor
+from ubrain.predict import predict
 from ubrain.report import figures
 from ubrain.report.studies import receptive_fields
 
 lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
-lab.crowd
+
+# %% tags=["answer"]
+print(lab.answer())
 
 # %% [markdown]
 # ## What was shown, what was measured
 #
-# A subject saw images for training (train and val) and others for the test. The **noise ceiling** is the highest correlation
-# that any model can reach: a response is noisy, and averaging a few repeats removes only part of the noise. It is
-# computed from the repeats; where a file holds averages only, it is unknown. Of several datasets in the file, these are the
-# subjects of the largest; the others come in `02_crowd_of_datasets`.
+# A **voxel** is a small cube of the brain, or a point of its surface, whose activity the scanner follows; its **response** to
+# an image is one number, given as z (0 is its mean, 1 a standard deviation). 7T, 3T and 4T are scanners, by the strength of their
+# magnet in tesla. Subjects saw images for training (train and val) and others for the test. The **noise ceiling** is the highest
+# correlation that any model can reach: a response is noisy, and averaging a few repeats removes only part of the noise. It is computed
+# from the repeats; where a file holds averages only, it is unknown.
+
+# %%
+lab.crowd
 
 # %%
 table = lab.summary()
 for name, row in table.iterrows():
-    lab.record("voxels", row["voxels"], subject=name, unit="voxels")
-    lab.record(
-        "median_ceiling_r", row["median ceiling r"], subject=name, n=int(row["voxels"]), unit="r"
-    )
+    n, ceiling = int(row["voxels"]), row["median ceiling r"]
+    lab.record("voxels", n, subject=name, unit="voxels")
+    lab.record("median_ceiling_r", ceiling, subject=name, n=n, unit="r")
 table.round(3)
 
 # %% [markdown]
@@ -73,18 +75,22 @@ table.round(3)
 
 # %%
 first = lab.crowd[lab.subjects[0]]
-shown = first.images("train")[:8]
+shown = first.image_rows("train")[:8]
+pixels = lab.crowd.pixels(shown)
+print(len(pixels), "images, each (height, width, colours) =", pixels[0].shape)
 fig, axes = plt.subplots(1, len(shown), figsize=(12, 2.2))
-figures.images(axes, [lab.crowd.image(i) for i in shown], [str(i) for i in shown])
+figures.images(axes, pixels, list(lab.crowd.image_ids[shown]))
 lab.save(fig, "stimuli")
 
 # %% [markdown]
 # Responses are read through the crowd: z-scored per session, repeats averaged, only the rows and voxels that are asked for.
+# **Areas** are parts of visual cortex: V1, V2, V3 and hV4 come early and see lines and colours at one place of the image; others
+# prefer faces (OFA, FFA), bodies (EBA, FBA), places (OPA, PPA, RSC) or words (OWFA, VWFA).
 
 # %%
-responses = first.responses("test")
-print("(n_images, n_voxels) =", responses.shape)
-print("areas:", ", ".join(a for a in first.voxels["areas"].unique() if a) or "unknown")
+measured = first.responses("test")
+print("(n_images, n_voxels) =", measured.shape)
+first.voxels.head()
 
 # %% [markdown]
 # ## Is anything wrong with the file?
@@ -92,92 +98,103 @@ print("areas:", ", ".join(a for a in first.voxels["areas"].unique() if a) or "un
 # Between published files and a crowd file much can go wrong without an error: a test image that is also a training image,
 # under another name or resized; trials in another order than the responses, or shifted by one; a wrong scale; images
 # transposed or mirrored; one recording imported twice. The **doctor** looks for it, and says what to do. What to look for:
-# no error and no warning. A note says what these data cannot tell; it may name subjects of the other datasets in the file. Outside of notebooks it is `ubrain check FILE`, with exit
-# code 0 for nothing, 1 for warnings and 2 for errors.
+# no error and no warning. A note says what these data cannot tell.
 
 # %%
-findings = check.check(lab.crowd, seed)
-for level in check.LEVELS:
-    lab.record(
-        "findings of the doctor", sum(f.level == level for f in findings), level, unit="findings"
-    )
-print(check.report(findings).splitlines()[0])
+findings = doctor.check(lab.crowd, seed)
+for level in doctor.LEVELS:
+    n = sum(f.level == level for f in findings)
+    lab.record("findings of the doctor", n, level, unit="findings")
 pd.options.display.max_colwidth = None
-check.table(findings)[["level", "where", "what", "to_do"]]
+doctor.table(findings)[["level", "where", "what", "to_do"]]
 
 # %% [markdown]
-# ## What the model is
+# ## From an image to tokens
 #
-# 1. A **backbone**, trained on images only and frozen (in the small profiles EfficientNet-Lite0, trained on ImageNet; in the profile `paper`, as in the paper, DINOv2), turns an image into tokens (places) at several levels (depths).
-# 2. The voxel embedding asks every token "are you where I look?": **spatial attention**, one weighted mean per level.
-# 3. It asks every channel of every level "are you what I care about?": **functional attention**, a weighted sum.
-#
-# The sum is the predicted response. The embedding belongs to the voxel; the rest, here called shared, to everyone.
+# A **backbone**, trained on images only and frozen (in the small profiles EfficientNet-Lite0, trained on ImageNet; in the profile
+# `paper`, as in the paper, DINOv2), turns an image into tokens (places) at several levels (depths). Of the eight images above:
 
 # %%
-features = lab.features
+tokens = lab.source.tokens(shown, torch.device("cpu"))
+for number, level in enumerate(tokens):
+    print(f"level {number}: (n_images, n_tokens, n_channels) =", tuple(level.shape))
+
+# %% [markdown]
+# ## From tokens to a response
+#
+# 1. The voxel embedding asks every token "are you where I look?": **spatial attention**, one weighted mean per level.
+# 2. It asks every channel of every level "are you what I care about?": **functional attention**, a weighted sum.
+#
+# The sum is the predicted response. The embedding belongs to the voxel, all other weights to everyone. The encoder is trained on all
+# subjects once, and then taken from the cache:
+
+# %%
 encoder = lab.encoder(lab.subjects)
 shared = sum(p.numel() for p in encoder.shared_parameters())
 own = sum(e.numel() for e in encoder.embeddings.values())
 lab.record("shared_parameters", shared, "encoder, crowd", unit="numbers")
 lab.record("embedding_parameters", own, "encoder, crowd", unit="numbers")
-print(
-    f"{shared:,} shared numbers, and {encoder.config.embedding_size} for each of"
-    f" {own // encoder.config.embedding_size:,} voxels"
-)
-print(f"{len(features.widths)} levels of {features.n_tokens} tokens, widths {features.widths}")
+for s, embeddings in encoder.embeddings.items():
+    print(f"{s}: (n_voxels, embedding_size) =", tuple(embeddings.shape))
+print(f"{own:,} numbers in embeddings, {shared:,} shared")
 
 # %% [markdown]
-# ## One prediction
+# ## Predict, and score
 #
-# The test images were never shown to the encoder. What to look for: a cloud that rises to the right, or separate clouds, if
-# the voxel tells kinds of images apart (simulated scenes are textures, rooms or outdoor). The voxel is the one of the first subject that is
-# predicted best on the **val** images, so the test images had no part in choosing it, but it is no typical voxel: for that
-# there is the median.
+# The test images were never shown to the encoder. The score of a voxel is the correlation, over images, of its predicted with its
+# measured responses.
+
+# %%
+predicted = predict(encoder, lab.source, first.name, first.image_rows("test"))
+print("(n_images, n_voxels) =", predicted.shape)
+r = scores.correlation(predicted, measured)
+print("(n_voxels,) =", r.shape, f"median r = {np.nanmedian(r):.3f}")
+lab.record("median_r", np.nanmedian(r), "encoder, crowd", first.name, n=len(r), unit="r")
+
+# %% [markdown]
+# ## One voxel
+#
+# The voxel that is predicted best on the **val** images, so that the test images had no part in choosing it; it is no typical voxel.
+# What to look for: a cloud that rises to the right, or separate clouds, if the voxel tells kinds of images apart (simulated
+# scenes are textures, rooms or outdoor).
 
 # %%
 rows = first.image_rows("val")
-val_r = ubrain.scores.correlation(
-    ubrain.train.predict(encoder, lab.source, first.name, rows), first.responses("val")
-)
+val_r = scores.correlation(predict(encoder, lab.source, first.name, rows), first.responses("val"))
 voxel = int(np.nanargmax(val_r))
-predicted = lab.predict(encoder, first.name)
-r = ubrain.scores.correlation(predicted, responses)
-lab.record("voxel_r", r[voxel], "encoder, crowd", first.name, n=len(responses), unit="r")
-lab.record("median_r", np.nanmedian(r), "encoder, crowd", first.name, n=len(r), unit="r")
-print(
-    f"voxel {voxel}: r = {r[voxel]:.2f}; median over the {len(r)} voxels of {first.name}: r ="
-    f" {np.nanmedian(r):.2f}"
-)
-
-# %%
-fig, ax = plt.subplots(figsize=(4.6, 4))
+lab.record("voxel_r", r[voxel], "encoder, crowd", first.name, n=len(measured), unit="r")
 area = first.voxels["areas"].iloc[voxel] or "area unknown"
-figures.measured_against_predicted(
-    ax, responses[:, voxel], predicted[:, voxel], f"voxel {voxel} ({area}), r = {r[voxel]:.2f}"
-)
+title = f"voxel {voxel} ({area}), r = {r[voxel]:.2f}"
+fig, ax = plt.subplots(figsize=(4.6, 4))
+figures.measured_against_predicted(ax, measured[:, voxel], predicted[:, voxel], title)
 lab.save(fig, "one_voxel")
 
 # %% [markdown]
-# ## Where the voxel looks
+# ## Where a voxel looks
 #
-# Spatial attention on the four test images to which a voxel responds most, averaged over the levels. Bright is where the
-# tokens are read; every image has its own scale. The voxel is another one: of the tenth that is predicted best on the val
-# images, the one that looks at the smallest part of the image. What to look for: does the bright patch stay where it is,
-# whatever is shown? That is the voxel's receptive field; `06_receptive_fields` compares all voxels with the true ones. Not
-# every voxel looks somewhere: one that answers to the kind of scene reads the whole image.
+# Another voxel: of the tenth that is predicted best on the val images, the one that looks at the smallest part of the image. Its
+# spatial attention on the four test images to which it responds most:
 
 # %%
 voxel = receptive_fields.most_focused(lab, encoder, first.name, val_r)
-best = np.argsort(responses[:, voxel])[::-1][:4]
-image_rows = first.image_rows("test")[best]
-weights = lab.attention(encoder, first.name, voxel, image_rows)
-print(f"voxel {voxel}, area {first.voxels['areas'].iloc[voxel] or 'unknown'}")
+best = np.argsort(measured[:, voxel])[::-1][:4]
+rows = first.image_rows("test")[best]
+with torch.inference_mode():
+    embedding = encoder.subject(first.name)[[voxel]]
+    attention = encoder.attention(lab.source.tokens(rows, embedding.device), embedding).cpu()
+print("(n_levels, n_images, n_voxels, n_tokens) =", tuple(attention.shape))
+
+# %% [markdown]
+# Averaged over the levels. Bright is where the tokens are read; every image has its own scale. What to look for: does the bright patch
+# stay where it is, whatever is shown? That is the voxel's receptive field; `06_receptive_fields` compares all voxels with the
+# true ones. Not every voxel looks somewhere: one that responds to the kind of scene reads the whole image.
+
+# %%
+weights, pixels = attention.mean(0)[:, 0], lab.crowd.pixels(rows)  # weights (n_images, n_tokens)
 fig, axes = plt.subplots(1, 4, figsize=(10, 3.4))
-for ax, image, w, z in zip(
-    axes, lab.crowd.image_ids[image_rows], weights, responses[best, voxel], strict=True
-):
-    figures.attention(ax, lab.crowd.image(image), w, f"{image}\nmeasured z = {z:.1f}")
+for i, ax in enumerate(axes):
+    title = f"{lab.crowd.image_ids[rows[i]]}\nmeasured z = {measured[best[i], voxel]:.1f}"
+    figures.attention(ax, pixels[i], weights[i], title)
 lab.save(fig, "attention")
 
 # %% [markdown]
@@ -194,7 +211,12 @@ lab.save(fig, "attention")
 # | `07_ablations` | What happens without each part of the encoder, or with a smaller embedding? |
 # | `08_your_brain` | All of it with recordings of your own. |
 #
-# The numbers of this notebook, as they go into its JSON:
+# ## With care
+#
+# - Of several datasets in the file, these are the subjects of the largest; the others come in `02_crowd_of_datasets`. A note of the
+#   doctor may name subjects of any dataset.
+# - Outside of notebooks the doctor is `ubrain check FILE`, with exit code 0 for nothing, 1 for warnings and 2 for errors.
+# - Nothing here says whether the crowd helped: this is one encoder. `01_crowd_gains` compares.
 
 # %%
 lab.finish()

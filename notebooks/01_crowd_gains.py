@@ -17,10 +17,10 @@
 # %% [markdown]
 # # A crowd of subjects improves each one (Fig. 4)
 #
-# **Claim of the paper.** One encoder trained on all subjects predicts each subject better than an encoder trained on
-# that subject alone, although no two subjects share a voxel, and they may have seen different images.
+# No two subjects share a voxel, and they may have seen different images. Can one encoder trained on all of them still predict
+# each subject better than an encoder trained on that subject alone? The paper says so.
 #
-# **What is compared**, on the same features, split and test images:
+# Four models get the same features, split and test images:
 #
 # | condition | what it is |
 # |---|---|
@@ -28,8 +28,6 @@
 # | factorised, one subject | each voxel has a place and features of its own; the kind of network used before |
 # | encoder, one subject | the universal encoder, trained on one subject |
 # | encoder, crowd | the universal encoder, trained on all subjects |
-#
-# All single-subject models are given the same images; ridge also trains on the val images, which the others hold out.
 
 # %% tags=["parameters"]
 crowd = None
@@ -39,41 +37,97 @@ subjects = None
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 
 import ubrain
+from ubrain import scores
+from ubrain.analysis import baselines
+from ubrain.predict import predict
 from ubrain.report import figures
 from ubrain.report.lab import ALONE, CROWD, FACTORISED, RIDGE
+from ubrain.report.studies import scoring
 
 lab = ubrain.Lab("01_crowd_gains", crowd, profile, seed, subjects)
+
+# %% tags=["answer"]
+print(lab.answer())
+
+# %% [markdown]
+# ## Load
+#
+# Each subject has images and voxels of its own. The features are the tokens that the frozen backbone makes of an image.
+
+# %%
 lab.summary().round(3)
 
-# %% [markdown]
-# ## Fit everything
-#
-# Every training of the encoder gets at least the same number of steps (`min_steps` of the profile), and the weights of
-# the epoch that is best on the val images. So the crowd's gain is not one of training longer; it includes, as it should,
-# that the shared weights see more images. Trainings are cached: a second run with the same data, settings and code
-# loads them.
-
 # %%
-predictions = {RIDGE: lab.ridge(), FACTORISED: lab.factorised()}
-lab.choices
-
-# %%
-predictions[ALONE] = lab.alone()
-predictions[CROWD] = lab.predict_each(lab.encoder(lab.subjects))
+test = {s: lab.crowd[s].image_rows("test") for s in lab.subjects}
+measured = {s: lab.crowd[s].responses("test") for s in lab.subjects}
+first = lab.subjects[0]
+train = lab.crowd[first].responses("train")
+print(f"{first}, train: (n_images, n_voxels) =", train.shape)
+print(f"{first}, test:  (n_images, n_voxels) =", measured[first].shape)
+print("features: (n_images, n_tokens, n_channels) =", lab.features.read(test[first]).shape)
 
 # %% [markdown]
-# ## Scores
+# ## Fit each subject alone
 #
-# `median_r`: median over voxels of the correlation between predicted and measured responses to the test images, with a
-# 95 % bootstrap interval over images and voxels. `median_r2`: median of 1 − (squared error) / (variance), which also punishes
-# a wrong scale. `noise_normalised`: median of r² divided by the noise ceiling.
+# First what the encoder has to beat. Ridge and the factorised readout choose their settings on images that are not test images:
+
+# %%
+ridge, factorised = {}, {}
+for s in lab.subjects:
+    data = (lab.crowd[s], lab.features, lab.profile.baselines, seed)
+    ridge[s], factorised[s] = baselines.ridge(*data), baselines.factorised(*data)
+fitted = {RIDGE: ridge, FACTORISED: factorised}
+pd.DataFrame({c: {s: f.chosen for s, f in by.items()} for c, by in fitted.items()})
+
+# %% [markdown]
+# Then the encoder itself, one training per subject. Trainings are cached: a second run with the same data, settings and
+# version loads them.
+
+# %%
+predictions = {c: {s: f.predicted for s, f in by.items()} for c, by in fitted.items()}
+predictions[ALONE] = {}
+for s in lab.subjects:
+    encoder = lab.encoder([s])
+    predictions[ALONE][s] = predict(encoder, lab.source, s, test[s])
+print("predicted: (n_images, n_voxels) =", predictions[ALONE][first].shape)
+
+# %% [markdown]
+# ## Fit the crowd
+#
+# One encoder for all subjects. Only the embeddings belong to a subject; everything else learns from everybody's images.
+
+# %%
+encoder = lab.encoder(lab.subjects)
+predictions[CROWD] = {s: predict(encoder, lab.source, s, test[s]) for s in lab.subjects}
+for s, embeddings in encoder.embeddings.items():
+    print(f"{s}: (n_voxels, embedding_size) =", tuple(embeddings.shape))
+
+# %% [markdown]
+# ## Score one subject
+#
+# Two scores carry this notebook: for each voxel, the correlation of its predicted with its measured responses; and for each image, its
+# rank when the measured response searches the predicted responses of all test images (0: found first).
+
+# %%
+for condition in (ALONE, CROWD):
+    r = scores.correlation(predictions[condition][first], measured[first])  # (n_voxels,)
+    ranks = scores.retrieval_ranks(predictions[condition][first], measured[first])  # (n_images,)
+    print(f"{condition}, {first}: median r {np.nanmedian(r):.3f} over {len(r)} voxels;", end=" ")
+    print(f"{(ranks == 0).sum()} of {len(ranks)} images found first")
+
+# %% [markdown]
+# ## Score everybody
+#
+# `median_r` (with a 95 % bootstrap interval over images and voxels) and `top1` are the two scores above. `median_r2`: median of
+# 1 − (squared error) / (variance), which also punishes a wrong scale. `noise_normalised`: median of r² divided by the noise ceiling.
 # `significant`: share of voxels whose correlation is above chance (permutation of images, false discovery rate 5 %).
-# `top1`, `top5`: share of measured responses that find their image among all test images by predicted response.
 
 # %%
-table = lab.score_table(predictions)
+table = scoring.score_table(lab, predictions)
 table.round(3)
 
 # %% [markdown]
@@ -82,32 +136,28 @@ table.round(3)
 # that noise allows?
 
 # %%
+r = scoring.voxel_r(lab, predictions)
 fig, ax = plt.subplots(figsize=(10, 4.2))
-figures.voxel_quartiles(ax, lab.voxel_r(predictions), {s: lab.ceiling_r(s) for s in lab.subjects})
+figures.voxel_quartiles(ax, r, {s: lab.ceiling_r(s) for s in lab.subjects})
 lab.save(fig, "voxel_correlation")
 
 # %% [markdown]
 # ## Is the gain real?
 #
-# Paired: each resample of images and voxels scores both models. A gain counts if its interval lies above 0. The
-# intervals cover the choice of images and voxels; they do not cover the seed of a training: repeat with another `seed`.
+# Paired: each resample of images and voxels scores both models. A gain counts if its interval lies above 0 (`low` > 0).
 
 # %%
-gains = lab.gain_table(predictions, CROWD, over=(ALONE, RIDGE, FACTORISED))
-for other, rows in gains.groupby("over", sort=False):
-    print(
-        f"crowd − {other}: median gain {rows['gain'].median():+.3f}, "
-        f"interval above 0 in {(rows['low'] > 0).sum()} of {len(rows)} subjects; "
-        f"not above in: {', '.join(rows['subject'][rows['low'] <= 0]) or 'none'}"
-    )
+gains = scoring.gain_table(lab, predictions, CROWD, over=(ALONE, RIDGE, FACTORISED))
+gains["above 0"] = gains["low"] > 0
+follows = gains[gains["over"] == ALONE]["above 0"]
+lab.record("claim_holds", follows.mean(), f"{CROWD} − {ALONE}", n=len(follows), unit="share")
 gains.round(3)
 
 # %% [markdown]
 # ## Retrieval
 #
-# A measured response searches the predicted responses of all test images, the gallery. The dotted line is chance; it
-# depends on the size of the gallery, which stands below each subject and is recorded with every number. What to look for:
-# green above orange and grey, in every subject?
+# The gallery is all test images. The dotted line is chance; it depends on the size of the gallery, which stands below each subject.
+# What to look for: green above orange and grey, in every subject?
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
@@ -122,7 +172,7 @@ lab.save(fig, "retrieval")
 # right end suggest that more subjects would help more.
 
 # %%
-growth = lab.growth()
+growth = scoring.growth(lab)
 fig, ax = plt.subplots(figsize=(6, 4))
 figures.growth(ax, growth)
 lab.save(fig, "growth")
@@ -130,26 +180,26 @@ lab.save(fig, "growth")
 # %% [markdown]
 # ## Which areas gain?
 #
-# Median over all voxels of an area, of all subjects together, without intervals. What to look
-# for: areas where the green dot is not above the grey one. There, a linear readout does as well as the crowd; by how little, is
-# printed, and without an interval a small difference tells nothing.
+# Median over all voxels of an area, of all subjects together, without intervals. What to look for: areas where the green dot is
+# not above the grey one. There, a linear readout does as well as the crowd.
 
 # %%
-by_area = lab.area_table(predictions)
-wide = by_area.pivot(index="area", columns="condition", values="median_r")
-for other in (RIDGE, ALONE) if len(wide) else ():
-    behind = (wide[CROWD] - wide[other])[wide[CROWD] <= wide[other]]
-    print(
-        f"{CROWD} is not above {other} in:",
-        ", ".join(f"{a} ({d:+.3f})" for a, d in behind.items()) or "no area",
-    )
+by_area = scoring.area_table(lab, predictions)
 fig, ax = plt.subplots(figsize=(9, 4))
-(
+if len(by_area):
     figures.areas(ax, by_area)
-    if len(by_area)
-    else figures.text_only(ax, "this crowd file names no areas")
-)
+else:
+    figures.text_only(ax, "this crowd file names no areas")
 lab.save(fig, "areas")
+
+# %% [markdown]
+# The areas where the crowd gains least over ridge; a difference this small, without an interval, says nothing.
+
+# %%
+wide = by_area.pivot(index="area", columns="condition", values="median_r")
+wide = wide.reindex(columns=predictions)
+wide["crowd − ridge"] = wide[CROWD] - wide[RIDGE]
+wide.sort_values("crowd − ridge").head(5).round(3)
 
 # %% [markdown]
 # ## Where on the cortex does the gain sit?
@@ -158,8 +208,7 @@ lab.save(fig, "areas")
 # predicts better. What to look for: is the red everywhere, or in some areas only?
 
 # %%
-r = lab.voxel_r({c: predictions[c] for c in (ALONE, CROWD)})
-gain, voxels = lab.pool(r, CROWD, ALONE)
+gain, voxels = scoring.on_surface(lab, {s: r[CROWD][s] - r[ALONE][s] for s in lab.subjects})
 fig = figures.cortex(gain, voxels, "gain in r: crowd − alone", limit=0.15)
 lab.save(fig, "cortex")
 
@@ -170,22 +219,22 @@ lab.save(fig, "cortex")
 # What to look for: the same order of the conditions, and higher correlations than with the measured responses.
 
 # %%
-truth = lab.truth_table(predictions)
+truth = scoring.truth_table(lab, predictions)
 fig, ax = plt.subplots(figsize=(5.6, 4.2))
-(
+if len(truth):
     figures.truth(ax, truth)
-    if len(truth)
-    else figures.text_only(ax, "real recordings: the truth is unknown")
-)
+else:
+    figures.text_only(ax, "real recordings: the truth is unknown")
 lab.save(fig, "truth")
 
 # %% [markdown]
-# ## What came out
+# ## With care
 #
-# The statement is made from the recorded numbers, whatever they are:
+# - Every training of the encoder gets at least the same number of steps (`min_steps` of the profile), and the weights of the epoch
+#   that is best on the val images. So the crowd's gain is not one of training longer; it includes, as it should, that the shared
+#   weights see more images.
+# - Ridge also trains on the val images, which the others hold out.
+# - The intervals cover the choice of images and voxels, not the seed of a training: repeat with another `seed`.
 
 # %%
-print(lab.verdict(gains, table))
-
-# %%
-lab.finish().head(12)
+lab.finish()

@@ -17,12 +17,9 @@
 # %% [markdown]
 # # Which image did the subject see? (Figs. 3 and 4b)
 #
-# **Claim of the paper.** The encoder predicts responses so well that a measured response tells which of many images was
-# shown: it is compared with the predicted responses of all images of a **gallery**, and the most similar one is named.
-#
-# Similarity is the correlation across voxels, after each voxel's prediction is centred over the gallery. A measured
-# response is a **query**; it is a hit (top-1) if its own image comes first, and a top-5 hit if it is among the first
-# five. All intervals are 95 % bootstrap intervals over images; they hold for these subjects and this training.
+# Does the encoder predict responses so well that a measured response tells which of many images was shown? The paper says so. A
+# measured response, the **query**, is compared with the predicted responses of all images of a **gallery**; it is a hit (top-1)
+# if its own image is the most similar one, and a top-5 hit if it is among the first five.
 
 # %% tags=["parameters"]
 crowd = None
@@ -38,22 +35,51 @@ area_voxels = 10
 import matplotlib.pyplot as plt
 
 import ubrain
+from ubrain import scores
 from ubrain.report import figures
 from ubrain.report.lab import ALONE, CROWD
 from ubrain.report.studies import retrieval as study
+from ubrain.report.studies import scoring
 
 lab = ubrain.Lab("04_retrieval", crowd, profile, seed, subjects)
-lab.summary().round(3)
+
+# %% tags=["answer"]
+print(lab.answer())
 
 # %% [markdown]
-# The encoder of the crowd, and for comparison one trained on each subject alone (the same as in `01_crowd_gains`):
+# ## Load and fit
+#
+# The encoder of the crowd, and for comparison one trained on each subject alone (the same as in `01_crowd_gains`).
+
+# %%
+lab.summary().round(3)
 
 # %%
 encoder = lab.encoder(lab.subjects)
-predictions = {ALONE: lab.alone(), CROWD: lab.predict_each(encoder)}
-subject = lab.crowd[lab.subjects[0]]
-measured, predicted = lab.measured(subject.name), predictions[CROWD][subject.name]
-images = subject.images("test")
+predictions = {
+    ALONE: {s: lab.predict(lab.encoder([s]), s) for s in lab.subjects},
+    CROWD: {s: lab.predict(encoder, s) for s in lab.subjects},
+}
+first = lab.subjects[0]
+measured, predicted = lab.measured(first), predictions[CROWD][first]
+print("measured:  (n_images, n_voxels) =", measured.shape)
+print("predicted: (n_images, n_voxels) =", predicted.shape)
+
+# %% [markdown]
+# ## One search
+#
+# Each voxel's prediction is centred over the gallery; then similarity is the correlation across voxels of a measured response with the
+# predictions for every image. Row: the query; column: the image. On the diagonal a response meets the prediction for its own image.
+
+# %%
+similarity = study.Search(predicted, measured).similarity()
+print("(n_queries, n_gallery) =", similarity.shape)
+own, best = similarity[0, 0], similarity[0].argmax()
+print(
+    f"query 0: r = {own:.2f} with its own image; best: image {best}, r = {similarity[0].max():.2f}"
+)
+ranks = scores.retrieval_ranks(predicted, measured)  # 0 is best
+print(f"{first}: {(ranks == 0).sum()} of {len(ranks)} queries find their image first")
 
 # %% [markdown]
 # ## Measured and predicted responses on the cortex
@@ -68,67 +94,49 @@ images = subject.images("test")
 # %%
 graded = study.graded_images(predicted, measured)
 for row in graded.itertuples():
-    lab.record(
-        "pattern_r",
-        row.r,
-        f"{CROWD}, {row.grade} image",
-        subject.name,
-        n=measured.shape[1],
-        unit="r",
-    )
+    condition = f"{CROWD}, {row.grade} image"
+    lab.record("pattern_r", row.r, condition, first, n=measured.shape[1], unit="r")
+graded.round(3)
+
+# %%
+images = lab.crowd[first].images("test")
 titles = [
     f"{g.grade} of {len(images)} images\n{images[g.row]}, r = {g.r:.2f}"
     for g in graded.itertuples()
 ]
 maps = {"measured": measured[graded["row"]], "predicted": predicted[graded["row"]]}
 pixels = [lab.crowd.image(images[i]) for i in graded["row"]]
-fig = figures.responses_on_cortex(pixels, titles, maps, study.places(subject))
+fig = figures.responses_on_cortex(pixels, titles, maps, scoring.places(lab, first))
 lab.save(fig, "cortex")
 
 # %% [markdown]
-# ## Five images for a response: hits
+# ## Five images for a response: hits and misses
 #
-# Queries of the first subject, drawn at random (with `seed`) among those that find their image first. Left: the image
-# that was shown. Then the five images whose predicted responses are most similar, with that similarity; the green frame
-# is the image shown. What to look for: are the runners-up like the image shown?
+# Queries of the first subject, drawn at random (with `seed`): first among those that find their image first, then among those that
+# do not. Left: the image that was shown. Then the five images whose predicted responses are most similar, with that similarity; the
+# green frame is the image shown. What to look for: are the runners-up like the image shown? And where a response is taken for that of
+# another image, how far down is the right one?
 
 # %%
-hits = study.examples(lab, predicted, subject.name, n_examples, hit=True)
-fig = figures.retrieved(
-    [lab.crowd.image(images[e.query]) for e in hits],
-    [[lab.crowd.image(images[i]) for i in e.found] for e in hits],
-    [f"shown\nfound as number {e.rank + 1}" for e in hits],
-    [e.found == e.query for e in hits],
-    [[f"r = {r:.2f}" for r in e.similarity] for e in hits],
-)
-lab.save(fig, "hits")
-
-# %% [markdown]
-# ## ... and misses
-#
-# Drawn at random in the same way, among the queries that do not find their image first. What to look for: where a
-# response is taken for that of another image, is the other one similar? And how far down is the right one?
-
-# %%
-misses = study.examples(lab, predicted, subject.name, n_examples, hit=False)
-fig = figures.retrieved(
-    [lab.crowd.image(images[e.query]) for e in misses],
-    [[lab.crowd.image(images[i]) for i in e.found] for e in misses],
-    [f"shown\nfound as number {e.rank + 1}" for e in misses],
-    [e.found == e.query for e in misses],
-    [[f"r = {r:.2f}" for r in e.similarity] for e in misses],
-)
-lab.save(fig, "misses")
+for name, hit in (("hits", True), ("misses", False)):
+    drawn = study.examples(lab, predicted, first, n_examples, hit)
+    fig = figures.retrieved(
+        [lab.crowd.image(images[e.query]) for e in drawn],
+        [[lab.crowd.image(images[i]) for i in e.found] for e in drawn],
+        [f"shown\nfound as number {e.rank + 1}" for e in drawn],
+        [e.found == e.query for e in drawn],
+        [[f"r = {r:.2f}" for r in e.similarity] for e in drawn],
+    )
+    lab.save(fig, name)
 
 # %% [markdown]
 # ## How often?
 #
-# Among all test images. The row `all` is the mean of the subjects (the README's scoreboard gives their median). What to look for: green above orange for each
-# subject, and both far above the dotted line, which is chance.
+# Among all test images. The row `all` is the mean of the subjects (the README's scoreboard gives their median). What to look for:
+# green above orange for each subject, and both far above the dotted line, which is chance.
 
 # %%
 table = study.table(lab, predictions)
-gains = study.gains(lab, predictions, CROWD, ALONE)
 table.round(3)
 
 # %%
@@ -136,6 +144,12 @@ fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
 figures.retrieval(axes[0], table, 1)
 figures.retrieval(axes[1], table, 5).get_legend().remove()
 lab.save(fig, "retrieval")
+
+# %% [markdown]
+# The gain of the crowd over each subject alone, as a share of the images, paired:
+
+# %%
+study.gains(lab, predictions, CROWD, ALONE).round(3)
 
 # %% [markdown]
 # ## Among how many?
@@ -172,11 +186,10 @@ lab.save(fig, "voxels")
 # %%
 by_area = study.area_table(lab, predictions[CROWD], area_voxels)
 fig, ax = plt.subplots(figsize=(10, 4.2))
-(
+if len(by_area):
     figures.hits_by_area(ax, by_area, 1)
-    if len(by_area)
-    else figures.text_only(ax, "no area is named, or none has enough voxels")
-)
+else:
+    figures.text_only(ax, "no area is named, or none has enough voxels")
 lab.save(fig, "areas")
 
 # %% [markdown]
@@ -191,10 +204,8 @@ lab.save(fig, "areas")
 # | wrong voxels, any area | a random voxel of the same subject |
 # | mean response | itself, but the mean of its train responses for every image |
 #
-# No voxel belongs to two subjects, so "another subject" goes by area: it keeps what an area has in common in all
-# subjects, and is no test of pure chance. What to look for: a drop from the first column to those of the same area, which
-# stay above chance as far as voxels of an area prefer the same; wrong voxels of any area near chance; the mean response
-# finds nothing at all, because a tie counts as a miss.
+# What to look for: a drop from the first column to those of the same area, which stay above chance as far as voxels of an area
+# prefer the same; wrong voxels of any area near chance; the mean response finds nothing at all, because a tie counts as a miss.
 
 # %%
 controls = study.control_table(lab, encoder, predictions[CROWD])
@@ -203,12 +214,11 @@ figures.controls(ax, controls, 1)
 lab.save(fig, "controls")
 
 # %% [markdown]
-# ## What came out
+# ## With care
 #
-# The statements are made from the recorded numbers, whatever they are:
+# - All intervals are 95 % bootstrap intervals over images; they hold for these subjects and this training.
+# - No voxel belongs to two subjects, so "another subject" goes by area: it keeps what an area has in common in all subjects, and is
+#   no test of pure chance. Controls that need areas or several subjects are left out where there are none.
 
 # %%
-print(study.verdict(table, gains, gallery, voxels, by_area, controls))
-
-# %%
-lab.finish().head(12)
+lab.finish()

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from ubrain import scores
@@ -103,7 +102,7 @@ def test_smaller_galleries_are_easier_and_the_last_is_all_images(lab, perfect):
 
 def test_galleries_of_noise_are_at_chance(lab, noise, monkeypatch):
     monkeypatch.setattr(lab, "profile", replace(lab.profile, retrieval=RetrievalConfig(draws=40)))
-    rates = study._drawn_galleries(lab, study.Search(noise["S1"], lab.measured("S1")), 5)
+    rates = study.drawn_galleries(lab, study.Search(noise["S1"], lab.measured("S1")), 5)
     assert rates[:, 0].mean() == pytest.approx(0.2, abs=0.05)
     assert (rates[:, 1] == 1).all()  # the five best of five
 
@@ -111,14 +110,15 @@ def test_galleries_of_noise_are_at_chance(lab, noise, monkeypatch):
 def test_the_best_voxels_are_chosen_by_the_val_images(lab, perfect, monkeypatch):
     n = lab.crowd["S1"].n_voxels
     val_r = np.linspace(-1, 1, n)
-    monkeypatch.setattr(study.predict, "correlate", lambda encoder, source, subject, rows: val_r)
+    monkeypatch.setattr(study.predict, "Predictor", lambda encoder, subject: None)
+    monkeypatch.setattr(study.predict, "correlate", lambda predictor, source, subject, rows: val_r)
     monkeypatch.setattr(Lab, "source", None)
-    assert list(study._best_on_val(lab, None, "S1")[:3]) == [n - 1, n - 2, n - 3]
+    assert list(study.best_on_val(lab, None, "S1")[:3]) == [n - 1, n - 2, n - 3]
 
 
 def test_voxels_are_counted_and_all_of_them_give_the_whole(lab, perfect, monkeypatch):
     monkeypatch.setattr(
-        study, "_best_on_val", lambda lab, encoder, s: np.arange(lab.crowd[s].n_voxels)
+        study, "best_on_val", lambda lab, encoder, s: np.arange(lab.crowd[s].n_voxels)
     )
     curve = study.voxel_curve(lab, None, perfect, [5, 20, 10**6])
     least = min(lab.crowd[s].n_voxels for s in lab.subjects)
@@ -165,17 +165,16 @@ def test_controls_that_need_areas_are_left_out_without_them(lab, perfect, monkey
     table = study.control_table(lab, None, perfect)
     assert set(table["control"]) == {study.OWN, study.ANY_VOXEL, study.MEAN}
     assert not len(study.area_table(lab, perfect, 5))
-    assert "not shown here" in study._control_words(table)[-1]
 
 
 def test_voxels_are_exchanged_within_their_label_only():
     predicted = np.arange(12.0)[None].repeat(2, axis=0)
     labels = np.array(["a"] * 6 + ["b"] * 6)
     rng = np.random.default_rng(0)
-    mine = study._exchanged(predicted, labels, labels, rng)[0]
+    mine = study.exchanged(predicted, labels, labels, rng)[0]
     assert sorted(mine[:6]) == list(range(6))
     assert list(mine[:6]) != list(range(6))
-    theirs = study._exchanged(predicted, labels, np.array(["b", "c", "a"]), rng)[0]
+    theirs = study.exchanged(predicted, labels, np.array(["b", "c", "a"]), rng)[0]
     assert theirs[0] >= 6 > theirs[2]
     assert np.isnan(theirs[1])
 
@@ -205,35 +204,5 @@ def test_graded_images_are_the_best_the_middle_and_the_worst():
 def test_the_mean_train_response_is_that_of_the_responses(lab):
     subject = lab.crowd["S1"]
     np.testing.assert_allclose(
-        study._train_mean(subject, batch=7), subject.responses("train").mean(0), atol=1e-5
+        study.train_mean(subject, batch=7), subject.responses("train").mean(0), atol=1e-5
     )
-
-
-def test_the_verdict_says_when_a_claim_does_not_show(lab, perfect, noise, monkeypatch):
-    monkeypatch.setattr(
-        study, "_best_on_val", lambda lab, encoder, s: np.arange(lab.crowd[s].n_voxels)
-    )
-    predictions = {ALONE: perfect, CROWD: noise}
-    parts = [study.table(lab, predictions), study.gains(lab, predictions, CROWD, ALONE)]
-    parts += [
-        study.gallery_curve(lab, predictions, [10]),
-        study.voxel_curve(lab, None, noise, [10]),
-        pd.DataFrame(),
-    ]
-    controls = pd.DataFrame(
-        [
-            {
-                "control": study.ANY_VOXEL,
-                "subject": "all",
-                "gallery": 30,
-                "top1": 0.2,
-                "top1_low": 0.1,
-                "top1_high": 0.3,
-            }
-        ]
-    )
-    text = study.verdict(*parts, controls)
-    assert "interval above 0 in 0 of 3 subjects" in text
-    assert "areas: this crowd file names none" in text
-    assert "the claim, a response tells which image was seen, shows in 0 of 3 subjects" in text
-    assert f"{study.ANY_VOXEL}: top-1 20.0 % [10.0, 30.0], above chance (3.3 %)" in text

@@ -4,6 +4,7 @@ predicts for them?
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from ubrain import predict, scores
 from ubrain.analysis import stats
 from ubrain.crowd import Subject
 from ubrain.model import UniversalEncoder
-from ubrain.report.lab import CROWD, Lab, Predictions
+from ubrain.report.lab import CROWD, Lab
+from ubrain.report.studies.scoring import Predictions
 
 KS = (1, 5)
 AT_RANDOM, BY_VAL = "chosen at random", "best on the val images"
@@ -27,9 +29,8 @@ OWN, SAME_AREA, OTHER_SUBJECT, ANY_VOXEL, MEAN = CONTROLS = (
     "mean response",
 )
 Array = NDArray[np.float64]
-Found = Mapping[
-    str, Array
-]  # subject -> (n_images, len(KS)): how often each image was found among the k best
+# subject -> (n_images, len(KS)): how often each image was found among the k best
+Found = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,8 @@ def table(lab: Lab, predictions: Predictions) -> pd.DataFrame:
     """
     rows = []
     for condition, by_subject in predictions.items():
-        found = {
-            s: _hits(scores.retrieval_ranks(p, lab.measured(s))) for s, p in by_subject.items()
-        }
-        rows += _rows(lab, found, condition)
+        found = {s: hits(p, lab.measured(s)) for s, p in by_subject.items()}
+        rows += summarise(lab, found, condition)
     return pd.DataFrame(rows)
 
 
@@ -111,13 +110,11 @@ def gains(lab: Lab, predictions: Predictions, of: str, over: str) -> pd.DataFram
     """Paired gain in top-1 and top-5 of one condition over another, for each subject and their
     mean; recorded.
     """
-    hits = [
-        {s: _hits(scores.retrieval_ranks(p, lab.measured(s))) for s, p in predictions[c].items()}
-        for c in (of, over)
-    ]
-    return pd.DataFrame(
-        _rows(lab, {s: hits[0][s] - hits[1][s] for s in hits[0]}, f"{of} − {over}", "gain_top{k}")
-    )
+    found = {}
+    for s in predictions[of]:
+        measured = lab.measured(s)
+        found[s] = hits(predictions[of][s], measured) - hits(predictions[over][s], measured)
+    return pd.DataFrame(summarise(lab, found, f"{of} − {over}", "gain_top{k}"))
 
 
 def gallery_curve(lab: Lab, predictions: Predictions, sizes: Sequence[int]) -> pd.DataFrame:
@@ -137,10 +134,9 @@ def gallery_curve(lab: Lab, predictions: Predictions, sizes: Sequence[int]) -> p
     for condition, by_subject in predictions.items():
         searches = {s: Search(p, lab.measured(s)) for s, p in by_subject.items()}
         for size in [n for n in sizes if n < least] + [least]:
-            found = {s: _drawn_galleries(lab, search, size) for s, search in searches.items()}
-            rows += _rows(
-                lab, found, condition, f"top{{k}} of {size} images", gallery=size, line=condition
-            )
+            found = {s: drawn_galleries(lab, search, size) for s, search in searches.items()}
+            name, columns = f"top{{k}} of {size} images", {"gallery": size, "line": condition}
+            rows += summarise(lab, found, condition, name, **columns)
     return pd.DataFrame(rows)
 
 
@@ -159,22 +155,16 @@ def voxel_curve(
     """
     rows = []
     least = min(lab.crowd[s].n_voxels for s in lab.subjects)
-    order = {s: _best_on_val(lab, encoder, s) for s in lab.subjects}
+    best = {s: best_on_val(lab, encoder, s) for s in lab.subjects}
     measured = {s: lab.measured(s) for s in lab.subjects}
     for count in [n for n in counts if n < least] + [least]:
-        random = {
-            s: _drawn_voxels(lab, p, measured[s], np.arange(p.shape[1]), count)
-            for s, p in predicted.items()
-        }
-        best = {
-            s: _hits(
-                scores.retrieval_ranks(p[:, order[s][:count]], measured[s][:, order[s][:count]])
-            )
-            for s, p in predicted.items()
-        }
-        for line, found in ((AT_RANDOM, random), (BY_VAL, best)):
+        by_val, random = {}, {}
+        for s, p in predicted.items():
+            random[s] = drawn_voxels(lab, p, measured[s], np.arange(p.shape[1]), count)
+            by_val[s] = hits(p[:, best[s][:count]], measured[s][:, best[s][:count]])
+        for line, found in ((AT_RANDOM, random), (BY_VAL, by_val)):
             name = f"top{{k}} with {count} voxels {line}"
-            rows += _rows(lab, found, CROWD, name, line=line, n_voxels=count)
+            rows += summarise(lab, found, CROWD, name, line=line, n_voxels=count)
     return pd.DataFrame(rows)
 
 
@@ -190,37 +180,29 @@ def area_table(lab: Lab, predicted: Mapping[str, NDArray], equal: int) -> pd.Dat
     One row per area and choice: area, voxels (the choice), n_voxels (mean of the subjects),
     subjects (number), gallery, top1, ... of the mean over subjects. Empty if no area is known.
     """
-    rows = []
-    members = {s: _areas(lab.crowd[s]) for s in predicted}
     measured = {s: lab.measured(s) for s in predicted}
-    for area in dict.fromkeys(a for by_area in members.values() for a in by_area):
-        inside = {
-            s: by_area[area]
-            for s, by_area in members.items()
-            if len(by_area.get(area, ())) >= equal
-        }
-        if not inside:
+    inside: dict[str, dict[str, NDArray[np.int64]]] = {}  # area -> subject -> voxels
+    for s in predicted:
+        labels = lab.crowd[s].voxels["areas"].str.split(",").explode()
+        for area, of_area in labels.groupby(labels, sort=False):
+            inside.setdefault(str(area), {})[s] = of_area.index.to_numpy()
+    rows = []
+    for area, by_subject in inside.items():
+        of_area = {s: v for s, v in by_subject.items() if len(v) >= equal}
+        if not area or not of_area:
             continue
-        found = {
-            s: _hits(scores.retrieval_ranks(predicted[s][:, v], measured[s][:, v]))
-            for s, v in inside.items()
-        }
-        drawn = {
-            s: _drawn_voxels(lab, predicted[s], measured[s], v, equal) for s, v in inside.items()
-        }
-        for choice, hits in ((ALL_VOXELS, found), (f"{equal} voxels of it", drawn)):
-            n = float(np.mean([len(v) for v in inside.values()])) if choice == ALL_VOXELS else equal
-            rows += _rows(
-                lab,
-                hits,
-                CROWD,
-                f"top{{k}} of {area}, {choice}",
-                only_all=True,
-                area=area,
-                voxels=choice,
-                n_voxels=n,
-                subjects=len(inside),
-            )
+        whole, drawn = {}, {}
+        for s, v in of_area.items():
+            p, m = predicted[s], measured[s]
+            whole[s], drawn[s] = hits(p[:, v], m[:, v]), drawn_voxels(lab, p, m, v, equal)
+        mean = float(np.mean([len(v) for v in of_area.values()]))
+        for choice, found, n in (
+            (ALL_VOXELS, whole, mean),
+            (f"{equal} voxels of it", drawn, equal),
+        ):
+            columns = {"area": area, "voxels": choice, "n_voxels": n, "subjects": len(found)}
+            name = f"top{{k}} of {area}, {choice}"
+            rows += summarise(lab, found, CROWD, name, only_mean=True, **columns)
     return pd.DataFrame(rows)
 
 
@@ -249,14 +231,11 @@ def control_table(
     for control in CONTROLS:
         found = {}
         for s in predicted:
-            wrong = _wrong_predictions(lab, encoder, predicted, s, control)
-            if wrong:
+            if wrong := wrong_predictions(lab, encoder, predicted, s, control):
                 measured = lab.measured(s)
-                found[s] = np.mean(
-                    [_hits(scores.retrieval_ranks(w, measured)) for w in wrong], axis=0
-                )
+                found[s] = np.mean([hits(w, measured) for w in wrong], axis=0)
         if found:
-            rows += _rows(lab, found, CROWD, f"top{{k}}, {control}", control=control)
+            rows += summarise(lab, found, CROWD, f"top{{k}}, {control}", control=control)
     return pd.DataFrame(rows)
 
 
@@ -292,164 +271,37 @@ def graded_images(predicted: ArrayLike, measured: ArrayLike) -> pd.DataFrame:
     return pd.DataFrame({"grade": ["best", "median", "worst"], "row": rows, "r": r[rows]})
 
 
-def places(subject: Subject) -> pd.DataFrame:
-    """Voxel table of a subject on fsaverage5; empty if it is elsewhere."""
-    on_surface = subject.space == "fsaverage5" and "vertex" in subject.voxels
-    return subject.voxels if on_surface else pd.DataFrame()
+def hits(predicted: NDArray, measured: NDArray) -> Array:
+    """Whether each response finds its image among the k best: (n_images, len(KS)), 0 or 1."""
+    return among_best(scores.retrieval_ranks(predicted, measured))
 
 
-def verdict(
-    scored: pd.DataFrame,
-    gained: pd.DataFrame,
-    gallery: pd.DataFrame,
-    voxels: pd.DataFrame,
-    by_area: pd.DataFrame,
-    controlled: pd.DataFrame,
-) -> str:
-    """What these numbers say, in words."""
-    mean = scored[scored["subject"] == "all"].set_index("condition")
-    crowds = scored[(scored["condition"] == CROWD) & (scored["subject"] != "all")]
-    shows = (crowds["top1_low"] > 1 / crowds["gallery"]).sum()
-    lines = [
-        f"the claim, a response tells which image was seen, shows in {shows} of {len(crowds)}"
-        " subjects (top-1 above chance by its interval)"
-    ]
-    lines += [
-        f"{condition}: top-1 {_percent(row, 1)}, top-5 {_percent(row, 5)} among"
-        f" {row['gallery']:.0f} images; chance is {100 / row['gallery']:.1f} % and"
-        f" {500 / row['gallery']:.1f} %"
-        for condition, row in mean.iterrows()
-    ]
-    each = gained[gained["subject"] != "all"]
-    whole = gained[gained["subject"] == "all"].iloc[0]
-    lines.append(
-        f"crowd − alone, top-1: {100 * whole['top1']:+.1f} [{100 * whole['top1_low']:+.1f}, "
-        f"{100 * whole['top1_high']:+.1f}] percentage points; interval above 0 in "
-        f"{(each['top1_low'] > 0).sum()} of {len(each)} subjects"
-    )
-    lines += [
-        *_gallery_words(gallery),
-        *_voxel_words(voxels, mean),
-        *_area_words(by_area, mean),
-        *_control_words(controlled),
-    ]
-    return "\n".join(lines)
-
-
-def _gallery_words(gallery: pd.DataFrame) -> list[str]:
-    mine = gallery[(gallery["line"] == CROWD) & (gallery["subject"] == "all")].sort_values(
-        "gallery"
-    )
-    small, large = mine.iloc[0], mine.iloc[-1]
-    return [
-        f"larger galleries: top-1 goes from {_percent(small, 1)} of {small['gallery']:.0f} to"
-        f" {_percent(large, 1)} of {large['gallery']:.0f}; it is"
-        f" {small['top1'] * small['gallery']:.0f} and {large['top1'] * large['gallery']:.0f} times"
-        " chance"
-    ]
-
-
-def _voxel_words(voxels: pd.DataFrame, mean: pd.DataFrame) -> list[str]:
-    lines = []
-    for line in (AT_RANDOM, BY_VAL):
-        mine = voxels[(voxels["line"] == line) & (voxels["subject"] == "all")].sort_values(
-            "n_voxels"
-        )
-        enough = mine[mine["top1"] >= 0.9 * mean.loc[CROWD, "top1"]]["n_voxels"]
-        text = (
-            f"{enough.min()} are the fewest of those tried that reach"
-            if len(enough)
-            else "no number tried reaches"
-        )
-        fewer = mine[mine["n_voxels"] < enough.min()]  # NaN if there are none
-        before = (
-            f" ({fewer['n_voxels'].iloc[-1]} give {_percent(fewer.iloc[-1], 1)})"
-            if len(fewer)
-            else ""
-        )
-        lines.append(f"voxels {line}: {text} 90 % of the top-1 of all voxels{before}")
-    return lines
-
-
-def _area_words(by_area: pd.DataFrame, mean: pd.DataFrame) -> list[str]:
-    if not len(by_area):
-        return ["areas: this crowd file names none, or too few of their voxels"]
-    whole = by_area[by_area["voxels"] == ALL_VOXELS].set_index("area")
-    equal = by_area[by_area["voxels"] != ALL_VOXELS].set_index("area")
-    best, worst, per_voxel = whole["top1"].idxmax(), whole["top1"].idxmin(), equal["top1"].idxmax()
-    ahead = list(whole.index[whole["top1"] >= mean.loc[CROWD, "top1"]])
-    return [
-        (
-            f"one of {len(whole)} areas only: best {best} {_percent(whole.loc[best], 1)}, worst"
-            f" {worst} {_percent(whole.loc[worst], 1)}; areas that do as well as all voxels"
-            f" together: {', '.join(ahead) or 'none'}"
-        ),
-        (
-            f"one area, {equal['n_voxels'].iloc[0]:.0f} voxels each: best {per_voxel}"
-            f" {_percent(equal.loc[per_voxel], 1)}"
-        ),
-    ]
-
-
-def _control_words(controlled: pd.DataFrame) -> list[str]:
-    mean = controlled[controlled["subject"] == "all"].set_index("control")
-    lines = []
-    for control in (c for c in CONTROLS[1:] if c in mean.index):
-        row = mean.loc[control]
-        chance = 1 / row["gallery"]
-        if control == MEAN:
-            lines.append(
-                f"{control}: top-1 {_percent(row, 1)}; it cannot find anything, since a tie counts"
-                " as a miss"
-            )
-            continue
-        where = (
-            "above"
-            if row["top1_low"] > chance
-            else "below"
-            if row["top1_high"] < chance
-            else "not apart from"
-        )
-        lines.append(f"{control}: top-1 {_percent(row, 1)}, {where} chance ({100 * chance:.1f} %)")
-    missing = [c for c in CONTROLS if c not in mean.index]
-    return lines + (
-        [f"not shown here, for want of areas or subjects: {'; '.join(missing)}"] if missing else []
-    )
-
-
-def _percent(row: Any, k: int) -> str:
-    return (
-        f"{100 * row[f'top{k}']:.1f} % [{100 * row[f'top{k}_low']:.1f},"
-        f" {100 * row[f'top{k}_high']:.1f}]"
-    )
-
-
-def _hits(ranks: NDArray[np.int64]) -> Array:
-    """(n_images, len(KS)), 1 where the image is among the k best."""
+def among_best(ranks: NDArray[np.int64]) -> Array:
+    """(n_images, len(KS)), 1 where the rank is among the k best."""
     return (np.asarray(ranks)[:, None] < np.array(KS)).astype(np.float64)
 
 
-def _rows(
+def summarise(
     lab: Lab,
     found: Found,
     condition: str,
     name: str = "top{k}",
-    gallery: int | None = None,
-    only_all: bool = False,
+    only_mean: bool = False,
     **columns: Any,
 ) -> list[dict[str, Any]]:
-    """A row for each subject and one for their mean, with intervals over images; recorded as
-    `name`.
+    """A row for each subject (unless `only_mean`) and one for their mean, with intervals over
+    images; recorded as `name`.
     """
     images = {s: lab.crowd[s].image_rows("test") for s in found}
-    groups = {} if only_all else {s: {s: hits} for s, hits in found.items()}
+    each = {} if only_mean else {s: {s: of_subject} for s, of_subject in found.items()}
     rows = []
-    for subject, hits in [*groups.items(), ("all", found)]:
-        sizes = [gallery or len(h) for h in hits.values()]
-        row = {"condition": condition, "subject": subject, "gallery": min(sizes), **columns}
+    for subject, group in [*each.items(), ("all", found)]:
+        gallery = min(map(len, group.values()))
+        row = {"condition": condition, "subject": subject, "gallery": gallery, **columns}
         for at, k in enumerate(KS):
+            by_image = {s: of_subject[:, at] for s, of_subject in group.items()}
             share = stats.bootstrap_mean_of_subjects(
-                {s: h[:, at] for s, h in hits.items()}, images, lab.profile.bootstrap, lab.seed
+                by_image, images, lab.profile.bootstrap, lab.seed
             )
             lab.record(name.format(k=k), share.value, condition, subject, share, unit="share")
             row |= {f"top{k}": share.value, f"top{k}_low": share.low, f"top{k}_high": share.high}
@@ -457,49 +309,40 @@ def _rows(
     return rows
 
 
-def _drawn_galleries(lab: Lab, search: Search, size: int) -> Array:
-    """How often each image was found in galleries drawn at random; NaN where it was in none.
-    (n_images, len(KS))
+def drawn_galleries(lab: Lab, search: Search, size: int) -> Array:
+    """How often each image was found in galleries drawn at random, (n_images, len(KS)); NaN where
+    it was in none.
     """
     n = len(search.ranks())
     if size >= n:
-        return _hits(search.ranks())
+        return among_best(search.ranks())
     rng = np.random.default_rng([lab.seed, size])
     total, count = np.zeros((n, len(KS))), np.zeros((n, 1))
     for _ in range(lab.profile.retrieval.draws):
         for images in rng.permutation(n)[: n // size * size].reshape(-1, size):
-            total[images] += _hits(search.ranks(images))
+            total[images] += among_best(search.ranks(images))
             count[images] += 1
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _drawn_voxels(
+def drawn_voxels(
     lab: Lab, predicted: NDArray, measured: NDArray, among: NDArray[np.int64], count: int
 ) -> Array:
     """How often each image was found by `count` voxels drawn at random, (n_images, len(KS))."""
     rng = np.random.default_rng([lab.seed, count])
     draws = lab.profile.retrieval.draws if count < len(among) else 1
     chosen = [rng.choice(among, count, replace=False) for _ in range(draws)]
-    return np.mean(
-        [_hits(scores.retrieval_ranks(predicted[:, v], measured[:, v])) for v in chosen], axis=0
-    )
+    return np.mean([hits(predicted[:, v], measured[:, v]) for v in chosen], axis=0)
 
 
-def _best_on_val(lab: Lab, encoder: UniversalEncoder, subject: str) -> NDArray[np.int64]:
+def best_on_val(lab: Lab, encoder: UniversalEncoder, subject: str) -> NDArray[np.int64]:
     """Voxels of a subject, the one with the highest correlation on the val images first."""
-    r = predict.correlate(encoder, lab.source, subject, lab.crowd[subject].image_rows("val"))
+    rows = lab.crowd[subject].image_rows("val")
+    r = predict.correlate(predict.Predictor(encoder, subject), lab.source, subject, rows)
     return np.argsort(-np.nan_to_num(r, nan=-2.0), kind="stable")
 
 
-def _areas(subject: Subject) -> dict[str, NDArray[np.int64]]:
-    """Area -> its voxels; a voxel may be in several."""
-    labels = subject.voxels["areas"].str.split(",").explode()
-    return {
-        str(a): np.array(rows.index) for a, rows in labels[labels != ""].groupby(labels, sort=False)
-    }
-
-
-def _wrong_predictions(
+def wrong_predictions(
     lab: Lab,
     encoder: UniversalEncoder,
     predicted: Mapping[str, NDArray],
@@ -509,29 +352,28 @@ def _wrong_predictions(
     """Predictions of a control for the test images of a subject, (n_images, n_voxels) each; none
     if it cannot be had.
     """
-    mine, draws = predicted[subject], range(lab.profile.retrieval.draws)
+    mine, draws = predicted[subject], lab.profile.retrieval.draws
     rng = np.random.default_rng([lab.seed, CONTROLS.index(control)])
-    labels = lab.crowd[subject].voxels["areas"].to_numpy()
+    labels = {s: lab.crowd[s].voxels["areas"].to_numpy() for s in predicted}
+    wanted = labels[subject]
     if control == OWN:
         return [mine]
     if control == ANY_VOXEL:
-        return [mine[:, rng.permutation(mine.shape[1])] for _ in draws]
+        return [mine[:, rng.permutation(mine.shape[1])] for _ in range(draws)]
     if control == MEAN:
-        return [np.broadcast_to(_train_mean(lab.crowd[subject]), mine.shape)]
-    if not (labels != "").any():
+        return [np.broadcast_to(train_mean(lab.crowd[subject]), mine.shape)]
+    if not (wanted != "").any():
         return []
     if control == SAME_AREA:
-        return [_exchanged(mine, labels, labels, rng) for _ in draws]
+        return [exchanged(mine, wanted, wanted, rng) for _ in range(draws)]
     others = [s for s in predicted if s != subject]
     rows = lab.crowd[subject].image_rows("test")
     theirs = {s: predict.predict(encoder, lab.source, s, rows) for s in others}
-    turns = [others[i % len(others)] for i in range(max(len(draws), len(others)))] if others else []
-    return [
-        _exchanged(theirs[s], lab.crowd[s].voxels["areas"].to_numpy(), labels, rng) for s in turns
-    ]
+    turns = islice(cycle(others), max(draws, len(others)))
+    return [exchanged(theirs[s], labels[s], wanted, rng) for s in turns]
 
 
-def _exchanged(
+def exchanged(
     predicted: NDArray, given: NDArray, wanted: NDArray, rng: np.random.Generator
 ) -> NDArray:
     """For each wanted label, the prediction of a random voxel with that label; NaN where no voxel
@@ -550,7 +392,7 @@ def _exchanged(
     return out
 
 
-def _train_mean(subject: Subject, batch: int = 256) -> NDArray[np.float64]:
+def train_mean(subject: Subject, batch: int = 256) -> NDArray[np.float64]:
     """Mean response of each voxel to the train images, (n_voxels,), read in batches."""
     rows = subject.image_rows("train")
     batches = (subject.responses_to(rows[i : i + batch]) for i in range(0, len(rows), batch))
