@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,39 +13,26 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ubrain import scores
-from ubrain.crowd import (
-    FORMAT,
-    IMAGES,
-    SPLITS,
-    TEXT,
-    TRIALS,
-    VERSION,
-    check_name,
-    open_crowd,
-)
+from ubrain.crowd import FORMAT, IMAGES, SPLITS, TEXT, TRIALS, VERSION, VOXELS, open_crowd
 from ubrain.errors import UbrainError
-from ubrain.paths import atomic
+from ubrain.paths import atomic, check_name
 from ubrain.resume import Sink, require_space
 from ubrain.trials import NORMALISE, Trials, session_moments
 
 PIXELS = "pixels:"  # key of an image by what its pixels were before it was shrunk
 MAX_SIDE = 8192  # pixels; a larger image is a mistake or an attack
+REQUIRED = {name: column for name, column in IMAGES.items() if not column.optional}
 Split = str | Callable[[str], str]
 
 
 def content_digest(pixels: NDArray[np.uint8]) -> str:
-    """Digest of an image's pixels and shape: equal for equal images, whatever the files were
-    called.
-    """
-    return hashlib.blake2b(
-        repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16
-    ).hexdigest()
+    """Digest of an image's pixels and shape: equal for equal images, whatever their files."""
+    data = repr(pixels.shape).encode() + pixels.tobytes()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def split_by_content(val: float, test: float) -> Callable[[str], str]:
-    """A rule that draws the split from the image's content: the same image gets the same split in
-    every file.
-    """
+    """A rule that draws an image's split from its content, so that it is the same in every file."""
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise UbrainError(
             f"val and test fractions must be at least 0 and sum to less than 1, got {val} and"
@@ -59,48 +47,41 @@ def split_by_content(val: float, test: float) -> Callable[[str], str]:
 
 
 class CrowdWriter:
-    """Writes a crowd file piece by piece. Use `write_crowd`, which makes it appear only when
-    complete.
+    """Writes a crowd file piece by piece; see `write_crowd`, which makes it appear when complete.
+
+    Attributes
+    ----------
+    kept_splits : number of images that were there before, themselves or as another version, under a
+        split that they keep.
+    split_versions : number of photographs of which two versions turn out to have been imported
+        under two splits.
     """
 
     def __init__(self, file: h5py.File, path: Path, check: Callable[[], None]) -> None:
-        self._file, self.path, self._check = (
-            file,
-            path,
-            check,
-        )  # `check` raises if a write has failed
+        self._file, self.path = file, path
+        self._check = check  # raises an error if a write has failed
         if "format" not in file.attrs:
             self._create_layout()
         images = file["images"]
-        columns = [images[name] for name in ("id", "content", "split", "shape", "row")] + list(
-            images["pixels"].values()
-        )
-        if fixed := [d.name for d in columns if d.maxshape[0] is not None]:
+        growing = [*(images[name] for name in REQUIRED), *images["pixels"].values()]
+        if fixed := [d.name for d in growing if d.maxshape[0] is not None]:
             raise UbrainError(
                 f"{path}: {fixed[0]} cannot grow, so nothing can be appended; ubrain has not"
                 " written it so"
             )
-        self._ids = list(images["id"].asstr()[:])
-        self._id_set = set(self._ids)
+        self._ids = set(images["id"].asstr()[:])
         self._rows = {digest: row for row, digest in enumerate(images["content"].asstr()[:])}
-        self._keys = list(images["key"].asstr()[:]) if "key" in images else [""] * len(self._ids)
         self._splits = [int(split) for split in images["split"][:]]
-        self._n_before = len(self._ids)
-        self._photographs = {
-            f"{PIXELS}{digest}": self._splits[row] for digest, row in self._rows.items()
-        }
-        self._photographs |= {
-            name: self._splits[row] for row, key in enumerate(self._keys) for name in key.split()
-        }
-        self._claims: dict[
-            str, tuple[str, str]
-        ] = {}  # content or photograph -> (id, split) as this writer was told
-        self._new: list[tuple[str, str, int, tuple[int, int], int]] = []
-        # images that were there, themselves or as another version, under a split that they keep
-        self.kept_splits = 0
-        # photographs of which two versions turn out to have been imported under two
-        # splits
-        self.split_versions = 0
+        self._n_before = len(self._splits)
+        self._keys = list(images["key"].asstr()[:]) if "key" in images else [""] * self._n_before
+        # split of each photograph in the file, by each of its names
+        self._photographs = {f"{PIXELS}{c}": self._splits[row] for c, row in self._rows.items()}
+        for row, key in enumerate(self._keys):
+            self._photographs |= dict.fromkeys(key.split(), self._splits[row])
+        # name and split of each image given to this writer, by content and names of the photograph
+        self._given: dict[str, tuple[str, str]] = {}
+        self._new: dict[str, list[Any]] = {name: [] for name in REQUIRED}
+        self.kept_splits = self.split_versions = 0
 
     @property
     def n_subjects(self) -> int:
@@ -121,12 +102,9 @@ class CrowdWriter:
         self._file.create_group("subjects", track_order=True)
         images = self._file.create_group("images")
         images.create_group("pixels")
-        for name, column in IMAGES.items():
-            if not column.optional:
-                shape, dtype = column.shape, column.dtype
-                images.create_dataset(
-                    name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(4096, *shape)
-                )
+        for name, (dtype, shape, _) in REQUIRED.items():
+            full = {"maxshape": (None, *shape), "chunks": (4096, *shape)}
+            images.create_dataset(name, (0, *shape), dtype, **full)
 
     def add_image(
         self, image_id: str, pixels: NDArray[np.uint8], split: Split, key: str = ""
@@ -161,93 +139,68 @@ class CrowdWriter:
             )
         digest, names = content_digest(pixels), key.split()
         if callable(split):
-            drawn_by = min(names, default=f"{PIXELS}{digest}")
-            by_content = drawn_by.startswith(PIXELS)
-            split = split(
-                drawn_by.removeprefix(PIXELS)
-                if by_content
-                else hashlib.blake2b(drawn_by.encode()).hexdigest()
-            )
-            split = self._together(split, [digest, *names])
-        self._claim(image_id, split, [digest, *names])
-        if digest in self._rows:
-            row = self._rows[digest]
-            self.kept_splits += row < self._n_before and SPLITS[self._splits[row]] != split
-        else:
-            row = self._new_image(
-                image_id,
-                pixels,
-                digest,
-                self._kept_split([*names, PIXELS + digest], SPLITS.index(split)),
-            )
-        self._name_photograph(row, names)
-        return row
-
-    def _together(self, drawn: str, names: list[str]) -> str:
-        """A draw does not part identical images that have different names: the first decides."""
-        claimed = [self._claims[name][1] for name in names if name in self._claims]
-        return claimed[0] if claimed and "test" not in claimed else drawn
-
-    def _claim(self, image_id: str, split: str, names: list[str]) -> None:
-        for name, what in zip(
-            names, ["identical", *["the same photograph"] * len(names)], strict=False
-        ):
-            other_id, other = self._claims.setdefault(name, (image_id, split))
+            split = self._drawn(split, digest, names)
+        for name in (digest, *names):
+            other_id, other = self._given.setdefault(name, (image_id, split))
             if other != split:
+                what = "identical" if name == digest else "the same photograph"
                 raise UbrainError(
                     f"images {other_id!r} and {image_id!r} are {what}, but one is {other} and the"
                     f" other is {split}. The same image must not be in two splits; give both the"
                     " same (for example, list both as test images)"
                 )
+        number, row = SPLITS.index(split), self._rows.get(digest)
+        if row is not None:
+            self.kept_splits += row < self._n_before and self._splits[row] != number
+        else:
+            known = (self._photographs.get(name) for name in (*names, PIXELS + digest))
+            kept = next((k for k in known if k is not None), number)
+            self.kept_splits += kept != number
+            row = self._add_row(image_id, pixels, digest, kept)
+        self._keys[row] = " ".join(dict.fromkeys([*self._keys[row].split(), *names]))
+        splits = {self._photographs.setdefault(name, self._splits[row]) for name in names}
+        self.split_versions += not splits <= {self._splits[row]}
+        return row
 
-    def _kept_split(self, names: list[str], split: int) -> int:
-        known = [self._photographs[name] for name in names if name in self._photographs]
-        self.kept_splits += bool(known) and known[0] != split
-        return known[0] if known else split
+    def _drawn(self, draw: Callable[[str], str], digest: str, names: list[str]) -> str:
+        """The split that is drawn by the photograph; of identical images and versions, the first
+        decides.
+        """
+        name = min(names, default=f"{PIXELS}{digest}")
+        content = name.removeprefix(PIXELS)
+        by_name = content == name
+        drawn = draw(hashlib.blake2b(name.encode()).hexdigest() if by_name else content)
+        before = [self._given[name][1] for name in (digest, *names) if name in self._given]
+        return before[0] if before and "test" not in before else drawn
 
-    def _new_image(self, image_id: str, pixels: NDArray[np.uint8], digest: str, split: int) -> int:
-        if image_id in self._id_set:
+    def _add_row(self, image_id: str, pixels: NDArray[np.uint8], digest: str, split: int) -> int:
+        if image_id in self._ids:
             image_id = f"{image_id}~{digest[:8]}"
-        shape = (pixels.shape[0], pixels.shape[1])
-        self._new.append((image_id, digest, split, shape, self._append_pixels(pixels, shape)))
-        self._id_set.add(image_id)
+        height, width, _ = pixels.shape
+        name = f"images/pixels/{height}x{width}"
+        if name not in self._file:
+            full = {"maxshape": (None, *pixels.shape), "chunks": (1, *pixels.shape)}
+            self._file.create_dataset(name, (0, *pixels.shape), np.uint8, **full)
+        stored = self._file[name]
+        stored.resize(len(stored) + 1, axis=0)
+        stored[-1] = pixels
+        self._check()
+        values = (image_id, digest, split, len(stored) - 1, (height, width))
+        for column, value in zip(REQUIRED, values, strict=True):
+            self._new[column].append(value)
+        self._ids.add(image_id)
         self._splits.append(split)
         self._keys.append("")
         self._rows[digest] = len(self._rows)
         return self._rows[digest]
 
-    def _name_photograph(self, row: int, names: list[str]) -> None:
-        self._keys[row] = " ".join(dict.fromkeys([*self._keys[row].split(), *names]))
-        splits = {self._photographs.setdefault(name, self._splits[row]) for name in names}
-        self.split_versions += not splits <= {self._splits[row]}
-
-    def _append_pixels(self, pixels: NDArray[np.uint8], shape: tuple[int, int]) -> int:
-        name = "images/pixels/{}x{}".format(*shape)
-        if name not in self._file:
-            full = (*shape, 3)
-            self._file.create_dataset(
-                name, (0, *full), np.uint8, maxshape=(None, *full), chunks=(1, *full)
-            )
-        dataset = self._file[name]
-        dataset.resize(len(dataset) + 1, axis=0)
-        dataset[-1] = pixels
-        self._check()
-        return len(dataset) - 1
-
     def _write_image_table(self) -> None:
-        if not self._new:
-            return
-        images, columns = self._file["images"], list(zip(*self._new, strict=True))
-        start = len(images["id"])
-        for name, values in zip(("id", "content", "split", "shape", "row"), columns, strict=True):
-            images[name].resize(start + len(values), axis=0)
-            images[name][start:] = values
-        self._new = []
-
-    def _write_keys(self) -> None:
-        if any(self._keys):
-            self._file["images"].pop("key", None)
-            self._file["images"].create_dataset("key", data=self._keys, dtype=TEXT)
+        for name, values in self._new.items():
+            if values:
+                column = self._file[f"images/{name}"]
+                column.resize(len(column) + len(values), axis=0)
+                column[-len(values) :] = values
+                values.clear()
 
     def add_subject(
         self,
@@ -263,8 +216,7 @@ class CrowdWriter:
         normalise: str = "session",
         settings: str = "",
     ) -> None:
-        """Add a subject, streaming its responses; session moments and ncsnr are computed on the
-        way.
+        """Add a subject; its responses are streamed, moments and ncsnr computed on the way.
 
         Parameters
         ----------
@@ -290,20 +242,19 @@ class CrowdWriter:
         if check_name(name) in self._file["subjects"]:
             raise UbrainError(f"subject {name!r} is already in the file; choose another name")
         self._write_image_table()
-        image = trials["image"].to_numpy(np.int64)
-        session = np.unique(trials["session"].to_numpy(), return_inverse=True)[1]
-        repeat = trials["repeat"] if "repeat" in trials else trials.groupby("image").cumcount()
         group = self._file["subjects"].create_group(name)
         group.attrs.update(dataset=dataset, scanner=scanner, space=space, account=account)
         if normalise != "session":
             group.attrs["normalise"] = normalise
         if settings:
             group.attrs["settings"] = settings
-        columns = {"image": image, "session": session, "repeat": repeat.to_numpy(np.int64)}
+        session = np.unique(trials["session"].to_numpy(), return_inverse=True)[1]
+        repeat = trials["repeat"] if "repeat" in trials else trials.groupby("image").cumcount()
+        columns = {"image": trials["image"].to_numpy(), "session": session, "repeat": repeat}
         if "run" in trials:
             columns["run"] = trials.groupby(["session", "run"]).ngroup().to_numpy()
         for column, values in columns.items():
-            group.create_dataset(f"trials/{column}", data=values.astype(TRIALS[column].dtype))
+            group.create_dataset(f"trials/{column}", data=np.asarray(values, TRIALS[column].dtype))
         unit = columns["run"] if normalise == "run" else session
         self._write_responses(group, blocks, (len(trials), len(voxels)), unit, dtype)
         self._write_voxels(group, voxels)
@@ -320,9 +271,8 @@ class CrowdWriter:
         # not compress (lzf saves nothing; gzip saves a sixth and makes a step twenty times slower).
         rows = max(1, min(shape[0], (64 << 10) // (shape[1] * np.dtype(dtype).itemsize)))
         responses = group.create_dataset("responses", shape, dtype, chunks=(rows, shape[1]))
-        moments = group.create_dataset(
-            "session_moments", (2, int(session.max(initial=-1)) + 1, shape[1]), np.float32
-        )
+        size = (2, int(session.max(initial=-1)) + 1, shape[1])
+        moments = group.create_dataset("session_moments", size, np.float32)
 
         def save(number: int, both: NDArray[np.float64]) -> None:
             moments[:, number] = both
@@ -346,74 +296,60 @@ class CrowdWriter:
                 table["ncsnr"] = table["ncsnr"].astype(np.float32)
             except (TypeError, ValueError) as error:
                 raise UbrainError(f"voxel column 'ncsnr': expected numbers: {error}") from None
-        for column, default in {"hemisphere": "", "areas": "", "ncsnr": np.nan}.items():
-            if column not in table:
-                table[column] = default
+        for name, column in VOXELS.items():
+            if name not in table:
+                table[name] = "" if column.dtype is TEXT else np.nan
         if table["ncsnr"].isna().all():
-            trials = Trials(group)
-            deviation, freedom = trials.repeat_deviation()
-            if (
-                trials.normalise == "none"
-            ):  # z-scored responses have a variance of 1; of these nobody has said so
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    deviation = deviation / _total_variance(
-                        group["session_moments"][:], trials.session
-                    )
-            table["ncsnr"] = scores.ncsnr(deviation, freedom) if freedom else np.nan
-        table["hemisphere"] = table["hemisphere"].replace(
-            {"lh": "L", "rh": "R", "left": "L", "right": "R"}
-        )
-        table["areas"] = [
-            ",".join(a.strip() for a in str(areas).split(",")) for areas in table["areas"]
-        ]
-        for column in table.columns:
-            values = table[column].to_numpy()
-            text = not np.issubdtype(values.dtype, np.number)
-            if text and any("\0" in str(v) for v in values):
+            table["ncsnr"] = _ncsnr(group)
+        sides = {"lh": "L", "rh": "R", "left": "L", "right": "R"}
+        table["hemisphere"] = table["hemisphere"].replace(sides)
+        table["areas"] = [",".join(a.strip() for a in str(v).split(",")) for v in table["areas"]]
+        for name in table.columns:
+            values = table[name].to_numpy()
+            path = f"voxels/{check_name(str(name), 'voxel column')}"
+            if np.issubdtype(values.dtype, np.number):
+                number = np.float32 if values.dtype.kind == "f" else int
+                group.create_dataset(path, data=values.astype(number))
+                continue
+            texts = [str(value) for value in values]
+            if any("\0" in text for text in texts):
                 raise UbrainError(
-                    f"voxel column {column!r}: a text has a zero byte in it; the file it is from is"
+                    f"voxel column {name!r}: a text has a zero byte in it; the file it is from is"
                     " damaged"
                 )
-            data = (
-                [str(v) for v in values]
-                if text
-                else values.astype(np.float32 if values.dtype.kind == "f" else int)
-            )
-            path = f"voxels/{check_name(str(column), 'voxel column')}"
-            group.create_dataset(path, data=data, dtype=TEXT if text else None)
+            group.create_dataset(path, data=texts, dtype=TEXT)
 
     def write_truth(self, path: str, values: ArrayLike) -> None:
-        """Store ground truth of a simulation under /truth, where training and evaluation do not
-        look.
-        """
+        """Store ground truth of a simulation under /truth, which nothing that learns reads."""
         data = np.asarray(values)
-        text = data.dtype.kind in "UO"
-        self._file.create_dataset(
-            f"truth/{path}",
-            data=data.astype(object) if text else data,
-            dtype=TEXT if text else None,
-        )
+        if data.dtype.kind in "UO":
+            self._file.create_dataset(f"truth/{path}", data=data.astype(object), dtype=TEXT)
+        else:
+            self._file.create_dataset(f"truth/{path}", data=data)
 
     def close(self) -> None:
         """Write what is still in memory; the file is a valid crowd file from here on."""
         self._write_image_table()
-        self._write_keys()
+        if any(self._keys):
+            self._file["images"].pop("key", None)
+            self._file["images"].create_dataset("key", data=self._keys, dtype=TEXT)
         if not len(self._file["subjects"]):
             raise UbrainError("a crowd file needs at least one subject")
 
 
-def _total_variance(
-    moments: NDArray[np.float32], session: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Variance of each voxel over all trials, (n_voxels,), from the mean and standard deviation of
-    its sessions.
-    """
-    mean, deviation = moments.astype(np.float64)
-    weight = np.bincount(session, minlength=len(mean))[:, None] / len(session)
-    variance: NDArray[np.float64] = (
-        weight * (deviation**2 + (mean - (weight * mean).sum(0)) ** 2)
-    ).sum(0)
-    return variance
+def _ncsnr(group: h5py.Group) -> NDArray[np.float64] | float:
+    """Of each voxel of a subject, from the repeats; NaN if there are none."""
+    trials = Trials(group)
+    deviation, freedom = trials.repeat_deviation()
+    if not freedom:
+        return np.nan
+    if trials.normalise == "none":  # else the variance over all trials is 1
+        mean, spread = trials.moments().astype(np.float64)
+        weight = np.bincount(trials.session, minlength=len(mean))[:, None] / len(trials.session)
+        total = (weight * (spread**2 + (mean - (weight * mean).sum(0)) ** 2)).sum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            deviation = deviation / total
+    return scores.ncsnr(deviation, freedom)
 
 
 def _checked_blocks(
@@ -438,8 +374,7 @@ def _checked_blocks(
 
 @contextmanager
 def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Iterator[CrowdWriter]:
-    """Open a crowd file for writing. It appears under its name only if the block ends without an
-    error.
+    """Open a crowd file for writing; it appears only if the block ends without an error.
 
     Parameters
     ----------
