@@ -10,6 +10,7 @@ import pytest
 
 from ubrain import trials
 from ubrain.crowd import Crowd
+from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.errors import UbrainError
 from ubrain.trials import read_rows
@@ -168,19 +169,11 @@ def test_blocks_do_not_change_averages(
 def test_voxel_constant_in_one_session_gives_zero_there(recording: SimpleNamespace) -> None:
     values = recording.values.copy()
     values[6:, 2] = 7.3
-    np.save(recording.responses, values)
-    trials = recording.folder / "trials.csv"
-    pd.DataFrame({"image": range(12), "session": [0] * 6 + [1] * 6}).to_csv(trials, index=False)
     out = recording.folder / "out.h5"
-    import_arrays(
-        recording.images,
-        recording.responses,
-        "A",
-        out,
-        trials=trials,
-        test_fraction=0,
-        val_fraction=0,
-    )
+    with write_crowd(out) as writer:  # an import would drop the voxel
+        rows = [writer.add_image(str(i), p, "train") for i, p in enumerate(recording.pixels)]
+        trials = pd.DataFrame({"image": rows, "session": [0] * 6 + [1] * 6})
+        writer.add_subject("A", trials, pd.DataFrame(index=range(5)), [values], "d", "3T")
     with Crowd(out) as crowd:
         responses = crowd["A"].responses("train")
     assert (responses[6:, 2] == 0).all()

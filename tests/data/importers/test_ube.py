@@ -523,7 +523,7 @@ def test_command_line(authors: Authors, out: Path, run_cli) -> None:
         "import", "ube", "--root", authors.root, "--out", out, "--subjects", "2", "--dry-run"
     )
     assert done.returncode == 0, done.stderr
-    assert "ube-subj02 (UBE, 7T, ): 50 trials of 50 images" in done.stdout
+    assert "ube-subj02 (UBE, 7T): 50 trials of 50 images" in done.stdout
     assert not out.exists()
     done = run_cli(
         "import", "ube", "--root", authors.root.parent, "--out", out, "--subjects", "2,6"
