@@ -22,13 +22,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from ubrain import backbone as backbone_module
-from ubrain import features
+from ubrain import features as features_module
 from ubrain.backbone import Backbone, shifted
-from ubrain.features import Features
 from ubrain.cli import app
 from ubrain.config import BackboneConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
+from ubrain.features import Features
 
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
 VIT = BackboneConfig("vit_tiny_patch16_224", "random", (0, 5, 11), 64, None, True, 0)
@@ -495,9 +495,9 @@ def test_few_files_of_the_cache_are_open_at_a_time(small_crowd, tmp_path, monkey
         rows = np.random.default_rng(0).permutation(len(crowd.content))
         expected = features.read(rows)
         features.close()
-        monkeypatch.setattr(features, "SHARD", 8)
-        monkeypatch.setattr(features, "BATCH", 4)
-        monkeypatch.setattr(features, "OPEN_SHARDS", 3)
+        monkeypatch.setattr(features_module, "SHARD", 8)
+        monkeypatch.setattr(features_module, "BATCH", 4)
+        monkeypatch.setattr(features_module, "OPEN_SHARDS", 3)
         before = open_hdf5_files()
         features = Features(crowd, CNN, tmp_path / "pieces")
         assert len(list(features.folder.glob("*.h5"))) > 5
@@ -567,7 +567,7 @@ def test_after_a_disk_was_full_the_finished_files_are_kept_and_the_rest_follows(
 
 def test_the_cache_tells_register_conventions_apart_but_not_checkpointing():
     def key(**change):
-        return backbone_module._cache_key(replace(REGISTERS, **change))
+        return features_module._cache_key(replace(REGISTERS, **change))
 
     assert key(registers="last") != key()
     assert key(checkpointing=True) == key()
@@ -626,12 +626,11 @@ def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_pat
 def test_pretrained_is_short_for_the_weights_of_the_hub(small_crowd, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from ubrain import backbone
     from ubrain.cli import app
 
     asked = []
     monkeypatch.setattr(
-        backbone, "Features", lambda _, config, *__: asked.append(config.weights) or 1 / 0
+        features_module, "Features", lambda _, config, *__: asked.append(config.weights) or 1 / 0
     )
     for flags in (["--pretrained"], ["--no-pretrained"], []):
         CliRunner().invoke(

@@ -75,6 +75,22 @@ def test_one_seed_gives_one_result_and_another_seed_another(source, tmp_path):
     assert (tmp_path / "a" / train.LOG).read_text() == (tmp_path / "b" / train.LOG).read_text()
 
 
+# Loss and validation score of three epochs, by version 1.
+PINNED = [(0.5113, 0.4322), (0.4015, 0.5131), (0.3701, 0.5429)]
+
+
+def test_the_same_settings_give_the_encoder_of_this_version(source, tmp_path):
+    """If this fails though nothing is wrong, what is trained has changed: raise `train.VERSION`.
+
+    Trained encoders are cached by settings and that number, so other results need another one.
+    """
+    train.fit(source, ["S1", "S2"], ENCODER, replace(TRAINING, epochs=3), 0, tmp_path)
+    with open(tmp_path / train.LOG) as file:
+        rows = [(float(row["loss"]), float(row["val_r75"])) for row in csv.DictReader(file)]
+    assert train.VERSION == 1
+    np.testing.assert_allclose(rows, PINNED, rtol=2e-3, atol=2e-3)
+
+
 class Killed(Exception):
     pass
 
