@@ -17,9 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """A simulated crowd: how many subjects, images and voxels. The scanner decides about repeats
-    and noise.
-    """
+    """A simulated crowd; the scanner decides about repeats and noise."""
 
     subjects: int = 8
     # images of its own that a subject sees (train and val); None: the scanner's default
@@ -35,9 +33,7 @@ class SimulationConfig:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """A timm model, the levels that are read, and the adapters on it. The defaults are the
-    paper's.
-    """
+    """A timm model, the levels that are read, and the adapters on it; by default the paper's."""
 
     name: str = "vit_large_patch14_reg4_dinov2.lvd142m"
     # hub, embedded (tf_efficientnet_lite0 only), random, or a .safetensors file
@@ -56,9 +52,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Every size of the encoder. The defaults are the paper's; `widths` and `n_tokens` follow from
-    the backbone.
-    """
+    """Every size of the encoder, by default the paper's; the first two follow from the backbone."""
 
     widths: tuple[int, ...] = (1024,) * 5  # backbone width D of each level
     n_tokens: int = 257  # P
@@ -67,9 +61,8 @@ class EncoderConfig:
     mlp_ratio: int = 4
     dropout: float = 0.25
     embedding_scale: float = 0.1  # voxel embeddings start at N(0, (scale / (2 sqrt(E)))²)
-    without: tuple[
-        str, ...
-    ] = ()  # for ablations: spatial, position, functional; see `ubrain.model`
+    # for ablations: spatial, position, functional; see `ubrain.model`
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,9 +127,7 @@ class TransferConfig:
 
 @dataclass(frozen=True)
 class RetrievalConfig:
-    """How often what is drawn at random in retrieval is drawn: galleries, voxels, wrong
-    assignments.
-    """
+    """How often galleries, voxels and wrong assignments are drawn in retrieval."""
 
     draws: int = 10
 

@@ -1,5 +1,4 @@
-"""Adam for voxel embeddings at the cost of the voxels that were drawn, with the result of Adam on
-all of them.
+"""Adam on all voxel embeddings, at the cost of those that were drawn.
 
 In a step only some voxels of one subject are drawn; the gradient of the others is zero. Dense Adam
 moves these all the same: their first moment m and second moment v decay by β1 and β2, and the
@@ -76,19 +75,19 @@ class EmbeddingAdam:
         self._begin()
 
     def read(self, rows: Tensor) -> Tensor:
-        """Embeddings of voxels (n,) as they are before the coming step, (n, E); their gradient
-        goes to `step`.
-        """
-        at = self._rest[self._done]
-        stored = self.embeddings[rows]
-        return stored.addcmul_(
-            self._ratio({k: t[rows] for k, t in self.moments.items()}), stored.new_tensor(at)
-        )
+        """Embeddings (n, E) of voxels (n,) before the coming step; their gradient is for `step`."""
+        stored, at = self.embeddings[rows], self._rest[self._done]
+        ratio = self._ratio({k: t[rows] for k, t in self.moments.items()})
+        return stored.addcmul_(ratio, stored.new_tensor(at))
 
     @torch.no_grad()
     def step(self, rows: Tensor, values: Tensor, gradient: Tensor) -> None:
-        """Make the step: `rows` are different voxels, `values` what `read` gave for them, both (n,
-        E) with `gradient`.
+        """Make the step.
+
+        Parameters
+        ----------
+        rows : different voxels, (n,).
+        values, gradient : what `read` gave for them, and its gradient, (n, E) each.
         """
         up1, up2 = self._growth[self._done]
         beta1 = self._segment[self._done].beta1
@@ -122,13 +121,10 @@ class EmbeddingAdam:
             moves.append(step.rate * (1 - BETA2**i) ** 0.5 / (1 - step.beta1**i) * shrinks)
         self._rest = torch.tensor(moves, dtype=torch.float64).flip(0).cumsum(0).flip(0).tolist()
         self._done = 0
-        for rows in torch.arange(len(self.embeddings)).split(
-            BLOCK
-        ):  # in blocks: no second copy of everything
-            block = slice(int(rows[0]), int(rows[-1]) + 1)
-            self.embeddings[block] -= (
-                self._ratio({k: t[block] for k, t in self.moments.items()}) * self._rest[0]
-            )
+        for start in range(0, len(self.embeddings), BLOCK):  # no second copy of everything
+            block = slice(start, start + BLOCK)
+            ratio = self._ratio({k: t[block] for k, t in self.moments.items()})
+            self.embeddings[block] -= ratio * self._rest[0]
 
     @torch.no_grad()
     def _end(self) -> None:

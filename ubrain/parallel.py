@@ -1,5 +1,4 @@
-"""Several processes that train one encoder, started by torchrun or `accelerate launch`; or one
-process alone.
+"""Devices, and several processes that train one encoder, started by torchrun or accelerate.
 
 Each process owns whole subjects: their embeddings, with optimiser state, live there and nowhere
 else. Only gradients of the shared weights, losses and scores travel.
@@ -24,10 +23,8 @@ from ubrain.errors import UbrainError
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # one process may write the checkpoint while the others wait
 TRAININGS = count()  # of this process, one after another
-BACKENDS = {
-    "cpu": "gloo",
-    "cuda": "cpu:gloo,cuda:nccl",
-}  # gradients travel where they are, scores by the CPU
+# Gradients travel where they are, scores by the CPU.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 def launched() -> tuple[int, int]:
@@ -36,15 +33,11 @@ def launched() -> tuple[int, int]:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA if there is one, else the CPU; of several processes on a machine, each
-    takes a GPU of its own.
-    """
+    """`auto` takes CUDA if there is one, else the CPU; several processes take a GPU each."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     rank = os.environ.get("LOCAL_RANK")
-    if (
-        name == "cuda" and rank and torch.cuda.device_count() > 1
-    ):  # some launchers show each process one GPU only
+    if name == "cuda" and rank and torch.cuda.device_count() > 1:  # some launchers show one only
         name = f"cuda:{rank}"
     try:
         return torch.zeros(0, device=name).device
@@ -105,9 +98,7 @@ class Group:
         return self.rank == 0
 
     def own(self, sizes: dict[str, int]) -> list[str]:
-        """Subjects of this process: the largest first, each to the process that has least to do;
-        `sizes` in steps.
-        """
+        """Subjects of this process: the largest first, each to who has least to do, in steps."""
         load, owner = [0] * self.size, {}
         for name in sorted(sizes, key=lambda n: -sizes[n]):
             owner[name] = load.index(min(load))
@@ -115,19 +106,15 @@ class Group:
         return [name for name in sizes if owner[name] == self.rank]
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up the gradients over all processes, in one message; a process without gradients
-        counts as zeros.
-        """
+        """Add up the gradients over all processes, in one message; none counts as zeros."""
         if self.size == 1:
             return
-        flat = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
-        )
-        with self._told():
+        mine = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in mine])
+        with self._lost():
             dist.all_reduce(flat)
-        for parameter, part in zip(
-            parameters, flat.split([p.numel() for p in parameters]), strict=True
-        ):
+        parts = flat.split([p.numel() for p in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
     def gather(self, item: T) -> list[T]:
@@ -135,7 +122,7 @@ class Group:
         if self.size == 1:
             return [item]
         found: list[Any] = [None] * self.size
-        with self._told():
+        with self._lost():
             dist.all_gather_object(found, item)
         return found
 
@@ -162,7 +149,7 @@ class Group:
             )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _lost(self) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, ValueError) as error:
@@ -180,15 +167,14 @@ def _reason(error: Exception) -> str:
 
 
 def interleave(items: Iterable[tuple[str, T]], position: dict[str, int]) -> list[tuple[str, T]]:
-    """Batches of subjects in an order in which each subject's are spread evenly: neighbours are of
-    different subjects.
+    """Batches of subjects in an order that spreads each subject's evenly.
+
+    So neighbours are of different subjects.
     """
     turn: dict[str, int] = {}
     keyed = []
     for name, item in items:
         turn[name] = turn.get(name, 0) + 1
         keyed.append((turn[name], name, item))
-    return [
-        (n, i)
-        for t, n, i in sorted(keyed, key=lambda k: ((k[0] - 0.5) / turn[k[1]], position[k[1]]))
-    ]
+    keyed.sort(key=lambda k: ((k[0] - 0.5) / turn[k[1]], position[k[1]]))
+    return [(name, item) for _, name, item in keyed]

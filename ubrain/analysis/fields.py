@@ -5,8 +5,7 @@ Both are read off a trained encoder and images; no measured response takes part.
 is the spatial attention of a voxel averaged over images. How much a voxel uses a level is that
 level's share of the variance of its predicted response over images::
 
-    share_l = cov(part_l, Σ_k part_k) / var(Σ_k part_k)        parts of the response, one per level;
-    Σ_l share_l = 1
+    share_l = cov(part_l, Σ_k part_k) / var(Σ_k part_k),    Σ_l share_l = 1
 
 A share is below 0 where a level's part is cancelled by others. Tokens are a square grid in reading
 order; a class token in front of it has no place and is left out.
