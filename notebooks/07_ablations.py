@@ -17,7 +17,7 @@
 # %% [markdown]
 # # What is each part of the encoder worth?
 #
-# **The question.** Which parts of the universal encoder does its prediction rest on? One thing is changed at a time:
+# Which parts of the universal encoder does its prediction rest on? One thing is changed at a time:
 #
 # | group | what is changed |
 # |---|---|
@@ -26,14 +26,10 @@
 # | attention | without spatial attention all tokens count alike; without position they are told apart by content only; without functional attention all voxels read the same channels |
 # | loss | the released code trains 1·MSE − 0.1·cos; others read the paper as 0.1·MSE − 0.9·cos |
 # | voxels per step | how many voxels are drawn for each batch of images; at the same number of steps fewer voxels are also less training |
-# | adapters | small trainable layers in the backbone, trained from images; only where the profile's backbone can have them |
+# | adapters | small trainable layers in the backbone, trained from images; only where the profile's backbone can have them (a vision transformer: profile paper) |
 #
 # All variants see the same subjects, images and number of steps, with two or
 # more seeds each; what is compared are pairs of the same seed and subject.
-#
-# **What a small run cannot show.** Profile `fast` trains every variant briefly, on few subjects and a small backbone. A part
-# whose use is learnt late will look useless here, and the full encoder does not reach the scores that it has in 01. The
-# differences are those of brief trainings. `n_steps` and `n_seeds` may be raised; `None` takes the profile's.
 
 # %% tags=["parameters"]
 crowd = None
@@ -45,13 +41,18 @@ n_seeds = None
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 
 import ubrain
+from ubrain import scores
+from ubrain.predict import predict
 from ubrain.report import figures
 from ubrain.report.studies import ablations as study
 
 lab = ubrain.Lab("07_ablations", crowd, profile, seed, subjects)
-lab.summary().loc[study.subjects_of(lab)].round(3)
+
+# %% tags=["answer"]
+print(lab.answer())
 
 # %% [markdown]
 # ## The variants
@@ -63,26 +64,43 @@ variants = study.variants(lab, n_steps)
 study.settings_table(lab, variants)
 
 # %% [markdown]
-# ## Train them all
+# ## One pair, step by step
 #
-# Trainings are cached: what was trained before is loaded. Each keeps the weights that are best on the val images; the
-# scores below are of the test images.
+# The full encoder and the first variant, with the same seed, subjects, images and number of steps. Each keeps the weights that
+# are best on the val images; the scores are of the test images.
 
 # %%
-scores = study.train_all(lab, variants, n_seeds)
-scores.groupby("variant", sort=False)[["median_r", "top1", "shared"]].agg(
-    {"median_r": ["mean", "std"], "top1": "mean", "shared": "first"}
-).round(3)
+crowd_of = study.subjects_of(lab)
+first = crowd_of[0]
+rows, measured = lab.crowd[first].image_rows("test"), lab.crowd[first].responses("test")
+for v in variants[:2]:
+    source = study.source_of(lab, v, seed)
+    encoder = lab.encoder(crowd_of, v.encoder, v.training, seed, source)
+    predicted = predict(encoder, source, first, rows)  # (n_images, n_voxels)
+    r = scores.correlation(predicted, measured)  # (n_voxels,)
+    shape = tuple(encoder.subject(first).shape)
+    print(f"{v.name}: embeddings {shape}, median r {np.nanmedian(r):.3f}")
 
 # %% [markdown]
-# `shared`: how many numbers the subjects share, used or not: without spatial attention, say, its weights are there but
-# idle. The standard deviation is over seeds and subjects, most of it between
-# subjects, which is why pairs are compared:
+# ## Train them all
+#
+# Trainings are cached: what was trained before is loaded. `shared`: how many numbers the subjects share, used or not: without
+# spatial attention, say, its weights are there but idle. The standard deviation is over seeds and subjects.
 
 # %%
-in_r = study.differences(lab, variants, scores, "median_r")
-in_top1 = study.differences(lab, variants, scores, "top1")
-study.summary(in_r, in_top1)
+table = study.train_all(lab, variants, n_seeds)
+shown = {"median_r": ["mean", "std"], "top1": "mean", "shared": "first"}
+table.groupby("variant", sort=False)[list(shown)].agg(shown).round(3)
+
+# %% [markdown]
+# Most of the standard deviation lies between subjects, which is why pairs are compared: a variant's score minus the full
+# encoder's, of the same seed and subject. *Worse* and *better* are intervals clear of 0, *open* are those that hold 0; by
+# chance alone one in twenty would not.
+
+# %%
+in_r = study.differences(lab, variants, table, "median_r")
+in_top1 = study.differences(lab, variants, table, "top1")
+study.outcomes(lab, in_r, in_top1).round(3)
 
 # %% [markdown]
 # What to look for: intervals that do not touch the dashed line. Small grey dots are the pairs, a dot per seed and
@@ -96,12 +114,11 @@ figures.ablations(axes[1], in_top1, "top-1 retrieval (points)", 100)
 lab.save(fig, "differences")
 
 # %% [markdown]
-# ## What came out
+# ## Cautions
 #
-# The statement is made from the recorded numbers, whatever they are:
+# **What a small run cannot show.** Profile `fast` trains every variant briefly, on few subjects and a small backbone. A part
+# whose use is learnt late will look useless here, and the full encoder does not reach the scores that it has in 01. The
+# differences are those of brief trainings. `n_steps` and `n_seeds` may be raised; `None` takes the profile's.
 
 # %%
-print(study.verdict(lab, in_r, in_top1))
-
-# %%
-lab.finish().head(12)
+lab.finish()

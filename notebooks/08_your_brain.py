@@ -19,7 +19,7 @@
 #
 # Bring images and responses as plain arrays; leave with scores, the clusters that your voxels fall into, and a map. A
 # trained encoder of a crowd needs only new voxel embeddings for you, so few images are enough (`03_transfer` measures
-# how few).
+# how few). Does the crowd predict you better than a model of your recordings alone?
 #
 # Without files of yours, a newcomer of the simulated world takes your place: another brain that saw other images, whose
 # files are written below as you would write your own.
@@ -42,18 +42,21 @@ reference = None
 
 # %%
 import matplotlib.pyplot as plt
-import pandas as pd
 
 import ubrain
-from ubrain.analysis import clusters
+from ubrain import transfer
+from ubrain.analysis import baselines, clusters
 from ubrain.data import doctor as check
 from ubrain.report import figures
-from ubrain.report.studies import own_brain
+from ubrain.report.lab import RIDGE
+from ubrain.report.studies import own_brain, scoring
+from ubrain.report.studies.newcomers import GRADIENT, METHODS, OURS
 from ubrain.report.studies.own_brain import NAME
 
-pd.options.display.max_colwidth = 120
 lab = ubrain.Lab("08_your_brain", crowd, profile, seed, subjects)
-lab.summary().round(3)
+
+# %% tags=["answer"]
+print(lab.answer())
 
 # %% [markdown]
 # ## Your files
@@ -79,6 +82,9 @@ own_brain.file_table(files)
 
 # %%
 mine = own_brain.bring(lab, files)
+you = mine.crowd[NAME]
+print("responses, train: (n_images, n_voxels) =", you.responses("train").shape)
+print("responses, test:  (n_images, n_voxels) =", you.responses("test").shape)
 mine.summary().round(3)
 
 # %% [markdown]
@@ -91,9 +97,9 @@ mine.summary().round(3)
 print(check.report(check.check(mine.crowd)))
 
 # %%
-shown = mine.crowd[NAME].images("train")[:8]
+shown = you.image_rows("train")[:8]
 fig, axes = plt.subplots(1, len(shown), figsize=(12, 2.2))
-figures.images(axes, [mine.crowd.image(i) for i in shown], [str(i) for i in shown])
+figures.images(axes, mine.crowd.pixels(shown), [str(i) for i in mine.crowd.image_ids[shown]])
 lab.save(fig, "images")
 
 # %% [markdown]
@@ -102,27 +108,47 @@ lab.save(fig, "images")
 # The shared weights stay frozen. *Gradient* is the paper's way: new embeddings from a random start. *Matching*, and *matching,
 # then gradient*, are ours: they start from the embeddings of those voxels of the crowd that would respond alike. What
 # embeddings leave over, the latter reads linearly from the image, voxel by voxel, if held-out images ask for it
-# clearly (the linear rest): a brain may have voxels that are unlike any of the crowd.
+# clearly: a brain may have voxels that are unlike any of the crowd.
 
 # %%
-encoder, chosen = own_brain.join(lab, mine, lab.subjects)
-chosen.round(3)
+encoder = lab.encoder(lab.subjects)
+settings = {"config": lab.profile.transfer, "seed": seed}
+joined = {
+    condition: transfer.fit(encoder, mine.source, NAME, method=method, **settings)
+    for condition, method in METHODS.items()
+}
+for condition, fitted in joined.items():
+    shape, r = tuple(fitted.embeddings.shape), fitted.validation
+    lab.record("held_out_r", r, condition, NAME, n=you.n_voxels, unit="r")
+    print(f"{condition}: embeddings {shape}, held-out r {r:.3f}; {fitted.chosen}")
+
+# %% [markdown]
+# ## Predict
+#
+# The frozen encoder with your embeddings, and ridge regression on your recordings alone, predict your responses to your test
+# images, which had no part in any choice.
+
+# %%
+head = transfer.Head(encoder, mine.source, you.image_rows("test"))
+ridge = baselines.ridge(you, mine.features, lab.profile.baselines, seed)
+predictions = {RIDGE: {NAME: ridge.predicted}}
+for condition, fitted in joined.items():
+    predictions[condition] = {NAME: fitted.respond(head).cpu().numpy()}
+print("predicted: (n_images, n_voxels) =", predictions[OURS][NAME].shape)
 
 # %% [markdown]
 # ## Scores
 #
-# On your test images, which had no part in any choice. What to look for: which method comes closest to the noise ceiling (the
-# dashed line; unknown if no image was repeated). Your ceiling is that of your data: r must not be compared with that of other
-# notebooks.
+# What to look for: which method comes closest to the noise ceiling (the dashed line; unknown if no image was repeated)? Your
+# ceiling is that of your data: r must not be compared with that of other notebooks.
 
 # %%
-predictions = own_brain.predictions(mine, encoder)
-table = mine.score_table(predictions)
+table = scoring.score_table(mine, predictions)
 table.round(3)
 
 # %%
 fig, ax = plt.subplots(figsize=(10, 4.2))
-figures.voxel_quartiles(ax, mine.voxel_r(predictions), {NAME: mine.ceiling_r(NAME)})
+figures.voxel_quartiles(ax, scoring.voxel_r(mine, predictions), {NAME: mine.ceiling_r(NAME)})
 lab.save(fig, "voxel_correlation")
 
 # %% [markdown]
@@ -131,21 +157,20 @@ lab.save(fig, "voxel_correlation")
 # top-1 retrieval, need not agree.
 
 # %%
-gains = own_brain.gain_table(mine, predictions)
-gains.round(3)
+gains = scoring.gain_table(mine, predictions, OURS, over=(GRADIENT, RIDGE))
+gains.drop(columns="subject").round(3)
 
 # %% [markdown]
 # The same median r for each area with at least 10 voxels; their number stands behind its name. What to look for: is there an
 # area in which the crowd does not help, where ridge (grey), which knows no crowd, is not below the others? A difference in an area of few voxels may be chance; these dots have no intervals.
 
 # %%
-by_area = mine.area_table(predictions)
+by_area = scoring.area_table(mine, predictions)
 fig, ax = plt.subplots(figsize=(9, 4))
-(
+if len(by_area):
     figures.areas(ax, by_area)
-    if len(by_area)
-    else figures.text_only(ax, "these recordings name no areas")
-)
+else:
+    figures.text_only(ax, "these recordings name no areas")
 lab.save(fig, "areas")
 
 # %% [markdown]
@@ -158,7 +183,7 @@ lab.save(fig, "areas")
 
 # %%
 crowd_clusters = own_brain.crowd_clusters(lab, encoder)
-labels = clusters.assign(crowd_clusters, encoder.subject("ours").detach().cpu().numpy())
+labels = clusters.assign(crowd_clusters, joined[OURS].embeddings.cpu().numpy())  # (n_voxels,)
 shares = own_brain.cluster_table(lab, crowd_clusters, labels)
 fig, ax = plt.subplots(figsize=(8, 4.4))
 figures.shares(ax, shares[["crowd", NAME]], "share of voxels")
@@ -183,16 +208,9 @@ print(", ".join(path.name for path in written), reason)
 # which is exported beside `r` and `cluster` where images were repeated, tells which.
 
 # %%
-r = voxel_maps["r"]
-placed = mine.crowd[NAME].voxels if mine.crowd[NAME].space == "fsaverage5" else []
-fig = figures.cortex(r, placed, "r with the measured test responses", limit=0.8)
+placed = you.voxels if you.space == "fsaverage5" else []
+fig = figures.cortex(voxel_maps["r"], placed, "r with the measured test responses", limit=0.8)
 lab.save(fig, "cortex")
 
-# %% [markdown]
-# ## What came out
-
 # %%
-print(own_brain.verdict(lab, mine, table, gains, by_area, shares))
-
-# %%
-lab.finish().head(12)
+lab.finish()

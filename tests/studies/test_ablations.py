@@ -2,7 +2,7 @@
 are paired.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,6 @@ import torch
 from scipy.stats import ttest_1samp
 
 from ubrain import train
-from ubrain.backbone import Features
 from ubrain.config import BackboneConfig
 from ubrain.errors import UbrainError
 from ubrain.report.lab import Lab
@@ -44,7 +43,7 @@ def test_each_variant_changes_one_thing(lab):
 
 def test_all_variants_train_for_the_same_number_of_steps(lab):
     for v in study.variants(lab, n_steps=7):
-        plan = train._Plan(lab.crowd, lab.subjects, v.training, 0)
+        plan = train.Plan(lab.crowd, tuple(lab.subjects), v.training, 0)
         assert plan.epochs == -(-7 // plan.steps_per_epoch)
 
 
@@ -55,23 +54,6 @@ def test_adapters_are_compared_with_training_from_images(lab):
         *_, images, adapters = study.variants(lab)
     assert (images.adapter_rank, images.against) == (0, study.FULL)
     assert (adapters.adapter_rank, adapters.against) == (3, images.name)
-
-
-def test_some_levels_are_those_of_a_backbone_that_reads_only_these(lab, tmp_path):
-    some = study.SomeLevels(lab.features, (0, 2))
-    alone = Features(lab.crowd, replace(CNN, levels=(0, 3)), tmp_path)
-    rows = np.array([3, 0, 11])
-    np.testing.assert_array_equal(some.read(rows), alone.read(rows))
-    assert (some.widths, some.n_tokens) == (alone.widths, alone.n_tokens)
-    assert asdict(some.config) == asdict(alone.config)
-    assert (
-        some.folder != study.SomeLevels(lab.features, (0, 1)).folder
-    )  # it is part of the key of the run cache
-
-
-def test_levels_that_are_not_there_are_refused(lab):
-    with pytest.raises(UbrainError, match=r"levels \(1, 3\): expected some of 0 to 2"):
-        study.SomeLevels(lab.features, (1, 3))
 
 
 def test_variants_are_trained_and_scored_for_every_seed_and_subject(lab):
@@ -99,9 +81,9 @@ def test_adapters_are_trained_from_images_and_kept_with_the_encoder(lab, monkeyp
     monkeypatch.setattr(lab, "records", [])
     again = study.train_all(lab, [images, adapters], 2)  # from the run cache
     pd.testing.assert_frame_equal(first, again)
-    moved = study._source(lab, adapters, lab.seed)
+    moved = study.source_of(lab, adapters, lab.seed)
     lab.encoder(study.subjects_of(lab), adapters.encoder, adapters.training, lab.seed, moved)
-    start = study._source(lab, adapters, lab.seed).adapters.state_dict()
+    start = study.source_of(lab, adapters, lab.seed).adapters.state_dict()
     assert any(not torch.equal(t, start[n]) for n, t in moved.adapters.state_dict().items())
 
 
@@ -136,22 +118,16 @@ def test_differences_are_paired_by_seed_and_subject(lab):
     }
 
 
-def test_the_verdict_sorts_variants_by_their_intervals(lab):
+def test_outcomes_are_decided_by_the_intervals(lab):
     rows = [("x", -0.1, -0.2, -0.05), ("y", 0.0, -0.1, 0.1), ("z", 0.2, 0.1, 0.3)]
-    found = pd.DataFrame(rows, columns=["variant", "difference", "low", "high"]).assign(
-        n=4, group="a"
-    )
-    worse, better, open_, adapters = study.verdict(lab, found, found).splitlines()[1:]
-    assert worse.endswith("x (-0.100)")
-    assert better.endswith("z (+0.200)")
-    assert open_ == "undecided in median r (the interval holds 0): y"
-    in_top1 = found.assign(difference=0.3, low=0.1)
-    worse, _, open_, _ = study.verdict(lab, found.assign(group=study.VOXELS), in_top1).splitlines()[
-        1:
-    ]
-    assert open_.endswith("y, but better in top-1 (+0.300)")
-    assert worse.endswith("x (-0.100 and less training)")
-    assert "not run" in adapters
+    found = pd.DataFrame(rows, columns=["variant", "difference", "low", "high"])
+    found = found.assign(against=study.FULL, median_r=0.4, top1=0.5)
+    lab.records.clear()
+    table = study.outcomes(lab, found, found.assign(low=0.01))
+    assert table["median_r outcome"].tolist() == ["worse", "open", "better"]
+    assert table["top1 outcome"].tolist() == ["worse", "better", "better"]
+    shares = {r.condition: r.value for r in lab.records}
+    assert shares == pytest.approx({"worse": 1 / 3, "better": 1 / 3, "open": 1 / 3})
 
 
 def test_one_seed_is_too_few(lab):

@@ -102,13 +102,13 @@ def test_clusters_are_named_by_what_is_on_the_images_they_prefer(
     lab, encoder, voxels, by_type, true_predictions
 ):
     rows = clustering.test_rows(lab)
-    (responses,) = clustering.profiles(lab, encoder, [by_type.labels], rows)
-    named, on_images, in_areas = clustering.evidence(lab, by_type, voxels, responses, rows)
+    responses = clustering.mean_responses(lab, encoder, by_type.labels, rows)
+    named, _, in_areas = clustering.evidence(lab, by_type, voxels, responses, rows)
     for true, name in zip(by_type.names, named.names, strict=True):
         if true in ("face", "body", "word", "food"):
             assert name in (true, clusters.UNNAMED)
     assert sum(true == name for true, name in zip(by_type.names, named.names, strict=True)) >= 2
-    table = clustering.cluster_table(lab, named, on_images, in_areas, voxels)
+    table = clustering.cluster_table(lab, named, in_areas, voxels)
     assert table["voxels"].sum() == len(voxels)
     face = by_type.names.index("face")
     assert {"OFA", "FFA", "EBA"} & set(table["areas"].iloc[face].split(" + "))
@@ -119,12 +119,12 @@ def test_the_profile_of_a_cluster_is_the_mean_over_voxels_of_all_subjects(
 ):
     rows = clustering.test_rows(lab)
     labels = np.where(voxels["type"] == "face", 0, clusters.OUTLIER)
-    (profile,) = clustering.profiles(lab, encoder, [labels], rows)
+    (profile,) = clustering.mean_responses(lab, encoder, labels, rows)
     everyone = np.concatenate(
         [truth.noiseless_responses(lab.crowd, s) for s in lab.subjects], axis=1
     )[:, labels == 0]
     expected = ((everyone - everyone.mean(0)) / everyone.std(0)).mean(1)
-    np.testing.assert_allclose(profile[0], expected, atol=1e-4)
+    np.testing.assert_allclose(profile, expected, atol=1e-4)
 
 
 def test_without_descriptions_areas_name_clusters(lab, voxels, by_type, monkeypatch):
@@ -152,17 +152,16 @@ def test_places_are_one_kind_and_early_clusters_are_named_by_their_areas(lab, vo
         {"indoor": on == 0, "outdoor": on == 1, "place": on < 2, "word": on == 2}, index=rows
     )
     monkeypatch.setattr(clustering, "image_features", lambda lab, rows: features)
-    monkeypatch.setattr(clustering, "_n_top", lambda lab, rows: 20)
+    monkeypatch.setattr(clustering, "n_top", lambda lab, rows: 20)
     labels = np.where(
         voxels["area"].isin(["V1", "V2"]), 0, np.where(voxels["type"] == "place", 1, 2)
     )
     found = clusters.Clustering("x", np.eye(3), labels, ("",) * 3)
     profile = np.stack([on == 2, on < 2, on == 1]) + 1e-3 * np.arange(len(rows))
-    named, on_images, in_areas = clustering.evidence(lab, found, voxels, profile, rows)
+    named, _, in_areas = clustering.evidence(lab, found, voxels, profile, rows)
     assert named.names == ("early: V1, V2", "place", "outdoor")
-    table = clustering.cluster_table(lab, named, on_images, in_areas, voxels)
-    share = voxels["area"].isin(EARLY).mean()
-    assert table["evidence"].iloc[0] == f"100% of voxels in early areas, all {share:.0%}"
+    table = clustering.cluster_table(lab, named, in_areas, voxels)
+    assert table["early"].iloc[0] == 1
     nowhere = voxels.assign(areas="", area="none")
     assert clustering.evidence(lab, found, nowhere, profile, rows)[0].names == (
         "word",
@@ -200,9 +199,9 @@ def test_a_cluster_is_split_only_inside(lab, encoder, voxels, by_type, true_pred
     assert stability == next(r.value for r in lab.records if r.name == "sub_cluster_stability")
     np.testing.assert_array_equal(parts.labels >= 0, by_type.labels == chosen)
     rows = clustering.test_rows(lab)
-    (responses,) = clustering.profiles(lab, encoder, [parts.labels], rows)
-    _, beyond, table = clustering.split_evidence(lab, parts, responses, rows, voxels)
-    np.testing.assert_allclose(parts.sizes @ beyond, 0, atol=1e-9)
+    responses = clustering.mean_responses(lab, encoder, parts.labels, rows)
+    named, _, in_areas = clustering.evidence(lab, parts, voxels, responses, rows)
+    table = clustering.cluster_table(lab, named, in_areas, voxels)
     fields = [truth.voxels(lab.crowd, s)["x"] for s in lab.subjects]
     assert table["true x (degrees)"].iloc[0] == pytest.approx(
         np.concatenate(fields)[parts.labels == 0].mean()
@@ -211,43 +210,19 @@ def test_a_cluster_is_split_only_inside(lab, encoder, voxels, by_type, true_pred
 
 def test_all_tables_are_recorded_once_each(lab, encoder, voxels, tmp_path):
     embeddings, _ = clustering.gather(lab, encoder)
-    counts, count = clustering.choose_count(lab, embeddings)
+    _, count = clustering.choose_count(lab, embeddings)
     assert count in lab.profile.clusters.counts
-    methods = clustering.fit_methods(lab, embeddings, count)
+    e = clustering.pooled(embeddings)
+    methods = [clusters.kmeans(e, count, 1), clusters.hdbscan(e, 8, 5)]
     by_method = clustering.method_table(lab, methods, voxels)
-    seeds = clustering.seed_table(lab, embeddings, voxels, count, seeds=2)
-    held_out = clustering.held_out_table(lab, embeddings, methods["k-means"])
-    clustering.filter_table(
-        lab, embeddings, voxels, np.arange(len(voxels)) % 3 > 0, methods["k-means"]
-    )
+    clustering.seed_table(lab, embeddings, voxels, count, seeds=2)
+    held_out = clustering.held_out_table(lab, embeddings, methods[0])
+    keep = np.arange(len(voxels)) % 3 > 0
+    clustering.filter_table(lab, embeddings, voxels, keep, methods[0])
+    clustering.yardstick(lab, embeddings, voxels)
     assert by_method.loc["k-means", "ARI with k-means"] == 1
     assert list(held_out.index) == lab.subjects
-    known = clustering.yardstick(lab, embeddings, voxels)
-    write_results(
-        tmp_path / "numbers.json", "98_test", lab.records, {}
-    )  # refuses a number recorded twice
-    parts = clusters.Clustering("k-means within 1 a", np.eye(2), np.zeros(1), ("", ""))
-    text = clustering.verdict(
-        methods["k-means"], counts, seeds, held_out, by_method, parts, 0.536, voxels, known
-    )
-    assert f"{count} clusters, 0 named by evidence" in text
-    assert "HDBSCAN" in text
-    assert (
-        "k-means within 1 a: 2 sub-clusters, stability 0.54 (ARI between runs; good from 0.8): not"
-        " stable" in text
-    )
-    assert "against the truth, by the most frequent type: none is named" in text
-    flat = counts.assign(silhouette=0.14)
-    named = methods["k-means"].named(["face"] + ["early: V1"] * (count - 1))
-    text = clustering.verdict(named, flat, seeds, held_out, by_method, parts, 0.85, voxels, known)
-    true = known.loc["true types", "silhouette"]
-    assert (
-        f"silhouette 0.14 at this number, 0.14 to 0.14 at all numbers tried, {true:.2f} for the"
-        " true types\n" in text
-    )
-    types = voxels["type"][named.labels == 0].value_counts(normalize=True)
-    assert f"most frequent type: {named.titles[0]}: {types.index[0]} {types.iloc[0]:.0%}\n" in text
-    assert text.endswith(": stable")
+    write_results(tmp_path / "numbers.json", "98_test", lab.records, {})  # refuses a number twice
 
 
 def test_the_yardstick_scores_the_truth_itself(lab, encoder, voxels):

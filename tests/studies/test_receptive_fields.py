@@ -71,7 +71,7 @@ def test_layout_alone_keeps_what_the_hemisphere_tells_and_nothing_else(lab, read
 
 def test_shuffles_stay_within_their_groups():
     groups = np.array([1, 0, 1, 0, 2, 1])
-    shuffled = study._shuffles(groups, 50, np.random.default_rng(0))
+    shuffled = study.shuffles(groups, 50, np.random.default_rng(0))
     assert (groups[shuffled] == groups).all()
     assert (np.sort(shuffled, axis=1) == np.arange(6)).all()
     assert len(np.unique(shuffled, axis=0)) == 12
@@ -90,7 +90,7 @@ def test_a_size_that_only_follows_eccentricity_is_no_size(lab, readings):
     x, y, z = np.random.default_rng(1).normal(size=(3, 30))
     fit = np.c_[np.ones(30), z]
     rest = [v - fit @ np.linalg.lstsq(fit, v)[0] for v in (x, y)]
-    assert study._partial(x, y, z) == pytest.approx(pearsonr(*rest)[0])
+    assert study.partial_correlation(x, y, z) == pytest.approx(pearsonr(*rest)[0])
 
 
 def test_distances_compare_with_the_middle_of_the_image(lab, readings):
@@ -128,7 +128,7 @@ def test_early_areas_read_early_levels(lab, readings):
     ],
 )
 def test_early_areas_are_known_by_the_names_of_several_datasets(areas, expected):
-    np.testing.assert_equal(study._early(areas), expected)
+    np.testing.assert_equal(study.is_early(areas), expected)
 
 
 def test_untrained_embeddings_leave_the_trained_weights_alone(lab):
@@ -171,69 +171,16 @@ def test_a_recording_without_prf_maps_has_no_known_fields(lab, monkeypatch):
     assert voxels_of(lab, monkeypatch, areas="V1") is None
 
 
-def test_the_verdict_says_what_is_above_the_controls(lab, readings):
-    table = study.field_table(lab, readings, VIEW)
-    found, controls = study.agreement(lab, table), study.layout_alone(lab, table)
-    sizes = study.size_beyond_eccentricity(lab, table)
-    text = study.verdict(
-        lab, found, controls, sizes, study.distances(lab, table), study.depth_gap(lab, readings)
-    )
-    r = found.set_index(["area", "field", "quantity"])["r"]["V1", study.BY_USE, "y"]
-    assert f"vertical position: V1 {r:.2f}" in text
-    assert "areas beyond hV4 read deeper than V1–V3: gap +0.70 levels" in text
-    assert "interval above 0 in 3 of 3 subjects" in text
-    away = study.distances(lab, table).set_index("area")
-    v1 = f"V1 ({away.loc['V1', 'size']:.2f} for {away.loc['V1', 'known_size']:.2f})"
-    (line,) = [line for line in text.splitlines() if v1 in line]
-    assert ("too large" in line) == (away.loc["V1", "size"] > away.loc["V1", "known_size"])
-    mine = found[
-        (found["area"] == "V1") & (found["field"] == "level 1") & found["quantity"].isin(["x", "y"])
-    ]
-    assert f"V1: level 1 {mine.r.mean():.2f}, levels by use" in text
-    nothing = study.verdict(
-        lab, found.iloc[:0], controls.iloc[:0], sizes.iloc[:0], None, pd.DataFrame()
-    )
-    assert "knows no receptive fields" in nothing
-    assert "not enough voxels" in nothing
-
-
-def test_the_verdict_counts_intervals_not_estimates(lab):
-    """What is left of a size, how far a centre is, and the gap of a subject: each needs an
-    interval clear of 0.
-    """
-    areas = ["V1", "hV4", "FFA", "EBA"]
-    by_use = pd.DataFrame({"field": study.BY_USE, "area": areas, "quantity": "sigma"})
-    found = by_use.assign(r=0.6, low=[0.5, 0.5, 0.1, 0.1])
-    controls = by_use.assign(high=0.3)
-    sizes = pd.DataFrame({"area": areas, "low": [-0.1, 0.1, -0.1, 0.1], "r": 0.2, "high": 0.4})
-    away = pd.DataFrame(
-        {
-            "area": areas,
-            "nearer": [0.8, 0.1, -0.4, -0.5],
-            "low": [0.7, -0.1, -0.5, -1.2],
-            "high": [0.9, 0.3, -0.2, 0.1],
-            "size": [1.0, 1.0, 1.0, 2.0],
-            "known_size": [0.5, 1.0, 2.0, 3.0],
-        }
-    )
-    gaps = pd.DataFrame(
-        {
-            "condition": study.UNTRAINED,
-            "subject": ["all", "S1", "S2", "S3"],
-            "gap": [0.01, 0.1, 0.1, -0.1],
-            "low": [-0.1, 0.05, -0.05, -0.2],
-            "high": 0.2,
-        }
-    )
-    lines = study.verdict(lab, found, controls, sizes, away, gaps).splitlines()
-    assert lines[2].endswith("so that eccentricity may be all of it: V1")
-    assert "nearer to" in lines[3]
-    assert lines[3].endswith("in 1 of 4 areas: V1; by up to 0.80 degrees")
-    assert "farther from" in lines[4]
-    assert lines[4].endswith("in 1 of 4 areas: FFA; by up to 0.40 degrees")
-    assert lines[5].endswith("too large, in degrees: V1 (1.00 for 0.50)")
-    assert lines[6].endswith("too small, in degrees: FFA (1.00 for 2.00), EBA (2.00 for 3.00)")
-    assert lines[7].endswith("interval above 0 in 1 of 3 subjects")
+def test_areas_count_whose_interval_is_above_both_controls(lab):
+    areas, by_use = ["V1", "V2", "FFA"], study.BY_USE
+    found = pd.DataFrame({"area": areas, "field": by_use, "quantity": "x", "low": [0.5, 0.3, 0.1]})
+    coarse = found.assign(field="level 1", low=0.9)  # takes no part
+    controls = pd.DataFrame({"area": ["V1", "V2"] * 2, "field": by_use, "quantity": "x"})
+    controls["high"] = [0.2, 0.2, 0.1, 0.4]
+    table = study.above_controls(lab, pd.concat([found, coarse]), controls)
+    assert table.loc["x"].tolist() == [3, 2, pytest.approx(2 / 3), "V1, FFA"]
+    assert lab.records.pop().name == "field_areas_above_controls of x"
+    assert study.above_controls(lab, found[:0], controls[:0]).empty
 
 
 def test_field_of_view_is_known_of_simulations_and_checked(lab):

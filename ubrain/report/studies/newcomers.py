@@ -1,13 +1,9 @@
-"""Newcomers: subjects that the crowd's encoder was not trained on, given few images (notebook
-03).
-"""
+"""Newcomers: subjects that a crowd's encoder was not trained on, with few images (notebook 03)."""
 
-import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,21 +11,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ubrain import config, predict, scores, train, transfer
+from ubrain import predict, scores, train, transfer
 from ubrain.analysis import baselines, stats
-from ubrain.crowd import Crowd, Subject
-from ubrain.data.simulate import simulate_crowd, truth
+from ubrain.config import SimulationConfig
+from ubrain.crowd import Subject
+from ubrain.data.simulate import truth
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
-from ubrain.paths import atomic, cache_root
-from ubrain.readout import STRENGTHS
 from ubrain.report import figures
-from ubrain.report.lab import ALONE, RIDGE, Lab
+from ubrain.report.lab import ALONE, RIDGE, Lab, simulated_crowd
 
 GRADIENT, MATCHING, OURS = list(figures.CONDITIONS)[4:7]
 METHODS = {GRADIENT: "gradient", MATCHING: "matching", OURS: "ours"}
 ENOUGH = 0.9  # of what all images give, or of the ceiling
-LEAST_DRAWN = transfer.LEAST_IMAGES
 
 
 @dataclass(frozen=True)
@@ -42,290 +36,181 @@ class Direction:
 
 
 def directions(lab: Lab) -> list[Direction]:
-    """What this crowd file lets us try: a new subject of the same dataset, the other datasets, and
-    back.
+    """What this crowd file lets us try: a new subject of its dataset, other datasets, and back.
 
     A crowd needs two subjects. The way back starts from the largest of the other datasets.
     """
-    n, main = lab.profile.transfer.newcomers, lab.subjects
+    n, main = lab.profile.transfer.newcomers, tuple(lab.subjects)
     own = lab.crowd[main[0]].dataset
-    others = {d: s for d, s in lab.datasets.items() if d != own and not set(s) & set(main)}
-    last = tuple(main[-min(n, max(len(main) - 2, 0)) :]) if len(main) > 2 else ()
-    found = (
-        [Direction("a new subject", tuple(s for s in main if s not in last), last)] if last else []
-    )
+    others = [tuple(s) for d, s in lab.datasets.items() if d != own and not set(s) & set(main)]
+    found = []
+    if len(main) > 2:
+        n_crowd = len(main) - min(n, len(main) - 2)
+        found.append(Direction("a new subject", main[:n_crowd], main[n_crowd:]))
     if len(main) > 1:
-        found += [
-            Direction(f"{_label(lab, main)} → {_label(lab, s)}", tuple(main), tuple(s[:n]))
-            for s in others.values()
-        ]
-    largest = max(others.values(), key=len, default=[])
+        found += [Direction(_arrow(lab, main, s), main, s[:n]) for s in others]
+    largest = max(others, key=len, default=())
     if len(largest) > 1:
-        found.append(
-            Direction(
-                f"{_label(lab, largest)} → {_label(lab, main)}", tuple(largest), tuple(main[-n:])
-            )
-        )
+        found.append(Direction(_arrow(lab, largest, main), largest, main[-n:]))
     return found
 
 
-def _label(lab: Lab, subjects: Sequence[str]) -> str:
-    """The scanner, where it tells the datasets apart, else the dataset."""
-    subject = lab.crowd[subjects[0]]
-    scanners = {lab.crowd[s[0]].scanner: d for d, s in lab.datasets.items()}
-    return (
-        subject.scanner
-        if subject.scanner and len(scanners) == len(lab.datasets)
-        else subject.dataset
-    )
+def _arrow(lab: Lab, crowd: Sequence[str], newcomers: Sequence[str]) -> str:
+    """From scanner to scanner, where scanners tell the datasets apart, else between datasets."""
+    ends = [lab.crowd[s[0]] for s in (crowd, newcomers)]
+    apart = len({lab.crowd[s[0]].scanner for s in lab.datasets.values()}) == len(lab.datasets)
+    return " → ".join(end.scanner if apart and end.scanner else end.dataset for end in ends)
 
 
-class FewImages:
-    """A subject as if it had seen only some of its train and val images, and had only some of its
-    voxels.
+class Few(NamedTuple):
+    """A newcomer as if it had seen only some images, and had only some voxels.
 
-    Every fifth image, or at least five, is val; the test images stay. Whatever learns from a
-    `Subject` learns from this.
+    Attributes
+    ----------
+    subject : the view; every fifth image, or at least five, is val; the test images stay.
+    voxels : (n_voxels,), which of the newcomer's own.
+    n_images, all_images : how many train and val images, and whether these are all.
+    draw : number of the draw of the images.
     """
 
-    def __init__(
-        self, subject: Subject, rows: NDArray[np.int64], voxels: NDArray[np.int64]
-    ) -> None:
-        self._subject, self._voxels = subject, voxels
-        self.name, self.n_voxels = subject.name, len(voxels)
-        n_val = max(5, len(rows) // 5)
-        at = np.linspace(0, len(rows) - 1, n_val).round().astype(int)
-        self._rows = {
-            "train": np.delete(rows, at),
-            "val": rows[at],
-            "test": subject.image_rows("test"),
-        }
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._subject, name)
-
-    @property
-    def voxels(self) -> pd.DataFrame:
-        """Voxel table of the chosen voxels."""
-        return self._subject.voxels.iloc[self._voxels].reset_index(drop=True)
-
-    def image_rows(self, split: str = "train") -> NDArray[np.int64]:
-        """As of `Subject`."""
-        return self._rows[split]
-
-    def responses_to(
-        self, rows: NDArray[np.int64], voxels: NDArray[np.int64] | slice = slice(None)
-    ) -> NDArray[np.float32]:
-        """As of `Subject`."""
-        return self._subject.responses_to(rows, self._voxels[voxels])
-
-
-@dataclass(frozen=True)
-class Case:
-    """A newcomer with some of its images."""
-
-    lab: Lab
-    encoder: UniversalEncoder
-    subject: str
-    rows: NDArray[np.int64]
+    subject: Subject
     voxels: NDArray[np.int64]
-    seed: int
-
-    @property
-    def view(self) -> Any:
-        """The subject, reduced to these images and voxels."""
-        return FewImages(self.lab.crowd[self.subject], self.rows, self.voxels)
-
-    def predict(self, method: str) -> tuple[NDArray[np.float32], str]:
-        """Predicted test responses (n_images, n_voxels) of the voxels, and what the method
-        chose.
-        """
-        if method == RIDGE:
-            fitted = baselines.ridge(
-                self.view, self.lab.features, _light(self.lab.profile.baselines), self.seed
-            )
-            return fitted.predicted, fitted.chosen
-        if method == ALONE:
-            return self._from_scratch(), ""
-        found = transfer.fit(
-            self.encoder,
-            self.lab.source,
-            self.subject,
-            self.rows,
-            METHODS[method],
-            self.lab.profile.transfer,
-            self.seed,
-            self.voxels,
-        )
-        head = transfer.Head(
-            self.encoder, self.lab.source, self.lab.crowd[self.subject].image_rows("test")
-        )
-        return found.respond(head).cpu().numpy(), found.chosen
-
-    def _from_scratch(self) -> NDArray[np.float32]:
-        profile = self.lab.profile
-        few: Any = _OneSubject(self.lab.crowd, self.view)
-        source = replace(self.lab.source, crowd=few)
-        steps = profile.transfer.scratch_steps
-        training = replace(
-            profile.training, epochs=1, min_steps=steps, voxels_per_step=len(self.voxels)
-        )
-        encoder = train.fit(source, [self.subject], profile.encoder, training, self.seed)
-        return predict.predict(encoder, source, self.subject, self.view.image_rows("test"))
+    n_images: int
+    all_images: bool
+    draw: int
 
 
-class _OneSubject:
-    """A crowd of one view of a subject."""
+def few_images(lab: Lab, subject: str, n_images: Sequence[int] | None = None) -> list[Few]:
+    """A newcomer with few images, for each number of images and each draw of them.
 
-    def __init__(self, crowd: Crowd, view: FewImages) -> None:
-        self._crowd, self._view = crowd, view
+    Draws are nested: the first 25 images are among the first 50. All images are drawn once.
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._crowd, name)
+    Parameters
+    ----------
+    n_images : numbers of images; None takes the profile's, and all. Numbers that the newcomer does
+        not have are left out.
 
-    def __getitem__(self, name: str) -> FewImages:
-        return self._view
-
-
-def _light(settings: config.BaselineConfig) -> config.BaselineConfig:
-    """Ridge without the random search over levels, which takes longest and gains least with few
-    images.
+    Raises
+    ------
+    UbrainError
+        If a number is too small for a transfer.
     """
-    return replace(settings, band_draws=0)
+    everything, settings = transfer.images_of(lab.crowd, subject), lab.profile.transfer
+    wanted = [*settings.n_images, len(everything)] if n_images is None else n_images
+    if too_few := [n for n in wanted if n < transfer.LEAST_IMAGES]:
+        raise UbrainError(
+            f"n_images: expected numbers of at least {transfer.LEAST_IMAGES}, got {too_few[0]}"
+        )
+    rng = np.random.default_rng(lab.seed)
+    voxels = np.sort(rng.permutation(lab.crowd[subject].n_voxels)[: settings.voxels])
+    orders = [rng.permutation(everything) for _ in range(settings.draws)]
+    found = []
+    for n in sorted({n for n in wanted if n <= len(everything)}):
+        is_all = n == len(everything)
+        for draw, order in enumerate(orders[:1] if is_all else orders):
+            rows = np.sort(order[:n])
+            val = np.linspace(0, n - 1, max(5, n // 5)).round().astype(int)
+            images = {"train": np.delete(rows, val), "val": rows[val]}
+            view = lab.crowd[subject].select(images, voxels)
+            found.append(Few(view, voxels, n, is_all, draw))
+    return found
+
+
+def predicted_by(lab: Lab, encoder: UniversalEncoder, few: Few, method: str) -> NDArray[np.float32]:
+    """Test responses (n_images, n_voxels) of a newcomer with few images, as a method predicts them.
+
+    Parameters
+    ----------
+    encoder : of a crowd without the newcomer.
+    method : a condition: ridge, the encoder from scratch, gradient, matching or ours.
+    """
+    subject, profile, seed = few.subject, lab.profile, lab.seed + few.draw
+    source = replace(lab.source, crowd=lab.crowd.select(subject))
+    test = subject.image_rows("test")
+    if method == RIDGE:  # without the search over levels, which takes longest and gains least here
+        light = replace(profile.baselines, band_draws=0)
+        return baselines.ridge(subject, lab.features, light, seed).predicted
+    if method == ALONE:
+        steps, n_voxels = profile.transfer.scratch_steps, subject.n_voxels
+        training = replace(profile.training, epochs=1, min_steps=steps, voxels_per_step=n_voxels)
+        alone = train.fit(source, [subject.name], profile.encoder, training, seed)
+        return predict.predict(alone, source, subject.name, test)
+    fitted = transfer.fit(
+        encoder,
+        source,
+        subject.name,
+        method=METHODS[method],
+        config=profile.transfer,
+        seed=seed,
+    )
+    return fitted.respond(transfer.Head(encoder, source, test)).cpu().numpy()
+
+
+COLUMNS = [
+    *("direction", "subject", "method", "draw", "n_images", "all_images", "median_r", "top1"),
+    *("ceiling", "seconds", "resampled_median_r", "resampled_top1"),
+]
 
 
 def curves(
     lab: Lab,
-    directions: Iterable[Direction],
+    directions: Sequence[Direction],
     n_images: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Scores of every method, newcomer, number of images and draw of the images; medians are
-    recorded.
-
-    The draws of a subject are nested: the first 25 images are among the first 50. All images are
-    drawn once.
+    """Scores of every method, newcomer, number of images and draw of them; medians are recorded.
 
     Parameters
     ----------
-    n_images : numbers of images; None takes the profile's, and all. Numbers that a newcomer does
-        not have are left out.
+    n_images : as in `few_images`.
     methods : conditions; None takes ridge, gradient, matching and ours, and for a few numbers of
-        images from scratch.
+        images from scratch, which costs most.
 
     Returns
     -------
-    One row each: direction, subject, method, n_images, all_images, draw, median_r, top1, gallery,
-    ceiling (median over the voxels), seconds, chosen, and resampled_median_r and resampled_top1,
-    scores in resamples of images and voxels.
+    One row each: direction, subject, method, draw, n_images, all_images, median_r, top1, ceiling
+    (median over the voxels), seconds, and resampled_median_r and resampled_top1, scores in
+    resamples of images and voxels.
     """
-    rows: list[dict[str, Any]] = []
+    rows = []
     for direction in directions:
         encoder = lab.encoder(list(direction.crowd))
-        for subject in direction.newcomers:
-            for case, draw, is_all in _cases(lab, encoder, subject, n_images):
-                for method in methods if methods is not None else _methods(lab, case, draw, is_all):
-                    rows.append(
-                        {
-                            "direction": direction.name,
-                            "subject": subject,
-                            "method": method,
-                            "draw": draw,
-                            "n_images": len(case.rows),
-                            "all_images": is_all,
-                            **_score(case, method),
-                        }
-                    )
+        for name in direction.newcomers:
+            for few in few_images(lab, name, n_images):
+                scratch = few.draw == 0 and (
+                    few.all_images or few.n_images in lab.profile.transfer.scratch_images
+                )
+                for method in methods or [RIDGE, *([ALONE] if scratch else []), *METHODS]:
+                    start = time.monotonic()
+                    predicted = predicted_by(lab, encoder, few, method)
+                    seconds = time.monotonic() - start
+                    where = [direction.name, name, method, few.draw, few.n_images, few.all_images]
+                    rows.append([*where, *_scores(lab, predicted, few.subject, seconds)])
     table = pd.DataFrame(rows, columns=COLUMNS)
     for (name, subject, method, n), group in table.groupby(
         ["direction", "subject", "method", "n_images"], sort=False
     ):
         condition = f"{name}, {method}, {n} images"
         for score, unit in (("median_r", "r"), ("top1", "share")):
-            lab.record(
-                f"transfer_{score}",
-                group[score].mean(),
-                condition,
-                subject,
-                n=len(group),
-                unit=unit,
-            )
+            value = group[score].mean()
+            lab.record(f"transfer_{score}", value, condition, subject, n=len(group), unit=unit)
     return table
 
 
-COLUMNS = [
-    "direction",
-    "subject",
-    "method",
-    "draw",
-    "n_images",
-    "all_images",
-    "median_r",
-    "top1",
-    "gallery",
-    "ceiling",
-    "seconds",
-    "chosen",
-    "resampled_median_r",
-    "resampled_top1",
-]
-
-
-def _cases(
-    lab: Lab, encoder: UniversalEncoder, subject: str, n_images: Sequence[int] | None
-) -> Iterable[tuple[Case, int, bool]]:
-    everything = transfer.images_of(lab.crowd, subject)
-    settings = lab.profile.transfer
-    wanted = [*settings.n_images, len(everything)] if n_images is None else n_images
-    if too_few := [n for n in wanted if n < LEAST_DRAWN]:
-        raise UbrainError(f"n_images: expected numbers of at least {LEAST_DRAWN}, got {too_few[0]}")
-    rng = np.random.default_rng(lab.seed)
-    voxels = np.sort(rng.permutation(lab.crowd[subject].n_voxels)[: settings.voxels])
-    orders = [rng.permutation(everything) for _ in range(settings.draws)]
-    for n in sorted({n for n in wanted if n <= len(everything)}):
-        for draw, order in enumerate(orders[:1] if n == len(everything) else orders):
-            yield (
-                Case(lab, encoder, subject, np.sort(order[:n]), voxels, lab.seed + draw),
-                draw,
-                n == len(everything),
-            )
-
-
-def _methods(lab: Lab, case: Case, draw: int, is_all: bool) -> list[str]:
-    """Those of the profile; from scratch, which costs most, once and for some numbers of images."""
-    scratch = draw == 0 and (is_all or len(case.rows) in lab.profile.transfer.scratch_images)
-    return [RIDGE, *([ALONE] if scratch else []), *METHODS]
-
-
-def _score(case: Case, method: str) -> dict[str, Any]:
-    started = time.monotonic()
-    predicted, chosen = case.predict(method)
-    seconds = time.monotonic() - started
-    measured = case.view.responses_to(case.view.image_rows("test"))
-    r, ranks = (
-        np.nan_to_num(scores.correlation(predicted, measured)),
-        scores.retrieval_ranks(predicted, measured),
-    )
-    resampled = stats.resampled_scores(
-        predicted, measured, case.lab.profile.bootstrap, case.lab.seed
-    )
-    return {
-        "median_r": float(np.median(r)),
-        "top1": scores.top_k(ranks, 1),
-        "gallery": len(ranks),
-        "chosen": chosen,
-        "ceiling": _median(case.lab.ceiling_r(case.subject)[case.voxels]),
-        "seconds": seconds,
-        "resampled_median_r": resampled[0],
-        "resampled_top1": resampled[1],
-    }
+def _scores(lab: Lab, predicted: NDArray, subject: Subject, seconds: float) -> list:
+    """The last columns of `curves`."""
+    measured, ceiling = subject.responses("test"), np.sqrt(subject.noise_ceiling("test"))
+    r = np.nan_to_num(scores.correlation(predicted, measured))
+    top1 = scores.top_k(scores.retrieval_ranks(predicted, measured), 1)
+    highest = float(np.nanmedian(ceiling)) if np.isfinite(ceiling).any() else np.nan
+    resampled = stats.resampled_scores(predicted, measured, lab.profile.bootstrap, lab.seed)
+    return [float(np.median(r)), top1, highest, seconds, *resampled]
 
 
 def summarise(
     table: pd.DataFrame, score: str = "median_r", n_boot: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Mean over newcomers and draws with a 95 % interval over them, and over test images and
-    voxels.
+    """Mean over newcomers and draws with a 95 % interval over them, test images and voxels.
 
     Parameters
     ----------
@@ -336,67 +221,47 @@ def summarise(
     One row per direction, method and number of images: value, low, high, n (newcomers × draws),
     ceiling.
     """
+    keys = ["direction", "method", "n_images"]
     rows = []
-    for (direction, method, n_images), group in table.groupby(
-        ["direction", "method", "n_images"], sort=False
-    ):
-        found = stats.bootstrap_units(
-            group[score], np.stack(group[f"resampled_{score}"]), n_boot, seed
-        )
-        rows.append(
-            {
-                "direction": direction,
-                "method": method,
-                "n_images": n_images,
-                "value": found.value,
-                "low": found.low,
-                "high": found.high,
-                "n": found.n,
-                "ceiling": group["ceiling"].mean(),
-            }
-        )
-    return pd.DataFrame(
-        rows, columns=["direction", "method", "n_images", "value", "low", "high", "n", "ceiling"]
-    )
+    for key, group in table.groupby(keys, sort=False):
+        resampled = np.stack(group[f"resampled_{score}"])
+        found = stats.bootstrap_units(group[score], resampled, n_boot, seed)
+        mean = [found.value, found.low, found.high, found.n, group["ceiling"].mean()]
+        rows.append([*key, *mean])
+    return pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "n", "ceiling"])
 
 
 def images_needed(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
-    """Images that a method needs for 90 % of what the paper's method reaches with all, and of the
-    ceiling; recorded.
-
-    Between two numbers of images the curve is a straight line over the logarithm of the number.
+    """Images that a method needs for 90 % of what the paper's method reaches with all images of the
+    newcomer, and for 90 % of the ceiling; recorded.
 
     Returns
     -------
-    One row per direction and method: images for both, NaN where the curve does not get there. A
-    curve that is there at its first number of images counts as that number: it may need fewer.
+    One row per direction and method: images for both, NaN where the curve does not get there.
     """
-    mean = summarise(table)
     rows = []
-    for (direction, method), curve in mean.groupby(["direction", "method"], sort=False):
-        mine = table[table["direction"] == direction]
-        papers = mine[(mine["method"] == GRADIENT) & mine["all_images"]]["median_r"].mean()
-        row = {"direction": direction, "method": method}
+    for (direction, method), curve in summarise(table).groupby(["direction", "method"], sort=False):
+        papers = table[(table["direction"] == direction) & (table["method"] == GRADIENT)]
         targets = {
-            "90 % of gradient with all": float(papers),
+            "90 % of gradient with all": papers["median_r"][papers["all_images"]].mean(),
             "90 % of the ceiling": curve["ceiling"].iloc[0],
         }
+        row = {"direction": direction, "method": method}
         for what, target in targets.items():
-            row[what] = _reached(curve["n_images"], curve["value"], ENOUGH * target)
+            row[what] = reached(curve["n_images"], curve["value"], ENOUGH * target)
             lab.record(f"images for {what}", row[what], f"{direction}, {method}", unit="images")
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _median(values: NDArray) -> float:
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
+def reached(n_images: Sequence[float], values: Sequence[float], target: float) -> float:
+    """The first number of images at which a curve reaches a target; NaN if it does not.
 
-
-def _reached(n_images: Sequence[float], values: Sequence[float], target: float) -> float:
-    """The first number of images at which a curve reaches a target; NaN if it does not."""
-    n, y = np.log(np.asarray(n_images, dtype=float)), np.asarray(values, dtype=float)
-    order = np.argsort(n)
-    n, y = n[order], y[order]
+    Between two numbers of images the curve is a straight line over the logarithm of the number. A
+    curve that is there at its first number counts as that number: it may need fewer.
+    """
+    order = np.argsort(n_images)
+    n, y = np.log(np.asarray(n_images, float))[order], np.asarray(values, float)[order]
     above = np.flatnonzero(y >= target)
     if not len(above):
         return np.nan
@@ -405,12 +270,11 @@ def _reached(n_images: Sequence[float], values: Sequence[float], target: float) 
 
 
 def against_best(lab: Lab, table: pd.DataFrame, score: str = "median_r") -> pd.DataFrame:
-    """Ours minus the best of ridge, gradient and matching, for each direction and number of images;
+    """Ours minus the best of ridge, gradient and matching, per direction and number of images;
     recorded.
 
     The best is the one that is best on average over newcomers and draws, on the test images, which
-    favours it a little. The difference is paired: the same newcomers, draws, test images and
-    voxels.
+    favours it a little. The difference is paired: the same newcomers, draws, test images, voxels.
 
     Parameters
     ----------
@@ -418,77 +282,57 @@ def against_best(lab: Lab, table: pd.DataFrame, score: str = "median_r") -> pd.D
 
     Returns
     -------
-    One row per direction and number of images: best, difference, low, high (95 % over newcomers,
-    draws, test images and voxels).
+    One row per direction and number of images: best of the others, difference, low, high (95 % over
+    newcomers, draws, test images and voxels).
     """
-    rows = []
-    for (direction, n_images), group in table.groupby(["direction", "n_images"], sort=False):
+    name, unit = (
+        (f"ours_minus_best in {score}", "share") if score == "top1" else ("ours_minus_best", "r")
+    )
+    keys, rows = ["direction", "n_images"], []
+    for (direction, n_images), group in table.groupby(keys, sort=False):
         mean = group.groupby("method", sort=False)[score].mean()
         rivals = mean.reindex([RIDGE, GRADIENT, MATCHING]).dropna()
         if OURS not in mean or not len(rivals):
             continue
-        best = rivals.idxmax()
-        mine, other = (
+        best = str(rivals.idxmax())
+        ours, other = (
             group[group["method"] == m].set_index(["subject", "draw"]).sort_index()
             for m in (OURS, best)
         )
-        resampled = [np.stack(x[f"resampled_{score}"]) for x in (mine, other)]
-        found = stats.bootstrap_units(
-            mine[score] - other[score], resampled[0] - resampled[1], lab.profile.bootstrap, lab.seed
-        )
-        name, unit = (
-            ("ours_minus_best", "r")
-            if score == "median_r"
-            else (f"ours_minus_best in {score}", "share")
-        )
-        lab.record(
-            name, found.value, f"{direction}, {n_images} images, {best}", interval=found, unit=unit
-        )
-        rows.append(
-            {
-                "direction": direction,
-                "n_images": n_images,
-                "best of the others": best,
-                "difference": found.value,
-                "low": found.low,
-                "high": found.high,
-            }
-        )
-    return pd.DataFrame(
-        rows, columns=["direction", "n_images", "best of the others", "difference", "low", "high"]
-    )
+        resampled = [np.stack(x[f"resampled_{score}"]) for x in (ours, other)]
+        paired, noise = ours[score] - other[score], resampled[0] - resampled[1]
+        found = stats.bootstrap_units(paired, noise, lab.profile.bootstrap, lab.seed)
+        condition = f"{direction}, {n_images} images, {best}"
+        lab.record(name, found.value, condition, interval=found, unit=unit)
+        rows.append([direction, n_images, best, found.value, found.low, found.high])
+    columns = [*keys, "best of the others", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-SMALL = config.SimulationConfig(subjects=5, images=250, test_images=100, voxels=300, scanner="7T")
-VARIANTS: dict[
-    str, tuple[int, tuple[config.SimulationConfig, ...]]
-] = {  # seed, and parts of the crowd file; last is new
+SMALL = SimulationConfig(subjects=5, images=250, test_images=100, voxels=300, scanner="7T")
+NOISY, MIXED = replace(SMALL, snr=0.5), replace(SMALL, spread=3.0)
+FOUR, NEW = replace(SMALL, subjects=4), replace(SMALL, subjects=1)
+# seed, and parts of the crowd file; its last subject is the newcomer
+VARIANTS: dict[str, tuple[int, tuple[SimulationConfig, ...]]] = {
     "seed 11": (11, (SMALL,)),
     "seed 12": (12, (SMALL,)),
-    "ncsnr halved": (11, (replace(SMALL, snr=0.5),)),
-    "other mixes of types": (11, (replace(SMALL, spread=3.0),)),
-    "nobody has type place": (
-        11,
-        (replace(SMALL, subjects=4, lacking="place"), replace(SMALL, subjects=1)),
-    ),
+    "ncsnr halved": (11, (NOISY,)),
+    "other mixes of types": (11, (MIXED,)),
+    "nobody has type place": (11, (replace(FOUR, lacking="place"), NEW)),
     "seed 31 (new)": (31, (SMALL,)),
-    "ncsnr halved (new)": (32, (replace(SMALL, snr=0.5),)),
-    "other mixes of types (new)": (33, (replace(SMALL, spread=3.0),)),
-    "nobody has type word (new)": (
-        34,
-        (replace(SMALL, subjects=4, lacking="word"), replace(SMALL, subjects=1)),
-    ),
+    "ncsnr halved (new)": (32, (NOISY,)),
+    "other mixes of types (new)": (33, (MIXED,)),
+    "nobody has type word (new)": (34, (replace(FOUR, lacking="word"), NEW)),
 }
 
 
 def robustness(
     lab: Lab,
-    variants: Mapping[str, tuple[int, tuple[config.SimulationConfig, ...]]] = VARIANTS,
+    variants: Mapping[str, tuple[int, tuple[SimulationConfig, ...]]] = VARIANTS,
     n_images: Sequence[int] = (25, 100, 250),
     steps: int = 600,
 ) -> pd.DataFrame:
-    """Transfer to the last subject of simulated crowds other than that of the notebook; medians are
-    recorded.
+    """Transfer to the last subject of other simulated crowds; medians are recorded.
 
     Crowds and encoders are kept in the cache. The voxels of a type that nobody in the crowd has are
     also scored alone.
@@ -499,87 +343,36 @@ def robustness(
 
     Returns
     -------
-    One row per variant, voxels ("all", or the type), method, number of images and draw: median_r.
+    Mean median r over draws: a row per crowd, voxels ("all", or the type) and number of images, a
+    column per method, and "ours − best" of the others.
     """
     rows = []
-    for name, (seed, parts) in variants.items():
-        other = Lab(lab.notebook, str(_simulated(parts, seed)), lab.profile.name, seed)
-        other.profile = replace(
-            other.profile,
-            training=replace(
-                other.profile.training, epochs=1, min_steps=steps, voxels_per_step=128
-            ),
-        )
-        new = other.subjects[-1]
+    for crowd, (seed, parts) in variants.items():
+        path = simulated_crowd(replace(lab.profile, simulation=parts), seed)
+        other = Lab(lab.notebook, str(path), lab.profile.name, seed)
+        training = replace(lab.profile.training, epochs=1, min_steps=steps, voxels_per_step=128)
+        other.profile = replace(other.profile, training=training)
+        *known, new = other.subjects
         types = truth.voxels(other.crowd, new)["type"].to_numpy()
-        for case, draw, _ in _cases(other, other.encoder(other.subjects[:-1]), new, n_images):
-            groups = {"all": np.ones(len(case.voxels), dtype=bool)}
-            if parts[0].lacking:
-                groups[parts[0].lacking] = types[case.voxels] == parts[0].lacking
-            measured = case.view.responses_to(case.view.image_rows("test"))
+        for few in few_images(other, new, n_images):
+            measured = few.subject.responses("test")
+            groups = {"all": np.ones(len(few.voxels), bool)}
+            if lacking := parts[0].lacking:
+                groups[lacking] = types[few.voxels] == lacking
             for method in (RIDGE, *METHODS):
-                r = np.nan_to_num(scores.correlation(case.predict(method)[0], measured))
+                predicted = predicted_by(other, other.encoder(known), few, method)
+                r = np.nan_to_num(scores.correlation(predicted, measured))
                 rows += [
-                    {
-                        "crowd": name,
-                        "voxels": f"{group} ({mask.sum()})",
-                        "method": method,
-                        "n_images": len(case.rows),
-                        "draw": draw,
-                        "median_r": float(np.median(r[mask])),
-                    }
+                    [crowd, f"{group} ({mask.sum()})", few.n_images, method, np.median(r[mask])]
                     for group, mask in groups.items()
                 ]
-    table = pd.DataFrame(rows)
-    for (name, group, method, n), found in table.groupby(
-        ["crowd", "voxels", "method", "n_images"], sort=False
-    ):
-        condition = f"{name}, {group.split()[0]} voxels, {method}, {n} images"
-        lab.record(
-            "other_crowds_median_r", found["median_r"].mean(), condition, n=len(found), unit="r"
-        )
-    return table
-
-
-def robustness_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over draws: a row per crowd, voxels and number of images, a column per method."""
-    return table.pivot_table("median_r", ["crowd", "voxels", "n_images"], "method", sort=False)
-
-
-def robustness_verdict(table: pd.DataFrame, margin: float = 0.01) -> str:
-    """Where ours is more than `margin` below the best of the others, and where above the paper's
-    method.
-    """
-    mean = robustness_table(table)
-    return "\n".join(
-        (
-            _count(
-                f"ours is at most {margin} below the best of the others",
-                mean[OURS] >= mean.drop(columns=OURS).max(1) - margin,
-            ),
-            _count(f"ours is above {GRADIENT}", mean[OURS] > mean[GRADIENT]),
-        )
-    )
-
-
-def _simulated(parts: Sequence[config.SimulationConfig], seed: int) -> Path:
-    settings = repr((seed, *map(asdict, parts)))
-    path = (
-        cache_root()
-        / f"simulated-variant-{hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()}.h5"
-    )
-    if not path.exists():
-        with atomic(path) as partial:
-            for number, part in enumerate(parts):
-                simulate_crowd(partial, part, seed, append=number > 0)
-    return path
-
-
-def time_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean seconds per newcomer: a row per method, a column per number of images. They are not
-    recorded: they vary.
-    """
-    return table.pivot_table("seconds", "method", "n_images", sort=False).sort_index(axis=1)
+    keys = ["crowd", "voxels", "n_images", "method"]
+    table = pd.DataFrame(rows, columns=[*keys, "median_r"])
+    for (crowd, group, n, method), found in table.groupby(keys, sort=False)["median_r"]:
+        condition = f"{crowd}, {group.split()[0]} voxels, {method}, {n} images"
+        lab.record("other_crowds_median_r", found.mean(), condition, n=len(found), unit="r")
+    wide = table.pivot_table("median_r", keys[:3], "method", sort=False)
+    return wide.assign(**{"ours − best": wide[OURS] - wide.drop(columns=OURS).max(axis=1)})
 
 
 def draw(
@@ -618,139 +411,3 @@ def draw(
         lines.values(), lines.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9
     )
     return figure
-
-
-def settings_table(lab: Lab) -> pd.DataFrame:
-    """How much was given to each method, which decides the comparison. One row per method."""
-    t = lab.profile.transfer
-    steps = (
-        f"Adam, learning rate {t.learning_rate:g}, {t.epochs} epochs, at least {t.min_steps} steps"
-    )
-    rows = {
-        "all": (
-            f"at most {t.voxels} voxels of a newcomer, all its test images, {t.draws} draws of the"
-            " images (one of all)"
-        ),
-        RIDGE: "its search over weights of the levels, as in 01, is left out",
-        ALONE: (
-            f"{t.scratch_steps} steps, on these voxels; in 01 at least"
-            f" {lab.profile.training.min_steps}, on all"
-        ),
-        GRADIENT: f"{steps} (released code: 0.001, 50 epochs); the best on held-out images is kept",
-        MATCHING: f"{len(t.temperatures)} temperatures are tried on held-out images",
-        OURS: (
-            f"matching, then {t.steps} Gauss–Newton steps with one of {len(t.pulls)} pulls, and a"
-            f" linear rest of one of {len(STRENGTHS)} strengths or none, chosen on held-out images"
-        ),
-    }
-    return pd.DataFrame({"setting": rows})
-
-
-def overview(lab: Lab, found: Sequence[Direction]) -> pd.DataFrame:
-    """One row per direction: its crowd, its newcomers, and how many images each newcomer has."""
-    return pd.DataFrame(
-        [
-            {
-                "direction": d.name,
-                "crowd": ", ".join(d.crowd),
-                "newcomers": ", ".join(d.newcomers),
-                "images": ", ".join(
-                    str(len(transfer.images_of(lab.crowd, s))) for s in d.newcomers
-                ),
-            }
-            for d in found
-        ],
-        columns=["direction", "crowd", "newcomers", "images"],
-    )
-
-
-def verdict(
-    table: pd.DataFrame, needed: pd.DataFrame, against: pd.DataFrame, in_top1: pd.DataFrame
-) -> str:
-    """What the numbers say about transfer, in words, naming where a claim does not show.
-
-    Parameters
-    ----------
-    table : of `curves`.
-    needed : of `images_needed`.
-    against, in_top1 : of `against_best`, for median r and for top-1.
-    """
-    if table.empty:
-        return "nothing to compare: this crowd file has no newcomer"
-    wide = summarise(table).pivot_table("value", ["direction", "n_images"], "method", sort=False)
-    images = table.groupby("direction", sort=False)["n_images"].max()
-    enough = needed.pivot(
-        index="direction", columns="method", values="90 % of gradient with all"
-    ).reindex(images.index)
-    # not where all images were not tried
-    known = enough[GRADIENT].notna() if GRADIENT in enough else enough.index == ""
-    lines = []
-    if GRADIENT in wide:
-        lines += [
-            _paper_words(name, wide.loc[name], enough.loc[name, GRADIENT], table)
-            for name in images.index
-        ]
-        half = (enough[GRADIENT] <= images / 2)[known]
-        lines.append(
-            _count(
-                "the paper's way reaches 90 % of its own best with at most half of the images", half
-            )
-        )
-    for mine, other in ((GRADIENT, ALONE), (GRADIENT, RIDGE), (OURS, ALONE)):
-        if {mine, other} <= set(wide):
-            both = wide[[mine, other]].dropna()
-            lines.append(_count(f"{mine} is above {other} in median r", both[mine] > both[other]))
-    lines += [
-        _against_words(rows, score)
-        for score, rows in (("median r", against), ("top-1", in_top1))
-        if len(rows)
-    ]
-    if {GRADIENT, OURS} <= set(enough):
-        half = (enough[OURS] <= enough[GRADIENT] / 2)[known]
-        lines.append(
-            _count(
-                "ours reaches 90 % of the paper's best with at most half of the paper's images",
-                half,
-            )
-        )
-    return "\n".join(lines)
-
-
-def _paper_words(direction: str, curve: pd.DataFrame, enough: float, table: pd.DataFrame) -> str:
-    """What the paper's way reaches with how many images, and what else there is to reach."""
-    last, ceiling = curve.index.max(), table[table["direction"] == direction]["ceiling"].mean()
-    rivals = {"ridge": RIDGE, "from scratch": ALONE}
-    found = {name: curve[c].loc[last] for name, c in rivals.items() if c in curve}
-    others = [f"{name} {r:.2f}" for name, r in found.items() if np.isfinite(r)]
-    others.append(f"ceiling {ceiling:.2f}" if np.isfinite(ceiling) else "ceiling unknown")
-    reached = (
-        f"90 % of its own best with {enough:.0f} of {last} images; " if np.isfinite(enough) else ""
-    )
-    return (
-        f"the paper's way, {direction}: {reached}median r "
-        + ", ".join(f"{r:.2f} with {n}" for n, r in curve[GRADIENT].dropna().items())
-        + f" images; beside it, with {last}: {', '.join(others)}"
-    )
-
-
-def _against_words(rows: pd.DataFrame, score: str) -> str:
-    below, above = rows[rows["high"] < 0], rows[rows["low"] > 0]
-    where = "; ".join(
-        f"{r.direction} at {r.n_images} ({r.difference:+.3f})" for r in below.itertuples()
-    )
-    return (
-        f"ours against the best of ridge, gradient and matching, in {score}, by the 95 % intervals:"
-        f" below in {len(below)} of {len(rows)}{': ' * bool(where)}{where}; above in {len(above)},"
-        f" neither in {len(rows) - len(below) - len(above)}; the difference itself is below 0 in"
-        f" {(rows['difference'] < 0).sum()}, at worst by {-min(rows['difference'].min(), 0):.3f};"
-        f" mean over all {rows['difference'].mean():+.3f}"
-    )
-
-
-def _count(claim: str, holds: pd.Series) -> str:
-    fails = [
-        " at ".join(map(str, i)) if isinstance(i, tuple) else str(i) for i in holds.index[~holds]
-    ]
-    return f"{claim}: {holds.sum()} of {len(holds)}" + (
-        f"; not {'; '.join(fails)}" if fails else ""
-    )

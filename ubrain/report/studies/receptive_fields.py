@@ -1,9 +1,8 @@
-"""Where voxels look and which levels they read, against what is known of their receptive fields
-(notebook 06).
-"""
+"""Where voxels look and which levels they read, against what is known of them (notebook 06)."""
 
 import copy
 import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -24,12 +23,11 @@ UNTRAINED, SHUFFLED = "untrained embeddings", "shuffled voxels"
 # the attention averaged over levels, each weighted by how much the voxel uses it
 BY_USE = "levels by use"
 QUANTITIES = ("x", "y", "sigma")
-EARLY = re.compile(
-    r"(V1|V2|V3)[vd]?|EarlyVis"
-)  # names of early areas in the files of several datasets
-BETWEEN = re.compile(r"h?V4")
+# names of early areas in the files of several datasets
+EARLY, BETWEEN = re.compile(r"(V1|V2|V3)[vd]?|EarlyVis"), re.compile(r"h?V4")
 BATCH = 16  # images
 LEAST = 10  # voxels in an area
+AGREEMENT = ["condition", "area", "field", "quantity", "r", "low", "high", "n_voxels"]
 
 
 def field_of_view(lab: Lab, given: float | None) -> tuple[float, str]:
@@ -44,34 +42,37 @@ def field_of_view(lab: Lab, given: float | None) -> tuple[float, str]:
 
 
 def read_all(lab: Lab, encoder: UniversalEncoder) -> dict[str, Reading]:
-    """Average attention and use of the levels of all voxels of all subjects, on their test
-    images.
-    """
-    return {
-        s: _read(lab, encoder, s)
-        for s in track(lab.subjects, len(lab.subjects), "reading attention")
-    }
+    """Average attention and use of the levels of all voxels of all subjects, on test images."""
+    subjects = track(lab.subjects, len(lab.subjects), "reading attention")
+    return {s: read_one(lab, encoder, s) for s in subjects}
+
+
+def read_one(lab: Lab, encoder: UniversalEncoder, subject: str) -> Reading:
+    """Average attention and use of the levels of a subject's voxels, on some test images."""
+    rows, most = lab.crowd[subject].image_rows("test"), lab.profile.fields.images
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(lab.seed).choice(rows, most, replace=False))
+    device = encoder.position.device
+    batches = (lab.source.tokens(rows[i : i + BATCH], device) for i in range(0, len(rows), BATCH))
+    return fields.read(encoder, subject, batches)
 
 
 def most_focused(
     lab: Lab, encoder: UniversalEncoder, subject: str, val_r: NDArray, share: float = 0.1
 ) -> int:
-    """The voxel with the smallest receptive field among the `share` that is predicted best on the
-    val images.
+    """The voxel with the smallest receptive field among the `share` that is predicted best.
 
     Parameters
     ----------
     val_r : (n_voxels,), correlations on the val images.
     """
-    sigma = fields.locate(fields.weighted(_read(lab, encoder, subject)), 1).sigma
+    sigma = fields.locate(fields.weighted(read_one(lab, encoder, subject)), 1).sigma
     predicted_best = np.nan_to_num(val_r) >= np.nanquantile(val_r, 1 - share)
     return int(np.argmin(np.where(predicted_best & np.isfinite(sigma), sigma, np.inf)))
 
 
 def untrained(lab: Lab, encoder: UniversalEncoder) -> UniversalEncoder:
-    """The trained shared weights with new embeddings for everybody: what the encoder does when it
-    knows no voxel.
-    """
+    """The trained shared weights with new embeddings: an encoder that knows no voxel."""
     found = copy.deepcopy(encoder)
     torch.manual_seed(lab.seed)
     for s in lab.subjects:
@@ -82,12 +83,11 @@ def untrained(lab: Lab, encoder: UniversalEncoder) -> UniversalEncoder:
 
 
 def known_fields(lab: Lab, subject: str) -> pd.DataFrame | None:
-    """Receptive fields that the file knows: the truth of a simulation, or pRF maps among the
-    columns of the voxels.
+    """Receptive fields that the file knows: the truth of a simulation, or pRF maps of the voxels.
 
-    Centres are looked for in x and y, prf_x and prf_y, or prf_eccentricity and prf_angle (degrees,
-    counter-clockwise from the right, as in NSD), sizes in sigma, prf_sigma or prf_size; all in
-    degrees of visual angle, y upwards.
+    Centres are looked for in the columns x and y, prf_x and prf_y, or prf_eccentricity and
+    prf_angle (degrees, counter-clockwise from the right, as in NSD), sizes in sigma, prf_sigma or
+    prf_size; all in degrees of visual angle, y upwards.
 
     Returns
     -------
@@ -101,11 +101,8 @@ def known_fields(lab: Lab, subject: str) -> pd.DataFrame | None:
         if {x, y} <= set(voxels):
             found["x"], found["y"] = voxels[x], voxels[y]
     if {"prf_eccentricity", "prf_angle"} <= set(voxels):
-        angle = np.deg2rad(voxels["prf_angle"])
-        found["x"], found["y"] = (
-            voxels["prf_eccentricity"] * np.cos(angle),
-            voxels["prf_eccentricity"] * np.sin(angle),
-        )
+        away, angle = voxels["prf_eccentricity"], np.deg2rad(voxels["prf_angle"])
+        found["x"], found["y"] = away * np.cos(angle), away * np.sin(angle)
     for size in ("sigma", "prf_sigma", "prf_size"):
         if size in voxels:
             found["sigma"] = voxels[size]
@@ -113,8 +110,7 @@ def known_fields(lab: Lab, subject: str) -> pd.DataFrame | None:
 
 
 def field_table(lab: Lab, readings: dict[str, Reading], view: float) -> pd.DataFrame:
-    """Receptive fields of all voxels, one row per voxel and field (each level, and the levels by
-    use).
+    """Receptive fields: a row per voxel and field (each level, and the levels by use).
 
     Parameters
     ----------
@@ -127,24 +123,16 @@ def field_table(lab: Lab, readings: dict[str, Reading], view: float) -> pd.DataF
     """
     parts = []
     for s, reading in readings.items():
-        voxels, known = lab.crowd[s].voxels, known_fields(lab, s)
-        vertex = (
-            voxels["vertex"] if "vertex" in voxels and lab.crowd[s].space == "fsaverage5" else -1
+        subject, known = lab.crowd[s], known_fields(lab, s)
+        on_surface = "vertex" in subject.voxels and subject.space == "fsaverage5"
+        base = subject.voxels[["hemisphere", "areas"]].assign(
+            subject=s,
+            voxel=np.arange(subject.n_voxels),
+            vertex=subject.voxels["vertex"] if on_surface else -1,
+            **{f"true_{q}": np.nan if known is None else known[q].to_numpy() for q in QUANTITIES},
         )
-        base = pd.DataFrame(
-            {
-                "subject": s,
-                "voxel": voxels.index,
-                "hemisphere": voxels["hemisphere"].to_numpy(),
-                "areas": voxels["areas"].to_numpy(),
-                "vertex": vertex,
-            }
-        )
-        for q in QUANTITIES:
-            base[f"true_{q}"] = known[q].to_numpy() if known is not None else np.nan
-        for name, attention in zip(
-            field_names(reading), [*reading.attention, fields.weighted(reading)], strict=True
-        ):
+        every = [*reading.attention, fields.weighted(reading)]
+        for name, attention in zip(field_names(reading), every, strict=True):
             places = fields.locate(attention, view)
             parts.append(base.assign(field=name, x=places.x, y=places.y, sigma=places.sigma))
     return pd.concat(parts, ignore_index=True)
@@ -165,34 +153,72 @@ def agreement(lab: Lab, table: pd.DataFrame, condition: str = CROWD) -> pd.DataF
     high, n_voxels. No rows if no receptive field is known. A voxel of several areas counts in each.
     """
     rows = []
-    for (area, field), mine in _by_area(table):
+    for area, field, mine in by_area(table):
         for q in QUANTITIES:
-            found = stats.bootstrap(
-                stats.pearson,
-                mine[q],
-                mine[f"true_{q}"],
-                n_boot=lab.profile.bootstrap,
-                seed=lab.seed,
-            )
+            found = _bootstrap(lab, stats.pearson, mine[q], mine[f"true_{q}"])
             if found.n >= LEAST and np.isfinite(found.value):
-                rows.append(
-                    [condition, area, field, q, found.value, found.low, found.high, found.n]
+                name, where = f"field_r of {q} in {area}", f"{condition}, {field}"
+                lab.record(name, found.value, where, interval=found, unit="r")
+                row = [condition, area, field, q, found.value, found.low, found.high, found.n]
+                rows.append(row)
+    return pd.DataFrame(rows, columns=AGREEMENT)
+
+
+def layout_alone(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
+    """The same correlations when voxels are shuffled within subject, area and hemisphere: what
+    layout alone explains; recorded.
+
+    Returns
+    -------
+    As `agreement`, with r the mean over shuffles, low and high the range of 95 % of them; for the
+    levels by use.
+    """
+    rows, rng = [], np.random.default_rng(lab.seed)
+    for area, field, mine in by_area(table[table["field"] == BY_USE]):
+        groups = mine.groupby(["subject", "hemisphere"]).ngroup().to_numpy()
+        order = shuffles(groups, lab.profile.fields.shuffles, rng)
+        for q in QUANTITIES:
+            x, y = mine[q].to_numpy(), mine[f"true_{q}"].to_numpy()
+            r = stats.pearson(np.broadcast_to(x, order.shape), y[order])
+            if len(mine) >= LEAST and np.isfinite(r).all():
+                found = stats.Interval(
+                    float(r.mean()), *np.percentile(r, [2.5, 97.5]).tolist(), len(mine)
                 )
-                lab.record(
-                    f"field_r of {q} in {area}",
-                    found.value,
-                    f"{condition}, {field}",
-                    interval=found,
-                    unit="r",
-                )
-    return pd.DataFrame(
-        rows, columns=["condition", "area", "field", "quantity", "r", "low", "high", "n_voxels"]
-    )
+                name, where = f"field_r of {q} in {area}", f"{SHUFFLED}, {field}"
+                lab.record(name, found.value, where, interval=found, unit="r")
+                row = [SHUFFLED, area, field, q, found.value, found.low, found.high, found.n]
+                rows.append(row)
+    return pd.DataFrame(rows, columns=AGREEMENT)
+
+
+def above_controls(lab: Lab, found: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
+    """In which areas the interval of the levels by use is above both controls; recorded.
+
+    Parameters
+    ----------
+    found : `agreement` of the trained encoder.
+    controls : `layout_alone` and `agreement` of an untrained encoder, one after the other.
+
+    Returns
+    -------
+    One row per quantity: areas (how many have a correlation), above, share, and their names.
+    """
+    mine = found[found["field"] == BY_USE]
+    limit = controls[controls["field"] == BY_USE].groupby(["quantity", "area"])["high"].max()
+    rows = {}
+    for q, group in mine.groupby("quantity", sort=False):
+        highest = limit.reindex([(q, area) for area in group["area"]]).fillna(0).to_numpy()
+        above = group["low"].to_numpy() > highest
+        where = f"{CROWD}, {BY_USE}"
+        name, share = f"field_areas_above_controls of {q}", above.mean()
+        lab.record(name, share, where, n=len(group), unit="share")
+        names = ", ".join(group["area"][above])
+        rows[q] = {"areas": len(group), "above": above.sum(), "share": share, "names": names}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity")
 
 
 def positions(table: pd.DataFrame, found: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """Estimated and known centres of the voxels of the first areas, early ones first: what is drawn
-    as dots.
+    """Estimated and known centres of the voxels of the first areas, early ones first, to be drawn.
 
     Parameters
     ----------
@@ -203,59 +229,22 @@ def positions(table: pd.DataFrame, found: pd.DataFrame, most: int = 4) -> pd.Dat
     One row per voxel and area, for the levels by use: area, x, y, true_x, true_y, and r_x, r_y of
     the area.
     """
-    r = (
-        found[found["field"] == BY_USE]
-        .pivot(index="area", columns="quantity", values="r")
-        .reindex(found["area"].unique())
-    )
-    chosen = sorted(
-        r.index, key=lambda a: EARLY.fullmatch(a) is None and BETWEEN.fullmatch(a) is None
-    )[:most]
-    parts = []
-    for (area, _), mine in _by_area(table[table["field"] == BY_USE]):
-        if area in chosen:
-            columns = ["area", "x", "y", "true_x", "true_y"]
-            parts.append(mine[columns].dropna().assign(r_x=r.loc[area, "x"], r_y=r.loc[area, "y"]))
+    r = found[found["field"] == BY_USE].pivot(index="area", columns="quantity", values="r")
+    order = [a for a in found["area"].unique() if a in r.index]
+    early = [a for a in order if EARLY.fullmatch(a) or BETWEEN.fullmatch(a)]
+    chosen = [*early, *(a for a in order if a not in early)][:most]
+    columns = ["area", "x", "y", "true_x", "true_y"]
+    parts = [
+        mine[columns].dropna().assign(r_x=r.loc[area, "x"], r_y=r.loc[area, "y"])
+        for area, _, mine in by_area(table[table["field"] == BY_USE])
+        if area in chosen
+    ]
     return pd.concat(parts) if parts else pd.DataFrame(columns=["area"])
 
 
-def layout_alone(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
-    """The same correlations when voxels are shuffled within subject, area and hemisphere: what
-    layout alone explains.
-
-    Returns
-    -------
-    As `agreement`, with r the mean over shuffles, low and high the range of 95 % of them; for the
-    levels by use.
-    """
-    rows, rng = [], np.random.default_rng(lab.seed)
-    for (area, field), mine in _by_area(table[table["field"] == BY_USE]):
-        shuffled = _shuffles(
-            mine.groupby(["subject", "hemisphere"]).ngroup().to_numpy(),
-            lab.profile.fields.shuffles,
-            rng,
-        )
-        for q in QUANTITIES:
-            x, y = mine[q].to_numpy(), mine[f"true_{q}"].to_numpy()
-            r = stats.pearson(np.broadcast_to(x, shuffled.shape), y[shuffled])
-            if len(mine) >= LEAST and np.isfinite(r).all():
-                low, high = np.percentile(r, [2.5, 97.5])
-                rows.append([SHUFFLED, area, field, q, r.mean(), low, high, len(mine)])
-                lab.record(
-                    f"field_r of {q} in {area}",
-                    r.mean(),
-                    f"{SHUFFLED}, {field}",
-                    unit="r",
-                    interval=stats.Interval(float(r.mean()), float(low), float(high), len(mine)),
-                )
-    return pd.DataFrame(
-        rows, columns=["condition", "area", "field", "quantity", "r", "low", "high", "n_voxels"]
-    )
-
-
 def size_beyond_eccentricity(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
-    """Partial correlation of estimated with known size at equal known eccentricity, per area,
-    levels by use; recorded.
+    """Partial correlation of estimated with known size at equal known eccentricity, per area, for
+    the levels by use; recorded.
 
     Receptive fields grow with eccentricity. So an attention that only spreads more the further out
     a voxel looks has a size that correlates with the known one, without knowing it.
@@ -265,25 +254,13 @@ def size_beyond_eccentricity(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
     One row per area: area, r, low, high, n_voxels; no rows if no size is known.
     """
     rows = []
-    for (area, _), mine in _by_area(table[table["field"] == BY_USE]):
-        eccentricity = np.hypot(mine["true_x"], mine["true_y"])
-        found = stats.bootstrap(
-            _partial,
-            mine["sigma"],
-            mine["true_sigma"],
-            eccentricity,
-            n_boot=lab.profile.bootstrap,
-            seed=lab.seed,
-        )
+    for area, field, mine in by_area(table[table["field"] == BY_USE]):
+        away = np.hypot(mine["true_x"], mine["true_y"])
+        found = _bootstrap(lab, partial_correlation, mine["sigma"], mine["true_sigma"], away)
         if found.n >= LEAST and np.isfinite(found.value):
             rows.append([area, found.value, found.low, found.high, found.n])
-            lab.record(
-                f"field_r of sigma at equal eccentricity in {area}",
-                found.value,
-                f"{CROWD}, {BY_USE}",
-                interval=found,
-                unit="r",
-            )
+            name, where = f"field_r of sigma at equal eccentricity in {area}", f"{CROWD}, {field}"
+            lab.record(name, found.value, where, interval=found, unit="r")
     return pd.DataFrame(rows, columns=["area", "r", "low", "high", "n_voxels"])
 
 
@@ -299,62 +276,23 @@ def distances(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
     (median over voxels of the paired difference) with low and high, size, known_size (medians), all
     in degrees, and n_voxels.
     """
-    rows = []
-    for (area, _), mine in _by_area(
-        table[table["field"] == BY_USE].dropna(subset=["true_x", "true_y"])
-    ):
+    rows, where = [], f"{CROWD}, {BY_USE}"
+    known = table[table["field"] == BY_USE].dropna(subset=["true_x", "true_y"])
+    for area, _, mine in by_area(known):
         away = np.hypot(mine["x"] - mine["true_x"], mine["y"] - mine["true_y"])
         middle = np.hypot(mine["true_x"], mine["true_y"])
-        nearer = stats.bootstrap(
-            _median, middle - away, n_boot=lab.profile.bootstrap, seed=lab.seed
-        )
+        nearer = _bootstrap(lab, lambda x: np.median(x, -1), middle - away)
         if nearer.n >= LEAST:
-            lab.record(
-                f"field_distance in {area}",
-                away.median(),
-                f"{CROWD}, {BY_USE}",
-                n=nearer.n,
-                unit="degrees",
-            )
-            lab.record(
-                f"field_distance in {area}",
-                middle.median(),
-                "middle of the image",
-                n=nearer.n,
-                unit="degrees",
-            )
-            lab.record(
-                f"field_nearer in {area}",
-                nearer.value,
-                f"{CROWD}, {BY_USE}",
-                interval=nearer,
-                unit="degrees",
-            )
-            rows.append(
-                [
-                    area,
-                    away.median(),
-                    middle.median(),
-                    nearer.value,
-                    nearer.low,
-                    nearer.high,
-                    mine["sigma"].median(),
-                    mine["true_sigma"].median(),
-                    nearer.n,
-                ]
-            )
-    names = [
-        "area",
-        "distance",
-        "of_the_middle",
-        "nearer",
-        "low",
-        "high",
-        "size",
-        "known_size",
-        "n_voxels",
-    ]
-    return pd.DataFrame(rows, columns=names)
+            name, n = f"field_distance in {area}", nearer.n
+            lab.record(name, away.median(), where, n=n, unit="degrees")
+            lab.record(name, middle.median(), "middle of the image", n=n, unit="degrees")
+            name = f"field_nearer in {area}"
+            lab.record(name, nearer.value, where, interval=nearer, unit="degrees")
+            paired = [nearer.value, nearer.low, nearer.high]
+            sizes = [mine["sigma"].median(), mine["true_sigma"].median()]
+            rows.append([area, away.median(), middle.median(), *paired, *sizes, n])
+    columns = ["area", "distance", "of_the_middle", "nearer", "low", "high", "size", "known_size"]
+    return pd.DataFrame(rows, columns=[*columns, "n_voxels"])
 
 
 def use_of_levels(lab: Lab, readings: dict[str, Reading], condition: str = CROWD) -> pd.DataFrame:
@@ -364,39 +302,22 @@ def use_of_levels(lab: Lab, readings: dict[str, Reading], condition: str = CROWD
     Returns
     -------
     One row per area, in the order of the file: condition, area, depth with low and high, n_voxels,
-    and the mean weight of each level ("level 1", ...), as in
-    `ubrain.analysis.fields.level_weights`.
+    and the mean weight of each level ("level 1", ...), as in `fields.level_weights`.
     """
-    rows = []
     for s, reading in readings.items():
-        lab.record(
-            "depth",
-            fields.depth(reading.share).mean(),
-            condition,
-            s,
-            n=reading.share.shape[1],
-            unit="level",
-        )
-    for area, mine in _depths(lab, readings).groupby("area", sort=False):
-        if len(mine) >= LEAST:
-            found = stats.bootstrap(
-                _mean, mine["depth"], n_boot=lab.profile.bootstrap, seed=lab.seed
-            )
-            lab.record(f"depth of {area}", found.value, condition, interval=found, unit="level")
-            levels = mine.filter(regex=r"^level \d+$").mean()
-            rows.append(
-                {
-                    "condition": condition,
-                    "area": area,
-                    "depth": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "n_voxels": len(mine),
-                    **levels,
-                }
-            )
-            for name, weight in levels.items():
-                lab.record(f"use of {name} in {area}", weight, condition, n=len(mine), unit="share")
+        mean, n = fields.depth(reading.share).mean(), reading.share.shape[1]
+        lab.record("depth", mean, condition, s, n=n, unit="level")
+    rows = []
+    for area, _, mine in by_area(depths(lab, readings).assign(field="")):
+        if len(mine) < LEAST:
+            continue
+        found = _bootstrap(lab, lambda x: x.mean(-1), mine["depth"])
+        lab.record(f"depth of {area}", found.value, condition, interval=found, unit="level")
+        levels = mine.filter(regex=r"^level \d+$").mean()
+        for name, weight in levels.items():
+            lab.record(f"use of {name} in {area}", weight, condition, n=len(mine), unit="share")
+        row = {"condition": condition, "area": area, "depth": found.value, "low": found.low}
+        rows.append({**row, "high": found.high, "n_voxels": len(mine), **levels})
     return pd.DataFrame(rows)
 
 
@@ -411,22 +332,31 @@ def depth_gap(lab: Lab, readings: dict[str, Reading], condition: str = CROWD) ->
     One row per subject and one for all: condition, subject, early, higher (mean depths), gap, low,
     high, n_voxels; no rows where there are not enough voxels of both kinds.
     """
-    depths = _depths(lab, readings, one_row_per_voxel=True)
+    table = depths(lab, readings).dropna(subset="early")
     rows = []
     for subject in ["all", *readings]:
-        mine = depths if subject == "all" else depths[depths["subject"] == subject]
-        early, known = mine["early"], mine["early"].notna()
-        if (early == 1).sum() < LEAST or (early == 0).sum() < LEAST:
+        mine = table if subject == "all" else table[table["subject"] == subject]
+        if (mine["early"] == 1).sum() < LEAST or (mine["early"] == 0).sum() < LEAST:
             continue
-        gap = stats.bootstrap(
-            _gap, mine["depth"][known], early[known], n_boot=lab.profile.bootstrap, seed=lab.seed
-        )
+        gap = _bootstrap(lab, _gap, mine["depth"], mine["early"])
         lab.record("depth_gap", gap.value, condition, subject, gap, unit="levels")
         means = mine.groupby("early")["depth"].mean()
         rows.append([condition, subject, means[1], means[0], gap.value, gap.low, gap.high, gap.n])
-    return pd.DataFrame(
-        rows, columns=["condition", "subject", "early", "higher", "gap", "low", "high", "n_voxels"]
-    )
+    columns = ["condition", "subject", "early", "higher", "gap", "low", "high", "n_voxels"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def depths(lab: Lab, readings: dict[str, Reading]) -> pd.DataFrame:
+    """Depth and use of the levels, a row per voxel: subject, areas, depth, level 1, ..., early (1,
+    0 or NaN; see `is_early`).
+    """
+    parts = []
+    for s, reading in readings.items():
+        base = pd.DataFrame({"subject": s, "areas": lab.crowd[s].voxels["areas"].to_numpy()})
+        levels = {f"level {i + 1}": w for i, w in enumerate(fields.level_weights(reading.share))}
+        parts.append(base.assign(depth=fields.depth(reading.share), **levels))
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.assign(early=frame["areas"].map(is_early))
 
 
 def examples(lab: Lab, encoder: UniversalEncoder, subject: str, most: int = 6) -> pd.DataFrame:
@@ -438,35 +368,18 @@ def examples(lab: Lab, encoder: UniversalEncoder, subject: str, most: int = 6) -
     One row per area: area, voxel, val_r; of more than `most` areas, so many evenly spread over
     their order in the file. Without areas: the best voxels of all.
     """
-    rows = lab.crowd[subject].image_rows("val")
-    r = scores.correlation(
-        predict.predict(encoder, lab.source, subject, rows), lab.crowd[subject].responses("val")
-    )
-    frame = pd.DataFrame(
-        {
-            "area": lab.crowd[subject].voxels["areas"].to_numpy(),
-            "voxel": np.arange(len(r)),
-            "val_r": r,
-        }
-    )
-    frame = frame.dropna(subset=["val_r"]).sort_values("val_r", ascending=False, kind="stable")
-    if (frame["area"] != "").any():
-        order = list(
-            dict.fromkeys(
-                a for names in lab.crowd[subject].voxels["areas"] for a in names.split(",") if a
-            )
-        )
-        frame["area"] = frame["area"].str.split(",")
-        frame = (
-            frame.explode("area")
-            .query("area != ''")
-            .drop_duplicates("area")
-            .drop_duplicates("voxel")
-        )
-        frame = frame.set_index("area").reindex(order).dropna().reset_index().astype({"voxel": int})
-        frame = frame.iloc[
-            np.unique(np.linspace(0, len(frame) - 1, min(most, len(frame))).round().astype(int))
-        ]
+    mine = lab.crowd[subject]
+    predicted = predict.predict(encoder, lab.source, subject, mine.image_rows("val"))
+    r = scores.correlation(predicted, mine.responses("val"))
+    areas = mine.voxels["areas"].str.split(",").to_numpy()
+    frame = pd.DataFrame({"area": areas, "voxel": np.arange(len(r)), "val_r": r}).explode("area")
+    order = list(frame["area"][frame["area"] != ""].unique())
+    frame = frame.dropna().sort_values("val_r", ascending=False, kind="stable")
+    if order:
+        best = frame[frame["area"] != ""].drop_duplicates("area").drop_duplicates("voxel")
+        best = best.set_index("area").reindex(order).dropna().reset_index().astype({"voxel": int})
+        spread = np.linspace(0, len(best) - 1, min(most, len(best))).round().astype(int)
+        frame = best.iloc[np.unique(spread)]
     return frame.head(most).reset_index(drop=True)
 
 
@@ -478,15 +391,11 @@ def on_images(
     voxels: NDArray[np.int64],
     rows: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Spatial attention of voxels on single images, levels weighted by use: (n_voxels, n_images,
-    P).
-    """
-    device = encoder.position.device
+    """Spatial attention on single images, levels weighted by use: (n_voxels, n_images, P)."""
     with torch.inference_mode():
-        tokens = lab.source.tokens(rows, device)
-        attention = (
-            encoder.attention(tokens, subject, torch.tensor(voxels, device=device)).cpu().numpy()
-        )
+        embeddings = encoder.subject(subject)[torch.tensor(voxels)]
+        tokens = lab.source.tokens(rows, embeddings.device)
+        attention = encoder.attention(tokens, embeddings).cpu().numpy()
     return np.einsum("lv,lbvp->vbp", fields.level_weights(reading.share[:, voxels]), attention)
 
 
@@ -500,7 +409,15 @@ def field_maps(reading: Reading, voxels: NDArray[np.int64]) -> NDArray[np.float6
 
 def early_areas(areas: pd.Series) -> NDArray[np.bool_]:
     """Which voxels are in V1–V3 or V4, by their area names, separated by commas: (n_voxels,)."""
-    return (areas.map(_early).ne(0) & areas.ne("")).to_numpy()
+    return (areas.map(is_early).ne(0) & areas.ne("")).to_numpy()
+
+
+def is_early(areas: str) -> float:
+    """1 for a voxel of V1–V3, 0 of other named areas, NaN for V4 and for a voxel without areas."""
+    names = [a.split(":")[-1] for a in areas.split(",") if a]
+    if any(EARLY.fullmatch(a) for a in names):
+        return 1.0
+    return np.nan if not names or any(BETWEEN.fullmatch(a) for a in names) else 0.0
 
 
 def angles(table: pd.DataFrame, known: bool = False) -> tuple[NDArray[np.float64], pd.DataFrame]:
@@ -516,208 +433,29 @@ def angles(table: pd.DataFrame, known: bool = False) -> tuple[NDArray[np.float64
     (n_voxels,) degrees, and hemisphere and vertex of these voxels; both empty if there are none.
     """
     x, y = ("true_x", "true_y") if known else ("x", "y")
-    mine = table[
-        (table["field"] == BY_USE) & (table["vertex"] >= 0) & table["areas"].map(_early).eq(1)
-    ].dropna(subset=[x, y])
+    placed = table[(table["field"] == BY_USE) & (table["vertex"] >= 0)]
+    mine = placed[placed["areas"].map(is_early).eq(1)].dropna(subset=[x, y])
     if not len(mine):
         return np.empty(0), pd.DataFrame()
     return np.rad2deg(np.arctan2(mine[y], mine[x].abs())).to_numpy(), mine[["hemisphere", "vertex"]]
 
 
-def verdict(
-    lab: Lab,
-    found: pd.DataFrame,
-    controls: pd.DataFrame,
-    sizes: pd.DataFrame,
-    away: pd.DataFrame | None,
-    gaps: pd.DataFrame,
-) -> str:
-    """What the numbers say, in words.
-
-    Parameters
-    ----------
-    found : `agreement` of the trained encoder.
-    controls : `layout_alone` and `agreement` of an untrained encoder, one after the other.
-    sizes : `size_beyond_eccentricity`.
-    away : `distances`, where places are in degrees.
-    gaps : `depth_gap` of both encoders, one after the other.
-    """
-    lines, counts = [], dict[str, list[str]]()
-    if found.empty:
-        lines.append(
-            "positions and sizes: this file knows no receptive fields, so nothing can be compared"
-        )
-    mine = found[found["field"] == BY_USE].set_index(["area", "quantity"])
-    limit = controls[controls["field"] == BY_USE].groupby(["area", "quantity"])["high"].max()
-    for q, what in zip(
-        QUANTITIES, ("horizontal position", "vertical position", "size"), strict=True
-    ):
-        if q not in mine.index.get_level_values("quantity"):
-            continue
-        rows = mine.xs(q, level="quantity")
-        above = rows["low"] > limit.xs(q, level="quantity").reindex(rows.index).fillna(0)
-        early = rows[[EARLY.fullmatch(a) is not None for a in rows.index]]
-        shown = ", ".join(f"{a} {r:.2f}" for a, r in early["r"].items()) or "no early area"
-        counts[q] = list(rows.index[above])
-        lines.append(
-            f"{what}: {shown}; interval above all controls in {len(counts[q])} of {len(rows)} areas"
-            f"{': ' * bool(counts[q])}{', '.join(counts[q])}"
-        )
-        lab.record(
-            f"field_areas_above_controls of {q}",
-            above.mean(),
-            f"{CROWD}, {BY_USE}",
-            n=len(rows),
-            unit="share",
-        )
-    if len(sizes):
-        lines.append(
-            f"size at equal eccentricity: interval above 0 in {(sizes['low'] > 0).sum()} of"
-            f" {len(sizes)} areas: {', '.join(sizes['area'][sizes['low'] > 0]) or 'none'}"
-        )
-        explained = sizes["area"][(sizes["low"] <= 0) & sizes["area"].isin(counts.get("sigma", []))]
-        lines.append(
-            "size above all controls, but not at equal eccentricity, so that eccentricity may be"
-            f" all of it: {', '.join(explained) or 'no area'}"
-        )
-    if away is not None and len(away):
-        for where, rows in (
-            ("nearer to", away[away["low"] > 0]),
-            ("farther from", away[away["high"] < 0]),
-        ):
-            by = (
-                f": {', '.join(rows['area'])}; by up to {rows['nearer'].abs().max():.2f} degrees"
-                if len(rows)
-                else ""
-            )
-            lines.append(
-                f"centres are {where} the known ones than the middle of the image is, interval"
-                f" clear of 0, in {len(rows)} of {len(away)} areas{by}"
-            )
-        for what, rows in (
-            ("too large", away["size"] > away["known_size"]),
-            ("too small", away["size"] < away["known_size"]),
-        ):
-            pairs = zip(*(away[rows][c] for c in ("area", "size", "known_size")), strict=True)
-            text = ", ".join(f"{area} ({size:.2f} for {known:.2f})" for area, size, known in pairs)
-            lines.append(f"median size {what}, in degrees: {text or 'nowhere'}")
-    lines += _level_lines(found)
-    return "\n".join([*lines, *_gap_lines(gaps)])
-
-
-def _level_lines(found: pd.DataFrame) -> list[str]:
-    """Which level knows the place best, in the early areas."""
-    mine = found[
-        found["quantity"].isin(["x", "y"])
-        & found["area"].map(lambda a: EARLY.fullmatch(a) is not None)
-    ]
-    if mine.empty:
-        return []
-    r = mine.groupby(["area", "field"], sort=False)["r"].mean().unstack(sort=False)
-    return [
-        "position by level, mean r of x and y: "
-        + "; ".join(
-            f"{area}: " + ", ".join(f"{field} {value:.2f}" for field, value in row.items())
-            for area, row in r.iterrows()
-        )
-    ]
-
-
-def _gap_lines(gaps: pd.DataFrame) -> list[str]:
-    if gaps.empty:
-        return ["levels: not enough voxels with known areas, of V1–V3 and beyond hV4, to compare"]
-    lines = []
-    for condition, rows in gaps.groupby("condition", sort=False):
-        every, each = rows[rows["subject"] == "all"].iloc[0], rows[rows["subject"] != "all"]
-        says = (
-            "deeper"
-            if every["low"] > 0
-            else "less deep"
-            if every["high"] < 0
-            else "neither deeper nor less deep"
-        )
-        lines.append(
-            f"levels, {condition}: areas beyond hV4 read {says} than V1–V3: gap {every['gap']:+.2f}"
-            f" levels [{every['low']:+.2f}, {every['high']:+.2f}]; interval above 0 in"
-            f" {(each['low'] > 0).sum()} of {len(each)} subjects"
-        )
-    return lines
-
-
-def _read(lab: Lab, encoder: UniversalEncoder, subject: str) -> Reading:
-    rows = lab.crowd[subject].image_rows("test")
-    if len(rows) > lab.profile.fields.images:
-        rows = np.sort(
-            np.random.default_rng(lab.seed).choice(rows, lab.profile.fields.images, replace=False)
-        )
-    device = encoder.position.device
-    batches = (lab.source.tokens(rows[i : i + BATCH], device) for i in range(0, len(rows), BATCH))
-    return fields.read(encoder, subject, batches)
-
-
-def _by_area(table: pd.DataFrame) -> pd.core.groupby.DataFrameGroupBy:
+def by_area(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Area, field and rows of a table with columns areas and field; a voxel may be in several."""
     frame = table.assign(area=table["areas"].str.split(",")).explode("area")
-    return frame[frame["area"] != ""].groupby(["area", "field"], sort=False)
+    groups = frame[frame["area"] != ""].groupby(["area", "field"], sort=False)
+    return ((area, field, mine) for (area, field), mine in groups)
 
 
-def _depths(
-    lab: Lab, readings: dict[str, Reading], one_row_per_voxel: bool = False
-) -> pd.DataFrame:
-    """Depth and use of the levels per voxel: subject, depth, level 1, ..., early (1, 0 or NaN),
-    and area unless one row.
-    """
-    parts = []
-    for s, reading in readings.items():
-        weights = fields.level_weights(reading.share)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "subject": s,
-                    "area": lab.crowd[s].voxels["areas"].to_numpy(),
-                    "depth": fields.depth(reading.share),
-                    **{f"level {i + 1}": w for i, w in enumerate(weights)},
-                }
-            )
-        )
-    frame = pd.concat(parts, ignore_index=True)
-    frame["early"] = frame["area"].map(_early)
-    if one_row_per_voxel:
-        return frame
-    frame = frame.assign(area=frame["area"].str.split(",")).explode("area")
-    return frame[frame["area"] != ""]
-
-
-def _early(areas: str) -> float:
-    """1 for a voxel of V1–V3, 0 for one of other named areas, NaN for V4 and for a voxel without
-    areas.
-    """
-    names = [a.split(":")[-1] for a in areas.split(",") if a]
-    if any(EARLY.fullmatch(a) for a in names):
-        return 1.0
-    return np.nan if not names or any(BETWEEN.fullmatch(a) for a in names) else 0.0
-
-
-def _shuffles(groups: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def shuffles(groups: NDArray[np.int64], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Permutations within groups, (n, n_voxels)."""
-    shuffled = np.argsort(
-        groups + rng.random((n, len(groups))), axis=1
-    )  # by group, in random order inside
+    shuffled = np.argsort(groups + rng.random((n, len(groups))), axis=1)  # by group, then at random
     out = np.empty_like(shuffled)
     out[:, np.argsort(groups, kind="stable")] = shuffled
     return out
 
 
-def _mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return x.mean(-1)
-
-
-def _median(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.median(x, -1)
-
-
-def _partial(
-    x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def partial_correlation(x: NDArray, y: NDArray, z: NDArray) -> NDArray[np.float64]:
     """Correlation of x and y along the last axis with the linear part of z taken from both."""
     xy, xz, yz = stats.pearson(x, y), stats.pearson(x, z), stats.pearson(y, z)
     rest = np.sqrt(np.maximum((1 - xz**2) * (1 - yz**2), 0))  # rounding may leave it just below 0
@@ -727,6 +465,11 @@ def _partial(
 def _gap(depth: NDArray[np.float64], early: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean depth where early is 0, minus that where it is 1, along the last axis."""
     with np.errstate(invalid="ignore"):  # a resample may have none of one kind
-        return (depth * (1 - early)).sum(-1) / (1 - early).sum(-1) - (depth * early).sum(
-            -1
-        ) / early.sum(-1)
+        higher, lower = 1 - early, early
+        return (depth * higher).sum(-1) / higher.sum(-1) - (depth * lower).sum(-1) / lower.sum(-1)
+
+
+def _bootstrap(
+    lab: Lab, statistic: Callable[..., NDArray[np.float64]], *columns: pd.Series
+) -> stats.Interval:
+    return stats.bootstrap(statistic, *columns, n_boot=lab.profile.bootstrap, seed=lab.seed)
