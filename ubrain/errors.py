@@ -2,9 +2,7 @@
 
 
 class UbrainError(ValueError):
-    """Something in the input is wrong; the message says what, where, what was expected and what to
-    do.
-    """
+    """Something in the input is wrong; says what, where, what was expected and what to do."""
 
 
 class MissingError(UbrainError):

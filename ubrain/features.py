@@ -93,9 +93,7 @@ class Features:
         return list(tokens.split(list(self.widths), dim=2))
 
     def select(self, levels: Sequence[int]) -> "Features":
-        """The same features of some levels only, by their numbers from 0: a view, as if the
-        backbone gave only these.
-        """
+        """A view of some levels, by number from 0, as if the backbone gave only these."""
         n_levels = len(self.widths)
         if not levels or min(levels) < 0 or max(levels) >= n_levels:
             raise UbrainError(
@@ -164,9 +162,7 @@ class Features:
         widths: tuple[int, ...],
         shape: tuple[int, int],
     ) -> None:
-        """One file of the cache: the next batches, which are of these images; `shape` is that of
-        one image's features.
-        """
+        """One file of the cache with the next batches; `shape` is that of one image's features."""
         with atomic(self.folder / f"{uuid.uuid4().hex}.h5") as partial, Sink(partial, "w+") as sink:
             try:
                 with h5py.File(sink, "w") as file:

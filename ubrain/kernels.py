@@ -145,9 +145,7 @@ def readout(
 
 
 def dropout_mask(shape: tuple[int, ...], dropout: float, device: torch.device) -> Tensor:
-    """True with probability 1 − dropout, rounded to 1/256: a random byte decides, many times
-    faster than a random float.
-    """
+    """True with probability 1 − dropout, to 1/256: random bytes are faster than random floats."""
     n = math.prod(shape)
     words = torch.empty(-(-n // 8), dtype=torch.int64, device=device).random_(-(2**63), None)
     return (words.view(torch.uint8)[:n] >= round(dropout * 256)).view(shape)
@@ -262,9 +260,7 @@ class _Tile(NamedTuple):
         )
 
     def backward(self, g: Tensor, attention: Tensor, layers: "_Layers", sums: list[Tensor]) -> None:
-        """Add this tile's gradients to `sums`, in the order of the arguments of `_Readout`; g is
-        (b, v, 1).
-        """
+        """Add this tile's gradients, g (b, v, 1), to `sums`, in the order of `_Readout`."""
         (
             d_x,
             d_folded,
@@ -307,9 +303,7 @@ class _Tile(NamedTuple):
         d_x[self.images] += part.baddbmm_(ds.transpose(1, 2), self.folded)
 
     def _add(self, total: Tensor, part: Tensor) -> None:
-        """Add (b, v, ·) to its place in (G, V, ·): summed over images if these share their
-        voxels.
-        """
+        """Add (b, v, ·) to its place in (G, V, ·), summed over images that share voxels."""
         if len(total) == 1:
             total[0, self.voxels] += part.sum(0)
         else:

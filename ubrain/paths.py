@@ -10,9 +10,7 @@ from ubrain.errors import UbrainError
 
 
 def project_root() -> Path:
-    """The nearest folder, from the working directory upwards, with `notebooks/` and
-    `pyproject.toml`; else the first.
-    """
+    """The nearest folder upwards with `notebooks/` and `pyproject.toml`; else this one."""
     here = Path.cwd()
     folders = (here, *here.parents)
     return next(
@@ -22,9 +20,7 @@ def project_root() -> Path:
 
 
 def cache_root() -> Path:
-    """Folder for everything that can be computed again: `$UBRAIN_CACHE`, or `.cache` in the
-    project.
-    """
+    """Folder of what can be computed again: `$UBRAIN_CACHE`, or `.cache` in the project."""
     return Path(os.environ.get("UBRAIN_CACHE") or project_root() / ".cache")
 
 
@@ -45,9 +41,7 @@ def figure_dir(run: str) -> Path:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name if the block succeeds, and vanishes if it
-    does not.
-    """
+    """A temporary path beside `path` that takes its name at the end, unless there was an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -17,8 +17,7 @@ SECONDS_BETWEEN_LINES = 15
 def track(
     items: Iterable[T], total: int, label: str, size: Callable[[T], int] | None = None
 ) -> Iterator[T]:
-    """Pass `items` through and show how far they are: a bar in a terminal or notebook, log lines in
-    batch jobs.
+    """Pass `items` through and show how far they are: a bar for people, log lines in batch jobs.
 
     With `size`, the bytes of an item, `total` is in bytes, too, and the rate is shown.
     """

@@ -1,6 +1,4 @@
-"""How good is a prediction: voxel correlation, R², noise ceiling, retrieval. Arrays in, arrays
-out.
-"""
+"""How good is a prediction: correlation, R², noise ceiling, retrieval. Arrays in, arrays out."""
 
 from collections.abc import Iterator
 
@@ -68,9 +66,7 @@ class RunningCorrelation:
         self._n += n
 
     def value(self) -> Array:
-        """(n_voxels,) in -1..1; NaN where either side is constant or fewer than two images were
-        given.
-        """
+        """(n_voxels,) in -1..1; NaN where a side is constant or there is one image only."""
         norms = np.sqrt(self._products[0] * self._products[1])
         tiny = self._n * (1e-7 * self._mean) ** 2  # what rounding leaves of a constant
         varies = (self._products[:2] > tiny).all(0)
@@ -79,8 +75,7 @@ class RunningCorrelation:
 
 
 def r2(predicted: ArrayLike, measured: ArrayLike) -> Array:
-    """Coefficient of determination over images, for each voxel: 1 − residual / total sum of
-    squares.
+    """R² over images, for each voxel: 1 − residual / total sum of squares.
 
     Shapes and missing values as in `correlation`; NaN where the measured response is constant.
     """
@@ -96,8 +91,7 @@ def r2(predicted: ArrayLike, measured: ArrayLike) -> Array:
 
 
 def ncsnr(squared_deviation: ArrayLike, degrees_of_freedom: ArrayLike) -> Array:
-    """Noise-ceiling signal-to-noise ratio of each voxel, from the variance over repeats of z-scored
-    responses.
+    """Noise-ceiling signal-to-noise ratio of each voxel, from the variance over repeats.
 
     The noise variance is pooled over the images: v² = Σ squared deviations from the image's mean /
     Σ (repeats − 1); where all images have the same number of repeats it is the mean over images of
@@ -120,8 +114,7 @@ def ncsnr(squared_deviation: ArrayLike, degrees_of_freedom: ArrayLike) -> Array:
 
 
 def noise_ceiling(snr: ArrayLike, repeats: ArrayLike) -> Array:
-    """Share of the variance of a response averaged over repeats that an ideal model could explain
-    (r² units).
+    """Share of the variance of an averaged response that an ideal model could explain (r² units).
 
     ncsnr² / (ncsnr² + mean over images of 1 / repeats), as in the Natural Scenes Dataset and
     Algonauts 2023.
@@ -140,8 +133,7 @@ def noise_ceiling(snr: ArrayLike, repeats: ArrayLike) -> Array:
 
 
 def noise_normalised(r: ArrayLike, ceiling: ArrayLike, floor: float = 0.01) -> Array:
-    """Explained share of the explainable variance: r² / ceiling, with negative r counted as 0 and
-    capped at 1.
+    """Explained share of the explainable variance, r² / ceiling; negative r is 0, 1 the cap.
 
     The metric of Algonauts 2023; voxels whose ceiling is not above `floor` have no meaningful ratio
     and give NaN.
@@ -152,8 +144,7 @@ def noise_normalised(r: ArrayLike, ceiling: ArrayLike, floor: float = 0.01) -> A
 
 
 def retrieval_ranks(predicted: ArrayLike, measured: ArrayLike) -> NDArray[np.int64]:
-    """Rank of the true image when each measured response searches the predicted responses of a
-    gallery.
+    """Rank of the true image when each measured response searches a gallery of predicted ones.
 
     Similarity is the Pearson correlation across voxels. Every voxel's prediction is first centred
     over the gallery, so that a response common to all images does not decide; the measured response
@@ -198,9 +189,7 @@ def _checked(predicted: ArrayLike, measured: ArrayLike) -> tuple[Array, Array]:
 
 
 def _voxel_chunks(predicted: ArrayLike, measured: ArrayLike) -> Iterator[tuple[Array, Array]]:
-    """The arrays in float64, some voxels at a time, so that a crowd of voxels costs no second
-    copy.
-    """
+    """The arrays in float64, some voxels at a time: a crowd of voxels costs no second copy."""
     p, m = _checked(predicted, measured)
     for start in range(0, p.shape[1], CHUNK):
         voxels = slice(start, start + CHUNK)
@@ -208,9 +197,7 @@ def _voxel_chunks(predicted: ArrayLike, measured: ArrayLike) -> Iterator[tuple[A
 
 
 def _centred(p: Array, m: Array) -> tuple[Array, Array]:
-    """Both arrays minus their mean over the images present in both; missing images are 0, and so
-    are constants.
-    """
+    """Both arrays minus their mean over images present in both; missing and constants are 0."""
     missing = np.isnan(p) | np.isnan(m)
     count = np.maximum((~missing).sum(0), 1)
     centred = []

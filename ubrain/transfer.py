@@ -1,5 +1,4 @@
-"""New voxels on a frozen encoder: by gradient as in the paper, by matching with the crowd, or by
-both and a linear readout.
+"""New voxels on a frozen encoder: by gradient (the paper), by matching, or by both (ours).
 
 The shared weights stay as they are, bit for bit; what is found is an embedding e for each new
 voxel, from its responses y to n images.
@@ -179,9 +178,7 @@ class _Posterior:
         )  # of embedding, 1, residual share, log weight
 
     def add(self, log_weight: Tensor, residual: Tensor, embedding: Tensor) -> None:
-        """Take in crowd voxels: log weights and residual shares (n_voxels, n), embeddings (n,
-        E).
-        """
+        """Take in crowd voxels: log weights, residual shares (n_voxels, n), embeddings (n, E)."""
         top = torch.maximum(self._top, log_weight.amax(1, keepdim=True))
         weight = (log_weight - top).exp()
         self._sums *= (self._top - top).exp()
@@ -262,8 +259,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """New voxels, the crowd that is to help them, and the frozen encoder looking at the images they
-    have responded to.
+    """New voxels, the crowd that is to help them, and the frozen encoder before their images.
 
     Attributes
     ----------
@@ -437,17 +433,13 @@ def _r(moments: Tensor) -> Tensor:
 
 
 def _slope(moments: Tensor) -> float:
-    """What the responses of matched embeddings are to be multiplied with; voxels count by their
-    r², if it is positive.
-    """
+    """The slope of responses on those of matched embeddings; voxels count by their r²."""
     weight = _r(moments).clamp_min(0).square()
     return float((weight * moments[0]).sum() / (weight * moments[1]).sum().clamp_min(TINY))
 
 
 def _strongest(r: Tensor) -> int:
-    """The last row of (n_pulls, n_voxels) whose mean is within one standard error, paired over
-    voxels, of the highest.
-    """
+    """The strongest pull whose mean r is within one standard error, paired, of the highest."""
     behind = r[r.mean(1).argmax()] - r
     error = behind.std(1, correction=0) / math.sqrt(r.shape[1])
     return int(torch.nonzero(behind.mean(1) <= error)[-1])
@@ -468,9 +460,7 @@ class _Block:
         self.root = torch.linalg.cholesky(covariance + floor)  # e = m + root z
 
     def moments(self, pulls: Sequence[float]) -> Tensor:
-        """Sums over held-out images of f y, f f and y y, centred, (3, n_pulls, n_voxels), after a
-        first step for each pull.
-        """
+        """Centred sums of f y, f f, y y over held-out images, (3, n_pulls, n_voxels), by pull."""
         predicted: list[list[Tensor]] = [[] for _ in pulls]
         folds = self.newcomer.folds()
         for matched, (images, held) in zip(self.prior.of_fold, folds, strict=True):
@@ -485,9 +475,7 @@ class _Block:
         return torch.stack([(f * y).sum(1), f.square().sum(1), y.square().sum(1)])
 
     def misses(self, components: Components, pull: float, scale: float) -> Tensor:
-        """What all that the rest may be leaves over on held-out images, (n_candidates, n_images,
-        n_voxels).
-        """
+        """What candidates leave over on held-out images, (n_candidates, n_images, n_voxels)."""
         parts = []
         for matched, (images, held) in zip(self.prior.of_fold, self.newcomer.folds(), strict=True):
             z, noise = self.start(matched, images)
@@ -516,17 +504,13 @@ class _Block:
         return torch.zeros_like(matched.mean[self.voxels]), noise
 
     def embedding(self, matched: Matched, z: Tensor) -> Tensor:
-        """The embedding at z, (n_voxels, E): the mean of the matching, and z times the root of the
-        crowd's covariance.
-        """
+        """The embedding at z, (n_voxels, E): the matched one, and z times the root of Σ."""
         return matched.mean[self.voxels] + z @ self.root.T
 
     def normal_equations(
         self, matched: Matched, z: Tensor, images: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
-        """AᵀA and Aᵀ(y − f(z) + A z), with A the slope of the responses in z: (n_voxels, E, E),
-        (n_voxels, E).
-        """
+        """AᵀA and Aᵀ(y − f(z) + A z), with A the slope in z: (n_voxels, E, E), (n_voxels, E)."""
         responses, slope = self.newcomer.head.linearise(self.embedding(matched, z), images)
         slope = slope @ self.root  # (n_voxels, n_images, E)
         target = (self.y[images] - responses).T + (slope @ z[:, :, None])[:, :, 0]
@@ -535,9 +519,7 @@ class _Block:
     def shorten(
         self, matched: Matched, images: NDArray[np.int64], start: Tensor, end: Tensor, pull: Tensor
     ) -> Tensor:
-        """The step of each voxel, halved until it lowers what is minimised; after three halvings
-        none.
-        """
+        """The step of each voxel, halved until it gains; after three halvings none."""
 
         def objective(z: Tensor) -> Tensor:
             predicted = self.newcomer.head.respond(self.embedding(matched, z), images)
@@ -555,9 +537,7 @@ def _solve(gram: Tensor, right: Tensor, pull: Tensor) -> Tensor:
 
 
 def gradient(newcomer: Newcomer) -> Fitted:
-    """The paper's transfer: Adam from a random start, the embeddings kept that are best on
-    held-out images.
-    """
+    """The paper's transfer: Adam from a random start; the best on held-out images are kept."""
     fitted, held = newcomer.folds()[0]
     blocks = list(slices(newcomer.responses.shape[1], newcomer.config.voxels_per_step))
     found = [

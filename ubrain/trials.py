@@ -1,6 +1,4 @@
-"""From trials to responses: z-scoring per session or run, and averaging of repeats. The only place
-where that happens.
-"""
+"""From trials to responses, and only here: z-scoring per session or run, averaging of repeats."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -28,8 +26,7 @@ NORMALISE = {  # over which trials a voxel is z-scored, and how that is said
 def session_moments(
     blocks: Iterator[NDArray], sessions: Rows, save: Callable[[int, NDArray[np.float64]], None]
 ) -> Iterator[NDArray]:
-    """Pass blocks of trials (n, n_voxels) through, and save the moments of each session once its
-    last trial has passed.
+    """Pass blocks of trials (n, n_voxels) through, and save the moments of each complete session.
 
     The moments are (2, n_voxels): mean and standard deviation (ddof 0) over the trials of the
     session, computed without a second reading (Chan et al. 1979, pairwise update). Only sessions
@@ -121,17 +118,13 @@ class Trials:
         return values
 
     def averaged(self, images: Rows, voxels: Voxels = slice(None)) -> NDArray[np.float32]:
-        """Z-scored responses to each image, averaged over its repeats: (n_images, n_voxels)
-        float32.
-        """
+        """Z-scored responses to each image, averaged over its repeats: (n_images, n_voxels)."""
         parts = [mean for _, mean, _ in self._by_image(images, voxels)]
         width = len(range(self.n_voxels)[voxels]) if isinstance(voxels, slice) else len(voxels)
         return np.concatenate(parts) if parts else np.empty((0, width), np.float32)
 
     def repeat_deviation(self) -> tuple[NDArray[np.float64], int]:
-        """Squared deviation of repeats from the mean of their image, summed, (n_voxels,), and
-        degrees of freedom.
-        """
+        """Squared deviation of repeats from their mean, (n_voxels,), and degrees of freedom."""
         images, counts = np.unique(self.image, return_counts=True)
         images, counts = images[counts > 1], counts[counts > 1]
         total = np.zeros(self.n_voxels)
@@ -140,9 +133,7 @@ class Trials:
         return total, int((counts - 1).sum())
 
     def _by_image(self, images: Rows, voxels: Voxels) -> Iterator[tuple[NDArray, NDArray, Rows]]:
-        """Blocks of images: z-scored trials, their mean by image, and the image of the block each
-        trial belongs to.
-        """
+        """Blocks of images: z-scored trials, their mean by image, and the image of each trial."""
         first = np.searchsorted(self._sorted, images, "left")
         counts = self.repeats(images)
         step = max(1, BLOCK_BYTES // (4 * self.n_voxels * max(int(counts.max(initial=1)), 1)))
@@ -161,9 +152,7 @@ class Trials:
 
 
 def read_rows(dataset: h5py.Dataset, rows: Rows, columns: Voxels = slice(None)) -> NDArray:
-    """Rows of a dataset in any order, each read once and in runs: far faster than h5py's own point
-    selection.
-    """
+    """Rows of a dataset in any order, read in runs: far faster than h5py's own point selection."""
     if not len(rows):
         return dataset[:0][:, columns] if dataset.ndim == 2 else dataset[:0]
     unique, inverse = np.unique(rows, return_inverse=True)
