@@ -26,139 +26,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import test_algonauts
-import test_bold5000
-import test_god
-import test_mosaic
-import test_nsd
-import test_ube
-import test_vim1
 from damage import Damage, spoil
 from PIL import Image
+from published import forms
 
 from ubrain.crowd import Crowd
 from ubrain.data.crowdfile import write_crowd
-from ubrain.data.importers.algonauts import import_algonauts
 from ubrain.data.importers.arrays import import_arrays
-from ubrain.data.importers.bold5000 import import_bold5000
-from ubrain.data.importers.god import import_god
-from ubrain.data.importers.mosaic import import_mosaic
-from ubrain.data.importers.nsd import import_nsd
-from ubrain.data.importers.recording import Options
-from ubrain.data.importers.ube import import_ube
-from ubrain.data.importers.vim1 import import_vim1
 from ubrain.errors import UbrainError
 
-EXACT = Options(dtype="float32", val_fraction=0.2)
 MEMORY = 1500 << 20  # bytes that a case may take: the files have a few MB
 SECONDS = 60  # of the processor
 PLACE = ["hemisphere", "vertex", "i", "j", "k", "x", "y", "z"]
 
 
 # --- datasets
-
-
-def nsd_volume(root: Path, kind: str = "hdf5") -> None:
-    made = test_nsd.Published(root)
-    made.write_volume_labels()
-    made.write_table("prf-visualrois", "0 Unknown\n1 V1v\n2 V1d\n")
-    made.write_stim_info()
-    made.write_behaviour(1, [1])
-    made.write_volume(1, 1, kind)
-    made.write_nifti(
-        f"{made.betas_folder(1, 'func1pt8mm')}/ncsnr.nii.gz",
-        np.full(test_nsd.GRID, 0.7, np.float32),
-    )
-
-
-def nsd_surface(root: Path, space: str) -> None:
-    made = test_nsd.Published(root)
-    made.write_surface_labels(space)
-    made.write_surface(1, 1, space)
-
-
-def algonauts(root: Path) -> None:
-    root.mkdir()
-    made = test_algonauts.Packaged(root)
-    made.write(1, list(range(100, 124)), test=list(range(500, 506)))
-    made.write(2, [*range(200, 223), 503], test=list(range(600, 606)))
-    for folder in root.glob("subj*"):
-        (folder / "test_split/noise_ceiling").mkdir()
-        for side, vertices in test_algonauts.VERTICES.items():
-            np.save(
-                folder / f"test_split/noise_ceiling/{side}_noise_ceiling.npy",
-                np.linspace(0, 0.8, len(vertices)),
-            )
-
-
-def ube(root: Path) -> None:
-    made = test_ube.Authors(root)
-    made.write_design()
-    made.write_masks(1, 3, "roi_masks/subj01/roi_masks")
-
-
-def bold_volumes(root: Path) -> None:
-    test_bold5000.Published(root).write_release2("CSI4")
-
-
-def bold_areas(root: Path) -> None:
-    made = test_bold5000.Published(root)
-    made.write_names("CSI4")
-    made.write_lists("CSI4")
-    for name, values in made.areas("CSI4").items():
-        np.save(
-            made.file(f"py/CSI4_GLMbetas-{test_bold5000.VERSION}_allses_{name}.npy"),
-            values.astype(np.float32),
-        )
-
-
-def bold_release1(root: Path, kind: str) -> None:
-    test_bold5000.Published(root).write_release1("CSI4", kind)
-
-
-def god_original(root: Path, kind: str) -> None:
-    test_god.write_images(root / "images")
-    for subject in (1, 2):
-        original = test_god.Original(subject)
-        (original.write_h5 if kind == "h5" else original.write_mat)(
-            root / f"Subject{subject}.{kind}"
-        )
-
-
-def god_fmriprep(root: Path) -> None:
-    test_god.write_images(root / "images")
-    for task in ("Training", "Test"):
-        test_god.FMRIPrep(1).write(root, 1, task)
-
-
-def god_npz(root: Path) -> None:
-    root.mkdir()
-    test_god.Npz(3).write(root / "sbj_3.npz")
-    test_god.write_image_arrays(root / "images_112.npz")
-
-
-def vim1(root: Path, responses: Callable, stimuli: Callable) -> None:
-    data = test_vim1.Published()
-    root.mkdir()
-    responses(root / "EstimatedResponses.mat", data.responses)
-    stimuli(root / "Stimuli.mat", data.stimuli)
-
-
-def mosaic(root: Path, merged: bool) -> None:
-    test_mosaic.write_pictures(root / "stimuli/train2017", test_mosaic.TRAIN)
-    test_mosaic.write_pictures(root / "stimuli/val2017", test_mosaic.TEST)
-    test_mosaic.write_labels(root / "mmp_1.0.npz")
-    subject = test_mosaic.Subject(test=test_mosaic.TEST)
-    with h5py.File(root / f"{subject.name}.hdf5", "w") as file:
-        if merged:
-            subject.write_chunks(file.create_group(subject.name))
-        else:
-            subject.write(file)
 
 
 def arrays(root: Path, csv: bool) -> None:
@@ -219,48 +105,7 @@ Dataset = tuple[
     Callable[[Path], object], Callable[[Path, Path], object]
 ]  # how it is made, how it is imported
 DATASETS: dict[str, Dataset] = {
-    "nsd-hdf5": (nsd_volume, lambda r, o: import_nsd(r, o, EXACT)),
-    "nsd-nifti": (lambda r: nsd_volume(r, "nii.gz"), lambda r, o: import_nsd(r, o, EXACT)),
-    "nsd-fsaverage": (
-        lambda r: nsd_surface(r, "fsaverage"),
-        lambda r, o: import_nsd(r, o, EXACT, space="fsaverage"),
-    ),
-    "nsd-native": (
-        lambda r: nsd_surface(r, "nativesurface"),
-        lambda r, o: import_nsd(r, o, EXACT, space="nativesurface"),
-    ),
-    "algonauts": (algonauts, lambda r, o: import_algonauts(r, o, EXACT)),
-    "ube": (ube, lambda r, o: import_ube(r, o, EXACT)),
-    "bold5000-volumes": (bold_volumes, lambda r, o: import_bold5000(r, o, EXACT)),
-    "bold5000-areas": (bold_areas, lambda r, o: import_bold5000(r, o, EXACT, responses="areas")),
-    "bold5000-h5": (
-        lambda r: bold_release1(r, "h5"),
-        lambda r, o: import_bold5000(r, o, EXACT, responses="release1"),
-    ),
-    "bold5000-mat": (
-        lambda r: bold_release1(r, "mat"),
-        lambda r, o: import_bold5000(r, o, EXACT, responses="release1"),
-    ),
-    "god-h5": (lambda r: god_original(r, "h5"), lambda r, o: import_god(r, o, EXACT)),
-    "god-mat": (lambda r: god_original(r, "mat"), lambda r, o: import_god(r, o, EXACT)),
-    "god-fmriprep": (god_fmriprep, lambda r, o: import_god(r, o, EXACT)),
-    "god-npz": (god_npz, lambda r, o: import_god(r, o, EXACT)),
-    "vim1": (
-        lambda r: vim1(r, test_vim1.write_v73, test_vim1.write_v5),
-        lambda r, o: import_vim1(r, o, EXACT),
-    ),
-    "vim1-converted": (
-        lambda r: vim1(r, test_vim1.write_v5, test_vim1.write_v73),
-        lambda r, o: import_vim1(r, o, EXACT),
-    ),
-    "mosaic": (
-        lambda r: mosaic(r, False),
-        lambda r, o: import_mosaic(r, o, EXACT, areas="V1,V2", labels=r / "mmp_1.0.npz"),
-    ),
-    "mosaic-merged": (
-        lambda r: mosaic(r, True),
-        lambda r, o: import_mosaic(r, o, EXACT, areas="V1,V2", labels=r / "mmp_1.0.npz"),
-    ),
+    **{name: (form.make, form.act) for name, form in forms().items()},
     "arrays": (lambda r: arrays(r, False), lambda r, o: run_arrays(r, o, False)),
     "arrays-csv": (lambda r: arrays(r, True), lambda r, o: run_arrays(r, o, True)),
     "crowd-file": (crowd_file, read_crowd),

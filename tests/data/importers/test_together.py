@@ -10,10 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import test_bold5000
-import test_god
-import test_nsd
-import test_vim1
+from published import bold5000, god, nsd, vim1
 
 from ubrain.cli import importers
 from ubrain.crowd import Crowd
@@ -35,17 +32,17 @@ class Together:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "crowd.h5"
-        bold = test_bold5000.Published(folder / "bold5000")
-        bold.write_release2("CSI4")
-        self.bold = bold
-        coco = [name for name in dict.fromkeys(bold.shown["CSI4"]) if name.startswith("COCO")]
+        published = bold5000.Published(folder / "bold5000")
+        published.write_release2("CSI4")
+        self.bold = published
+        coco = [name for name in dict.fromkeys(published.shown["CSI4"]) if name.startswith("COCO")]
         self.once, self.repeated = (
-            next(n for n in coco if (n in bold.repeated) == again) for again in (False, True)
+            next(n for n in coco if (n in published.repeated) == again) for again in (False, True)
         )
         self.write_nsd(folder / "nsd")
-        test_god.write_images(folder / "god/images")
-        test_god.Original(1).write_h5(folder / "god/Subject1.h5")
-        test_vim1.write(folder / "vim-1", test_vim1.Published())
+        god.write_images(folder / "god/images")
+        god.Original(1).write_h5(folder / "god/Subject1.h5")
+        vim1.write(folder / "vim-1", vim1.Published())
         self.accounts = [
             import_nsd(folder / "nsd", self.path, FIRST),
             import_god(folder / "god", self.path, NEXT),
@@ -54,14 +51,14 @@ class Together:
         ]
 
     def write_nsd(self, root: Path) -> None:
-        nsd = test_nsd.Published(root)
-        nsd.write_volume_labels()
-        nsd.write_volume(1, 1)
-        nsd.write_stim_info()
-        seen = set(nsd.shown(1, 1).tolist())
-        self.shared = seen & set(nsd.shared.tolist())
+        made = nsd.Published(root)
+        made.write_volume_labels()
+        made.write_volume(1, 1)
+        made.write_stim_info()
+        seen = set(made.shown(1, 1).tolist())
+        self.shared = seen & set(made.shared.tolist())
         self.in_test, self.in_train = min(self.shared), min(seen - self.shared)
-        path = nsd.file("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
+        path = made.file("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
         table = pd.read_csv(path, index_col=0)
         for number, name in ((self.in_test, self.once), (self.in_train, self.repeated)):
             table.loc[table["nsdId"] == number, "cocoId"] = int(
@@ -84,10 +81,8 @@ def crowd(together: Together) -> Iterator[Crowd]:
 def test_each_dataset_keeps_its_test_images(together: Together, crowd: Crowd) -> None:
     assert crowd.subjects == ["nsd-subj01", "god-S1", "vim1-S1", "vim1-S2", "bold5000-CSI4"]
     assert set(crowd["nsd-subj01"].images("test")) == {f"nsd-{i:05d}" for i in together.shared}
-    assert set(crowd["god-S1"].images("test")) == {f"god-{name}" for name in test_god.TEST}
-    assert set(crowd["vim1-S2"].images("test")) == {
-        f"vim1-val{i:04d}" for i in range(test_vim1.N_VAL)
-    }
+    assert set(crowd["god-S1"].images("test")) == {f"god-{name}" for name in god.TEST}
+    assert set(crowd["vim1-S2"].images("test")) == {f"vim1-val{i:04d}" for i in range(vim1.N_VAL)}
 
 
 def test_a_photograph_keeps_the_split_that_its_first_dataset_gave_it(
@@ -121,7 +116,7 @@ def test_responses_of_each_dataset_are_z_scored_in_its_own_way(
     ]
     np.testing.assert_array_equal(
         crowd["vim1-S1"].responses_to(crowd.rows(["vim1-train0003"])),
-        test_vim1.Published().z("S1")[3:4],
+        vim1.Published().z("S1")[3:4],
     )
     with h5py.File(together.path) as file:
         assert {name: file[f"subjects/{name}"].attrs["scanner"] for name in file["subjects"]} == {

@@ -16,7 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.pictures import Pictures, photograph_key
+from ubrain.data.importers.layouts import (
+    check_choice,
+    chosen_sessions,
+    join_areas,
+    layout,
+    open_betas,
+    warn_absent,
+)
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
@@ -34,29 +41,21 @@ from ubrain.data.importers.recording import (
     ImageFiles,
     Options,
     Part,
+    Pictures,
     Recording,
     array_block,
     complete,
     parse_numbers,
+    photograph_key,
     select,
 )
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
-RESPONSES = ("volumes", "areas", "release1")
-SESSIONS = {"CSI1": 15, "CSI2": 15, "CSI3": 15, "CSI4": 9}  # that each subject has done
-TRIALS_OF_RUN = 37
+BOLD5000 = layout("bold5000")
+AREAS, SESSIONS = BOLD5000.areas, BOLD5000.sessions
 SIDES = {"LH": "L", "RH": "R"}
-AREAS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
-SPELT = {"LO": "LOC", "RRSC": "RSC"}  # names of some files of CSI2 and CSI3
-MAX_VOXELS = 10_000  # of a subject's areas, each side by itself; there are about 3,000
-MAX_GRID = 2_000_000  # voxels of a volume; there are less than 500,000
-PRESENTED = (
-    "BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli",
-    "Scene_Stimuli/Presented_Stimuli",
-    "Presented_Stimuli",
-)
-TIMES = ("1", "2", "3", "4", "5", "34")
+Key = tuple[str, str]  # LH or RH, and an area
 
 
 def import_bold5000(
@@ -100,24 +99,20 @@ def import_bold5000(
     UbrainError
         If a file is missing, damaged, or does not fit the others.
     """
-    if responses not in RESPONSES:
-        raise UbrainError(f"--responses {responses}: expected one of {', '.join(RESPONSES)}")
-    if tr not in TIMES:
-        raise UbrainError(f"--tr {tr}: expected one of {', '.join(TIMES)}")
+    check_choice("responses", responses, BOLD5000.responses)
+    check_choice("tr", tr, BOLD5000.times)
     wanted_areas = _wanted_areas(areas, responses)
     folder = Folder(root, options.follow_links)
+    pattern, example = BOLD5000.responses[responses]
+    version = re.escape(betas).replace("TYPEB", "TY[PB]EB")  # published as TYBEB
     files = {
         name: found
         for name in SESSIONS
-        if (found := _response_files(folder, name, responses, betas, tr))
+        if (found := folder.search(pattern.format(subject=name, version=version, tr=tr)))
     }
-    names = select(
-        options.subjects,
-        files,
-        f"{folder} ({responses}: files such as {_example(responses, betas, tr)})",
-    )
-    if absent := [name for name in SESSIONS if name not in files]:
-        log.warning("no %s in %s for %s", responses, folder, ", ".join(absent))
+    example = example.format(betas=betas, tr=tr)
+    names = select(options.subjects, files, f"{folder} ({responses}: files such as {example})")
+    warn_absent(responses, SESSIONS, files)
     wanted = parse_numbers(sessions) if sessions else None
     shown = complete(names, options.subjects, lambda name: _shown(folder, name, responses))
     stimuli = _Stimuli(
@@ -164,46 +159,19 @@ def _wanted_areas(areas: str, responses: str) -> list[str] | None:
     return [known[name.lower()] for name in names]
 
 
-# -------------------------------------------------------------------------------------------------
-# what is there
-
-
-def _example(responses: str, betas: str, tr: str) -> str:
-    return {
-        "volumes": f"CSI1_GLMbetas-{betas}_ses-01.nii.gz",
-        "areas": f"CSI1_GLMbetas-{betas}_allses_LHPPA.npy",
-        "release1": f"CSI1_ROIs_TR{tr}.h5",
-    }[responses]
-
-
-def _response_files(
-    folder: Folder, subject: str, responses: str, betas: str, tr: str
-) -> list[Path]:
-    version = re.escape(betas).replace("TYPEB", "TY[PB]EB")  # published as TYBEB
-    pattern = {
-        "volumes": rf"{subject}_GLMbetas-{version}_sess?[-_]?\d+\.nii(\.gz)?",
-        "areas": rf"{subject}_GLMbetas-{version}_allses_(LH|RH)\w+\.npy",
-        "release1": rf"{subject}_ROIs_TR{tr}\.(h5|mat)",
-    }[responses]
-    return folder.search(pattern)
+# --- what was shown
 
 
 def _shown(folder: Folder, subject: str, responses: str) -> list[str]:
     """Names of the images of all trials of a subject, in order, of all sessions."""
-    pattern = (
-        rf"CSI0?{subject[-1]}_stim_lists\.txt"
-        if responses == "release1"
-        else rf"(sub-)?{subject}_imgnames\.txt"
-    )
+    if responses == "release1":
+        name, pattern = f"CSI0{subject[-1]}_stim_lists.txt", rf"CSI0?{subject[-1]}_stim_lists\.txt"
+    else:
+        name, pattern = f"{subject}_imgnames.txt", rf"(sub-)?{subject}_imgnames\.txt"
     files = folder.search(pattern)
     if not files:
-        name = (
-            f"CSI0{subject[-1]}_stim_lists.txt"
-            if responses == "release1"
-            else f"{subject}_imgnames.txt"
-        )
         raise MissingError(f"{folder} has no {name}, which says what {subject} was shown")
-    lists = [[_plain(line) for line in read_lines(file)] for file in files]
+    lists = [_names_in(file) for file in files]
     for file, names in zip(files, lists, strict=True):
         if [_same(n) for n in names] != [_same(n) for n in lists[0]]:
             raise UbrainError(
@@ -231,11 +199,10 @@ def _shown_to_others(folder: Folder, names: Sequence[str], responses: str) -> di
     return found
 
 
-def _plain(line: str) -> str:
-    """Name of an image file, without the prefix that release 1 gives to repeats."""
-    return re.sub(
-        r"^rep_", "", line.strip("'\"").replace("\\", "/").rpartition("/")[2], flags=re.IGNORECASE
-    )
+def _names_in(path: Path) -> list[str]:
+    """Names of image files, without the prefix that release 1 gives to repeats."""
+    names = (line.strip("'\"").replace("\\", "/").rpartition("/")[2] for line in read_lines(path))
+    return [re.sub(r"^rep_", "", name, flags=re.IGNORECASE) for name in names]
 
 
 def _same(name: str) -> str:
@@ -259,10 +226,11 @@ class _Stimuli(ImageFiles):
         images: str | Path | None,
         follow: bool,
     ) -> None:
-        place = images or folder.find(*PRESENTED)
+        place = images or folder.find(*BOLD5000.presented)
         if place is None:
             raise UbrainError(
-                f"{folder} has no {PRESENTED[0]}; name the folder of the images with --images"
+                f"{folder} has no {BOLD5000.presented[0]}; name the folder of the images with"
+                " --images"
             )
         names = {_same(name): name for subject in subjects for name in reversed(shown[subject])}
         pictures = Pictures(Folder(place, follow), names.values())
@@ -287,7 +255,7 @@ def _test_images(folder: Folder, shown: dict[str, list[str]]) -> tuple[set[str],
     """Images that were shown again and again: the same for all subjects, whoever is imported."""
     everything = {_same(name) for names in shown.values() for name in names}
     for file in folder.search(r"repeated_stimuli_113_list\.(txt|csv)"):
-        listed = {_same(_plain(line)) for line in read_lines(file)} & everything
+        listed = {_same(name) for name in _names_in(file)} & everything
         if not listed:
             raise UbrainError(f"{file}: none of its images was shown to anybody")
         return listed, f"Test images: the {len(listed)} repeated images that {file.name} lists"
@@ -332,9 +300,7 @@ class _Subject:
                 for part in Path(self.folder.name(path)).parts
             )
             if mine and (numbers := pattern.fullmatch(path.name)):
-                runs[int(numbers[1]), int(numbers[2])] = [
-                    _same(_plain(line)) for line in read_lines(path)
-                ]
+                runs[int(numbers[1]), int(numbers[2])] = [_same(n) for n in _names_in(path)]
         lists = [runs[number] for number in sorted(runs)]
         if runs and [key for keys in lists for key in keys] != [_same(name) for name in self.shown]:
             log.warning(
@@ -380,27 +346,22 @@ class _Subject:
         starts = dict(zip(back, ends[1:], strict=True)) | dict(zip(front, begins, strict=False))
         return {s: starts[s] for s in lengths if s in starts}
 
-    def chosen(self, there: Sequence[int]) -> list[int]:
-        """Which sessions are meant; who is asked for must be there."""
-        if self.wanted and (absent := [s for s in self.wanted if s not in there]):
-            raise UbrainError(
-                f"{self.name}: no session {', '.join(map(str, absent))}; there are"
-                f" {', '.join(map(str, there))}"
-            )
-        return self.wanted or sorted(there)
-
     def trials(self, sessions: dict[int, tuple[int, int]], stimuli: _Stimuli) -> pd.DataFrame:
         """Image, session and run of the trials of some sessions, each from its first trial on, so
         many.
         """
-        tables = []
-        for session, (start, n) in sessions.items():
-            image = [stimuli.number[_same(name)] for name in self.shown[start : start + n]]
-            tables.append(
-                pd.DataFrame(
-                    {"image": image, "session": session, "run": np.arange(n) // TRIALS_OF_RUN}
-                )
+        tables = [
+            pd.DataFrame(
+                {
+                    "image": [
+                        stimuli.number[_same(name)] for name in self.shown[start : start + n]
+                    ],
+                    "session": session,
+                    "run": np.arange(n) // BOLD5000.trials_of_run,
+                }
             )
+            for session, (start, n) in sessions.items()
+        ]
         return pd.concat(tables, ignore_index=True)
 
 
@@ -413,19 +374,20 @@ def _volumes(
     by_session = _by_session(subject, files)
     first = next(iter(by_session.values()))
     shape = open_volume(first).shape[:3]
-    if math.prod(shape) > MAX_GRID:
+    if math.prod(shape) > BOLD5000.max_grid:
         raise UbrainError(
-            f"{first}: {shape} is too large to be what is expected here, up to {MAX_GRID} voxels"
+            f"{first}: {shape} is too large to be what is expected here, up to"
+            f" {BOLD5000.max_grid} voxels"
         )
     lengths = {s: _open_session(file, shape).shape[3] for s, file in by_session.items()}
     starts = subject.starts(lengths)
-    chosen = subject.chosen(list(lengths if subject.wanted else starts))
+    chosen = chosen_sessions(subject.name, subject.wanted, lengths if subject.wanted else starts)
     if lost := [s for s in chosen if s not in starts]:
         raise UbrainError(
             f"{subject.name}: which trials are those of session {lost[0]} is not known without the"
             " sessions before or after it, or Stimuli_Presentation_Lists"
         )
-    grid = _Grid(subject, next(iter(by_session.values())), areas)
+    grid = _Grid(subject, first, areas)
     blocks = [
         Block(f"session {s}", lengths[s], grid.reader(by_session[s]), (by_session[s],))
         for s in chosen
@@ -481,19 +443,11 @@ def _by_session(subject: _Subject, files: Sequence[Path]) -> dict[int, Path]:
 
 
 def _open_session(path: Path, shape: Sequence[int]) -> Volume:
-    image = open_volume(path)
-    if image.dtype.kind != "f" or len(image.shape) != 4 or image.shape[:3] != tuple(shape):
-        axes = ", ".join(map(str, [*shape, "trials"]))
+    image = open_betas(path, "f", (*shape, None))
+    if image.shape[3] % BOLD5000.trials_of_run:
         raise UbrainError(
-            f"{path}: expected ({axes}) of floating point numbers, got {image.shape} {image.dtype}"
+            f"{path}: {image.shape[3]} trials; expected runs of {BOLD5000.trials_of_run}"
         )
-    if image.scale != (1, 0):
-        raise UbrainError(
-            f"{path}: its header scales the numbers by {image.scale[0]:g}; the published betas are"
-            " not scaled, so somebody has changed this file"
-        )
-    if image.shape[3] % TRIALS_OF_RUN:
-        raise UbrainError(f"{path}: {image.shape[3]} trials; expected runs of {TRIALS_OF_RUN}")
     return image
 
 
@@ -563,11 +517,11 @@ class _Grid:
             self.turned.append(f"{axes[0]} in {path.name}")
         return mask
 
-    def _masks(self) -> dict[tuple[str, str], NDArray[np.bool_]]:
+    def _masks(self) -> dict[Key, NDArray[np.bool_]]:
         pattern = re.compile(
             rf"(?:.*_)?sub-{self.subject.name}_mask-(LH|RH)([a-z]+)\.nii(?:\.gz)?", re.IGNORECASE
         )
-        masks: dict[tuple[str, str], NDArray[np.bool_]] = {}
+        masks: dict[Key, NDArray[np.bool_]] = {}
         for path in self.subject.folder.search(pattern.pattern):
             match = pattern.fullmatch(path.name)
             area = _area(match[2]) if match else None
@@ -581,9 +535,7 @@ class _Grid:
                 masks[key] = mask
         return masks
 
-    def _union(
-        self, masks: dict[tuple[str, str], NDArray[np.bool_]], areas: list[str]
-    ) -> NDArray[np.bool_]:
+    def _union(self, masks: dict[Key, NDArray[np.bool_]], areas: list[str]) -> NDArray[np.bool_]:
         wanted = [mask for (_, area), mask in masks.items() if area in areas]
         if not wanted:
             name = f"sub-{self.subject.name}_mask-LH{areas[0]}.nii.gz"
@@ -609,24 +561,22 @@ class _Grid:
                 " left out"
             )
 
-    def _table(self, masks: dict[tuple[str, str], NDArray[np.bool_]]) -> pd.DataFrame:
-        at = {
-            key: np.flatnonzero(mask[self.i, self.j, self.k])
-            for key, mask in sorted(masks.items(), key=_by_area)
-        }
-        labels: list[list[str]] = [[] for _ in range(len(self.i))]
+    def _table(self, masks: dict[Key, NDArray[np.bool_]]) -> pd.DataFrame:
+        members = [
+            (row, key)
+            for key in sorted(masks, key=lambda key: (AREAS.index(key[1]), key[0]))
+            for row in np.flatnonzero(masks[key][self.i, self.j, self.k]).tolist()
+        ]
         sides: list[set[str]] = [set() for _ in range(len(self.i))]
-        for (side, area), rows in at.items():
-            for row in rows:
-                labels[row].append(area)
-                sides[row].add(side)
+        for row, (side, _) in members:
+            sides[row].add(side)
         return pd.DataFrame(
             {
                 "hemisphere": [_hemisphere(found) for found in sides],
                 "i": self.i,
                 "j": self.j,
                 "k": self.k,
-                "areas": [",".join(dict.fromkeys(names)) for names in labels],
+                "areas": join_areas(len(self.i), ((row, area) for row, (_, area) in members)),
             }
         )
 
@@ -658,11 +608,6 @@ def _axes(path: Path) -> str:
         return ""
 
 
-def _by_area(item: tuple[tuple[str, str], object]) -> tuple[int, str]:
-    (side, area), _ = item
-    return AREAS.index(area), side
-
-
 def _hemisphere(sides: set[str]) -> str:
     """L or R, if it is one of them."""
     return SIDES[next(iter(sides))] if len(sides) == 1 else ""
@@ -670,10 +615,8 @@ def _hemisphere(sides: set[str]) -> str:
 
 def _area(name: str) -> str | None:
     """An area by its name in a file, in any case and with the known slips."""
-    known = {area.lower(): area for area in AREAS} | {
-        slip.lower(): area for slip, area in SPELT.items()
-    }
-    return known.get(name.lower())
+    known = {area: area for area in AREAS} | BOLD5000.misspelt
+    return {spelt.lower(): area for spelt, area in known.items()}.get(name.lower())
 
 
 # --- areas
@@ -740,25 +683,23 @@ def _spans(subject: _Subject) -> tuple[dict[int, tuple[int, int]], list[str]]:
         s: (end - subject.presented[s], subject.presented[s])
         for s, end in zip(sessions, ends, strict=True)
     }
-    return {s: spans[s] for s in subject.chosen(sessions)}, []
+    return {s: spans[s] for s in chosen_sessions(subject.name, subject.wanted, sessions)}, []
 
 
-def _release1_arrays(
-    subject: _Subject, files: Sequence[Path]
-) -> dict[tuple[str, str], NDArray[np.float32]]:
+def _release1_arrays(subject: _Subject, files: Sequence[Path]) -> dict[Key, NDArray[np.float32]]:
     path = min(files, key=lambda file: file.suffix.lower() != ".h5")
     if copies := [
         file for file in files if file != path and file.suffix.lower() == path.suffix.lower()
     ]:
         raise UbrainError(f"{subject.name}: there are {path} and {copies[0]}; keep one there")
-    arrays: dict[tuple[str, str], NDArray[np.float32]] = {}
+    arrays: dict[Key, NDArray[np.float32]] = {}
     for side in SIDES:
-        for name in (*AREAS, *SPELT):
+        for name in (*AREAS, *BOLD5000.misspelt):
             for values in read_mat(
-                path, [f"{side}{name}"], 8 * len(subject.shown) * MAX_VOXELS
+                path, [f"{side}{name}"], 8 * len(subject.shown) * BOLD5000.max_area_voxels
             ).values():
                 stored = values.T if path.suffix.lower() == ".h5" else values
-                arrays[side, SPELT.get(name, name)] = _checked(
+                arrays[side, BOLD5000.misspelt.get(name, name)] = _checked(
                     stored, arrays, len(subject.shown), f"{path}: {side}{name}"
                 )
     if not arrays:
@@ -766,11 +707,9 @@ def _release1_arrays(
     return arrays
 
 
-def _release2_arrays(
-    subject: _Subject, files: Sequence[Path]
-) -> dict[tuple[str, str], NDArray[np.float32]]:
-    arrays: dict[tuple[str, str], NDArray[np.float32]] = {}
-    paths: dict[tuple[str, str], Path] = {}
+def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[Key, NDArray[np.float32]]:
+    arrays: dict[Key, NDArray[np.float32]] = {}
+    paths: dict[Key, Path] = {}
     for path in files:
         name = path.stem.rpartition("_")[2]
         area = _area(name[2:])
@@ -784,12 +723,12 @@ def _release2_arrays(
 
 
 def _checked(
-    values: NDArray, others: dict[tuple[str, str], NDArray], n_trials: int, where: str
+    values: NDArray, others: dict[Key, NDArray], n_trials: int, where: str
 ) -> NDArray[np.float32]:
     """(n_trials, n_voxels) float32, whichever way round it was stored; `others` are there
     already.
     """
-    room = MAX_VOXELS - sum(array.shape[1] for array in others.values())
+    room = BOLD5000.max_area_voxels - sum(array.shape[1] for array in others.values())
     if values.ndim == 2 and values.shape[0] != n_trials == values.shape[1]:
         values = values.T
     if (
@@ -806,7 +745,7 @@ def _checked(
 
 
 def _once(
-    arrays: dict[tuple[str, str], NDArray[np.float32]],
+    arrays: dict[Key, NDArray[np.float32]],
 ) -> tuple[NDArray[np.float32], pd.DataFrame, int]:
     """All voxels, (n_trials, n_voxels), their table, and how many were in several areas: with the
     same responses there.
@@ -814,7 +753,7 @@ def _once(
     values = np.concatenate(list(arrays.values()), axis=1)
     owners = [key for key, array in arrays.items() for _ in range(array.shape[1])]
     first: dict[bytes, int] = {}
-    members: dict[int, list[tuple[str, str]]] = {}
+    members: dict[int, list[Key]] = {}
     varies = np.ptp(values, axis=0) > 0
     for column, owner in enumerate(owners):
         same = first.setdefault(values[:, column].tobytes(), column) if varies[column] else column

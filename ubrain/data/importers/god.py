@@ -1,25 +1,28 @@
 """Generic Object Decoding (Horikawa & Kamitani 2017): five subjects at 3T, from any of the three
 forms it is handed out in.
 
-original   Subject1.h5 or Subject1.mat, ...: BData with training, test and imagery in one file
-fmriprep   Subject1_ImageNetTraining.h5 and Subject1_ImageNetTest.h5, ...: BData of a later
-preprocessing npz        sbj_1.npz, ... and images_112.npz, as released with SelfSuperReconst (Gaziv
-et al. 2022)
+original: Subject1.h5 or Subject1.mat, ...: BData with training, test and imagery in one file.
+fmriprep: Subject1_ImageNetTraining.h5, Subject1_ImageNetTest.h5, ...: BData, preprocessed later.
+npz: sbj_1.npz, ... and images_112.npz, as released with SelfSuperReconst (Gaziv et al. 2022).
 
-The images of the first two are sent on request; they are files named n01443537_22563.JPEG.
+BData is the file format of the Kamitani lab (BrainDecoderToolbox2, bdpy): a table of trials, and
+what its columns mean. The images of the first two forms are sent on request; they are files named
+n01443537_22563.JPEG.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.bdata import MAX_TRIALS, BData, open_bdata
-from ubrain.data.importers.pictures import Pictures, photograph_key
+from ubrain.data.importers.layouts import check_choice, join_areas, layout, warn_absent
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     MAX_BYTES,
@@ -29,9 +32,15 @@ from ubrain.data.importers.read import (
     check_array,
     check_size,
     check_voxels,
+    hdf5_array,
+    hdf5_names,
+    hdf5_text,
+    hdf5_texts,
+    load_mat,
     load_npz,
     natural,
     npz_names,
+    open_hdf5,
     read_lines,
     reading,
 )
@@ -43,29 +52,16 @@ from ubrain.data.importers.recording import (
     ImageFiles,
     Options,
     Part,
+    Pictures,
     Recording,
+    photograph_key,
     select,
 )
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 
-RELEASES = {
-    "original": r"subject0*(?P<subject>\d+)\.(h5|mat)",
-    "fmriprep": r"(subject|sub-)0*(?P<subject>\d+)_imagenet(?P<task>training|test)(_.*)?\.h5",
-    "npz": r"sbj_0*(?P<subject>\d+)\.npz",
-}
-N_SUBJECTS = 5
+GOD = layout("god")
 TRAINING, PERCEPTION, IMAGERY = 1, 2, 3  # of a trial, in the column DataType
-IMAGE_COLUMNS = ("stimulus_name", "stimulus_id", "Label", "image_index")
-PLACES = {
-    "voxel_i": "i",
-    "voxel_j": "j",
-    "voxel_k": "k",
-    "voxel_x": "x",
-    "voxel_y": "y",
-    "voxel_z": "z",
-}
-IMAGES_FORM = "forms.gle/ujvA34948Xg49jdn9"
 
 
 def import_god(
@@ -99,13 +95,11 @@ def import_god(
     UbrainError
         If a file is missing, damaged, or does not fit the others.
     """
-    if release not in ("auto", *RELEASES):
-        raise UbrainError(f"--release {release}: expected auto, {', '.join(RELEASES)}")
+    check_choice("release", release, ("auto", *GOD.releases))
     folder = Folder(root, options.follow_links)
     release, subjects = _subjects(folder, release)
     names = select(options.subjects, subjects, folder)
-    if absent := [f"S{s}" for s in range(1, N_SUBJECTS + 1) if f"S{s}" not in subjects]:
-        log.warning("no files of %s", ", ".join(absent))
+    warn_absent("files", GOD.subjects, subjects)
     if release == "npz":
         recordings = _npz_recordings(folder, {name: subjects[name] for name in names}, areas)
     else:
@@ -122,28 +116,29 @@ def _subjects(folder: Folder, release: str) -> tuple[str, dict[str, list[Path]]]
     """The release that is there, and the files of each subject: training before test, HDF5 rather
     than MATLAB.
     """
-    found: dict[str, dict[str, list[Path]]] = {name: {} for name in RELEASES}
-    for name, pattern in RELEASES.items():
+    found: dict[str, dict[str, list[Path]]] = {}
+    for name, pattern in GOD.releases.items():
         for path in folder.search(pattern):
-            match = re.fullmatch(pattern, path.name, re.IGNORECASE)
-            found[name].setdefault(f"S{int(match['subject'])}" if match else "", []).append(path)
-    there = [name for name in RELEASES if found[name]]
+            if match := re.fullmatch(pattern, path.name, re.IGNORECASE):
+                subject = f"S{int(match['subject'])}"
+                found.setdefault(name, {}).setdefault(subject, []).append(path)
+    there = list(found)
     if release == "auto" and len(there) > 1:
         log.warning(
             "several releases are there (%s); taking %s, others with --release",
             ", ".join(there),
             there[0],
         )
-    chosen = release if release != "auto" else there[0] if there else "original"
+    chosen = release if release != "auto" else [*there, "original"][0]
     return chosen, {
-        subject: _one_of_each(folder, chosen, files) for subject, files in found[chosen].items()
+        subject: _one_of_each(folder, files) for subject, files in found.get(chosen, {}).items()
     }
 
 
-def _one_of_each(folder: Folder, release: str, files: list[Path]) -> list[Path]:
+def _one_of_each(folder: Folder, files: list[Path]) -> list[Path]:
     tasks: dict[str, Path] = {}
     for path in sorted(files, key=lambda p: (p.suffix.lower(), natural(p))):  # .h5 before .mat
-        task = "test" if release == "fmriprep" and "_imagenettest" in path.name.lower() else ""
+        task = "test" if "_imagenettest" in path.name.lower() else ""
         other = tasks.setdefault(task, path)
         if other != path and other.suffix.lower() == path.suffix.lower():
             raise UbrainError(
@@ -151,6 +146,116 @@ def _one_of_each(folder: Folder, release: str, files: list[Path]) -> list[Path]:
                 " keep one of them in the folder"
             )
     return [tasks[task] for task in sorted(tasks)]
+
+
+# --- BData
+
+
+@dataclass
+class BData:
+    """An open file. `value` says, for a key, which columns belong to it, or a number for each of
+    them.
+
+    Parameters
+    ----------
+    path : the file.
+    rows : (n_trials, n_columns), a dataset of an HDF5 file or an array.
+    keys : of the columns.
+    value : (n_keys, n_columns); NaN where a key says nothing about a column.
+    labels : for a key, names of the numbers in its column.
+    """
+
+    path: Path
+    rows: Any
+    keys: list[str]
+    value: Any
+    labels: dict[str, dict[float, str]]
+
+    def described(self, key: str) -> NDArray[np.float64]:
+        """What a key says about each column, (n_columns,)."""
+        return np.asarray(self.value[self.keys.index(key)], dtype=np.float64)
+
+    def column(self, key: str) -> NDArray[np.float64] | None:
+        """The column that is a property of the trials, (n_trials,), never rounded; None if there
+        is none.
+        """
+        if key not in self.keys:
+            return None
+        (columns,) = np.nonzero(self.described(key) == 1)
+        if len(columns) != 1:
+            raise UbrainError(f"{self.path}: {key!r} has {len(columns)} columns, expected one")
+        return np.asarray(self.rows[:, columns[0]], dtype=np.float64)
+
+
+@contextmanager
+def open_bdata(path: Path) -> Iterator[BData]:
+    """Open a file of BData, HDF5 or MATLAB's version 5."""
+    if path.suffix.lower() == ".mat":
+        yield _mat_bdata(path)
+        return
+    with open_hdf5(path) as file:
+        with reading(path, "BData"):
+            names = hdf5_names(file)
+            rows = hdf5_array(file, _first(path, names, "dataset", "dataSet"), "f", (None, None))
+            meta = _first(path, names, "metadata", "metaData")
+            keys = hdf5_texts(file, f"{meta}/key")
+            value = hdf5_array(file, f"{meta}/value", "f", (len(keys), rows.shape[1]))
+            _check_sizes(path, rows.shape, value.shape)
+            labels = {key: _labels(file, key) for key in hdf5_names(file, "vmap")}
+            data = BData(path, rows, keys, value[:], labels)
+        yield data
+
+
+def _mat_bdata(path: Path) -> BData:
+    with reading(path, "a MATLAB file with dataSet and metaData"):
+        if h5py.is_hdf5(path):
+            raise UbrainError(
+                f"{path} has been converted to MATLAB's version 7.3; get the published file again"
+            )
+        tables, descriptions = ("dataSet", "dataset"), ("metaData", "metadata")
+        content = load_mat(
+            path,
+            dict.fromkeys(tables, MAX_BYTES) | dict.fromkeys(descriptions, GOD.max_description),
+        )
+        rows = content[_first(path, content, *tables)]
+        meta = content[_first(path, content, *descriptions)][0, 0]
+        keys = [str(np.squeeze(cell)).strip() for cell in meta["key"].reshape(-1)]
+        check_array(rows, f"{path}: dataSet", "biuf", (None, None))
+        value = check_array(
+            meta["value"], f"{path}: metaData.value", "biuf", (len(keys), rows.shape[1])
+        )
+        _check_sizes(path, rows.shape, value.shape)
+        return BData(path, rows, keys, value, {})
+
+
+def _first(path: Path, there: Iterable[str], *names: str) -> str:
+    found = [name for name in names if name in there]
+    if not found:
+        raise UbrainError(
+            f"{path}: {' or '.join(map(repr, names))} is missing; found"
+            f" {', '.join(sorted(there)[:12])}"
+        )
+    return found[0]
+
+
+def _check_sizes(path: Path, rows: tuple[int, ...], value: tuple[int, ...]) -> None:
+    if rows[0] > GOD.max_trials:
+        raise UbrainError(
+            f"{path}: {rows[0]} trials are too many to be what is expected here, up to"
+            f" {GOD.max_trials}"
+        )
+    check_size(8 * value[0] * value[1], MAX_BYTES, f"{path}: {value} metadata")
+
+
+def _labels(file: h5py.File, key: str) -> dict[float, str]:
+    """Names of the numbers in a column."""
+    numbers = hdf5_names(file, f"vmap/{key}")
+    if len(numbers) > GOD.max_labels:
+        raise UbrainError(
+            f"{file.filename}: vmap/{key} has {len(numbers)} names, too many to be what is expected"
+            " here"
+        )
+    return {float(n): hdf5_text(hdf5_array(file, f"vmap/{key}/{n}", "OS", ())) for n in numbers}
 
 
 # ----------------------------------------------------------------------------------------------
@@ -201,7 +306,7 @@ def _kinds(data: BData) -> NDArray[np.int64]:
     """
     kinds = data.column("DataType")
     if kinds is None:
-        match = re.fullmatch(RELEASES["fmriprep"], data.path.name, re.IGNORECASE)
+        match = re.fullmatch(GOD.releases["fmriprep"], data.path.name, re.IGNORECASE)
         if not match:
             raise UbrainError(
                 f"{data.path}: 'DataType' is missing; found {', '.join(data.keys[:12])}"
@@ -214,7 +319,7 @@ def _kinds(data: BData) -> NDArray[np.int64]:
 
 def _image_names(data: BData, trials: pd.DataFrame, index: "_ImageIndex") -> list[str]:
     """Name of the image of each trial, such as n01443537_22563; empty where the file names none."""
-    for key in IMAGE_COLUMNS:
+    for key in GOD.image_columns:
         column = data.column(key)
         if column is None:
             continue
@@ -229,7 +334,7 @@ def _image_names(data: BData, trials: pd.DataFrame, index: "_ImageIndex") -> lis
         return names.tolist()
     raise UbrainError(
         f"{data.path}: nothing says which image was shown; expected one of"
-        f" {', '.join(IMAGE_COLUMNS)}, found {', '.join(data.keys[:12])}"
+        f" {', '.join(GOD.image_columns)}, found {', '.join(data.keys[:12])}"
     )
 
 
@@ -321,10 +426,11 @@ def _voxels(data: BData, areas: str) -> tuple[NDArray[np.int64], pd.DataFrame]:
     columns = np.flatnonzero((data.described("VoxelData") == 1) & _wanted(data.path, areas, member))
     check_voxels(len(columns), data.path)
     table = pd.DataFrame(index=range(len(columns)))
-    for key, name in PLACES.items():
+    for name in "ijkxyz":
+        key, whole = f"voxel_{name}", name in "ijk"
         values = data.described(key)[columns] if key in data.keys else np.array([np.nan])
-        if np.isfinite(values).all() and (name in "xyz" or (values % 1 == 0).all()):
-            table[name] = values if name in "xyz" else values.astype(np.int64)
+        if np.isfinite(values).all() and not (whole and (values % 1).any()):
+            table[name] = values.astype(np.int64) if whole else values
     table["areas"] = _area_names(
         data.path, {name: mask[columns] for name, mask in member.items()}, len(columns)
     )
@@ -356,11 +462,10 @@ def _area_names(path: Path, member: dict[str, NDArray[np.bool_]], n_voxels: int)
         MAX_BYTES,
         f"{path}: names of areas",
     )
-    names: list[list[str]] = [[] for _ in range(n_voxels)]
-    for name, mask in member.items():
-        for row in np.flatnonzero(mask):
-            names[row].append(name)
-    return [",".join(areas) for areas in names]
+    return join_areas(
+        n_voxels,
+        ((r, name) for name, mask in member.items() for r in np.flatnonzero(mask).tolist()),
+    )
 
 
 # -------------------------------------------------------------------------------------------
@@ -376,7 +481,7 @@ def _bdata_recordings(sets: dict[str, list[_Set]], shown: Folder, release: str) 
     if not there:
         raise UbrainError(
             f"{shown} has none of the {len(files)} images, such as {min(files)}.JPEG. Their owners "
-            f"send them on request ({IMAGES_FORM}); name their folder with --images"
+            f"send them on request ({GOD.images_form}); name their folder with --images"
         )
     tested = set(trials.loc[trials["kind"] == PERCEPTION, "name"])
     images = ImageFiles(
@@ -530,7 +635,7 @@ def _npz_recording(
     ):
         values = check_array(load_npz(path, what), f"{path}: {what!r}", "f", (None, None))
         check_voxels(values.shape[1], f"{path}: {what!r}")
-        if len(values) > MAX_TRIALS:
+        if len(values) > GOD.max_trials:
             raise UbrainError(
                 f"{path}: {what!r} has {len(values)} trials, too many to be what is expected here"
             )

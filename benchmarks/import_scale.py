@@ -1,13 +1,13 @@
-"""Time and memory of imports at realistic size: `python tests/data/importers/scale.py NAME --share
-0.1 --folder FOLDER`.
+"""Time and memory of imports at realistic size: `python benchmarks/import_scale.py NAME --share 0.1
+--folder FOLDER`.
 
 Writes a synthetic dataset in its published layout, of full shapes and with this share of its
 sessions, trials or images, imports it, reads the same files with plain h5py, numpy, gzip and
 Pillow, prints one line for each, and deletes it all. Whatever is made, imported or read is in a
 process of its own, with nothing in the system's cache beforehand. `check` is the doctor on a crowd
-of eight subjects; there, input is the crowd file. The test files' own generators write most of it,
-with random numbers that repeat; only what depends on what they are (compression) is therefore not
-measured.
+of eight subjects; there, input is the crowd file. The tests' own generators (`published`) write
+most of it, with random numbers that repeat; only what depends on what they are (compression) is
+therefore not measured.
 """
 
 import argparse
@@ -32,15 +32,15 @@ import pandas as pd
 import scipy.io
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/data/importers"))
 
-import test_algonauts
-import test_bold5000
-import test_god
-import test_mosaic
-import test_nsd
-import test_ube
-import test_vim1
+import published.algonauts
+import published.bold5000
+import published.god
+import published.mosaic
+import published.nsd
+import published.ube
+import published.vim1
 from damage import npy_header
 
 from ubrain.data import doctor
@@ -95,8 +95,10 @@ def noise(n: int, width: int, dtype: str, seed: int = 0) -> np.ndarray:
 
 def nsd(root: Path, share: float) -> None:
     """Subject 1 at 1.8 mm in HDF5, a share of 40 sessions."""
-    test_nsd.GRID = x, y, z = 81, 104, 83
-    made = test_nsd.Published(root)
+    published.nsd.GRID = x, y, z = 81, 104, 83
+    made = published.nsd.Published(root)
+    made.order = np.random.default_rng(2).permuted(np.repeat(np.arange(1, 10001), 3))
+    made.write_design()
     brain, general = np.zeros((x, y, z), np.int16), np.full((x, y, z), -1.0)
     brain[12:69, 12:92, 8:75], general[12:69, 12:92, 8:75] = 1, 0
     general[20:60, 12:32, 20:40] = 1
@@ -120,16 +122,16 @@ def nsd(root: Path, share: float) -> None:
 
 def algonauts(root: Path, share: float) -> None:
     """Subject 1, a share of its 9841 training images."""
-    test_algonauts.VERTICES = {side: np.arange(n) * 7 for side, n in HEMISPHERES.items()}
-    test_algonauts.Packaged.pixels = staticmethod(photograph)
-    made = test_algonauts.Packaged(root)
+    published.algonauts.VERTICES = {side: np.arange(n) * 7 for side, n in HEMISPHERES.items()}
+    published.algonauts.Packaged.pixels = staticmethod(photograph)
+    made = published.algonauts.Packaged(root)
     made.write(1, np.arange(round(9841 * share)).tolist())
 
 
 def ube(root: Path, share: float) -> None:
     """All subjects and shared images, a share of the 9000 images that each has for itself."""
-    test_ube.N_SHARED, test_ube.N_OWN = 1000, round(9000 * share)
-    made = test_ube.Authors(root)  # with few voxels
+    published.ube.N_SHARED, published.ube.N_OWN = 1000, round(9000 * share)
+    made = published.ube.Authors(root)  # with few voxels
     made.write_design()
     small, valid = made.arrays, made.arrays["valid_multi_sub_fmri"]
     narrow = WIDTHS[small["single_sub"] - made.base]
@@ -168,10 +170,10 @@ def ube(root: Path, share: float) -> None:
 
 def bold5000(root: Path, share: float) -> None:
     """CSI4, release 2, a share of its nine sessions; four tenths of the volume are brain."""
-    lengths, test_bold5000.GRID = [370] * 3 + [333] * 6, (70, 89, 70)
-    made = object.__new__(test_bold5000.Published)
+    lengths, published.bold5000.GRID = [370] * 3 + [333] * 6, (70, 89, 70)
+    made = object.__new__(published.bold5000.Published)
     times = np.repeat([1, 2, 3, 4, 5], [2862, 39, 37, 13, 1])
-    names = test_bold5000.image_names(len(times))
+    names = published.bold5000.image_names(len(times))
     files = [name.split("/")[1] for name in names]
     made.root, made.repeated = root, files[2862:]
     made.shown = {"CSI4": np.random.default_rng(0).permutation(np.repeat(files, times)).tolist()}
@@ -181,7 +183,7 @@ def bold5000(root: Path, share: float) -> None:
         )
     made.write_repeated()
     made.write_names("CSI4")
-    brain = np.zeros(test_bold5000.GRID, np.float32)
+    brain = np.zeros(published.bold5000.GRID, np.float32)
     brain[9:61, 11:78, 10:60] = 1
     made.write_nifti("CSI4_brainmask.nii.gz", brain)
     volumes = np.random.default_rng(1).normal(0.5, 2, (*brain.shape, 37)).astype(np.float32)
@@ -191,7 +193,7 @@ def bold5000(root: Path, share: float) -> None:
     made.file("run.nii").unlink()
     for session, n in enumerate(lengths[: max(1, round(9 * share))], start=1):
         header = gzip.compress(first[:48] + struct.pack("<h", n) + first[50:352], 1)
-        name = f"CSI4_GLMbetas-{test_bold5000.VERSION}_ses-{session:02d}.nii.gz"
+        name = f"CSI4_GLMbetas-{published.bold5000.VERSION}_ses-{session:02d}.nii.gz"
         made.file(name).write_bytes(header + packed * (n // 37))
 
 
@@ -200,28 +202,28 @@ def god(root: Path, share: float) -> None:
     × 375.
     """
     synsets = [f"n{1443537 + 1000 * i:08d}" for i in range(200)]
-    test_god.N_VOXELS, test_god.TRAINING = (
+    published.god.N_VOXELS, published.god.TRAINING = (
         4500,
         [f"{s}_{k}" for s in synsets[:150] for k in range(8)],
     )
-    test_god.TEST = [f"{s}_9" for s in synsets[150:]]
-    for i, name in enumerate(test_god.TRAINING + test_god.TEST):
+    published.god.TEST = [f"{s}_9" for s in synsets[150:]]
+    for i, name in enumerate(published.god.TRAINING + published.god.TEST):
         write_picture(root / f"images/{name}.JPEG", i, 375, 500)
     for subject in range(1, 1 + round(5 * share)):
-        test_god.Original(subject).write_h5(root / f"Subject{subject}.h5")
+        published.god.Original(subject).write_h5(root / f"Subject{subject}.h5")
 
 
 def vim1(root: Path, share: float) -> None:
     """Both subjects, a share of the voxels."""
-    test_vim1.N_TRAIN, test_vim1.N_VAL, test_vim1.SIDE = 1750, 120, 128
-    test_vim1.N_VOXELS = {"S1": round(25915 * share), "S2": round(26329 * share)}
-    test_vim1.write(root, test_vim1.Published())
+    published.vim1.N_TRAIN, published.vim1.N_VAL, published.vim1.SIDE = 1750, 120, 128
+    published.vim1.N_VOXELS = {"S1": round(25915 * share), "S2": round(26329 * share)}
+    published.vim1.write(root, published.vim1.Published())
 
 
 def mosaic(root: Path, share: float) -> None:
     """Subject 1 of NSD, a share of its 30,000 trials: 10,000 images, each three times."""
     names = [f"{i:012d}.jpg" for i in range(1, 1 + round(10000 * share))]
-    subject = test_mosaic.Subject()
+    subject = published.mosaic.Subject()
     n_test = len(names) // 10
     subject.trials = [
         (name, "test" if i < n_test else "train", k)
@@ -231,7 +233,7 @@ def mosaic(root: Path, share: float) -> None:
     subject.missing = {}
     for name in names:
         write_picture(root / "stimuli" / name, number_of(name), 425, 425)
-    test_mosaic.write(root, subject)
+    published.mosaic.write(root, subject)
 
 
 def arrays(root: Path, share: float) -> None:
