@@ -5,16 +5,16 @@ PROFILE ?= fast
 SEED    ?= 0
 CROWD   ?=
 NOTEBOOK ?= *
-FORCE   ?=
+WORKERS ?= auto
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test smoke notebooks lab report nbdime clean
+.PHONY: help install reproduce publish test smoke notebooks lab report nbdime clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
-	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  FORCE=1  PYTHON=python3'
+	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  WORKERS=2  PYTHON=python3'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ubrain needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0])'
@@ -25,9 +25,16 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## the virtual environment, with ubrain in it
 
-reproduce: $(STAMP)  ## simulate, run the notebooks, draw the figures, print the scoreboard
-	$(BIN)/ubrain run '$(NOTEBOOK)' --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)') $(if $(FORCE),--force)
-	$(BIN)/ubrain report --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
+SETTINGS = --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
+
+# the scoreboard is printed also where a number does not agree, which is the exit code
+reproduce: $(STAMP)  ## simulate, run the notebooks, compare with the published numbers, print the scoreboard
+	@status=0; \
+	$(BIN)/ubrain run '$(NOTEBOOK)' $(SETTINGS) || status=$$?; \
+	$(BIN)/ubrain report $(SETTINGS) && exit $$status
+
+publish: $(STAMP)  ## maintainers: put the finished run into papermill_runs/, figures/ and the README
+	$(BIN)/ubrain publish '$(NOTEBOOK)' $(SETTINGS)
 
 smoke: $(STAMP)  ## every notebook in the smallest profile: does it run?
 	$(MAKE) reproduce PROFILE=smoke
@@ -36,7 +43,7 @@ test: $(STAMP)  ## ruff, import contracts, mypy, pytest
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py
 	$(BIN)/ubrain notebooks

@@ -1,18 +1,20 @@
-"""Numbers on disk, and the scoreboard made from them."""
+"""Numbers on disk, how runs are compared, claims, and the tables made from them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ubrain.errors import UbrainError
-from ubrain.report import results
-from ubrain.report.results import END, START, Record
+from ubrain.report import claims, results
+from ubrain.report.claims import Claim
+from ubrain.report.results import Record
 
 ROOT = Path(__file__).parents[1]
+RUN = ROOT / "papermill_runs" / "simulated-fast"
 FACTS = {"simulated": True, "crowd": "simulated, seed 0", "profile": "smoke", "seed": 0}
-CLAIMS = results.paper_claims()["claim"]
 GAIN = "encoder, crowd − encoder, one subject"
 
 
@@ -21,31 +23,7 @@ def write(path, *records, **facts):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run of four subjects: the gain is above 0 in two, unknown in one."""
-    folder = tmp_path / "simulated-smoke"
-    medians = {"S0": 0.1, "S1": 0.4, "S2": 0.2, "S3": 0.3}
-    records = [
-        Record("median_r", r, "encoder, crowd", s, r - 0.1, r + 0.1, 60, "r")
-        for s, r in medians.items()
-    ]
-    records += [
-        Record("gain_median_r", 0.03, GAIN, "S0", 0.01, 0.05, 60, "r"),
-        Record("gain_median_r", 0.02, GAIN, "S1", 0.001, 0.05, 60, "r"),
-        Record("gain_median_r", 0.01, GAIN, "S2", -0.01, 0.05, 60, "r"),
-        Record("gain_median_r", np.nan, GAIN, "S3", np.nan, np.nan, 60, "r"),
-        Record("top1", 0.125, "encoder, crowd", "S0", 0, 0.3, 40, "share"),
-        Record("top1", 0.375, "encoder, crowd", "S1", 0, 0.5, 40, "share"),
-        Record("claim_holds", 0.5, "encoder, crowd", "all", unit="share"),
-    ]
-    write(folder / "01_crowd_gains.json", *records)
-    return folder
-
-
-def row(text, claim):
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {claim} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
+# --- numbers on disk
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -58,146 +36,226 @@ def test_what_is_written_is_read(tmp_path):
     ((name, document),) = results.read_results(tmp_path / "run").items()
     assert name == document["notebook"] == "01_x"
     assert {k: document[k] for k in FACTS} == FACTS
-    assert document["results"][0] == {
-        "name": "r",
-        "value": 0.5,
-        "condition": "x",
-        "subject": "S1",
-        "low": 0.25,
-        "high": 1,
-        "n": 7,
-        "unit": "r",
-    }
-    assert (document["results"][1]["value"], document["results"][1]["high"]) == (None, None)
-    assert document["results"][1]["low"] is None
+    first = {"name": "r", "value": 0.5, "condition": "x", "subject": "S1"}
+    assert document["results"][0] == {**first, "low": 0.25, "high": 1, "n": 7, "unit": "r"}
+    assert [document["results"][1][k] for k in ("value", "low", "high")] == [None] * 3
     assert document["results"][2]["condition"] == "≈ −"
     assert document["versions"].keys() == {"python", *results.VERSIONS}
     assert isinstance(document["commit"], str)
-
-
-def test_file_is_strict_json(tmp_path):
-    write(tmp_path / "a.json", Record("r", float("nan"), low=float("-inf"), high=float("inf")))
-    text = (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert not [word for word in ("NaN", "Infinity") if word in text]
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.json"]
+    text = (tmp_path / "run" / "01_x.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert "Infinity" not in text
 
 
 def test_same_record_twice_is_refused(tmp_path):
+    records = [Record("r", 1, "x", "S1"), Record("r", 2, "x", "S2"), Record("r", 3, "x", "S1")]
     with pytest.raises(UbrainError, match=r"a: recorded more than once: \('r', 'x', 'S1'\)"):
-        write(
-            tmp_path / "a.json",
-            Record("r", 1, "x", "S1"),
-            Record("r", 2, "x", "S2"),
-            Record("r", 3, "x", "S1"),
-        )
+        write(tmp_path / "a.json", *records)
     assert not (tmp_path / "a.json").exists()
 
 
-def documents(tmp_path, old, new):
-    return write(tmp_path / "old.json", *old), write(tmp_path / "new.json", *new)
+# --- comparing
 
-
-A, B, C = (
-    Record("a", 1.0, low=0.5, high=1.5, n=3),
-    Record("b", float("nan")),
-    Record("c", 0.0, "x", "S1"),
-)
+A = Record("a", 1.0, low=0.5, high=1.5, n=3, unit="r")
+B = Record("b", float("nan"))
+C = Record("c", 0.0, "x", "S1")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "expected"),
+    ("old", "new", "n_agree", "n"),
     [
-        ([A, B, C], [A, B, C], (3, 3)),
-        ([A, B, C], [C, A, B], (3, 3)),
-        ([A, B, C], [A, B], (2, 3)),
-        ([A], [A, B, C], (1, 3)),
-        ([A], [Record("a", 1.0 + 1e-9, low=0.5, high=1.5, n=3)], (1, 1)),
-        ([A], [Record("a", 1.001, low=0.5, high=1.5, n=3)], (0, 1)),
-        ([A], [Record("a", 1.0, low=0.4, high=1.5, n=3)], (0, 1)),
-        ([A], [Record("a", 1.0, low=0.5, high=1.6, n=3)], (0, 1)),
-        ([A], [Record("a", 1.0, low=0.5, high=1.5, n=4)], (0, 1)),
-        ([A], [Record("a", 1.0, "other", low=0.5, high=1.5, n=3)], (0, 1)),
-        ([A], [Record("a", float("nan"), low=0.5, high=1.5, n=3)], (0, 1)),
-        ([B], [Record("b", 0.0)], (0, 1)),
-        ([C], [Record("c", 0.0, "x", "S2")], (0, 1)),
+        ([A, B, C], [C, A, B], 3, 3),
+        ([A, B, C], [A, B], 2, 3),
+        ([A], [A, B, C], 1, 3),
+        ([A], [replace(A, value=1.049)], 1, 1),
+        ([A], [replace(A, value=1.051)], 0, 1),
+        ([A], [replace(A, low=0.4)], 0, 1),
+        ([A], [replace(A, high=1.6)], 0, 1),
+        ([A], [replace(A, n=4)], 0, 1),
+        ([A], [replace(A, condition="other")], 0, 2),
+        ([A], [replace(A, value=float("nan"))], 0, 1),
+        ([B], [replace(B, value=0.0)], 0, 1),
+        ([C], [replace(C, subject="S2")], 0, 2),
     ],
 )
-def test_same_numbers(tmp_path, old, new, expected):
-    assert results.same_numbers(*documents(tmp_path, old, new)) == expected
+def test_numbers_agree_within_their_tolerance(tmp_path, old, new, n_agree, n):
+    found = results.compare(write(tmp_path / "old.json", *old), write(tmp_path / "new.json", *new))
+    assert (found.n_agree, found.n) == (n_agree, n)
+    assert len(found.differences) == n - n_agree
+    assert str(found).startswith(f"{n_agree} of {n} agree (largest difference ")
 
 
-def test_scoreboard_shows_middle_and_range(run):
-    cells = row(results.scoreboard(run), "Median voxel r, encoder on the crowd")
-    assert cells[1:] == ["Fig. 4", "", "0.5289", "0.250 (0.100 … 0.400), 4 subjects", ""]
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (Record("voxels", 555, unit="voxels"), 0),
+        (Record("median_r", 0.5, unit="r"), 1e-3),
+        (Record("median_r", 0.5, low=0.49, high=0.50, n=60, unit="r"), 1e-3),
+        (Record("median_r", 0.5, low=0.4, high=0.6, n=60, unit="r"), 0.01),
+        (Record("top1", 0.9, low=0.88, high=0.92, n=200, unit="share"), 1 / 200),
+        (Record("top1", 0.9, low=0.7, high=1.0, n=200, unit="share"), 0.015),
+        (Record("gain_top1", 0.1, low=0.08, high=0.12, n=200, unit="share"), 2 / 200),
+        (Record("claim_holds", 1.0, low=1, high=1, n=6, unit="share"), 0.01),
+        (Record("images for 90 %", 25.0, unit="images"), 1),
+        (Record("images for 90 %", 200.0, unit="images"), 4),
+        (Record("cluster_size", 40, unit="voxels"), 2),
+    ],
+)
+def test_a_tolerance_follows_from_the_kind_of_number(record, expected):
+    assert results.tolerance(vars(record)) == pytest.approx(expected)
 
 
-def test_scoreboard_leaves_blank_what_is_not_known(run):
-    text = results.scoreboard(run)
-    assert row(text, "Median voxel r, encoder on one subject")[2:] == ["", "", "", ""]
-    assert row(text, "Gain in median r: crowd − ridge")[2:] == ["", "", "", ""]
+def test_what_differs_is_named(tmp_path):
+    old = write(tmp_path / "a.json", A, replace(A, name="b"), Record("n", 5, unit="voxels"))
+    new = write(
+        tmp_path / "a.json", A, replace(A, name="b", value=1.2), Record("n", 6, unit="voxels")
+    )
+    b, n = results.compare(old, new).differences
+    assert (b.name, b.subject, b.published, b.here, b.tolerance) == ("b", "all", 1.0, 1.2, 0.05)
+    assert (n.published, n.here, n.tolerance) == (5, 6, 0)
 
 
-def test_scoreboard_counts_intervals_above_zero(run):
-    assert (
-        row(results.scoreboard(run), "Gain in median r: crowd − one subject")[4]
-        == "0.020 (0.010 … 0.030), 3 subjects; 95 % interval above 0 in 2 of 3"
+def test_the_committed_runs_agree_with_themselves_and_not_with_another_world():
+    for file in sorted(RUN.glob("*.json")):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        assert not results.compare(document, document).differences
+    worlds = [results.read_results(RUN.with_name(f"simulated-fast{s}")) for s in ("", "-seed1")]
+    found = results.compare(*(w["01_crowd_gains"] for w in worlds))
+    assert found.n_agree < found.n / 2
+
+
+# --- claims
+
+CLAIM = Claim("id", "all is well", "03_x", "r", "c", "low > 0")
+
+
+def document(*records):
+    return {"03_x": {"results": [vars(r) for r in records]}}
+
+
+def records(*values, width=0.1, subject="S", **more):
+    """One record per value, of subjects S0, S1, ..., with intervals of that half width."""
+    return [
+        Record("r", v, "c", f"{subject}{i}", v - width, v + width, **{"n": 50, "unit": "r", **more})
+        for i, v in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "share", "holds", "n_holds"),
+    [
+        ("low > 0", 1.0, "fails", 2),
+        ("low > 0", 0.5, "holds", 2),
+        ("high >= 0", 1.0, "holds", 4),
+        ("value < 0.2", 0.5, "holds", 2),
+        ("value <= 0.2", 0.75, "holds", 3),
+        ("value > -1", 1.0, "holds", 4),
+        ("", 1.0, "", 0),
+    ],
+)
+def test_a_rule_decides_each_record(rule, share, holds, n_holds):
+    run = document(*records(0.05, 0.1, 0.2, 0.3), Record("r", -9, "c"), Record("q", -9, "c", "S1"))
+    row = claims.judge(replace(CLAIM, rule=rule, share=share), run)
+    assert (row.holds, row.n_holds, row.n, row.each) == (holds, n_holds, 4, "subject")
+    assert row.value == pytest.approx(0.15)
+    assert (row.low, row.high) == (0.05, 0.3)
+
+
+def test_conditions_are_patterns():
+    found = [Record("r", v, f"{v} images, ours", unit="r") for v in (1, 2, 3)]
+    claim = replace(CLAIM, condition="* images, ours", rule="value > 1")
+    row = claims.judge(claim, document(*found, Record("r", 9, "other")))
+    assert claims.sentence(row) == (
+        "Fails: all is well: 2.000 (1.000 … 3.000), in 2 of 3 conditions."
     )
 
 
-def test_scoreboard_shows_gallery_and_chance(run):
-    assert (
-        row(results.scoreboard(run), "Top-1 retrieval, encoder on the crowd")[4]
-        == "25.0 % (12.5 % … 37.5 %), 2 subjects; gallery 40, chance 2.5 %"
-    )
+def test_chance_is_that_of_each_gallery():
+    found = [Record("top5", 0.2, "c", f"S{n}", 0.12, 0.3, n, "share") for n in (20, 100)]
+    row = claims.judge(replace(CLAIM, name="top5", rule="low > chance"), document(*found))
+    assert (row.n_holds, row.n) == (1, 2)
 
 
-def test_scoreboard_says_what_it_was_made_with(run):
-    text = results.scoreboard(run)
-    assert (
-        text.splitlines()[0]
-        == "| claim | figure | paper | authors' run | here: simulated-smoke | notebook |"
-    )
-    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    assert "Here: simulated crowd, profile smoke, seed 0" in text
-    write(run / "01_crowd_gains.json", Record("median_r", 0.5), simulated=False, crowd="nsd.h5")
-    assert "Here: nsd.h5, profile smoke" in results.scoreboard(run)
+@pytest.mark.parametrize(
+    "found",
+    [[], [Record("r", 0.5, "c", "S1", unit="r")], [Record("r", float("nan"), "c", "S1", 0, 1)]],
+    ids=["no record", "no interval", "no value"],
+)
+def test_without_such_numbers_a_claim_is_not_testable(tmp_path, found):
+    run = {"03_x": write(tmp_path / "03_x.json", *found)}
+    row = claims.judge(CLAIM, run)
+    assert row.holds == "not testable"
+    assert claims.sentence(row) == "Not testable here: all is well."
 
 
-def test_scoreboard_of_other_notebooks_only_is_blank_here(tmp_path):
-    write(tmp_path / "00_start_here.json", Record("median_r", 0.9, "encoder, crowd", "S1"))
-    assert row(results.scoreboard(tmp_path), "Median voxel r, encoder on the crowd")[4] == ""
+@pytest.mark.parametrize(
+    ("record", "rule", "expected"),
+    [
+        (
+            Record("gain_r", 0.03, low=0.01, high=0.05, unit="r"),
+            "low > 0",
+            "Holds: all is well: +0.030 (95 % interval +0.010 … +0.050).",
+        ),
+        (Record("gain_top1", 0.1, unit="share"), "value > 1", "Fails: all is well: +10.0 points."),
+        (Record("top1", 0.1, unit="share"), "value < 1", "Holds: all is well: 10.0 %."),
+        (Record("images", 27.6, unit="images"), "", "All is well: 28."),
+        (
+            Record("r", 0.1, subject="S1", unit="r"),
+            "value > 0",
+            "Holds: all is well: 0.100, in 1 of 1 subject.",
+        ),
+    ],
+)
+def test_sentences(record, rule, expected):
+    claim = replace(CLAIM, name="*", condition="*", rule=rule)
+    assert claims.sentence(claims.judge(claim, document(record))) == expected
 
 
-def test_scoreboard_links_to_the_executed_notebook(run):
-    (run / "01_crowd_gains.ipynb").write_text("")
-    link = f"[01]({run.parent.name}/simulated-smoke/01_crowd_gains.ipynb)"
-    assert {
-        row(results.scoreboard(run), c["text"])[5]
-        for c in CLAIMS
-        if c["notebook"] == "01_crowd_gains"
-    } == {link}
+@pytest.mark.parametrize("rule", ["low", "low = 0", "mean > 0", "low > x", "low > 0; value > 1"])
+def test_a_malformed_rule_is_refused(rule):
+    with pytest.raises(UbrainError, match="expected `low"):
+        claims.judge(replace(CLAIM, rule=rule), document(*records(1)))
+
+
+def test_shipped_claims_are_well_formed():
+    all_claims = claims.read()
+    assert len({c.id for c in all_claims}) == len(all_claims)
+    shown = [c for c in all_claims if c.scoreboard]
+    assert len({(c.notebook, c.name, c.condition) for c in shown}) == len(shown)
+    assert len({c.text for c in all_claims}) == len(all_claims)
+    for claim in all_claims:
+        assert (ROOT / "notebooks" / f"{claim.notebook}.py").exists()
+        assert claim.also in ("", "intervals", "chance")
+        assert claim.scoreboard or claim.rule or claim.verdict, claim.id
+        assert 0 < claim.share <= 1
+        assert "|" not in claim.text + claim.paper + claim.run
+    for notebook in {c.notebook for c in all_claims}:
+        assert sum(c.verdict for c in all_claims if c.notebook == notebook) <= 3
+
+
+def test_every_shipped_claim_is_decided_by_the_committed_run():
+    documents = results.read_results(RUN)
+    undecided = [c.id for c in claims.read() if claims.judge(c, documents).holds == "not testable"]
+    assert undecided == []
+    assert claims.unknown(RUN) == []
+
+
+# --- tables
 
 
 @pytest.fixture
-def claims(monkeypatch):
+def paper(monkeypatch):
     """Claims of a paper about which everything is known."""
-    paper = {
-        "sources": {"paper": "book"},
-        "runs": {"seeds": [1, 2, 5], "recordings": "macaque-fast", "recordings_are": "neurons"},
-        "claim": [
-            {
-                "text": t,
-                "figure": "",
-                "notebook": n,
-                "name": t,
-                "condition": "c",
-                "paper": "",
-                "run": "",
-            }
-            for t, n in (("each", "03_x"), ("whole", "03_x"), ("images", "03_x"), ("lost", "04_y"))
-        ],
-    }
-    monkeypatch.setattr(results, "paper_claims", lambda: paper)
+    texts = (("each", "03_x"), ("whole", "03_x"), ("images", "03_x"), ("lost", "04_y"))
+    rows = [
+        Claim(t, t, n, t, "c", "value > 0.55" if t != "images" else "value < 100", scoreboard=True)
+        for t, n in texts
+    ]
+    beside = {"seeds": [1, 2, 5], "recordings": "macaque-fast", "recordings_are": "neurons"}
+    known = {"sources": {"paper": "book"}, "runs": {**beside, "worlds": [0, 1]}}
+    monkeypatch.setattr(claims, "read", lambda: rows)
+    monkeypatch.setattr(claims, "sources", lambda: known)
+    return rows
 
 
 def world(folder, by):
@@ -212,94 +270,101 @@ def world(folder, by):
     )
 
 
-def test_a_number_over_all_subjects_is_shown_with_its_interval(tmp_path, claims):
+def row(text, claim):
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {claim} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_scoreboard(tmp_path, paper):
     world(tmp_path / "fast", 0)
-    text = results.scoreboard(tmp_path / "fast")
+    (tmp_path / "fast" / "03_x.ipynb").write_text("")
+    text = claims.scoreboard(tmp_path / "fast")
+    header = "| claim | figure | paper | authors' run | here: fast | notebook |"
+    assert text.splitlines()[0] == header
+    assert "Here: simulated crowd, profile smoke, seed 0" in text
+    link = f"[03]({tmp_path.name}/fast/03_x.ipynb)"
+    assert row(text, "each")[1:] == ["", "", "", "0.150 (0.100 … 0.200), 2 subjects", link]
     assert row(text, "whole")[4] == "50.0 % (95 % interval 25.0 % … 75.0 %)"
     assert row(text, "images")[4] == "25"
-    assert row(text, "each")[4] == "0.150 (0.100 … 0.200), 2 subjects"
-    assert results.unknown_claims(tmp_path / "fast") == ["lost"]
+    assert row(text, "lost")[1:] == [""] * 5
+    assert claims.unknown(tmp_path / "fast") == ["lost"]
+    paper[0] = replace(paper[0], figure="Fig. 1", paper="0.7", run="0.6")
+    assert row(claims.scoreboard(tmp_path / "fast"), "each")[1:4] == ["Fig. 1", "0.7", "0.6"]
 
 
-def test_other_seeds_and_recordings_are_shown_beside(tmp_path, claims):
-    for name, by in (
-        ("fast", 0),
-        ("fast-seed1", 0.1),
-        ("fast-seed2", 0.04),
-        ("fast-seed3", 0.9),
-        ("macaque-fast", 0.7),
-    ):
-        world(tmp_path / name, by)
-    text = results.scoreboard(tmp_path / "fast")
-    assert (
-        text.splitlines()[0]
-        == "| claim | figure | paper | authors' run | here: fast | over seeds | here: macaque-fast"
-        " | notebook |"
+def test_scoreboard_counts_intervals_and_shows_chance(tmp_path, paper):
+    paper[:] = [replace(CLAIM, text="gain", name="gain_r", also="intervals")]
+    paper += [replace(CLAIM, text="found", name="top1", also="chance")]
+    paper[:] = [replace(c, scoreboard=True) for c in paper]
+    found = [replace(r, name="gain_r") for r in records(0.2, 0.11, 0.05, -0.3)]
+    found += [Record("top1", v, "c", f"S{v}", 0, 1, 40, "share") for v in (0.125, 0.375)]
+    write(tmp_path / "03_x.json", *found)
+    text = claims.scoreboard(tmp_path)
+    assert row(text, "gain")[4] == (
+        "0.080 (-0.300 … 0.200), 4 subjects; 95 % interval above 0 in 2 of 4, below in 1"
     )
-    each = [
-        "0.150 (0.100 … 0.200), 2 subjects",
-        "0.150 … 0.250, 3 seeds",
-        "0.850 (0.800 … 0.900), 2 subjects",
-    ]
-    assert row(text, "each")[4:] == [*each, ""]
-    assert row(text, "images")[4:7] == ["25", "25 … 35, 3 seeds", "95"]
-    assert row(text, "lost")[4:] == ["", "", "", ""]
+    assert row(text, "found")[4] == (
+        "25.0 % (12.5 % … 37.5 %), 2 subjects; gallery 40, chance 2.5 %"
+    )
+
+
+def test_other_worlds_and_recordings_are_shown_beside(tmp_path, paper):
+    runs = {"": 0, "-seed1": 0.1, "-seed2": 0.04, "-seed3": 0.9}
+    for name, by in runs.items():
+        world(tmp_path / f"fast{name}", by)
+    world(tmp_path / "macaque-fast", 0.4)
+    text = claims.scoreboard(tmp_path / "fast")
+    assert text.splitlines()[0].endswith("| over seeds | here: macaque-fast | notebook |")
+    assert row(text, "each")[5:7] == ["0.150 … 0.250, 3 seeds", "0.550 (0.500 … 0.600), 2 subjects"]
+    assert row(text, "images")[4:7] == ["25", "25 … 35, 3 seeds", "65"]
+    assert row(text, "lost")[4:] == [""] * 4
     assert text.endswith(" macaque-fast: neurons.")
-    points = Record("gain", 0.1, "c", "S1", 0.05, 0.15, unit="share")
-    assert results._show(points.value, results._unit(vars(points))) == "10.0 points"
-    assert results._show(points.value, results._unit({**vars(points), "name": "top1"})) == "10.0 %"
-    write(tmp_path / "fast-seed2" / "03_x.json", Record("each", float("nan"), "c", "S1"))
-    assert row(results.scoreboard(tmp_path / "fast"), "each")[5] == "0.150 … 0.250, 2 seeds"
-    assert "over seeds" not in results.scoreboard(tmp_path / "macaque-fast").splitlines()[0]
+    assert "over seeds" not in claims.scoreboard(tmp_path / "macaque-fast").splitlines()[0]
+    text = claims.holds(tmp_path / "fast")
+    assert row(text, "each")[1:3] == ["fails: 0 of 2, 0 of 2 subjects", "fails: 1 of 2 subjects"]
+    assert row(text, "whole")[1:3] == ["holds in 1 of 2: 50.0 %, 60.0 %", "holds: 90.0 %"]
+    assert row(text, "images")[1:3] == ["holds: 25, 35", "holds: 65"]
+    assert row(text, "lost")[1:3] == ["not testable", "not testable"]
 
 
-def test_scoreboard_needs_results(tmp_path):
+@pytest.mark.parametrize("make", [claims.scoreboard, claims.holds])
+def test_tables_need_results(tmp_path, make):
     with pytest.raises(UbrainError, match="make reproduce"):
-        results.scoreboard(tmp_path)
+        make(tmp_path)
 
 
-def test_scoreboard_goes_between_its_markers(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# before\n\n{START}\nold\n{END}\nafter\n", encoding="utf-8")
+BLOCKS = [f"<!-- {name}:{end} -->" for name in ("scoreboard", "holds") for end in ("start", "end")]
+
+
+def test_tables_go_between_their_markers(tmp_path, paper):
+    readme, run = tmp_path / "README.md", tmp_path / "fast"
+    a, b, c, d = BLOCKS
+    readme.write_text(f"# before\n\n{a}\nold\n{b}\nbetween\n{c}{d}\nafter\n", encoding="utf-8")
+    world(run, 0)
     with pytest.raises(UbrainError, match="stale"):
-        results.write_scoreboard(readme, "| new |", check=True)
+        claims.write_readme(readme, run, check=True)
     assert "old" in readme.read_text(encoding="utf-8")
-    results.write_scoreboard(readme, "| new |")
-    assert readme.read_text(encoding="utf-8") == f"# before\n\n{START}\n| new |\n{END}\nafter\n"
-    results.write_scoreboard(readme, "| new |", check=True)
+    claims.write_readme(readme, run)
+    board, table = claims.scoreboard(run), claims.holds(run)
+    new = f"# before\n\n{a}\n{board}\n{b}\nbetween\n{c}\n{table}\n{d}\nafter\n"
+    assert readme.read_text(encoding="utf-8") == new
+    claims.write_readme(readme, run, check=True)
+    world(run, 0.1)
     with pytest.raises(UbrainError, match="stale"):
-        results.write_scoreboard(readme, "| newer |", check=True)
+        claims.write_readme(readme, run, check=True)
 
 
 @pytest.mark.parametrize(
-    "text", ["", START, END, f"{START}{START}{END}", f"{START}{END}{END}", f"{END}\n{START}"]
+    "order", [[], [0], [1], [0, 1], [2, 3], [0, 1, 2], [1, 0, 2, 3], [0, *range(4)]]
 )
-@pytest.mark.parametrize("check", [True, False])
-def test_missing_markers_are_refused(tmp_path, text, check):
-    readme = tmp_path / "README.md"
+def test_missing_markers_are_refused(tmp_path, paper, order):
+    readme, text = tmp_path / "README.md", "\n".join(BLOCKS[i] for i in order)
     readme.write_text(text, encoding="utf-8")
+    world(tmp_path / "fast", 0)
     with pytest.raises(UbrainError, match="markers"):
-        results.write_scoreboard(readme, "| new |", check)
+        claims.write_readme(readme, tmp_path / "fast")
     assert readme.read_text(encoding="utf-8") == text
 
 
 def test_readme_shows_the_committed_run():
-    run = ROOT / "papermill_runs" / "simulated-fast"
-    readme = ROOT / "README.md"
-    if not list(run.glob("*.json")) or START not in readme.read_text(encoding="utf-8"):
-        pytest.skip("no committed run, or no scoreboard in the README")
-    results.write_scoreboard(readme, results.scoreboard(run), check=True)
-
-
-def test_claims_are_well_formed():
-    needed = {"text", "figure", "notebook", "name", "condition", "paper", "run"}
-    for claim in CLAIMS:
-        assert needed <= claim.keys() <= needed | {"also"}, claim
-        assert claim.get("also", "chance") in ("intervals", "chance")
-        assert "|" not in "".join(claim.values())
-    assert len({(c["notebook"], c["name"], c["condition"]) for c in CLAIMS}) == len(CLAIMS)
-    assert len({c["text"] for c in CLAIMS}) == len(CLAIMS)
-
-
-def test_every_claim_of_the_paper_has_a_number_in_the_committed_run():
-    assert results.unknown_claims(ROOT / "papermill_runs" / "simulated-fast") == []
+    claims.write_readme(ROOT / "README.md", RUN, check=True)

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from ubrain import resume
 from ubrain.cli import app
 from ubrain.errors import UbrainError
 from ubrain.report import sweep
@@ -316,7 +317,7 @@ def test_a_folder_belongs_to_one_grid(project, quick):
         ),
         "{notebook: 98_ok, parameters: {seed: [0, 1, 2], n_images: [[25], [25, 100]]}}",
     ):
-        with pytest.raises(UbrainError, match="is the folder of another grid"):
+        with pytest.raises(UbrainError, match="was begun with other settings"):
             sweep.sweep(grid(project, other), out)
     (project / "mine").mkdir()
     (project / "mine" / "thesis.tex").write_text("")
@@ -329,8 +330,8 @@ def test_two_sweeps_do_not_share_a_folder(project, quick):
     out = project / "out"
     out.mkdir()
     with (
-        sweep.FileLock(out / ".lock"),
-        pytest.raises(UbrainError, match="another sweep is running in this folder"),
+        resume.locked(out, "something else"),
+        pytest.raises(UbrainError, match="another process is busy with the sweep in "),
     ):
         sweep.sweep(grid(project), out)
     assert quick(out) == []

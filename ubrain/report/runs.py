@@ -1,5 +1,5 @@
 """Notebooks as runs: rebuilt from their .py, executed by papermill with checked parameters,
-published when done.
+compared with the published run, and published by maintainers.
 """
 
 import ast
@@ -12,8 +12,11 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,14 +35,31 @@ from ubrain.crowd import Crowd
 from ubrain.data.simulate import scenes
 from ubrain.errors import UbrainError
 from ubrain.progress import log
-from ubrain.report import figures
+from ubrain.report import claims, figures, results
 from ubrain.report.figures.png import compressed
 from ubrain.report.lab import FIGURE_RC, run_name
-from ubrain.report.results import read_results, same_numbers
 
 KERNEL = "python3"
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": KERNEL}
 OVERVIEW_SCENE = (0, 41)  # seed and number of the image on the overview figure: something to see
-UNFINISHED = "unfinished"  # in a folder of --out, what is running or has failed
+UNFINISHED = "unfinished"  # in a run's folder, what is running or has failed
+README_RUN = "simulated-fast"  # the run of the README's scoreboard and overview figure
+NO_CODE = ("papermill_runs/", "figures/", "README.md", "docs/")  # no number depends on these
+MOST_SHOWN = 20  # numbers that do not agree
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An executed notebook: its numbers, and how they compare with the published ones."""
+
+    notebook: str
+    file: Path
+    comparison: results.Comparison | None = None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether every number agrees; None if this run is not published."""
+        return None if self.comparison is None else not self.comparison.differences
 
 
 def find_notebooks(pattern: str = "*") -> list[Path]:
@@ -99,26 +119,18 @@ def run_notebooks(
     crowd: str | None = None,
     seed: int = 0,
     parameters: Mapping[str, Any] | None = None,
-    force: bool = False,
     out: Path | None = None,
-) -> list[Path]:
-    """Execute notebooks and publish them, their numbers and figures under `papermill_runs/` and
-    `figures/`.
+) -> list[Outcome]:
+    """Execute notebooks, and compare their numbers with the published ones, if there are any.
 
-    If all numbers and all cells of a notebook are those already published, the published files stay
-    as they are.
+    Nothing that git tracks is written: a run goes to `runs/` in the cache.
 
     Parameters
     ----------
     crowd : crowd file; None takes the simulated crowd of the profile.
     parameters : more parameters, of notebooks that have them; `profile`, `crowd` and `seed` may
         stand among them.
-    force : publish even if no number has changed.
     out : folder for the executed notebooks and numbers instead, with the figures in its `figures/`.
-
-    Returns
-    -------
-    The published results, one JSON per notebook.
 
     Raises
     ------
@@ -129,27 +141,76 @@ def run_notebooks(
     given = check_settings(sources, profile, crowd, seed, parameters or {})
     extra = [slug(k, v) for k, v in sorted(given.items()) if k not in ("crowd", "profile", "seed")]
     run = "-".join([run_name(given["crowd"], given["profile"], given["seed"]), *extra])
-    if out is None:
-        staging, target, figure_dir = (
-            paths.cache_root() / "runs" / run,
-            paths.run_dir(run),
-            paths.figure_dir(run),
-        )
-    else:
-        out = make_folder(out)
-        staging, target, figure_dir = out / UNFINISHED / run, out, out / "figures"
-    published = []
+    folder = make_folder(out or _finished(run))
+    staging = folder / UNFINISHED / run
+    outcomes = []
     for source in sources:
         started = time.monotonic()
         log.info("%s: running", source.stem)
         execute(source, given, staging)
         log.info("%s: %.0f s", source.stem, time.monotonic() - started)
-        published.append(_publish(source.stem, staging, target, figure_dir, force))
-    if out is not None:
-        shutil.rmtree(staging)
-        if not any(staging.parent.iterdir()):
-            staging.parent.rmdir()
-    return published
+        file = _move(source.stem, staging, folder, folder / "figures")
+        outcomes.append(Outcome(source.stem, file, _compare(run, file)))
+    for empty in (staging / "figures", staging, staging.parent):
+        with suppress(OSError):  # another process runs another notebook, or one has failed
+            empty.rmdir()
+    return outcomes
+
+
+def publish(
+    pattern: str = "*", profile: str = "fast", crowd: str | None = None, seed: int = 0
+) -> list[Path]:
+    """Put a finished run into `papermill_runs/` and `figures/`, and its numbers into the README.
+
+    For maintainers: whoever reproduces never needs it. Notebooks that have not run are left out.
+
+    Returns
+    -------
+    The published results, one JSON per notebook.
+
+    Raises
+    ------
+    UbrainError
+        If files have changed since the last commit, or the run is not one of this commit: made with
+        uncommitted changes, from other notebooks, or by other code.
+    """
+    run = run_name(crowd, profile, seed)
+    folder = _finished(run)
+    sources = [s for s in find_notebooks(pattern) if (folder / f"{s.stem}.json").exists()]
+    if not sources:
+        raise UbrainError(f"nothing to publish in {folder}; make it with `ubrain run`")
+    if (changed := results.git("status", "--porcelain")) != "":
+        raise UbrainError(f"commit your changes before publishing: {changed or 'no git checkout'}")
+    for source in sources:
+        _check_publishable(source, folder)
+    target, figure_dir = paths.run_dir(run), paths.figure_dir(run)
+    files = [_move(s.stem, folder, target, figure_dir, keep=True) for s in sources]
+    if run == README_RUN:
+        draw_overview(run)
+    readme = paths.project_root() / "README.md"
+    if readme.exists() and paths.run_dir(README_RUN).exists():
+        claims.write_readme(readme, paths.run_dir(README_RUN))
+    return files
+
+
+def folder_of(run: str) -> Path:
+    """Where the numbers of a run are: the published ones if there are any."""
+    return paths.run_dir(run) if paths.run_dir(run).exists() else _finished(run)
+
+
+def same_sources(executed: Path, source: Path) -> bool:
+    """Whether an executed notebook has the code cells of a source (.py), and no others but the
+    parameters that papermill injected.
+    """
+    ran, now = (
+        [
+            c.source
+            for c in notebook.cells
+            if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
+        ]
+        for notebook in (nbformat.read(executed, as_version=4), jupytext.read(source))
+    )
+    return ran == now
 
 
 def check_settings(
@@ -188,7 +249,7 @@ def check_settings(
 
 def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
     """Execute one notebook; it writes its numbers and figures to `out`, where the executed notebook
-    goes too.
+    goes too, with the verdict of these numbers in its cell tagged `answer`.
 
     Raises
     ------
@@ -225,7 +286,7 @@ def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
         raise UbrainError(
             f"{source.stem} ran, but recorded no numbers; its last cell must be `lab.finish()`"
         )
-    _strip(executed, parameters)
+    _tidy(executed, parameters)
     return executed
 
 
@@ -238,7 +299,7 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> None:
         If one is unknown, or of another type than its default (None stands for any type that JSON
         knows).
     """
-    known = _defaults(source)
+    known = parameters(source)
     for name, value in given.items():
         if name not in known:
             raise UbrainError(f"{source.stem} has no parameter {name!r}; it has {', '.join(known)}")
@@ -262,6 +323,17 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> None:
         )
 
 
+def parameters(source: Path) -> dict[str, Any]:
+    """Name and default of every parameter of a notebook.
+
+    Raises
+    ------
+    UbrainError
+        If the parameters cell holds anything but literals, or is not one.
+    """
+    return _defaults(source, source.read_text(encoding="utf-8"))
+
+
 def draw_overview(run: str) -> Path:
     """Draw the overview figure of a published run from its numbers; the same numbers give the same
     file.
@@ -275,7 +347,7 @@ def draw_overview(run: str) -> Path:
     UbrainError
         If the run has no results.
     """
-    documents = read_results(paths.run_dir(run))
+    documents = results.read_results(paths.run_dir(run))
     image, _ = scenes.render(*OVERVIEW_SCENE)
     with plt.rc_context(FIGURE_RC):
         figure = figures.overview(documents, image)
@@ -386,89 +458,109 @@ def make_folder(out: Path) -> Path:
     return out.resolve()
 
 
-def _defaults(source: Path) -> dict[str, Any]:
-    """Name and default of every parameter; the parameters cell holds literals only."""
-    return _literals(source, source.read_text(encoding="utf-8"))
+def _finished(run: str) -> Path:
+    """Folder of a run that is not published, or not yet."""
+    return paths.cache_root() / "runs" / run
 
 
 @lru_cache
-def _literals(source: Path, text: str) -> dict[str, Any]:
-    cells = [
-        c
-        for c in jupytext.reads(text, fmt="py").cells
-        if "parameters" in c.metadata.get("tags", [])
-    ]
-    if len(cells) != 1:
+def _defaults(source: Path, text: str) -> dict[str, Any]:
+    """Name and default of every parameter; the parameters cell holds literals only."""
+    notebook = jupytext.reads(text, fmt="py")
+    notebook.metadata["kernelspec"] = KERNELSPEC
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    if len(tagged) != 1:
         raise UbrainError(
-            f"{source}: expected one cell with the tag 'parameters', found {len(cells)}"
+            f"{source}: expected one cell with the tag 'parameters', found {len(tagged)}"
         )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"{source.stem}.ipynb")
+        nbformat.write(notebook, file)
+        known = papermill.inspect_notebook(file)
     found = {}
-    for statement in ast.parse(cells[0].source).body:
-        if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
-            raise UbrainError(
-                f"{source}: the parameters cell may hold only `name = literal`, line"
-                f" {statement.lineno} does not"
-            )
+    for name, parameter in known.items():
         try:
-            found[statement.targets[0].id] = ast.literal_eval(statement.value)
-        except ValueError:
-            raise UbrainError(
-                f"{source}: parameter {statement.targets[0].id!r} is not a literal"
-            ) from None
+            found[name] = ast.literal_eval(parameter["default"])
+        except (ValueError, SyntaxError):
+            raise UbrainError(f"{source}: parameter {name!r} is not a literal") from None
     return found
 
 
-def _strip(executed: Path, parameters: Mapping[str, Any]) -> None:
-    """Remove from an executed notebook what differs from run to run and from machine to machine."""
+def _tidy(executed: Path, parameters: Mapping[str, Any]) -> None:
+    """Fill the cell tagged `answer`, and remove what differs from run to run or by machine."""
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.pop("papermill", None)
+    document = json.loads(executed.with_suffix(".json").read_text(encoding="utf-8"))
     crowd = parameters.get("crowd")
     for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
         for noise in ("papermill", "execution"):
             cell.metadata.pop(noise, None)
-        if crowd and "injected-parameters" in cell.metadata.get("tags", []):
+        if crowd and "injected-parameters" in tags:
             cell.source = cell.source.replace(json.dumps(crowd), json.dumps(Path(crowd).name))
+        if "answer" in tags:
+            text = claims.verdict(document, executed.stem) + "\n"
+            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
         for output in cell.get("outputs", []):
             if png := output.get("data", {}).get("image/png"):
-                output["data"]["image/png"] = base64.b64encode(
-                    compressed(base64.b64decode(png))
-                ).decode()
+                small = compressed(base64.b64decode(png))
+                output["data"]["image/png"] = base64.b64encode(small).decode()
     text = nbformat.writes(notebook).rstrip("\n") + "\n"
-    for place, short in (
-        (sys.prefix, ".venv"),
-        (str(paths.project_root()), "."),
-    ):  # warnings name files
+    # warnings name files
+    for place, short in ((sys.prefix, ".venv"), (str(paths.project_root()), ".")):
         text = text.replace(place, short)
     paths.write_text(executed, text)
 
 
-def _sources(executed: Path) -> list[str]:
-    return [cell.source for cell in nbformat.read(executed, as_version=4).cells]
+def _compare(run: str, file: Path) -> results.Comparison | None:
+    """Compare results with the published ones, and log what differs."""
+    document = results.published(run, file.stem)
+    if document is None:
+        log.info("%s: no published run %s to compare with", file.stem, run)
+        return None
+    found = results.compare(document, json.loads(file.read_text(encoding="utf-8")))
+    log.info("%s: %s", file.stem, found)
+    for d in found.differences[:MOST_SHOWN]:
+        log.warning(
+            "  %s | %s | %s: published %s, here %s, tolerance %.2g",
+            *(d.name, d.condition, d.subject, d.published, d.here, d.tolerance),
+        )
+    if len(found.differences) > MOST_SHOWN:
+        log.warning("  ... and %d more", len(found.differences) - MOST_SHOWN)
+    return found
 
 
-def _publish(name: str, staging: Path, target: Path, figure_dir: Path, force: bool) -> Path:
-    new = json.loads((staging / f"{name}.json").read_text(encoding="utf-8"))
-    old_file = target / f"{name}.json"
+def _check_publishable(source: Path, folder: Path) -> None:
+    """Refuse results that the committed code and notebook have not made."""
+    name = source.stem
+    document = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    commit = document["commit"]
+    again = "commit everything, and run it again"
+    if not commit or commit.endswith("+"):
+        raise UbrainError(f"{name} was run with uncommitted changes (commit {commit!r}): {again}")
+    if not same_sources(folder / f"{name}.ipynb", source):
+        raise UbrainError(f"{name} has changed since it was run: run it again")
+    changed = results.git("diff", "--name-only", commit, "HEAD")
+    code = [f for f in (changed or "").splitlines() if not f.startswith(NO_CODE)]
+    if changed is None or code:
+        raise UbrainError(f"{name} was run with commit {commit}, not with this one: run it again")
+
+
+def _move(name: str, staging: Path, target: Path, figure_dir: Path, keep: bool = False) -> Path:
+    """Bring the files of one notebook to their place, the numbers last; returns these.
+
+    Figures that it no longer draws vanish there.
+    """
     pictures = sorted((staging / "figures").glob(f"{name}__*"))
-    complete = (target / f"{name}.ipynb").exists() and all(
-        (figure_dir / p.name).exists() for p in pictures
-    )
-    if old_file.exists() and complete and not force:
-        old = json.loads(old_file.read_text(encoding="utf-8"))
-        same, total = same_numbers(old, new)
-        log.info("%s: %d of %d published numbers came out the same", name, same, total)
-        shown_alike = old.get("shown_by") == new.get("shown_by")
-        if (
-            same == total
-            and shown_alike
-            and _sources(target / f"{name}.ipynb") == _sources(staging / f"{name}.ipynb")
-        ):
-            return old_file
-    for old_picture in figure_dir.glob(f"{name}__*"):
-        if not any(p.name == old_picture.name for p in pictures):
-            old_picture.unlink()
-    for file in (*pictures, staging / f"{name}.ipynb", staging / f"{name}.json"):
-        folder = figure_dir if file in pictures else target
-        with paths.atomic(folder / file.name) as partial:
+    for old in figure_dir.glob(f"{name}__*"):
+        if not (staging / "figures" / old.name).exists():
+            old.unlink()
+    places = {picture: figure_dir / picture.name for picture in pictures}
+    places |= {staging / f"{name}.{end}": target / f"{name}.{end}" for end in ("ipynb", "json")}
+    for file, place in places.items():
+        with paths.atomic(place) as partial:
             shutil.copyfile(file, partial)
-    return old_file
+    if not keep:
+        for file in places:
+            file.unlink()
+    return target / f"{name}.json"

@@ -14,15 +14,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from ubrain import paths
+from ubrain import paths, resume
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 from ubrain.report import runs
@@ -30,7 +29,7 @@ from ubrain.report.results import Record
 
 MOST_RUNS = 1000
 MOST_BYTES = 1_000_000  # of a grid file
-GRID, TABLE, SUMMARY, LOG, FAILED = "grid.json", "table.csv", "summary.csv", "log.txt", "error.txt"
+TABLE, SUMMARY, LOG, FAILED = "table.csv", "summary.csv", "log.txt", "error.txt"
 RECORD = tuple(Record.__dataclass_fields__)
 PATIENCE = 20  # seconds that an interrupted run gets to end its kernel
 
@@ -53,6 +52,14 @@ class Grid:
     def n_runs(self) -> int:
         """Number of combinations."""
         return math.prod(map(len, self.swept.values()))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the runs and their names; the order of the parameters does, too."""
+        return {
+            "notebook": self.notebook,
+            "swept": [[name, values] for name, values in self.swept.items()],
+            "fixed": self.fixed,
+        }
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """Name of each run -> the values of its swept parameters."""
@@ -112,7 +119,7 @@ def sweep(
 
     Parameters
     ----------
-    out : folder of the sweep: `grid.json`, `table.csv`, `summary.csv`, and `runs/<name>/` as of
+    out : folder of the sweep: `settings.json`, `table.csv`, `summary.csv`, and `runs/<name>/` as of
         `ubrain run --out`.
     jobs : runs at the same time; each gets its share of the threads.
     environment : variables for the runs, in addition to ours.
@@ -126,26 +133,21 @@ def sweep(
     UbrainError
         If the folder holds another grid, or is in use.
     """
-    runs.make_folder(out)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            _claim(grid, out)
-            todo = {
-                name: point
-                for name, point in grid.runs().items()
-                if not _results(grid, out, name).exists()
-            }
-            log.info("%d of %d runs to do, %d at a time", len(todo), grid.n_runs, jobs)
-            errors = _run_all(
-                grid, out, todo, jobs, {**os.environ, **(environment or {}), **_threads(jobs)}
+    what = f"the sweep in {out}"
+    with resume.locked(out, what):
+        others = [p.name for p in out.iterdir() if p.name != resume.LOCK]
+        if others and resume.SETTINGS not in others:
+            raise UbrainError(
+                f"{out} is not empty, and not the folder of a sweep; give another --out"
             )
-            table = collect(grid, out)
-            paths.write_text(out / TABLE, table.to_csv(index=False))
-            paths.write_text(out / SUMMARY, summary(table, grid).to_csv(index=False))
-    except Timeout:
-        raise UbrainError(
-            f"{out}: another sweep is running in this folder; wait for it, or give another --out"
-        ) from None
+        resume.same_settings(out, grid.settings(), what)
+        todo = {n: point for n, point in grid.runs().items() if not _results(grid, out, n).exists()}
+        log.info("%d of %d runs to do, %d at a time", len(todo), grid.n_runs, jobs)
+        variables = {**os.environ, **(environment or {}), **_threads(jobs)}
+        errors = _run_all(grid, out, todo, jobs, variables)
+        table = collect(grid, out)
+        paths.write_text(out / TABLE, table.to_csv(index=False))
+        paths.write_text(out / SUMMARY, summary(table, grid).to_csv(index=False))
     return table, errors
 
 
@@ -258,20 +260,6 @@ def _check(source: Path, grid: Grid, path: Path) -> None:
             raise UbrainError(f"{path}: {error}{hint}") from None
 
 
-def _claim(grid: Grid, out: Path) -> None:
-    """Write the grid into its folder, or make sure that it is the one that is there."""
-    mine = json.dumps(asdict(grid), indent=1, ensure_ascii=False) + "\n"
-    if (out / GRID).exists():
-        if (out / GRID).read_text(encoding="utf-8") != mine:
-            raise UbrainError(
-                f"{out} is the folder of another grid ({out / GRID}); give another --out"
-            )
-    elif any(p.name != ".lock" for p in out.iterdir()):
-        raise UbrainError(f"{out} is not empty, and not the folder of a sweep; give another --out")
-    else:
-        paths.write_text(out / GRID, mine)
-
-
 def _run_all(
     grid: Grid,
     out: Path,
@@ -334,7 +322,7 @@ def _start(
     """Start a run in its folder, in a session of its own: Ctrl-C reaches it through the sweep, not
     twice.
     """
-    runs.make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILED).unlink(missing_ok=True)
     with open(folder / LOG, "wb") as output:
         return subprocess.Popen(
