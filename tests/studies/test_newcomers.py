@@ -138,7 +138,7 @@ def test_a_panel_says_that_the_ceiling_is_unknown(lab):
 
 
 def test_other_crowds_score_voxels_of_a_type_that_the_crowd_lacks(lab):
-    part = SimulationConfig(subjects=1, images=80, test_images=12, voxels=100)
+    part = SimulationConfig(subjects=1, images=90, test_images=20, voxels=100)
     parts = (replace(part, subjects=2, lacking="place"), part)
     records = len(lab.records)
     table = newcomers.robustness(lab, {"lacks": (3, parts)}, n_images=(20,), steps=5)
