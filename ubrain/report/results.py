@@ -168,8 +168,8 @@ def compare(published: Mapping[str, Any], here: Mapping[str, Any]) -> Comparison
         excess = gap / allowed if allowed else math.inf if gap else 0.0
         worst = max(worst, (excess, gap, allowed))
         if gap > allowed * (1 + 1e-9):  # a difference of exactly one image agrees
-            values = (r["value"] if r else None for r in (was, now))
-            differences.append(Difference(*key, *values, allowed))
+            value, other = (r["value"] if r else None for r in (was, now))
+            differences.append(Difference(*key, value, other, allowed))
     return Comparison(len(keys), len(keys) - len(differences), *worst[1:], differences)
 
 
