@@ -216,8 +216,8 @@ def outcomes(lab: Lab, in_r: pd.DataFrame, in_top1: pd.DataFrame) -> pd.DataFram
         columns |= {c: mine[c] for c in (name, f"{name} difference")}
         columns |= {f"{name} {end}": mine[end] for end in ("low", "high")}
         decided = [mine["high"] < 0, mine["low"] > 0]
-        outcome = np.select(decided, ["worse", "better"], "open")
-        columns[f"{name} outcome"] = pd.Series(outcome, mine.index)
+        sides = np.select(decided, ["worse", "better"], "open")
+        columns[f"{name} outcome"] = pd.Series(sides, mine.index)
     table = pd.DataFrame(columns)
     for outcome in ("worse", "better", "open"):
         share = (table["median_r outcome"] == outcome).mean()

@@ -332,7 +332,7 @@ def cluster_table(
     for title, size in zip(named.titles, named.sizes, strict=True):
         condition = f"{method}: {title}"
         lab.record("cluster_size", size, condition, n=len(voxels), unit="voxels")
-    share = np.mean([name != clusters.UNNAMED for name in named.names])
+    share = float(np.mean([name != clusters.UNNAMED for name in named.names]))
     lab.record("named_clusters", share, method, n=n, unit="share")
     areas = clusters.names(in_areas, n, OF_VOXELS, most=4)
     owners = pd.crosstab(named.labels, voxels["subject"]).drop(

@@ -73,9 +73,16 @@ def recording(
         )
     if images is None or responses is None:
         return simulated_files(lab)
-    tables = [Path(name) if name else None for name in (trials, voxels, test_images)]
     return Recording(
-        Path(images), Path(responses), *tables, transpose, test_fraction, scanner, space
+        Path(images),
+        Path(responses),
+        Path(trials) if trials else None,
+        Path(voxels) if voxels else None,
+        Path(test_images) if test_images else None,
+        transpose,
+        test_fraction,
+        scanner,
+        space,
     )
 
 

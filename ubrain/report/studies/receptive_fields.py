@@ -181,9 +181,8 @@ def layout_alone(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
             x, y = mine[q].to_numpy(), mine[f"true_{q}"].to_numpy()
             r = stats.pearson(np.broadcast_to(x, order.shape), y[order])
             if len(mine) >= LEAST and np.isfinite(r).all():
-                found = stats.Interval(
-                    float(r.mean()), *np.percentile(r, [2.5, 97.5]).tolist(), len(mine)
-                )
+                low, high = np.percentile(r, [2.5, 97.5])
+                found = stats.Interval(float(r.mean()), float(low), float(high), len(mine))
                 name, where = f"field_r of {q} in {area}", f"{SHUFFLED}, {field}"
                 lab.record(name, found.value, where, interval=found, unit="r")
                 row = [SHUFFLED, area, field, q, found.value, found.low, found.high, found.n]
