@@ -1,12 +1,15 @@
 """The workbench of the notebooks, on the smoke profile: one training, one JSON, clear refusals."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from ubrain.errors import UbrainError
-from ubrain.report.lab import Lab, run_name
+from ubrain.report import claims
+from ubrain.report.lab import ALONE, CROWD, Lab, run_name
+from ubrain.report.results import Record
 
 
 def test_a_training_is_done_once(lab, monkeypatch):
@@ -48,11 +51,23 @@ def test_finish_writes_what_was_recorded(lab):
     ]
 
 
+def test_the_answer_is_what_the_published_numbers_say(lab, monkeypatch):
+    assert lab.answer() == claims.NOT_YET
+    gain = Record("gain_median_r", 0.2, f"{CROWD} − {ALONE}", "S1", 0.1, 0.3, 40, "r")
+    document = {"results": [asdict(gain)]}
+    monkeypatch.setattr("ubrain.report.lab.published", lambda run, notebook: document)
+    monkeypatch.setattr(lab, "notebook", "01_crowd_gains")
+    first, *others = lab.answer().splitlines()
+    assert first.startswith("Holds: a crowd of subjects improves each one, in median r")
+    assert all(line.startswith("Not testable") for line in others)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"subjects": "S1"}, "expected a list"),
         ({"subjects": ["S9"]}, "no subject 'S9'"),
+        ({"subjects": ["S6"]}, "'S6' has 2 val images, the notebooks need at least 5"),
         ({"profile": "slow"}, "unknown profile 'slow'"),
         ({"crowd": "nowhere.h5"}, "no crowd file"),
     ],

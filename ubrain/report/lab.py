@@ -29,9 +29,9 @@ from ubrain.features import Features, Source
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import choose_device
 from ubrain.progress import log
-from ubrain.report import figures
+from ubrain.report import claims, figures
 from ubrain.report.figures.png import compressed
-from ubrain.report.results import Record, write_results
+from ubrain.report.results import Record, published, write_results
 
 RIDGE, FACTORISED, ALONE, CROWD = list(figures.CONDITIONS)[:4]
 LEAST_IMAGES = {"train": 20, "val": 5, "test": 5}
@@ -230,8 +230,9 @@ class Lab:
             partial.write_bytes(compressed(png.getvalue()))
 
     def answer(self) -> str:
-        """What the published numbers of this run say on the claims of this notebook."""
-        return "not run yet with these settings: the last cells fill this in"
+        """What the published numbers of this run say on the notebook's claims, one a line."""
+        document = published(self.run, self.notebook)
+        return claims.verdict(document, self.notebook) if document else claims.NOT_YET
 
     def finish(self) -> str:
         """Write the recorded numbers; the last cell of a notebook.

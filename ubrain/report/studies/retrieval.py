@@ -135,8 +135,8 @@ def gallery_curve(lab: Lab, predictions: Predictions, sizes: Sequence[int]) -> p
         searches = {s: Search(p, lab.measured(s)) for s, p in by_subject.items()}
         for size in [n for n in sizes if n < least] + [least]:
             found = {s: drawn_galleries(lab, search, size) for s, search in searches.items()}
-            name, columns = f"top{{k}} of {size} images", {"gallery": size, "line": condition}
-            rows += summarise(lab, found, condition, name, **columns)
+            name = f"top{{k}} of {size} images"
+            rows += summarise(lab, found, condition, name, gallery=size, line=condition)
     return pd.DataFrame(rows)
 
 
@@ -200,7 +200,12 @@ def area_table(lab: Lab, predicted: Mapping[str, NDArray], equal: int) -> pd.Dat
             (ALL_VOXELS, whole, mean),
             (f"{equal} voxels of it", drawn, equal),
         ):
-            columns = {"area": area, "voxels": choice, "n_voxels": n, "subjects": len(found)}
+            columns: dict[str, Any] = {
+                "area": area,
+                "voxels": choice,
+                "n_voxels": n,
+                "subjects": len(found),
+            }
             name = f"top{{k}} of {area}, {choice}"
             rows += summarise(lab, found, CROWD, name, only_mean=True, **columns)
     return pd.DataFrame(rows)

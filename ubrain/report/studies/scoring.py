@@ -62,7 +62,7 @@ def _scored(lab: Lab, condition: str, s: str, predicted: NDArray) -> dict[str, A
         ),
         ("significant", np.mean(np.nan_to_num(q, nan=1.0) < 0.05), "share"),
     ):
-        lab.record(name, value, condition, s, n=len(r), unit=unit)
+        lab.record(name, float(value), condition, s, n=len(r), unit=unit)
         row[name] = float(value)
 
     ranks = scores.retrieval_ranks(predicted, measured)
