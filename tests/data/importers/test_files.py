@@ -115,9 +115,7 @@ def test_matlab_files_that_unpack_to_too_much(
 ) -> None:
     make(tmp_path / "x.mat")
     tracemalloc.reset_peak()
-    with pytest.raises(
-        UbrainError, match=r"x\.mat.*(too large|could not read|not an array of num)"
-    ):
+    with pytest.raises(UbrainError, match=r"x\.mat.*(too large|header|not an array of num)"):
         files.read_mat(tmp_path / "x.mat", ["x", "y"])
     assert memory() < 40
 

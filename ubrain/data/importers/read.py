@@ -1,6 +1,4 @@
-"""Reading other people's files: nothing is executed, nothing is believed, nothing large is read at
-once.
-"""
+"""Other people's files: nothing is executed, nothing is believed, nothing large is read at once."""
 
 import gzip
 import io
@@ -32,12 +30,11 @@ from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-# Pillow knows others, and runs programs for some of them
+# Pillow has others, and runs programs for some of them
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 PART_BYTES = 64 << 20  # responses are read in parts of about this size
 # More than the following is a mistake or an attack; in brackets, the largest that is published.
-# arrays of a file that are read as a whole (0.38 GB: vim-1's responses, GOD's images, as float64)
-MAX_BYTES = 1 << 29
+MAX_BYTES = 1 << 29  # arrays of a file that are read as a whole (0.38 GB: vim-1, GOD, as float64)
 MAX_VOLUME = 1 << 27  # a mask or a map of areas, as float64 (36 MB: NSD's at 1 mm)
 MAX_VOXELS = 4_000_000  # of a subject (about 1.5 million: a whole brain at 1 mm)
 MAX_CHUNK = 1 << 28  # of an HDF5 file, which reads it as a whole (73 MB: MOSAIC's merged files)
@@ -81,14 +78,10 @@ class Folder:
         return str(self.path)
 
     def find(self, *names: str) -> Path | None:
-        """The first of several files or folders that exists; upper and lower case are the same, if
-        need be.
-        """
-        for name in names:
-            path = self._any_case(name)
-            if path is not None:
-                return self._inside(path)
-        return None
+        """The first of several files or folders that exists; in any case, if need be."""
+        paths = (self._any_case(name) for name in names)
+        path = next((path for path in paths if path is not None), None)
+        return None if path is None else self._inside(path)
 
     def need(self, *names: str) -> Path:
         """As `find`; an error if there is none."""
@@ -102,9 +95,7 @@ class Folder:
         return [self._inside(path) for path in sorted(self.path.glob(pattern), key=natural)]
 
     def search(self, pattern: str) -> list[Path]:
-        """All files, at any depth, whose name is as the regular expression says in any case, in
-        natural order.
-        """
+        """All files, at any depth, whose name matches in any case, in natural order."""
         name = re.compile(pattern, re.IGNORECASE)
         return self._all(
             Path(place, file)
@@ -114,9 +105,7 @@ class Folder:
         )
 
     def pictures(self, names: Collection[str]) -> list[Path]:
-        """All pictures, at any depth, with one of these names or stems, in any case, in natural
-        order.
-        """
+        """All pictures, at any depth, with one of these names or stems, in natural order."""
         wanted = {name.lower() for name in names}
         return self._all(
             Path(place, file)
@@ -137,9 +126,7 @@ class Folder:
         ]
 
     def _walk(self) -> Iterator[tuple[str, list[str]]]:
-        """All folders, each once, and the files in them; links out of the folder only on
-        request.
-        """
+        """All folders, each once, and the files in them; links out of it only on request."""
         root, seen, starts = os.path.realpath(self.path), set[str](), [str(self.path)]
         for start in starts:  # where real folders end there are links, which come later
             for place, folders, files in os.walk(start):
@@ -157,11 +144,8 @@ class Folder:
                     folders.clear()
                     continue
                 seen.add(real)
-                starts += [
-                    path
-                    for folder in folders
-                    if os.path.islink(path := os.path.join(place, folder))
-                ]
+                inner = (os.path.join(place, folder) for folder in folders)
+                starts += filter(os.path.islink, inner)
                 yield place, files
 
     def name(self, path: Path) -> str:
@@ -175,17 +159,16 @@ class Folder:
         path = self.path
         for part in Path(name).parts:
             entries = sorted(path.iterdir()) if path.is_dir() else []
-            match = next((e for e in entries if e.name == part), None)
-            match = match or next((e for e in entries if e.name.lower() == part.lower()), None)
-            if match is None:
+            match = [e for e in entries if e.name.lower() == part.lower()]
+            exact = [e for e in match if e.name == part]
+            if not match:
                 return None
-            path = match
+            path = (exact or match)[0]
         return path if path.exists() else None
 
     def _inside(self, path: Path) -> Path:
-        target = Path(
-            os.path.realpath(path)
-        )  # unlike `resolve`, no error where links go round in a circle
+        # Unlike `resolve`, `realpath` raises no error where links go round in a circle
+        target = Path(os.path.realpath(path))
         if not self.follow_links and not target.is_relative_to(os.path.realpath(self.path)):
             raise UbrainError(
                 f"{path} is a link to {target}, out of {self.path}; if you have made that link "
@@ -199,9 +182,7 @@ class Folder:
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file (or MATLAB v7.3), for reading. What is read from it later belongs into
-    `reading`.
-    """
+    """An HDF5 file (or MATLAB v7.3); what is read from it later belongs into `reading`."""
     with reading(path, "an HDF5 file"):
         if not h5py.is_hdf5(path):
             raise UbrainError(
@@ -216,8 +197,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 def hdf5_array(
     file: h5py.File, name: str, kinds: str, shape: Sequence[int | None] | None, empty: bool = False
 ) -> h5py.Dataset:
-    """A dataset of an open file, after checking that it is there, in this file, and what is
-    expected.
+    """A dataset of an open file, after checking that it is there, in this file, and as expected.
 
     Parameters
     ----------
@@ -272,10 +252,8 @@ def hdf5_text(data: h5py.Dataset) -> str:
 
 
 def hdf5_names(file: h5py.File, place: str = "") -> list[str]:
-    """Names in a group of an open file, in the order in which they were written if the file knows
-    it; none, if no group.
-
-    Links are not followed, because they may lead out of the file.
+    """Names in a group of an open file, in the order in which they were written if the file has
+    it; none, if it is no group, or reached by a link, which may lead out of the file.
     """
     with reading(Path(file.filename)):
         here: Any = file
@@ -305,9 +283,7 @@ def area_name(text: str, where: object) -> str:
 def check_array(
     array: Any, where: str, kinds: str, shape: Sequence[int | None] | None, empty: bool = False
 ) -> Any:
-    """Return `array` if its kind of numbers and its shape are as expected; an axis of length 0
-    only if it may be empty.
-    """
+    """Return `array` if its kind of numbers and its shape are as expected; see `hdf5_array`."""
     shape = [None] * len(array.shape) if shape is None else shape
     kind_fits = array.dtype.kind in kinds if len(kinds) <= 4 else array.dtype == np.dtype(kinds)
     shape_fits = len(array.shape) == len(shape) and all(
@@ -328,15 +304,13 @@ def whole_numbers(array: NDArray, where: str) -> NDArray[np.int64]:
     if (
         whole is None
         or not np.array_equal(whole, array)
-        or whole.min() < -(2**53)
-        or whole.max() > 2**53
+        or not -(2**53) <= whole.min() <= whole.max() <= 2**53
     ):
         raise UbrainError(f"{where}: expected whole numbers, got {array.shape} {array.dtype}")
     return whole
 
 
-# --- numpy,
-# MATLAB, tables
+# --- numpy
 
 
 def load_npy(path: Path) -> NDArray:
@@ -356,9 +330,7 @@ def load_npy(path: Path) -> NDArray:
 
 
 def let_go(array: NDArray) -> None:
-    """Take what has been read of a mapped file out of this process's memory; otherwise, in the
-    end, it has the whole file.
-    """
+    """Take what has been read of a mapped file out of memory, where it would stay to the end."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -367,9 +339,7 @@ def let_go(array: NDArray) -> None:
 
 
 def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether it is in Fortran order, and type of an array; headers of other versions may
-    have gigabytes.
-    """
+    """Shape, Fortran order, and type; headers of other versions may have gigabytes."""
     if (version := np.lib.format.read_magic(stream)) != (1, 0):
         raise ValueError(f"expected version 1.0 of the format, got {'.'.join(map(str, version))}")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -408,9 +378,7 @@ class NpzArray:
         )
 
     def blocks(self, step: int) -> Iterator[NDArray]:
-        """All rows, `step` at a time, (step, ...); after the last one, the checksum of the archive
-        is checked.
-        """
+        """All rows, `step` at a time, (step, ...); at the end, the checksum is checked."""
         with self._stream() as stream:
             for start in range(0, self.shape[0], step):
                 shape = (min(step, self.shape[0] - start), *self.shape[1:])
@@ -531,6 +499,10 @@ def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
     return member.header_offset + 30 + name + extra
 
 
+# --- MATLAB. Headers are read here, because scipy.io.whosmat takes as much memory for a name as the
+# file says (151 MB for one of 0.3 MB; still 64 MB if it is given the first bytes only).
+
+
 def read_mat(path: Path, names: Sequence[str], limit: int | None = None) -> dict[str, NDArray]:
     """Numeric arrays of a MATLAB file, v5 or v7.3, in MATLAB's orientation. Names that it does not
     have are left out.
@@ -565,9 +537,7 @@ def read_mat(path: Path, names: Sequence[str], limit: int | None = None) -> dict
 
 
 def load_mat(path: Path, limits: Mapping[str, int]) -> dict[str, Any]:
-    """Variables of a MATLAB file, v5, as scipy reads them, and how many bytes each may have when
-    it is not compressed.
-    """
+    """Variables of a MATLAB file, v5, as scipy reads them; `limits` are their bytes, unpacked."""
     with open(path, "rb") as file:
         for variable in _mat_variables(path):
             if variable.name in limits:
@@ -578,9 +548,7 @@ def load_mat(path: Path, limits: Mapping[str, int]) -> dict[str, Any]:
 
 
 class _MatVariable(NamedTuple):
-    """A variable of a MATLAB file, of which only the header has been read, and where it is in the
-    file.
-    """
+    """Header of a variable of a MATLAB file, and where it is in the file."""
 
     name: str
     kind: int
@@ -595,7 +563,7 @@ _MAT_COMPRESSED = 15  # of its kinds of elements
 
 
 def _mat_variables(path: Path) -> list[_MatVariable]:
-    """Headers of all variables: scipy would read a name of any length."""
+    """Headers of all variables."""
     found = []
     with path.open("rb") as file:
         order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
@@ -614,19 +582,14 @@ def _mat_variables(path: Path) -> list[_MatVariable]:
             number = struct.unpack(f"{order}II", flags)[0] & 0xFF
             if min(shape) < 0:
                 raise ValueError(f"its header says {shape}")
-            found.append(
-                _MatVariable(
-                    name.decode("latin-1"), number, shape, place, size, kind == _MAT_COMPRESSED
-                )
-            )
+            packed, text = kind == _MAT_COMPRESSED, name.decode("latin-1")
+            found.append(_MatVariable(text, number, shape, place, size, packed))
             file.seek(place + size)
     return found
 
 
 def _mat_element(data: bytes, at: int, order: str) -> tuple[bytes, int]:
-    """An element of a variable, and where the next begins; up to four bytes are in the tag
-    itself.
-    """
+    """An element of a variable, and where the next begins; up to 4 bytes are in the tag itself."""
     kind, size = struct.unpack_from(f"{order}II", data, at)
     begin, end = (at + 4, at + 8) if kind >> 16 else (at + 8, at + 8 + -(-size // 8) * 8)
     if end > len(data):
@@ -649,7 +612,7 @@ def _unpacked_size(file: BinaryIO, variable: _MatVariable, limit: int) -> int:
 
 
 class _Bounded(io.FileIO):
-    """A file of which not more than so many bytes are read at once, whatever its headers say."""
+    """A file of which only so many bytes are read at once, whatever its headers say."""
 
     def __init__(self, path: Path, limit: int) -> None:
         super().__init__(path)
@@ -660,6 +623,9 @@ class _Bounded(io.FileIO):
         if size is not None and size > self._limit:
             raise ValueError(f"a header says {size} bytes")
         return super().read(size)
+
+
+# --- tables and texts
 
 
 def read_table(
@@ -689,24 +655,19 @@ def read_lines(path: Path) -> list[str]:
     """Lines of a text file that are not empty."""
     with reading(path, "text"):
         check_size(path.stat().st_size, MAX_TEXT, path)
-        lines = [
-            line.strip()
-            for line in path.read_text(encoding="utf-8-sig").splitlines()
-            if line.strip()
-        ]
+        stripped = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+        lines = [line for line in stripped if line]
         check_size(max(map(len, lines), default=0), MAX_LINE, f"{path}, longest line")
         return lines
 
 
-# -------------------------------------------------------------------------------------------
-# volumes and surfaces
+# --- volumes and surfaces. Only the headers are nibabel's: its `load` reads an extension as long as
+# the file says (71 MB for one of 0.3 MB), and slices of `dataobj` miss numbers after the last.
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A NIfTI or MGH image, of which only the header has been read; `shape` is (i, j, k) or (i, j,
-    k, trials).
-    """
+    """A NIfTI or MGH image, of which only the header has been read: (i, j, k[, trials])."""
 
     path: Path
     shape: tuple[int, ...]
@@ -715,9 +676,7 @@ class Volume:
     offset: int
 
     def blocks(self, step: int) -> Iterator[NDArray]:
-        """The stored numbers, not scaled, `step` along the last axis at a time, forwards: (i, j,
-        k, step).
-        """
+        """The stored numbers, not scaled, `step` along the last axis at a time: (i, j, k, step)."""
         with reading(self.path, "an image as its header says"), _stream(self.path) as stream:
             stream.seek(self.offset)
             for start in range(0, self.shape[-1], step):
@@ -727,9 +686,8 @@ class Volume:
                 if len(data) < size:
                     raise EOFError("the file ends too early")
                 yield np.frombuffer(data, self.dtype).reshape(shape, order="F")
-            if stream.read(1 << 16) and not _is_surface(
-                self.path
-            ):  # at the end, compressed files have their checksum
+            # Compressed files have their checksum at the end
+            if stream.read(1 << 16) and not _is_surface(self.path):
                 raise ValueError("there are more numbers than the header says")
 
     def trials(self, places: NDArray[np.int64]) -> Iterator[tuple[int, NDArray]]:
@@ -798,30 +756,30 @@ def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
 # --- pictures
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """A picture as (height, width, 3)."""
+@contextmanager
+def _picture(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             check_side(f"image {path}", image.size)
-            if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
-                raise UbrainError(f"image {path} has more than 8 bits a channel; save it with 8")
-            return np.asarray(image.convert("RGB"))
+            yield image
     except UbrainError:
         raise
-    except Exception as error:
+    except Exception as error:  # Pillow can raise anything at a damaged file
         raise UbrainError(f"image {path} cannot be read: {error}") from error
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """A picture as (height, width, 3)."""
+    with _picture(path) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+            raise UbrainError(f"image {path} has more than 8 bits a channel; save it with 8")
+        return np.asarray(image.convert("RGB"))
 
 
 def rgb_shape(path: Path) -> tuple[int, int]:
     """Height and width of a picture, from its header alone."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_side(f"image {path}", image.size)
-            return image.height, image.width
-    except UbrainError:
-        raise
-    except Exception as error:
-        raise UbrainError(f"image {path} cannot be read: {error}") from error
+    with _picture(path) as image:
+        return image.height, image.width
 
 
 def check_side(where: object, size: Sequence[int]) -> None:
