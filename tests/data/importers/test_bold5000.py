@@ -17,7 +17,6 @@ import scipy.io
 from published.bold5000 import AREAS, GRID, LENGTHS, N_REPEATED, VERSION, Published, like
 
 from ubrain.crowd import Crowd
-from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.bold5000 import _Subject, import_bold5000
 from ubrain.data.importers.read import Folder
 from ubrain.data.importers.recording import Options
@@ -278,39 +277,6 @@ def test_without_the_list_repeats_of_all_subjects_count(csi4: Published, out: Pa
     with Crowd(out) as crowd:
         assert set(crowd["bold5000-CSI4"].images("test")) == set(stems(csi4.repeated[:8]))
     assert "the 8 images that were shown several times to one of CSI4" in account(out)
-
-
-def test_a_photograph_from_coco_keeps_its_split_across_datasets(csi4: Published, out: Path) -> None:
-    """A COCO image that NSD has shown to everybody is a test image in BOLD5000, too."""
-    coco = next(
-        name for name in csi4.shown["CSI4"] if name.startswith("COCO") and name not in csi4.repeated
-    )
-    number = int(coco.split("_")[2].removesuffix(".jpg"))
-    other = np.random.default_rng(9).integers(0, 256, (6, 5, 3), np.uint8)
-    with write_crowd(out) as writer:
-        rows = [
-            writer.add_image("nsd-00001", other, "test", f"coco:{number} nsd:1"),
-            writer.add_image("nsd-00002", other[::-1].copy(), "train", "coco:2 nsd:2"),
-        ]
-        writer.add_subject(
-            "nsd-subj01",
-            pd.DataFrame({"image": rows, "session": 0}),
-            pd.DataFrame(index=range(2)),
-            [np.eye(2, dtype=np.float32)],
-            "NSD",
-            "7T",
-        )
-    text = import_bold5000(csi4.root, out, Options(append=True))
-    assert "1 images of this import were in the crowd already" in text
-    with Crowd(out) as crowd, h5py.File(out) as file:
-        assert set(crowd["bold5000-CSI4"].images("test")) == {
-            *stems(csi4.repeated),
-            Path(coco).stem,
-        }
-        keys = dict(zip(crowd.image_ids, file["images/key"].asstr()[:], strict=True))
-    assert keys[Path(coco).stem] == f"coco:{number}"
-    assert keys["n01930112_1001"] == "imagenet:n01930112_1001"
-    assert keys["airport1002"] == ""
 
 
 def test_images_may_be_elsewhere_and_spelt_otherwise(

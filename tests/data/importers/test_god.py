@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
-from PIL import Image
 from published import EXACT, flip
 from published.god import (
     N_META,
@@ -19,7 +18,6 @@ from published.god import (
     TEST,
     TRAINING,
     FMRIPrep,
-    Npz,
     Original,
     image_id,
     image_pixels,
@@ -155,22 +153,6 @@ def test_variants_of_the_file_give_the_same(root: Path, out: Path, form: str) ->
         assert crowd["god-S1"].voxels["areas"][3] == "V2,LVC,VC"
 
 
-@pytest.mark.parametrize("normalise", ["session", "none"])
-def test_other_ways_to_z_score(root: Path, out: Path, normalise: str) -> None:
-    text = import_god(root, out, Options(dtype="float32", normalise=normalise))
-    assert (
-        f"Z-scoring is chosen with --normalise {normalise}; the custom with these responses is run"
-        in text
-    )
-    data = Original(1)
-    expected = (
-        zscored(data.voxels[:8, :9], data.kind[:8])
-        if normalise == "session"
-        else data.voxels[:8, :9]
-    )
-    check_responses(out, "god-S1", data.shown[:8], expected)
-
-
 @pytest.mark.parametrize("normalise", ["run", "none"])
 def test_ncsnr_has_no_unit(root: Path, out: Path, normalise: str) -> None:
     """Of responses that are not z-scored, too: their noise is divided by their variance."""
@@ -234,22 +216,6 @@ def test_trials_without_an_image_are_left_out_and_said(root: Path, out: Path) ->
     check_responses(
         out, "god-S1", names, zscored(data.voxels[keep, :9], data.kind[keep], data.run[keep])
     )
-
-
-def test_one_picture_under_two_names_is_one_image(root: Path, out: Path) -> None:
-    """Whatever is drawn by the names: half of the images are val images here, so that some pair
-    would be parted.
-    """
-    pixels = Image.fromarray(image_pixels(TRAINING[0]))
-    for name in TRAINING:
-        pixels.save(root / f"images/training/{name}.JPEG", format="PNG")
-    text = import_god(root, out, Options(dtype="float32", val_fraction=0.5))
-    assert f"{len(TRAINING) - 1} images are identical to other images of the dataset" in text
-    with Crowd(out) as crowd:
-        assert len(crowd.image_ids) == 1 + len(TEST)
-        assert crowd["god-S1"].trials.repeats(crowd.rows(["god-n01518878_109"])).tolist() == [
-            len(TRAINING)
-        ]
 
 
 def test_a_trial_of_an_unnamed_image_is_left_out(root: Path, out: Path) -> None:
@@ -328,26 +294,6 @@ def test_areas_and_noise_ceiling_of_npz(packed: Path, out: Path) -> None:
         assert list(subject.voxels["areas"]) == ["V1,VC"] * 4 + ["VC"] * 5
         assert subject.voxels["ncsnr"].notna().all()
     assert "noise ceiling is not used" in text
-
-
-def test_npz_can_be_z_scored_again_but_its_runs_are_not_known(
-    packed: Path, out: Path, refused
-) -> None:
-    data = Npz(3)
-    data.write(packed / "sbj_3.npz")
-    with refused(
-        out,
-        "--normalise run: which trials are of one run is not known; possible are auto, session and"
-        " none",
-    ):
-        import_god(packed, out, Options(normalise="run"))
-    import_god(packed, out, Options(dtype="float32", normalise="session"))
-    check_responses(
-        out,
-        "god-S3",
-        [f"train{i:04d}" for i in data.labels["train"]],
-        zscored(data.train[:, :9], [0] * 8),
-    )
 
 
 # --- refusals

@@ -115,8 +115,7 @@ def test_responses_of_each_dataset_are_z_scored_in_its_own_way(
         "session",
     ]
     np.testing.assert_array_equal(
-        crowd["vim1-S1"].responses_to(crowd.rows(["vim1-train0003"])),
-        vim1.Published().z("S1")[3:4],
+        crowd["vim1-S1"].responses_to(crowd.rows(["vim1-train0003"])), vim1.Published().z("S1")[3:4]
     )
     with h5py.File(together.path) as file:
         assert {name: file[f"subjects/{name}"].attrs["scanner"] for name in file["subjects"]} == {

@@ -15,25 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.crowdfile import split_by_content
-from ubrain.data.importers.layouts import check_choice, join_areas, layout
-from ubrain.data.importers.nsd import (
-    HEMISPHERES,
-    IMAGES,
-    NSD,
-    coco_numbers,
-    image_key,
-    read_mask,
-)
+from ubrain.data.importers.layouts import check_choice, join_areas, layout, npy_array
+from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, NSD, coco_numbers, image_key, read_mask
 from ubrain.data.importers.pipeline import import_recordings
-from ubrain.data.importers.read import (
-    Folder,
-    area_name,
-    check_array,
-    check_voxels,
-    let_go,
-    load_npy,
-    reading,
-)
+from ubrain.data.importers.read import Folder, area_name, check_voxels, let_go, reading
 from ubrain.data.importers.recording import (
     AVERAGED,
     DEFAULTS,
@@ -158,7 +143,7 @@ class _Subject:
         """Responses of both hemispheres, and the number of vertices of each."""
         place = f"{self.name}/{split}_split/{split}_fmri"
         files = [self.folder.need(f"{place}/{side}_{split}_fmri.npy") for side in HEMISPHERES]
-        arrays = [check_array(load_npy(file), str(file), "f", (None, None)) for file in files]
+        arrays = [npy_array(file, "f", (None, None)) for file in files]
         for file, array in zip(files, arrays, strict=True):
             check_voxels(array.shape[1], file)
             if len(array) != n_rows:
@@ -297,7 +282,7 @@ def vertices(folder: Folder, place: str, side: str, n_vertices: int) -> pd.DataF
     found: list[tuple[int, str]] = []
     for path in folder.glob(f"{place}/{side}.*_challenge_space.npy"):
         kind = path.name.removeprefix(f"{side}.").removesuffix("_challenge_space.npy")
-        values = np.asarray(check_array(load_npy(path), str(path), "biu", (None,)))
+        values = np.asarray(npy_array(path, "biu", (None,)))
         names = label_names(folder.find(f"{place}/mapping_{kind}.npy"), kind)
         rows = np.flatnonzero(_as_many(path, values, n_vertices) > 0)
         found += [(r, names.get(int(values[r]), f"{kind}:{values[r]}")) for r in rows.tolist()]
@@ -317,7 +302,7 @@ def _ncsnr(subject: _Subject, side: str, n_vertices: int) -> NDArray[np.float32]
     path = subject.folder.find(f"{subject.name}/test_split/noise_ceiling/{side}_noise_ceiling.npy")
     if path is None or not subject.test:
         return np.full(n_vertices, np.nan, dtype=np.float32)
-    ceiling = np.asarray(check_array(load_npy(path), str(path), "f", (n_vertices,)), np.float64)
+    ceiling = np.asarray(npy_array(path, "f", (n_vertices,)), np.float64)
     low, high = np.nanmin(ceiling), np.nanmax(ceiling)
     if low < 0 or high > 1:
         raise UbrainError(

@@ -21,6 +21,7 @@ from ubrain.data.importers.layouts import (
     chosen_sessions,
     join_areas,
     layout,
+    npy_array,
     open_betas,
     warn_absent,
 )
@@ -28,8 +29,6 @@ from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
     Volume,
-    check_array,
-    load_npy,
     open_volume,
     read_lines,
     read_mat,
@@ -717,7 +716,7 @@ def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[Key, NDAr
             key = name[:2].upper(), area
             if (other := paths.setdefault(key, path)) != path:
                 raise UbrainError(f"{subject.name}: there are {other} and {path}; keep one there")
-            values = check_array(load_npy(path), str(path), "f", (None, None))
+            values = npy_array(path, "f", (None, None))
             arrays[key] = _checked(values, arrays, len(subject.shown), str(path))
     return arrays
 
@@ -744,9 +743,7 @@ def _checked(
     return np.array(values, dtype=np.float32)
 
 
-def _once(
-    arrays: dict[Key, NDArray[np.float32]],
-) -> tuple[NDArray[np.float32], pd.DataFrame, int]:
+def _once(arrays: dict[Key, NDArray[np.float32]]) -> tuple[NDArray[np.float32], pd.DataFrame, int]:
     """All voxels, (n_trials, n_voxels), their table, and how many were in several areas: with the
     same responses there.
     """

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.layouts import check_choice, join_areas, layout, warn_absent
+from ubrain.data.importers.layouts import check_choice, join_areas, layout, npz_array, warn_absent
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     MAX_BYTES,
@@ -594,7 +594,7 @@ def _npz_recordings(folder: Folder, subjects: dict[str, list[Path]], areas: str)
 def _npz_images(path: Path) -> tuple[ImageArray, int]:
     """Images, those of training before those of the test, and the number of the former."""
     stacks = [
-        check_array(load_npz(path, name), f"{path}: {name!r}", "uf", (None, None, None, 3))
+        npz_array(path, name, "uf", (None, None, None, 3))
         for name in ("train_images", "test_images")
     ]
     if stacks[0].shape[1:] != stacks[1].shape[1:]:
@@ -633,7 +633,7 @@ def _npz_recording(
         ("arr_0", "arr_3", n_train),
         ("arr_1", "arr_4", len(images.ids) - n_train),
     ):
-        values = check_array(load_npz(path, what), f"{path}: {what!r}", "f", (None, None))
+        values = npz_array(path, what, "f", (None, None))
         check_voxels(values.shape[1], f"{path}: {what!r}")
         if len(values) > GOD.max_trials:
             raise UbrainError(
@@ -688,7 +688,7 @@ def _npz_recording(
 
 def _npz_labels(path: Path, name: str, n_trials: int, n_images: int) -> NDArray[np.int64]:
     """Number, from 0, of the image of each trial."""
-    labels = check_array(load_npz(path, name), f"{path}: {name!r}", "iuf", (n_trials,))
+    labels = npz_array(path, name, "iuf", (n_trials,))
     if not ((labels >= 0) & (labels < n_images) & (labels % 1 == 0)).all():
         raise UbrainError(f"{path}: {name!r}: expected numbers of images from 0 to {n_images - 1}")
     return labels.astype(np.int64)
@@ -699,9 +699,7 @@ def _compare_with_averages(path: Path, test: NDArray, labels: NDArray[np.int64])
     labels belong to the trials.
     """
     shown, n_voxels = np.unique(labels), min(500, test.shape[1])
-    published = check_array(
-        load_npz(path, "arr_2"), f"{path}: 'arr_2'", "f", (len(shown), test.shape[1])
-    )[:, :n_voxels]
+    published = npz_array(path, "arr_2", "f", (len(shown), test.shape[1]))[:, :n_voxels]
     own = np.stack(
         [np.asarray(test[labels == label, :n_voxels], dtype=np.float64).mean(0) for label in shown]
     )
@@ -720,9 +718,7 @@ def _compare_with_averages(path: Path, test: NDArray, labels: NDArray[np.int64])
 def _npz_masks(path: Path, n_voxels: int) -> dict[str, NDArray[np.bool_]]:
     names = [name for name in npz_names(path) if not name.startswith("arr_")]
     check_size(len(names) * n_voxels, MAX_BYTES // 2, f"{path}: {len(names)} masks")
-    masks = {
-        n: check_array(load_npz(path, n), f"{path}: {n!r}", "biuf", (n_voxels,)) for n in names
-    }
+    masks = {n: npz_array(path, n, "biuf", (n_voxels,)) for n in names}
     return {
         area_name(name.removeprefix("ROI_"), path): np.asarray(mask) == 1
         for name, mask in masks.items()

@@ -6,8 +6,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from ubrain.data.importers.read import Volume, check_array, open_volume
+from ubrain.data.importers.read import Volume, check_array, load_npy, load_npz, open_volume
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 
@@ -64,6 +65,16 @@ def join_areas(n_voxels: int, found: Iterable[tuple[int, str]]) -> list[str]:
     for voxel, name in found:
         names[voxel][name] = None
     return [",".join(areas) for areas in names]
+
+
+def npy_array(path: Path, kinds: str, shape: Sequence[int | None]) -> Any:
+    """The array of a .npy file, mapped; kinds and shape as in `check_array`."""
+    return check_array(load_npy(path), str(path), kinds, shape)
+
+
+def npz_array(path: Path, name: str, kinds: str, shape: Sequence[int | None]) -> Any:
+    """An array of a .npz file; kinds and shape as in `check_array`."""
+    return check_array(load_npz(path, name), f"{path}: {name!r}", kinds, shape)
 
 
 def open_betas(path: Path, kinds: str, shape: Sequence[int | None]) -> Volume:

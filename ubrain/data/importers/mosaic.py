@@ -17,16 +17,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.layouts import layout
+from ubrain.data.importers.layouts import layout, npz_array
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
     area_name,
-    check_array,
     hdf5_array,
     hdf5_names,
     hdf5_texts,
-    load_npz,
     open_hdf5,
     reading,
 )
@@ -161,10 +159,7 @@ def _sources(folder: Folder, asked: Sequence[str] | None) -> tuple[dict[str, _So
 def _sources_in(path: Path) -> list[_Source]:
     sources = []
     with open_hdf5(path) as file:
-        for place in (
-            "",
-            *(name for name in hdf5_names(file) if re.fullmatch(SUBJECT, name)),
-        ):
+        for place in ("", *(name for name in hdf5_names(file) if re.fullmatch(SUBJECT, name))):
             inside = hdf5_names(file, place)
             merged = "presented_stimulus_filename" in inside
             names = hdf5_names(file, f"{place}/nan_indices" if merged else f"{place}/betas")
@@ -467,9 +462,9 @@ def _parcels(labels: str | Path | None) -> NDArray[np.object_] | None:
         )
         return None
     path = Path(labels)
-    numbers = check_array(load_npz(path, "map_all"), f"{path}: 'map_all'", "iu", (GRAYORDINATES,))
-    ids = check_array(load_npz(path, "ids"), f"{path}: 'ids'", "iu", (None,))
-    texts = check_array(load_npz(path, "labels"), f"{path}: 'labels'", "U", (len(ids),))
+    numbers = npz_array(path, "map_all", "iu", (GRAYORDINATES,))
+    ids = npz_array(path, "ids", "iu", (None,))
+    texts = npz_array(path, "labels", "U", (len(ids),))
     names = {
         int(i): area_name(re.sub(r"^[LR]_", "", str(text)), path)
         for i, text in zip(ids, texts, strict=True)

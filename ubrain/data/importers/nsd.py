@@ -19,6 +19,7 @@ from ubrain.data.importers.layouts import (
     chosen_sessions,
     join_areas,
     layout,
+    npy_array,
     open_betas,
     spans,
     warn_absent,
@@ -28,11 +29,9 @@ from ubrain.data.importers.read import (
     Folder,
     Volume,
     area_name,
-    check_array,
     check_side,
     check_voxels,
     hdf5_array,
-    load_npy,
     open_hdf5,
     read_lines,
     read_mat,
@@ -329,7 +328,7 @@ def open_stimuli(path: Path) -> Iterator[Any]:
     shape = (IMAGES, None, None, 3)
     with nullcontext() if path.suffix == ".npy" else open_hdf5(path) as file:
         if file is None:
-            pixels = check_array(load_npy(path), str(path), "uint8", shape)
+            pixels = npy_array(path, "uint8", shape)
         else:
             pixels = hdf5_array(file, "imgBrick", "uint8", shape)
         check_side(path, pixels.shape[1:3])
@@ -552,7 +551,7 @@ def _by_importance(label_file: str) -> tuple[int, str]:
 
 def read_mask(path: Path, n_vertices: int | None = None) -> NDArray[np.bool_]:
     """Which vertices of fsaverage Algonauts 2023 has kept."""
-    mask = check_array(load_npy(path), str(path), "biuf", (n_vertices,))
+    mask = npy_array(path, "biuf", (n_vertices,))
     check_voxels(len(mask), path)
     return np.asarray(mask) != 0  # 2: in both of the masks that were added
 

@@ -23,14 +23,7 @@ from ubrain.data.importers.nsd import (
     read_mask,
 )
 from ubrain.data.importers.pipeline import import_recordings
-from ubrain.data.importers.read import (
-    Folder,
-    NpzArray,
-    check_array,
-    load_npy,
-    npz_names,
-    open_npz,
-)
+from ubrain.data.importers.read import Folder, NpzArray, check_array, load_npy, npz_names, open_npz
 from ubrain.data.importers.recording import (
     AVERAGED,
     DEFAULTS,

@@ -344,10 +344,7 @@ DAMAGES = {
     "damaged image": (damaged_image, r"image .* cannot be read"),
 }
 for kind, spoil in {"empty": empty, "a web page": web_page}.items():
-    DAMAGES[kind] = (
-        lambda b, spoil=spoil: spoil(betas_file(b)),
-        r"ses-02\.nii\.gz cannot be read",
-    )
+    DAMAGES[kind] = (lambda b, spoil=spoil: spoil(betas_file(b)), r"ses-02\.nii\.gz cannot be read")
 
 
 def endless(path: Path, shape: tuple[int, int]) -> None:
@@ -392,10 +389,7 @@ FORMS = {
     "bold5000-volumes": Form(
         make_volumes,
         import_bold5000,
-        needed=(
-            "CSI4_imgnames.txt",
-            PICTURES,
-        ),
+        needed=("CSI4_imgnames.txt", PICTURES),
         link=f"CSI4_GLMbetas-{VERSION}_ses-02.nii.gz",
         checked=f"CSI4_GLMbetas-{VERSION}_ses-01.nii.gz",
         damages=DAMAGES,
@@ -409,10 +403,7 @@ FORMS = {
             ({"areas": "none", "responses": "release1"}, "--areas none is for --responses volumes"),
             ({"areas": "RSC"}, "has no masks such as sub-CSI4_mask-LHRSC"),
             ({"sessions": "x"}, "expected numbers such as"),
-            (
-                {"sessions": "9-10"},
-                "CSI4: no responses of session 10; there are sessions 1-9",
-            ),
+            ({"sessions": "9-10"}, "CSI4: no responses of session 10; there are sessions 1-9"),
             (
                 {"responses": "areas"},
                 r"files such as CSI1_GLMbetas-.*_allses_LHPPA\.npy\): no subject",

@@ -309,5 +309,5 @@ FORMS = {
             for given in ("images", "design", "stim_info", "mask")
         ),
         command="ube",
-    ),
+    )
 }
