@@ -37,8 +37,11 @@ COARSE = 64  # a voxel whose range in a session has fewer steps is badly served 
 # A response that varies by less does not vary: divided by its deviation it would be infinite
 NOTHING = 1e-30
 LISTED = 12  # dropped voxels that are listed in the account
-CHOICES = {"dtype": ("float16", "float32"), "bad_voxels": ("drop", "refuse")}
-CHOICES["normalise"] = ("auto", *NORMALISE)
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dtype": ("float16", "float32"),
+    "normalise": ("auto", *NORMALISE),
+    "bad_voxels": ("drop", "refuse"),
+}
 
 
 def import_recordings(
@@ -279,8 +282,8 @@ class Stage:
                         f"{where}: trial {trial} has {filled[trial]} responses, expected"
                         f" {self.n_voxels}"
                     )
-            with atomic(self._ranges(i)) as partial, partial.open("wb") as file:
-                np.save(file, ranges)
+            with atomic(self._ranges(i)) as partial, partial.open("wb") as stream:
+                np.save(stream, ranges)
 
     def _store(self, file: Any, values: NDArray[np.float32], part: Part, where: str) -> None:
         limit = np.finfo(self.dtype).max
