@@ -111,9 +111,7 @@ class _Subject:
         self.test = self._images("test", "test") if all(map(folder.find, answers)) else {}
 
     def _images(self, split: str, prefix: str) -> dict[int, Path]:
-        """Files by NSD's number of the image (from 0), in the order of the number in the split
-        (from 1): that of the rows.
-        """
+        """Files by NSD's number of the image (from 0), in the order of the rows (from 1)."""
         place = f"{self.name}/{split}_split/{split}_images"
         where = f"{self.folder}/{place}"
         pattern = re.compile(rf"{prefix}-(\d+)_nsd-(\d+)\.png", re.IGNORECASE)
@@ -271,9 +269,7 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
 
 
 def vertices(folder: Folder, place: str, side: str, n_vertices: int) -> pd.DataFrame:
-    """The vertices of a hemisphere, from the challenge's masks in `place`: hemisphere, vertex if
-    it is known, areas.
-    """
+    """Hemisphere, vertex (if it is known) and areas of the vertices, from the masks in `place`."""
     table = pd.DataFrame({"hemisphere": [HEMISPHERES[side]] * n_vertices})
     path = folder.find(f"{place}/{side}.all-vertices_fsaverage_space.npy")
     if path is not None:
@@ -296,9 +292,7 @@ def _as_many(path: Path, values: NDArray, n_vertices: int) -> NDArray:
 
 
 def _ncsnr(subject: _Subject, side: str, n_vertices: int) -> NDArray[np.float32]:
-    """What gives the published noise ceiling, a share of the variance of the averaged test
-    response, for one repeat.
-    """
+    """ncsnr that gives the published ceiling, a share of the variance of averaged responses."""
     path = subject.folder.find(f"{subject.name}/test_split/noise_ceiling/{side}_noise_ceiling.npy")
     if path is None or not subject.test:
         return np.full(n_vertices, np.nan, dtype=np.float32)

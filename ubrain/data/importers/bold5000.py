@@ -183,9 +183,7 @@ def _shown(folder: Folder, subject: str, responses: str) -> list[str]:
 
 
 def _shown_to_others(folder: Folder, names: Sequence[str], responses: str) -> dict[str, list[str]]:
-    """The same of all subjects but these, as far as it is there: only to tell which images were
-    repeated.
-    """
+    """What the other subjects were shown, as far as known: it tells which images were repeated."""
     found = {}
     for name in SESSIONS:
         if name not in names:
@@ -213,9 +211,7 @@ def _same(name: str) -> str:
 
 
 class _Stimuli(ImageFiles):
-    """The presented images of some subjects, each once, in the order in which they are first
-    shown.
-    """
+    """The presented images of some subjects, each once, in the order of first presentation."""
 
     def __init__(
         self,
@@ -288,9 +284,7 @@ class _Subject:
         self.presented = self._presented()
 
     def _presented(self) -> dict[int, int]:
-        """Trials of each session by the presentation lists (`CSI1_sess01/CSI_sess01_run01.txt`),
-        if they agree.
-        """
+        """Trials of each session by the lists of runs (`CSI_sess01_run01.txt`), if they agree."""
         pattern = re.compile(r"\w+_sess0*(\d+)_run0*(\d+)\.txt", re.IGNORECASE)
         runs: dict[tuple[int, int], list[str]] = {}
         for path in self.folder.search(pattern.pattern):
@@ -346,9 +340,7 @@ class _Subject:
         return {s: starts[s] for s in lengths if s in starts}
 
     def trials(self, sessions: dict[int, tuple[int, int]], stimuli: _Stimuli) -> pd.DataFrame:
-        """Image, session and run of the trials of some sessions, each from its first trial on, so
-        many.
-        """
+        """Image, session and run of trials, from each session's first trial and their number."""
         tables = [
             pd.DataFrame(
                 {
@@ -451,9 +443,7 @@ def _open_session(path: Path, shape: Sequence[int]) -> Volume:
 
 
 class _Grid:
-    """Where the voxels of a subject are in its volumes: at the same numbers in masks and betas,
-    whatever the affines say.
-    """
+    """Voxels of a subject: at the same indices in masks and betas, whatever the affines say."""
 
     def __init__(self, subject: _Subject, betas: Path, areas: list[str] | None) -> None:
         self.subject, self.betas, self.shape = subject, betas, open_volume(betas).shape[:3]
@@ -589,9 +579,7 @@ class _Grid:
 
 
 def _axes(path: Path) -> str:
-    """Where the axes of a volume run by its affine, such as RAS; empty if it has none, or one that
-    makes no sense.
-    """
+    """Where the axes of a volume run by its affine, such as RAS; empty if that is not known."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
             header = nib.Nifti1Header.from_fileobj(stream)
@@ -664,9 +652,7 @@ def _areas(
 
 
 def _spans(subject: _Subject) -> tuple[dict[int, tuple[int, int]], list[str]]:
-    """First trial and number of trials of the sessions that are meant, from the presentation
-    lists; and what is missing.
-    """
+    """First trial and number of trials of each session that is meant; and what is missing."""
     if not subject.presented:
         if subject.wanted:
             raise UbrainError(
@@ -724,9 +710,7 @@ def _release2_arrays(subject: _Subject, files: Sequence[Path]) -> dict[Key, NDAr
 def _checked(
     values: NDArray, others: dict[Key, NDArray], n_trials: int, where: str
 ) -> NDArray[np.float32]:
-    """(n_trials, n_voxels) float32, whichever way round it was stored; `others` are there
-    already.
-    """
+    """(n_trials, n_voxels) float32, whichever way round it was stored."""
     room = BOLD5000.max_area_voxels - sum(array.shape[1] for array in others.values())
     if values.ndim == 2 and values.shape[0] != n_trials == values.shape[1]:
         values = values.T
@@ -744,9 +728,7 @@ def _checked(
 
 
 def _once(arrays: dict[Key, NDArray[np.float32]]) -> tuple[NDArray[np.float32], pd.DataFrame, int]:
-    """All voxels, (n_trials, n_voxels), their table, and how many were in several areas: with the
-    same responses there.
-    """
+    """Responses and table of all voxels; those with equal responses in several areas, once."""
     values = np.concatenate(list(arrays.values()), axis=1)
     owners = [key for key, array in arrays.items() for _ in range(array.shape[1])]
     first: dict[bytes, int] = {}

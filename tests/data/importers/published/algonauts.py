@@ -177,6 +177,7 @@ FORMS = {
     "algonauts": Form(
         make,
         import_algonauts,
+        sessions=False,
         damages=DAMAGES,
         options=(
             ({"test": "all"}, "--test all"),
@@ -188,6 +189,7 @@ FORMS = {
     "algonauts-official": Form(
         make_official,
         import_algonauts,
+        sessions=False,
         needed=(
             "subj02/training_split/training_fmri/lh_training_fmri.npy",
             "subj01/training_split/training_images",

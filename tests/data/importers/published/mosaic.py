@@ -289,6 +289,7 @@ FORMS = {
         lambda root: Mosaic(root, False),
         import_mosaic,
         with_labels,
+        sessions=False,
         link="sub-01_NSD.hdf5",
         damages={
             name: (lambda d, spoil=spoil: spoil(d.root), message)
@@ -297,5 +298,7 @@ FORMS = {
         options=(({"areas": "V1,MT"}, "no area 'mt'; found V1, V2, V4, brainStem"),),
         command="mosaic",
     ),
-    "mosaic-merged": Form(lambda root: Mosaic(root, True), import_mosaic, with_labels),
+    "mosaic-merged": Form(
+        lambda root: Mosaic(root, True), import_mosaic, with_labels, sessions=False
+    ),
 }

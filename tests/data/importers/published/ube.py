@@ -300,6 +300,7 @@ FORMS = {
     "ube": Form(
         make,
         import_ube,
+        sessions=False,
         needed=("fmri_v2.npz", "nsd_images_224.npy"),
         link="fmri_v2.npz",
         checked="fmri_v2.npz",

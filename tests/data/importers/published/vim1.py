@@ -199,6 +199,7 @@ FORMS = {
     "vim1": Form(
         lambda root: make(root, write_v73, write_v5),
         import_vim1,
+        sessions=False,
         needed=("Stimuli.mat", "EstimatedResponses.mat"),
         link="Stimuli.mat",
         damages={
@@ -207,5 +208,7 @@ FORMS = {
         },
         command="vim1",
     ),
-    "vim1-converted": Form(lambda root: make(root, write_v5, write_v73), import_vim1),
+    "vim1-converted": Form(
+        lambda root: make(root, write_v5, write_v73), import_vim1, sessions=False
+    ),
 }
