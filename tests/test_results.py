@@ -166,7 +166,7 @@ def test_conditions_are_patterns():
     claim = replace(CLAIM, condition="* images, ours", rule="value > 1")
     row = claims.judge(claim, document(*found, Record("r", 9, "other")))
     assert claims.sentence(row) == (
-        "Fails: all is well: 2.000 (1.000 … 3.000), in 2 of 3 conditions."
+        "Fails: all is well: 2.000 (1.000 … 3.000), in 2 of 3 comparisons."
     )
 
 

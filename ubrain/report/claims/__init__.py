@@ -74,7 +74,7 @@ class Row:
     holds : "holds", "fails", "not testable" without such records (as of recordings without truth),
         or "" if the claim is not judged.
     n_holds, n : records that satisfy the rule, of how many.
-    each : what a record is of: "subject", "condition", or "" for the one over all.
+    each : what a record is of: "subject", "comparison", or "" for the one over all.
     """
 
     text: str
@@ -145,7 +145,8 @@ def sentence(row: Row) -> str:
     """A judged claim in words."""
     if row.value is None:
         return f"Not testable here: {row.text}."
-    lead = f"{row.holds.capitalize()}: {row.text}" if row.holds else row.text.capitalize()
+    start = f"{row.holds.capitalize()}: " if row.holds else row.text[:1].upper()
+    lead = f"{start}{row.text if row.holds else row.text[1:]}"
     text = f"{lead}: {show(row.value, row.unit)}"
     if row.low is not None and row.high is not None:
         kind = "" if row.n > 1 else "95 % interval "
@@ -296,9 +297,9 @@ def _unit(record: Mapping[str, Any]) -> str:
 
 
 def _each(found: Records) -> str:
-    if found[0]["subject"] != "all":
-        return "subject"
-    return "condition" if len(found) > 1 else ""
+    if len({r["condition"] for r in found}) > 1:
+        return "comparison"
+    return "subject" if found[0]["subject"] != "all" else ""
 
 
 def _plural(word: str, n: int) -> str:
