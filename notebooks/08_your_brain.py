@@ -66,18 +66,9 @@ print(lab.answer())
 # images are listed, or a share `test_fraction` is drawn by content. Only images and responses are needed.
 
 # %%
-files = own_brain.recording(
-    lab,
-    images,
-    responses,
-    trials=trials,
-    voxels=voxels,
-    test_images=test_images,
-    transpose=transpose,
-    test_fraction=test_fraction,
-    scanner=scanner,
-    space=space,
-)
+tables = {"trials": trials, "voxels": voxels, "test_images": test_images}
+about = {"transpose": transpose, "test_fraction": test_fraction, "scanner": scanner, "space": space}
+files = own_brain.recording(lab, images, responses, **tables, **about)
 own_brain.file_table(files)
 
 # %%
