@@ -489,6 +489,28 @@ def open_hdf5_files():
     return h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
 
 
+def test_some_levels_are_those_of_a_backbone_that_reads_only_these(small_crowd, tmp_path):
+    three = replace(CNN, levels=(0, 1, 3))
+    with Crowd(small_crowd) as crowd:
+        features = Features(crowd, three, tmp_path)
+        some, alone = (
+            features.select((0, 2)),
+            Features(crowd, replace(CNN, levels=(0, 3)), tmp_path),
+        )
+        rows = np.array([3, 0, 11])
+        np.testing.assert_array_equal(some.read(rows), alone.read(rows))
+        np.testing.assert_array_equal(
+            some.select((1,)).read(rows), features.select((2,)).read(rows)
+        )
+        assert (some.widths, some.n_tokens) == (alone.widths, alone.n_tokens)
+        assert some.config == alone.config
+        assert some.folder != features.select((0, 1)).folder  # part of the key of trained encoders
+        with pytest.raises(UbrainError, match=r"levels \(1, 3\): expected some of 0 to 2"):
+            features.select((1, 3))
+        features.close()
+        alone.close()
+
+
 def test_few_files_of_the_cache_are_open_at_a_time(small_crowd, tmp_path, monkeypatch):
     with Crowd(small_crowd) as crowd:
         features = Features(crowd, CNN, tmp_path / "whole")

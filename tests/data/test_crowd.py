@@ -294,3 +294,36 @@ def test_fingerprint_tells_data_apart(recording: SimpleNamespace) -> None:
     assert fingerprint("split.h5", test_fraction=0.8) != first
     np.save(recording.responses, recording.values + np.eye(12, 5, dtype=np.float32))
     assert fingerprint("values.h5") != first
+
+
+def test_a_view_is_a_subject_with_some_images_and_voxels(crowd: Crowd) -> None:
+    whole, chosen = crowd["S1"], np.array([7, 0, 3])
+    train, val = whole.image_rows("train")[:9], whole.image_rows("train")[9:14]
+    view = whole.select(images={"train": train[::-1], "val": val}, voxels=chosen)
+    assert isinstance(view, type(whole))
+    assert (view.name, view.n_voxels, whole.n_voxels) == ("S1", 3, len(whole.voxels))
+    np.testing.assert_array_equal(view.image_rows("train"), train)
+    np.testing.assert_array_equal(view.image_rows("test"), whole.image_rows("test"))
+    np.testing.assert_array_equal(view.responses("val"), whole.responses_to(val, chosen))
+    np.testing.assert_array_equal(view.responses("val", [2]), whole.responses_to(val, [3]))
+    np.testing.assert_array_equal(view.voxels["ncsnr"], whole.voxels["ncsnr"].iloc[chosen])
+    np.testing.assert_array_equal(view.noise_ceiling(), whole.noise_ceiling()[chosen])
+    again = view.select(voxels=np.array([False, True, True]))
+    np.testing.assert_array_equal(again.responses("test"), whole.responses("test", chosen[1:]))
+
+
+def test_a_crowd_of_views_is_a_crowd_with_a_fingerprint_of_its_own(crowd: Crowd) -> None:
+    view = crowd["S1"].select(voxels=[1, 2])
+    one = crowd.select(view)
+    assert one.subjects == ["S1"]
+    assert one["S1"] is view
+    assert crowd["S1"].n_voxels > 2
+    prints = [crowd.fingerprint, one.fingerprint, crowd.select(crowd["S1"]).fingerprint]
+    prints.append(crowd.select(crowd["S1"].select({"train": [0, 1]})).fingerprint)
+    assert len(set(prints)) == 4
+
+
+def test_pixels_of_several_images_are_those_of_each(crowd: Crowd) -> None:
+    rows = np.array([5, 0, 5])
+    for pixels, row in zip(crowd.pixels(rows), rows, strict=True):
+        np.testing.assert_array_equal(pixels, crowd.image(crowd.image_ids[row]))
