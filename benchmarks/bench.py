@@ -1,11 +1,9 @@
-"""How fast and how frugal the encoder's head is, against the literal form of its formulas, measured
-in one run.
+"""How fast and frugal the encoder's head is, against its formulas as they read, in one run.
 
-The literal form is the tests' reference (`tests/reference.py`), so this needs a checkout of the
-project.
+The reference is `UniversalEncoder` with `fast = False`, ours is the same encoder with
+`ubrain.kernels`. `ubrain bench` and `python benchmarks/bench.py` are the same command.
 """
 
-import importlib.util
 import json
 import resource
 import statistics
@@ -16,20 +14,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ubrain.backbone import Backbone, choose_device, shifted
+from ubrain import kernels
+from ubrain.backbone import Backbone, shifted
 from ubrain.config import BackboneConfig, EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
-from ubrain.kernels import KEEP
 from ubrain.model import UniversalEncoder
 from ubrain.optim import EmbeddingAdam, Rate
-from ubrain.paths import project_root, write_text
+from ubrain.parallel import choose_device
+from ubrain.paths import write_text
 from ubrain.predict import autocast
 from ubrain.progress import log
 from ubrain.train import loss_of
@@ -71,7 +68,7 @@ class Sizes:
         if not train:
             return self.levels * (2 * attend + mlp)
         layers = self.images * self.voxels * 6 * self.channels * itemsize
-        again = attend + (attend + mlp) * max(0, 1 - KEEP / layers)
+        again = attend + (attend + mlp) * max(0, 1 - kernels.KEEP / layers)
         return self.levels * (6 * attend + 3 * mlp + again)
 
 
@@ -85,38 +82,30 @@ class Setup:
         shape = (sizes.images, sizes.tokens, sizes.width)
         self.tokens = [torch.randn(shape, device=device) for _ in range(sizes.levels)]
         self.target = torch.randn(sizes.images, sizes.voxels, device=device)
-        self.reference = _reference()
 
-    def train_reference(self) -> None:
-        """Forward and backward of the literal form."""
-        self._learn(
-            lambda: self.reference.respond(self.encoder, self.tokens, self.encoder.subject("S"))
-        )
-
-    def train(self, precision: str = "fp32") -> None:
-        """Forward and backward of the product's form."""
-        self._learn(lambda: self.encoder(self.tokens, "S"), precision)
-
-    def _learn(self, respond: Callable[[], Tensor], precision: str = "fp32") -> None:
+    def train(self, precision: str = "fp32", fast: bool = True) -> None:
+        """Forward and backward of the kernels, or of the formulas as they read."""
+        self.encoder.fast = fast
         self.encoder.train().zero_grad()
         with autocast(self.device, precision):
-            predicted = respond()
+            predicted = self.encoder(self.tokens, "S")
         loss_of(predicted.float(), self.target, TrainingConfig()).backward()
 
     @torch.inference_mode()
     def predict_reference(self) -> None:
-        """Responses by the literal form."""
-        self.reference.respond(self.encoder.eval(), self.tokens, self.encoder.subject("S"))
+        """Responses by the formulas as they read."""
+        self.encoder.fast = False
+        self.encoder.eval()(self.tokens, "S")
 
     @torch.inference_mode()
     def prepare(self) -> None:
         """What prediction computes once per subject."""
-        self.terms = self.encoder.eval().voxel_terms(self.encoder.subject("S"))
+        self.terms = kernels.voxel_terms(self.encoder.eval(), self.encoder.subject("S"))
 
     @torch.inference_mode()
     def predict(self) -> None:
-        """Responses by the product's form."""
-        self.encoder.eval().respond(self.tokens, self.terms)
+        """Responses by the kernels."""
+        kernels.respond(self.encoder.eval(), self.encoder.project(self.tokens), self.terms)
 
 
 def bench(sizes: Sizes, rounds: int = 3, device: str = "auto") -> dict[str, Any]:
@@ -130,22 +119,20 @@ def bench(sizes: Sizes, rounds: int = 3, device: str = "auto") -> dict[str, Any]
     matrix_product (GFLOP/s), share_of_limit, where (share of the time of a training step by kind of
     operation), conditions.
     """
-    _reference()
-    memory = _memory(
-        sizes, device
-    )  # first: on Linux a process starts with the peak memory of the one that starts it
+    # first: on Linux a process starts with the peak memory of the one that starts it
+    memory = _memory(sizes, device)
     place = choose_device(device)
     setup = Setup(sizes, place)
     small = Setup(replace(sizes, voxels=min(200, sizes.voxels)), place)
     forms: dict[str, Callable[[], None]] = {
-        "train reference": setup.train_reference,
+        "train reference": lambda: setup.train(fast=False),
         "train fp32": setup.train,
         "train bf16": lambda: setup.train("bf16"),
         "predict reference": setup.predict_reference,
         "predict fp32": setup.predict,
     }
     for form in (
-        small.train_reference,
+        lambda: small.train(fast=False),
         small.train,
         lambda: small.train("bf16"),
         small.prepare,
@@ -243,19 +230,6 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _reference() -> ModuleType:
-    path = project_root() / "tests" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UbrainError(
-            f"ubrain bench compares with {path.name} of the project's tests; run it inside a"
-            " checkout"
-        )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _time(work: Callable[[], Any], device: torch.device) -> float:
     _finish(device)
     start = time.perf_counter()
@@ -342,7 +316,7 @@ def _step(sizes: Sizes, voxels: int, times: int, device: torch.device) -> Callab
         rows = torch.randperm(voxels, device=device)[: target.shape[1]]
         embedding = own.read(rows).requires_grad_()
         with autocast(device, "bf16"):
-            predicted = encoder.respond(tokens, encoder.voxel_terms(embedding))
+            predicted = encoder(tokens, embedding)
         loss_of(predicted.float(), target, TrainingConfig()).backward()
         shared.step()
         shared.zero_grad()
@@ -361,7 +335,7 @@ def _memory(sizes: Sizes, device: str) -> dict[str, int]:
         job = json.dumps({"name": name, "sizes": asdict(sizes), "device": device})
         run = subprocess.run(
             [sys.executable, "-m", "benchmarks.bench", job],
-            cwd=project_root(),
+            cwd=Path(__file__).parents[1],
             capture_output=True,
             text=True,
             check=False,
@@ -377,7 +351,7 @@ def _memory(sizes: Sizes, device: str) -> dict[str, int]:
 def _extra_bytes(job: dict[str, Any]) -> int:
     device, sizes = choose_device(job["device"]), Sizes(**job["sizes"])
     steps = {
-        "train reference": lambda s: s.train_reference(),
+        "train reference": lambda s: s.train(fast=False),
         "train fp32": lambda s: s.train(),
         "train bf16": lambda s: s.train("bf16"),
     }
@@ -438,7 +412,7 @@ def whole_step(
         tokens = backbone(shifted(images, 3))
         done("backbone, forward")
         leaves = [t.detach().requires_grad_() for t in tokens]
-        predicted = encoder.respond(leaves, encoder.voxel_terms(embedding))
+        predicted = encoder(leaves, embedding)
     done("head, forward")
     loss_of(predicted.float(), target, TrainingConfig()).backward()
     done("head, backward")
@@ -458,4 +432,10 @@ def write_json(found: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(_extra_bytes(json.loads(sys.argv[1])))
+    if sys.argv[1:2] and sys.argv[1].startswith("{"):  # a process that `_memory` has started
+        print(_extra_bytes(json.loads(sys.argv[1])))
+    else:
+        from ubrain.cli import main
+
+        sys.argv.insert(1, "bench")
+        main()

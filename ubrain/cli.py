@@ -13,7 +13,6 @@ import typer
 from typer.core import TyperCommand
 
 from ubrain.errors import UbrainError
-from ubrain.exchange import hub
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -304,6 +303,7 @@ def drop_subjects(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.", show_default=False)],
 ) -> None:
     """Copy a checkpoint without some of its subjects."""
+    from ubrain.exchange import hub
 
     left = hub.drop(folder, subjects.split(","), out)
     print(f"{out}: encoder of {', '.join(left) or 'no subject, the shared weights only'}")
@@ -320,6 +320,7 @@ def push_checkpoint(
     ] = False,
 ) -> None:
     """Upload a checkpoint to the Hugging Face hub, private unless told otherwise."""
+    from ubrain.exchange import hub
 
     print(hub.push_to_hub(folder, name, private=not public))
 
@@ -634,9 +635,11 @@ def train(
     """
     from dataclasses import replace
 
-    from ubrain.backbone import Backbone, Features, Source
+    from ubrain.backbone import Backbone
     from ubrain.config import load_profile
     from ubrain.crowd import Crowd
+    from ubrain.exchange.hub import write_card
+    from ubrain.features import Features, Source
     from ubrain.parallel import launched
     from ubrain.paths import cache_root
     from ubrain.train import fit
@@ -693,6 +696,7 @@ def train(
             )
         fit(source, names, chosen.encoder, training, seed, out, tensorboard)
     if launched()[0] == 0:
+        write_card(out)
         print(f"encoder of {len(names)} subject(s): {out}")
 
 
@@ -826,18 +830,38 @@ def run(
         Path | None,
         typer.Option(
             help="Folder for executed notebooks, numbers and figures; default: the "
-            "project's papermill_runs/ and figures/."
+            "runs/ in the project's .cache."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option(help="Publish even if no number has changed.")] = False,
+    force: Annotated[bool, typer.Option("--force", hidden=True)] = False,
 ) -> None:
-    """Run notebooks; publish them, their numbers and figures."""
+    """Run notebooks and compare with the published numbers. Exit code 1 if one does not agree."""
     from ubrain.report import runs
 
+    if force:
+        raise UbrainError("run has no --force: `ubrain publish` replaces the published run")
     given = runs.parse_parameters(parameter or [])
-    for path in runs.run_notebooks(
-        notebook, profile, str(crowd) if crowd else None, seed, given, force, out
-    ):
+    outcomes = runs.run_notebooks(
+        notebook, profile, str(crowd) if crowd else None, seed, given, out
+    )
+    for outcome in outcomes:
+        print(outcome.file)
+    raise typer.Exit(1 if any(outcome.agrees is False for outcome in outcomes) else 0)
+
+
+@app.command()
+def publish(
+    notebook: Annotated[str, typer.Argument(help="Name or pattern, for example '01*'.")] = "*",
+    profile: ProfileName = "fast",
+    crowd: Annotated[
+        Path | None, typer.Option(help="The crowd file that was run; default: the simulated crowd.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """For maintainers: put a finished run into papermill_runs/, figures/ and the README."""
+    from ubrain.report import runs
+
+    for path in runs.publish(notebook, profile, str(crowd) if crowd else None, seed):
         print(path)
 
 
@@ -903,19 +927,17 @@ def report(
     ] = False,
 ) -> None:
     """Print the scoreboard of a run: paper, authors' run, here."""
-    from ubrain.paths import run_dir
+    from ubrain.report import claims, runs
     from ubrain.report.lab import run_name
-    from ubrain.report.results import scoreboard, write_scoreboard
 
     run = run_name(crowd, profile, seed)
-    text = scoreboard(run_dir(run))
+    folder = runs.folder_of(run)
+    text = claims.scoreboard(folder)
     if figure:
-        from ubrain.report.runs import draw_overview
-
-        print(draw_overview(run), file=sys.stderr)
+        print(runs.draw_overview(run), file=sys.stderr)
     for readme, only_check in ((write, False), (check, True)):
         if readme is not None:
-            write_scoreboard(readme, text, only_check)
+            claims.write_readme(readme, folder, only_check)
     print(text)
 
 
