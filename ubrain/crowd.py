@@ -292,12 +292,12 @@ class Subject:
         if len(missing):
             image = self.crowd.image_ids[missing[0]]
             raise UbrainError(f"subject {self.name!r} has not seen image {image!r}")
-        if self._chosen is not None:
-            chosen: slice | Rows = self._chosen[voxels]
-        elif isinstance(voxels, slice):
-            chosen = voxels
+        chosen: slice | Rows
+        if isinstance(voxels, slice):
+            chosen = voxels if self._chosen is None else self._chosen[voxels]
         else:
-            chosen = np.arange(self.n_voxels)[np.asarray(voxels)]
+            mine = np.arange(self.n_voxels) if self._chosen is None else self._chosen
+            chosen = mine[np.asarray(voxels)]
         with reading(self.crowd.path):
             return self.trials.averaged(rows, chosen)
 

@@ -197,7 +197,7 @@ class UniversalEncoder(nn.Module):
     def frozen(self) -> "UniversalEncoder":
         """The same weights, none of them copied, ready to predict and without gradients."""
         same = {id(t): t.detach() for t in (*self.parameters(), *self.buffers())}
-        return copy.deepcopy(self, same).eval()  # type: ignore[arg-type]
+        return copy.deepcopy(self, same).eval()
 
     def describe(self) -> dict[str, object]:
         """Config and voxels per subject, as plain values."""

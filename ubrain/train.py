@@ -125,6 +125,7 @@ def fit(
                             " learning rate"
                         )
                     loss.backward()
+                    assert embedding.grad is not None
                     embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
                     losses.append(loss.item())
                 parts.step(rate, len(step))
@@ -238,8 +239,8 @@ class Trained:
         """Move the shared weights by the mean gradient of a step's batches, everybody's."""
         if self.group.size > 1 or n_batches > 1:
             self.group.sum_gradients(self.parameters)
-            for p in (p for p in self.parameters if p.grad is not None):
-                p.grad /= n_batches
+            for gradient in (p.grad for p in self.parameters if p.grad is not None):
+                gradient /= n_batches
         for group in self.optimiser.param_groups:
             group["lr"], group["betas"] = rate.rate, (rate.beta1, BETA2)
         self.optimiser.step()
