@@ -11,6 +11,7 @@ import pytest
 
 from ubrain.config import SimulationConfig
 from ubrain.crowd import Crowd
+from ubrain.data import simulate
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.simulate import simulate_crowd, truth
 from ubrain.data.simulate.brains import EARLY, make_brain
@@ -300,3 +301,25 @@ def test_receptive_fields_grow_along_the_hierarchy() -> None:
     voxels = make_brain(0, 0, 3000).voxels
     sigma = voxels.groupby("area").sigma.median()
     assert sigma["V1"] < sigma["V2"] < sigma["V3"] < sigma["hV4"] < sigma["FFA"]
+
+
+PINNED = {  # by version 1: of three images, of the first 100 trials, of the first voxels
+    "pixels": [94.9, 109.0, 125.2],
+    "mean, deviation, ncsnr": [-0.106, 3.8225, 0.27955],
+    "x": [1.1686, -4.2727, -0.0734, -1.8519],
+}
+
+
+def test_the_same_config_gives_the_crowd_of_this_version(crowd):
+    """If this fails though nothing is wrong, what is simulated changed: raise `simulate.VERSION`.
+
+    Simulated crowds are cached by config, seed and that number.
+    """
+    assert simulate.VERSION == 1
+    first = crowd["S1"]
+    pixels = [image.mean() for image in crowd.pixels(np.arange(0, 60, 20))]
+    np.testing.assert_allclose(pixels, PINNED["pixels"], atol=0.2)
+    raw = first.trials.raw(np.arange(100)).astype(float)
+    found = [raw.mean(), raw.std(), float(np.median(first.voxels["ncsnr"]))]
+    np.testing.assert_allclose(found, PINNED["mean, deviation, ncsnr"], atol=2e-3)
+    np.testing.assert_allclose(truth.voxels(crowd, "S1")["x"][:4], PINNED["x"], atol=1e-3)

@@ -1,5 +1,8 @@
-"""Which images of a crowd file are one picture: resized, compressed, cropped, mirrored, turned, or
-with swapped channels.
+"""Which images of a crowd file are one picture: resized, compressed, cropped, turned, recoloured.
+
+Perceptual hashes are not enough: of 250 rendered scenes less 8 % of the side, pHash of the library
+imagehash finds 9 % before it takes two scenes for one, the comparison here 100 % (100 % and 99 % of
+scenes at half the size and after JPEG at quality 30, where pHash finds as many).
 """
 
 from collections.abc import Callable, Iterator
@@ -21,12 +24,10 @@ SIDE, COARSE = 32, 16  # pixels of thumbnails, and of the outlines by which they
 WORKING_SIDE = 64  # pixels; enough to fit a crop
 CANDIDATES = 3  # best matches of each image that are compared more closely
 SEARCH = 0.6  # correlation of outlines below which nobody looks closer
-SAME_COLOURS, SAME_GREY = (
-    0.9,
-    0.95,
-)  # share of the variance of the pixels that one image has to explain in the other
+# Share of the variance of the pixels that one image has to explain in the other.
+SAME_COLOURS, SAME_GREY = 0.9, 0.95
 SAME_STRUCTURE = 0.92  # correlation of their fine structure
-# as SAME_GREY, with one of CROPS instead of the best crop; of 8 % crops 1 in 100 is lost by it
+# As SAME_GREY, with one of CROPS instead of the best crop; of 8 % crops 1 in 100 is lost by it.
 ROUGHLY = 0.65
 LARGEST_CROP = 0.12  # of the side
 SEARCHING = {"maxfev": 80, "xatol": 2e-3, "fatol": 2e-3}  # how the crop that fits best is found
@@ -216,11 +217,7 @@ def _outlines(thumbnails: NDArray) -> NDArray[np.float32]:
     crop would move.
     """
     grey = thumbnails.mean(3).astype(np.float32)
-    fy, fx = (
-        np.fft.fftfreq(SIDE)[:, None] * SIDE,
-        np.fft.rfftfreq(SIDE)[None] * SIDE,
-    )  # cycles per image
-    f = np.hypot(fy, fx)
+    f = SIDE * np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))  # cycles per image
     band = np.fft.irfft2(np.fft.rfft2(grey) * f * np.exp(-(f**2) / (2 * 3**2)), s=(SIDE, SIDE))
     step = SIDE // COARSE
     flat = band.reshape(len(band), COARSE, step, COARSE, step).mean((2, 4)).reshape(len(band), -1)
@@ -363,9 +360,6 @@ def _colourfulness(image: NDArray) -> float:
 
 def _reader(file: h5py.File) -> Callable[[int], NDArray[np.uint8]]:
     """A function from a row of the crowd file to its image; what it looks up is looked up once."""
-    shapes, places, pixels = (
-        file["images/shape"][:],
-        file["images/row"][:],
-        dict(file["images/pixels"].items()),
-    )
+    shapes, places = file["images/shape"][:], file["images/row"][:]
+    pixels = dict(file["images/pixels"].items())
     return lambda row: pixels["{}x{}".format(*shapes[row])][places[row]]

@@ -119,7 +119,7 @@ class Sample:
     def __init__(self, subject: Subject, rng: np.random.Generator) -> None:
         self.subject, self.name, self.trials = subject, subject.name, subject.trials
         self.rng = np.random.default_rng(rng.integers(2**63))
-        self.group = subject.crowd.file[f"subjects/{subject.name}"]
+        self.group = subject.group
         self.voxels: Rows = np.sort(self.rng.permutation(subject.n_voxels)[:VOXELS])
         self.unit: Rows = self.trials.unit
         self.n_units = int(self.unit.max(initial=-1)) + 1
@@ -166,7 +166,7 @@ class Sample:
         self._place[:] = -1
         self._values = self._values[:0]
         self.forget_moments()
-        self.trials.__dict__.pop("_mean_and_scale", None)
+        self.trials.forget()
 
     def forget_moments(self) -> None:
         """Forget the moments of all voxels, but not what follows from them."""
