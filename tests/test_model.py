@@ -3,7 +3,9 @@
 import math
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,8 @@ from ubrain.backbone import Backbone
 from ubrain.config import BackboneConfig, EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
+from ubrain.predict import Predictor
+from ubrain.transfer import Head
 
 CONFIG = EncoderConfig(
     widths=(12, 20), n_tokens=17, embedding_size=16, channels=8, embedding_scale=4.0
@@ -286,3 +290,19 @@ def test_unknown_or_empty_ablations_are_refused(without):
         UbrainError, match="without: expected some of spatial, position, functional"
     ):
         UniversalEncoder(replace(CONFIG, without=without), {})
+
+
+def test_the_plain_form_is_the_one_that_predicts_wherever_it_is_chosen(monkeypatch):
+    """An edited plain form must not be trained and then judged by the kernels."""
+    encoder, tokens = make(torch.float32)
+    encoder.eval()
+    expected = encoder(tokens, "A").detach()
+    encoder.fast = False
+    monkeypatch.setattr(kernels, "respond", lambda *_: pytest.fail("the kernels were used"))
+    source = SimpleNamespace(
+        tokens=lambda *_: tokens, widths=CONFIG.widths, n_tokens=CONFIG.n_tokens
+    )
+    head = Head(encoder, source, np.arange(5))
+    found = [Predictor(encoder, "A")(tokens), head.respond(encoder.subject("A").detach())]
+    for responses in found:
+        np.testing.assert_allclose(responses, expected, rtol=1e-4, atol=1e-5)

@@ -101,7 +101,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
 ):
     config = replace(TRAINING, schedule=schedule)
     train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "whole")
-    validate, calls = train.Trained.validate, []
+    validate, calls = train.Trainee.validate, []
 
     def dies_in_the_third_epoch(self):
         calls.append(1)
@@ -109,10 +109,10 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
             raise Killed
         return validate(self)
 
-    monkeypatch.setattr(train.Trained, "validate", dies_in_the_third_epoch)
+    monkeypatch.setattr(train.Trainee, "validate", dies_in_the_third_epoch)
     with pytest.raises(Killed):
         train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "cut")
-    monkeypatch.setattr(train.Trained, "validate", validate)
+    monkeypatch.setattr(train.Trainee, "validate", validate)
     train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "cut")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     assert (tmp_path / "whole" / train.LOG).read_text() == (
@@ -273,7 +273,7 @@ def test_a_finished_training_is_loaded_and_other_settings_are_refused(
     source, tmp_path, monkeypatch
 ):
     first = train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=1), 0, tmp_path)
-    monkeypatch.setattr(train.Trained, "step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train.Trainee, "step", lambda *_: pytest.fail("trained again"))
     again = train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=1), 0, tmp_path)
     assert same(first.state_dict(), again.state_dict())
     with pytest.raises(UbrainError, match=r"other settings \(training.epochs was 1, is 9\)"):

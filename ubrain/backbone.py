@@ -29,9 +29,9 @@ class Backbone(nn.Module):
     gives its class token (if kept) and its patches; register tokens are dropped. A CNN gives each
     feature map, pooled to `grid` × `grid` tokens.
 
-    With `registers: last`, the convention of an earlier release of the authors' code, as many
-    tokens as there are registers are dropped from the end: the class token, the registers and all
-    but the last patches are kept.
+    By default (`registers: prefix`) the register tokens themselves are dropped. An earlier release
+    of the authors' code dropped as many tokens from the end; with `registers: last` that is done
+    again: the class token, the registers and all but the last patches are kept.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ from ubrain.trials import NORMALISE, Rows, Trials
 
 FORMAT, VERSION = "ubrain-crowd", 1
 SPLITS = ("train", "val", "test")
-COMPRESSION = 1100  # at most, by gzip
+COMPRESSION = 1100  # at most, by gzip: a dataset that claims to hold more is not there
 
 
 class Column(NamedTuple):
@@ -227,6 +227,8 @@ class Subject:
         self, images: Mapping[str, ArrayLike] | None = None, voxels: ArrayLike | None = None
     ) -> "Subject":
         """A view of the subject: as if it had seen only some images, and had only some voxels.
+
+        Its trials stay those of the whole subject.
 
         Parameters
         ----------

@@ -9,20 +9,25 @@ For a voxel with embedding e (E), and at each level the image's tokens t (P, D):
     per level  z = Dropout(LayerNorm(pooled)),  h = z + W2 gelu(W1 z)  (C)
     what       response = Σ_levels (e F)_level · h_level                    functional attention
 
-Scores are not divided by √E, and functional attention has no softmax. `UniversalEncoder.forward` is
-written as these formulas read. By default it hands over to `ubrain.kernels`, which computes the
-same function several times faster; `encoder.fast = False` brings the plain form back.
+Q, K, W1, W2 and the norms are a level's own, and have biases; position, F and e are shared by the
+levels. The attention scores q · k are not divided by √E, and functional attention has no softmax.
+
+`UniversalEncoder.forward` is written as these formulas read. By default it hands over to
+`ubrain.kernels`, which computes the same function several times faster; `encoder.fast = False`
+brings the plain form back, everywhere. A variant of the attention changes `where` here and
+`voxel_terms` there (a test holds them equal), and raises `ubrain.train.VERSION`.
 
 For ablations, `EncoderConfig.without` takes parts away: "spatial", all tokens count alike (q = 0);
 "position", tokens are told apart by content only (position = 0); "functional", all voxels read the
 same channels (a constant in place of e in e F).
 
-Source of the formulas: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only).
+Source of the formulas: Beliy et al., arXiv 2406.12179, and the authors' released code (facts, no
+line of it).
 """
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -46,7 +51,7 @@ class Level(nn.Module):
         self.norm_in = nn.LayerNorm(width)
         self.project_in = nn.Linear(width, channels)
         self.query = nn.Linear(size, size)
-        self.key = nn.Linear(channels, size)
+        self.key = nn.Linear(channels, size)  # its bias changes nothing: the same for all tokens
         self.norm = nn.LayerNorm(channels)
         self.fc1 = nn.Linear(channels, config.mlp_ratio * channels)
         self.fc2 = nn.Linear(config.mlp_ratio * channels, channels)
@@ -107,10 +112,17 @@ class UniversalEncoder(nn.Module):
         keep : one (B, V, C) boolean per level, what dropout keeps; drawn in training if not given.
         """
         e = self.subject(voxels) if isinstance(voxels, str) else voxels  # (V, E)
+        return self.respond(self.project(tokens), e, keep)
+
+    def respond(
+        self, projected: Sequence[Tensor], e: Tensor, keep: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """As `forward`, from projected tokens x, one (B, P, C) per level, and embeddings e."""
         if self.fast:
-            return kernels.respond(self, self.project(tokens), kernels.voxel_terms(self, e), keep)
+            return kernels.respond(self, projected, kernels.voxel_terms(self, e), keep)
         responses = torch.zeros((), dtype=e.dtype, device=e.device)
-        for i, (level, x, what) in enumerate(self.by_level(tokens, e)):  # x (B, P, C), what (V, C)
+        levels: list[Any] = list(self.levels)
+        for i, (level, x, what) in enumerate(zip(levels, projected, self.what(e), strict=True)):
             pooled = self.where(level, x, e) @ x  # (B, V, C)
             z = level.norm(pooled)
             if keep is None:
@@ -124,7 +136,9 @@ class UniversalEncoder(nn.Module):
     def attention(self, tokens: Sequence[Tensor], voxels: str | Tensor) -> Tensor:
         """Spatial attention, (n_levels, B, V, P), summing to 1 over tokens; see `forward`."""
         e = self.subject(voxels) if isinstance(voxels, str) else voxels
-        return torch.stack([self.where(level, x, e) for level, x, _ in self.by_level(tokens, e)])
+        levels: list[Any] = list(self.levels)
+        pairs = zip(levels, self.project(tokens), strict=True)
+        return torch.stack([self.where(level, x, e) for level, x in pairs])
 
     def where(self, level: Level, x: Tensor, embedding: Tensor) -> Tensor:
         """Spatial attention of voxels over projected tokens x (B, P, C): (B, V, P)."""
@@ -159,13 +173,6 @@ class UniversalEncoder(nn.Module):
         levels: list[Any] = list(self.levels)
         return [level.project_in(level.norm_in(t)) for level, t in zip(levels, tokens, strict=True)]
 
-    def by_level(
-        self, tokens: Sequence[Tensor], embedding: Tensor
-    ) -> Iterator[tuple[Level, Tensor, Tensor]]:
-        """Weights, projected tokens (B, P, C) and functional attention (..., V, C) per level."""
-        levels: list[Any] = list(self.levels)
-        return zip(levels, self.project(tokens), self.what(embedding), strict=True)
-
     @property
     def embedding_std(self) -> float:
         """Standard deviation of the numbers of a new embedding, scale / (2 √E)."""
@@ -195,7 +202,7 @@ class UniversalEncoder(nn.Module):
         return [p for name, p in self.named_parameters() if not name.startswith("embeddings.")]
 
     def frozen(self) -> "UniversalEncoder":
-        """The same weights, none of them copied, ready to predict and without gradients."""
+        """A view of this encoder, without copies, to predict with: no gradients, no dropout."""
         same = {id(t): t.detach() for t in (*self.parameters(), *self.buffers())}
         return copy.deepcopy(self, same).eval()
 

@@ -40,7 +40,7 @@ LONGEST = 256
 class Rate:
     """What a schedule says of one step."""
 
-    rate: float
+    learning_rate: float
     beta1: float = 0.9
 
 
@@ -118,7 +118,7 @@ class EmbeddingAdam:
             down1, down2 = down1 * step.beta1, down2 * BETA2
             self._growth.append((1 / down1, 1 / down2))
             shrinks = down1 if self._amsgrad else down1 / down2**0.5
-            moves.append(step.rate * (1 - BETA2**i) ** 0.5 / (1 - step.beta1**i) * shrinks)
+            moves.append(step.learning_rate * (1 - BETA2**i) ** 0.5 / (1 - step.beta1**i) * shrinks)
         self._rest = torch.tensor(moves, dtype=torch.float64).flip(0).cumsum(0).flip(0).tolist()
         self._done = 0
         for start in range(0, len(self.embeddings), BLOCK):  # no second copy of everything

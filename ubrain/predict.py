@@ -78,7 +78,10 @@ class Predictor:
         with autocast(self.device, self.precision):
             projected = self.encoder.project(tokens)
             for block in self._blocks:
-                part = kernels.respond(self.encoder, projected, self._terms(block))
+                if self.encoder.fast:
+                    part = kernels.respond(self.encoder, projected, self._terms(block))
+                else:
+                    part = self.encoder.respond(projected, self._embedding[block])
                 out[:, block] = part.float().cpu().numpy()
         return out
 

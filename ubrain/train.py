@@ -42,14 +42,15 @@ if TYPE_CHECKING:
     from ubrain.features import Source
 
 # Of model and training together: raise it when the same settings no longer give the same encoder,
-# so that no trained encoder outlives the code that made it (`tests/test_train.py` notices).
+# so that no trained encoder outlives the code that made it: caches of encoders are keyed by it, and
+# `tests/test_train.py` notices.
 VERSION = 1
 WORK, STATE, LOG = "training", "state.json", "log.csv"  # folder of an unfinished training, files
 LEAST_VAL_IMAGES = 5  # fewer say nothing about a correlation
 
 
 def loss_of(predicted: Tensor, measured: Tensor, config: TrainingConfig) -> Tensor:
-    """mse_weight · MSE − cosine_weight · mean cosine over voxels of each image; (B, V) each."""
+    """mse_weight · MSE − cosine_weight · mean over images of the cosine across voxels; (B, V)."""
     cosine = F.cosine_similarity(predicted, measured, dim=1).mean()
     return config.mse_weight * F.mse_loss(predicted, measured) - config.cosine_weight * cosine
 
@@ -96,9 +97,9 @@ def fit(
         return finished(Path(out), settings, source).to(device)
     with unfinished(out, settings, device) as (folder, group):
         plan = Plan(source.crowd, tuple(subjects), config, seed)
-        parts = Trained(source, plan, encoder_config, group, folder)
-        encoder, embeddings = parts.encoder, parts.embeddings
-        state = parts.resume() or State(rate=config.learning_rate)
+        trainee = Trainee(source, plan, encoder_config, group, folder)
+        encoder, embeddings = trainee.encoder, trainee.embeddings
+        state = trainee.resume() or State(rate=config.learning_rate)
         board = tensorboard_of(folder, state) if tensorboard and group.first else None
         epochs = range(state.epoch, plan.epochs)
         label = f"training on {len(subjects)} subject(s)"
@@ -106,10 +107,10 @@ def fit(
             if config.schedule == "plateau" and state.rate < config.min_learning_rate:
                 break
             rates, steps, losses = plan.rates(epoch, state.rate), plan.steps(epoch), list[float]()
-            parts.announce(steps, rates)
+            trainee.announce(steps, rates)
             encoder.train()
             for rate, step in zip(rates, steps, strict=True):
-                for batch in (batch for batch in step if batch.subject in parts.own):
+                for batch in (batch for batch in step if batch.subject in trainee.own):
                     torch.manual_seed(batch.seed)  # of dropout and of image shifts
                     voxels = torch.from_numpy(batch.voxels).to(device)
                     embedding = embeddings[batch.subject].read(voxels).requires_grad_()
@@ -128,16 +129,16 @@ def fit(
                     assert embedding.grad is not None
                     embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
                     losses.append(loss.item())
-                parts.step(rate, len(step))
-            everybodys = list(chain.from_iterable(group.gather(losses)))
-            mean = math.fsum(everybodys) / len(everybodys)  # fsum: the same for any order
-            state = state.after(mean, parts.validate(), rates[0].rate, config)
-            parts.save(state)
+                trainee.step(rate, len(step))
+            all_losses = list(chain.from_iterable(group.gather(losses)))
+            mean = math.fsum(all_losses) / len(all_losses)  # fsum: the same for any order
+            state = state.after(mean, trainee.validate(), rates[0].learning_rate, config)
+            trainee.save(state)
             if board:
                 show(board, state.history[-1])
         if board:
             board.close()
-        return parts.finish(state, settings)
+        return trainee.finish(state, settings)
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class State:
     ) -> "State":
         """The state one epoch later.
 
-        The plateau schedule lowers its rate after `patience` epochs without progress.
+        The plateau schedule lowers its rate after more than `patience` epochs without progress.
         """
         epoch, stale, plateau, rate = self.epoch + 1, self.stale + 1, self.plateau, self.rate
         if score > plateau + config.threshold:
@@ -179,7 +180,7 @@ class State:
         return State(epoch, rate, *best, plateau, stale, [*self.history, row])
 
 
-class Trained:
+class Trainee:
     """What changes in training, and its way to disk and back.
 
     Shared weights have one Adam. The embeddings of a subject have one of their own, and live only
@@ -230,7 +231,10 @@ class Trained:
         self.embeddings = {name: EmbeddingAdam(subject(name), amsgrad) for name in self.own}
 
     def announce(self, steps: list[list["Batch"]], rates: list[Rate]) -> None:
-        """Tell the embeddings' optimisers which steps of an epoch are theirs."""
+        """Tell the embeddings' optimisers the learning rates of their coming batches.
+
+        They move drawn rows only, and must know what is to come; see `ubrain.optim`.
+        """
         for name in self.own:
             mine = [rates[i] for i, step in enumerate(steps) for b in step if b.subject == name]
             self.embeddings[name].plan(mine)
@@ -242,7 +246,7 @@ class Trained:
             for gradient in (p.grad for p in self.parameters if p.grad is not None):
                 gradient /= n_batches
         for group in self.optimiser.param_groups:
-            group["lr"], group["betas"] = rate.rate, (rate.beta1, BETA2)
+            group["lr"], group["betas"] = rate.learning_rate, (rate.beta1, BETA2)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
@@ -260,8 +264,8 @@ class Trained:
     def save(self, state: State) -> None:
         """Write everything that a killed training needs.
 
-        Each process writes its subjects; the training is at the new epoch from the moment the first
-        process has replaced the state, when all are written. The best epoch's files stay.
+        The order matters: every process writes its subjects, then the first one the shared weights
+        and, last, the state, which makes the epoch valid. The best epoch's files stay.
         """
         for name, adam in self.embeddings.items():
             moments = {"embeddings": adam.embeddings, "steps": adam.steps, **adam.moments}
@@ -314,7 +318,7 @@ class Trained:
         """The encoder of the best epoch, with all subjects, as a checkpoint."""
         encoder = self.encoder
         self.load(state.best_epoch)
-        self.group.wait()  # until the files of this training are no longer read
+        self.group.wait()  # until every process has loaded its best epoch
         if self.group.first:
             write_log(self.folder, state)
             for name in (n for n in self.plan.subjects if n not in self.own):
@@ -383,7 +387,7 @@ class Plan:
     @cached_property
     def _one_cycle(self) -> list[Rate]:
         n, highest = self.epochs * self.steps_per_epoch, self.config.learning_rate
-        if n < 10:  # too short for a cycle
+        if n < 10:  # too short for a cycle of rising and falling
             return [Rate(highest)] * n
         adam = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
         cycle = torch.optim.lr_scheduler.OneCycleLR(adam, highest, total_steps=n, pct_start=0.2)
@@ -391,7 +395,7 @@ class Plan:
         for i in range(n):
             group = adam.param_groups[0]
             rates.append(Rate(float(group["lr"]), float(group["betas"][0])))
-            adam.step()
+            adam.step()  # without gradients: torch wants it before the schedule's step
             if i + 1 < n:
                 cycle.step()
         return rates
@@ -405,7 +409,7 @@ class Plan:
             drawn += [(name, np.sort(part)) for part in np.array_split(rows, self.batches_of(name))]
         drawn = [drawn[i] for i in rng.permutation(len(drawn))]
         per_step = self.config.batches_per_step
-        if per_step > 1:  # neighbours of different subjects: all processes have something to do
+        if per_step > 1:  # neighbouring batches of different subjects: work for all processes
             large_first = sorted(self.subjects, key=lambda n: -self.batches_of(n))  # as `Group.own`
             drawn = interleave(drawn, {name: i for i, name in enumerate(large_first)})
         batches = []
@@ -424,7 +428,7 @@ def settings_of(
     config: TrainingConfig,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything that decides the result, as plain values, once it is known to make sense."""
+    """Check the settings, and give everything that decides the result as plain values."""
     choices = {"schedule": ("plateau", "one-cycle"), "precision": ("fp32", "bf16")}
     for name, known in choices.items():
         if (value := getattr(config, name)) not in known:

@@ -4,7 +4,7 @@ The shared weights stay as they are, bit for bit; what is found is an embedding 
 voxel, from its responses y to n images.
 
 Gradient (the paper)
-    Adam from a random start; the embeddings that are best on held-out images of the few are kept.
+    Adam from a random start; the embeddings that are best on held-out images are kept.
 Matching (ours)
     The encoder says how every voxel j of the crowd would respond to the same images, f_j. Under y =
     a f_j + c + noise, with a > 0, c and the noise variance unknown and integrated out, the evidence
@@ -15,7 +15,8 @@ Matching (ours)
     with r_j the correlation of y with f_j and Φ the normal distribution in place of Student's. The
     embedding is the mean of the crowd's, weighted by evidence^τ. The temperature τ is chosen on
     held-out images: the new voxel is no copy of any in the crowd. Many images or little noise
-    sharpen the weights, noise flattens them; nobody fixes a number of neighbours.
+    sharpen the weights, noise flattens them; no number of neighbours is fixed. Then each embedding
+    is multiplied by the one of a few factors whose predictions have the least squared error.
 Ours
     The embedding that minimises
 
@@ -68,9 +69,10 @@ METHODS = ("ours", "matching", "gradient")
 LEAST_IMAGES = 10
 IMAGES, VOXELS, CROWD_VOXELS = 32, 512, 4096  # at a time
 WIDE = 1 << 30  # bytes of tokens, above which they are kept in half precision
-HELD_OUT = 150  # images; more of them cost more than they tell
+HELD_OUT = 150  # images; folds are added until so many are held out, more would tell little
 SCALES = (0.7, 0.85, 1.0, 1.2, 1.4)
-LEAST_NOISE, TINY = 0.05, 1e-6  # share of a voxel's variance; and for voxels without any
+LEAST_NOISE = 0.05  # share of a voxel's variance
+TINY = 1e-6  # keeps voxels without any variance from dividing by zero
 MOST_R = 0.9999
 LOOK = 10  # steps between looks at the held-out images
 
@@ -113,15 +115,17 @@ class Head:
         with torch.no_grad():
             terms, parts = kernels.voxel_terms(self.encoder, embedding), []
             for x in self._batches(images):
-                responses = kernels.respond(self.encoder, x, terms)
+                if self.encoder.fast:
+                    responses = kernels.respond(self.encoder, x, terms)
+                else:
+                    responses = self.encoder.respond(x, embedding)
                 parts.append(responses if readout is None else readout(responses, x))
             return torch.cat(parts)
 
     def train_on(self, embedding: Tensor, images: NDArray[np.int64]) -> Tensor:
         """As `respond` for a few images, with dropout and with a gradient."""
         keep = kernels.dropout_masks(self.encoder, len(images), len(embedding), self.device)
-        terms = kernels.voxel_terms(self.encoder, embedding)
-        return kernels.respond(self.encoder, self._read(images), terms, keep)
+        return self.encoder.respond(self._read(images), embedding, keep)
 
     def features(self) -> list[Tensor]:
         """What linear readouts read of the images, (n_images, n_squares, C) each."""
@@ -137,8 +141,10 @@ class Head:
         """
         responses, slopes = [], []
         for x in self._batches(images):
+            # A copy for each image: a voxel's response to it depends on that copy only, so one
+            # backward pass gives all slopes.
             each = embedding.detach().expand(len(x[0]), -1, -1).clone().requires_grad_()
-            out = kernels.respond(self.encoder, x, kernels.voxel_terms(self.encoder, each))
+            out = self.encoder.respond(x, each)
             slopes.append(torch.autograd.grad(out.sum(), each)[0].transpose(0, 1))
             responses.append(out.detach())
         return torch.cat(responses), torch.cat(slopes, 1)
@@ -433,7 +439,7 @@ def _r(moments: Tensor) -> Tensor:
 
 
 def _slope(moments: Tensor) -> float:
-    """The slope of responses on those of matched embeddings; voxels count by their r²."""
+    """The slope of measured on predicted responses at the chosen pull; voxels count by r²."""
     weight = _r(moments).clamp_min(0).square()
     return float((weight * moments[0]).sum() / (weight * moments[1]).sum().clamp_min(TINY))
 
@@ -519,7 +525,7 @@ class _Block:
     def shorten(
         self, matched: Matched, images: NDArray[np.int64], start: Tensor, end: Tensor, pull: Tensor
     ) -> Tensor:
-        """The step of each voxel, halved until it gains; after three halvings none."""
+        """Of the step of each voxel, its half, its quarter and none, the one that is best."""
 
         def objective(z: Tensor) -> Tensor:
             predicted = self.newcomer.head.respond(self.embedding(matched, z), images)
@@ -602,7 +608,7 @@ def slices(n: int, step: int) -> Iterable[slice]:
 def _check_source(encoder: UniversalEncoder, source: "Source") -> None:
     want, got = (
         (encoder.config.widths, encoder.config.n_tokens),
-        (source.maker.widths, source.maker.n_tokens),
+        (source.widths, source.n_tokens),
     )
     if want != got:
         raise UbrainError(
