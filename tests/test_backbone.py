@@ -16,10 +16,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
-from typer.testing import CliRunner
 
 from ubrain import backbone as backbone_module
 from ubrain import features as features_module
@@ -646,7 +646,7 @@ def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_pat
 
 
 def test_pretrained_is_short_for_the_weights_of_the_hub(small_crowd, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
+    from click.testing import CliRunner
 
     from ubrain.cli import app
 

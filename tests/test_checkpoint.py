@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from typer.testing import CliRunner
 
 from ubrain import checkpoint
 from ubrain.cli import app

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from typer.testing import CliRunner
 
 from ubrain import checkpoint, predict, scores
 from ubrain.backbone import Backbone, Features, Source

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import nn
-from typer.testing import CliRunner
 
 from ubrain import checkpoint
 from ubrain.backbone import Backbone

@@ -7,13 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import wraps
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+from click.testing import CliRunner
 from jupyter_client.kernelspec import get_kernel_spec
-from typer.testing import CliRunner
 
 from ubrain.cli import app
 from ubrain.errors import UbrainError
@@ -46,6 +47,7 @@ flag = False
 SUCCEEDS = (
     HEADER
     + """import os
+from functools import wraps
 from pathlib import Path
 
 from ubrain.report.results import Record, write_results
@@ -344,9 +346,13 @@ def test_a_parameter_given_twice_has_to_be_the_same():
 )
 def test_parameters_on_the_command_line(monkeypatch, words):
     seen = {}
-    monkeypatch.setattr(
-        runs, "run_notebooks", lambda *a: seen.update(notebook=a[0], given=a[4], out=a[5]) or []
-    )
+
+    @wraps(runs.run_notebooks)
+    def instead(*a):
+        seen.update(notebook=a[0], given=a[4], out=a[5])
+        return []
+
+    monkeypatch.setattr(runs, "run_notebooks", instead)
     for order in (["98_ok", *words], [*words, "98_ok"]):
         done = CliRunner().invoke(app, ["run", *order, "--out", "here"])
         assert done.exit_code == 0, done.output
@@ -359,13 +365,15 @@ def test_parameters_on_the_command_line(monkeypatch, words):
 
 @pytest.mark.parametrize("words", [["-p", "seed"], ["-p"], ["-p", "a", "b", "-p", "seed"]])
 def test_a_parameter_without_a_value_is_refused(project, monkeypatch, words):
-    monkeypatch.setattr(runs, "run_notebooks", lambda *a: pytest.fail("it ran"))
+    refuse = wraps(runs.run_notebooks)(lambda *a: pytest.fail("it ran"))
+    monkeypatch.setattr(runs, "run_notebooks", refuse)
     done = CliRunner().invoke(app, ["run", "98_ok", *words])
     assert done.exit_code != 0
 
 
 def test_force_names_the_command_that_replaces_it(project, monkeypatch):
-    monkeypatch.setattr(runs, "run_notebooks", lambda *a: pytest.fail("it ran"))
+    refuse = wraps(runs.run_notebooks)(lambda *a: pytest.fail("it ran"))
+    monkeypatch.setattr(runs, "run_notebooks", refuse)
     done = CliRunner().invoke(app, ["run", "98_ok", "--force"])
     assert isinstance(done.exception, UbrainError)
     assert "`ubrain publish` replaces the published run" in str(done.exception)

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from ubrain import resume
 from ubrain.cli import app
@@ -38,6 +39,7 @@ rate = 0.1
 # %%
 import json
 import os
+from functools import wraps
 from pathlib import Path
 
 print("before")
@@ -49,6 +51,7 @@ Path(os.environ["UBRAIN_OUT"], "98_ok.json").write_text(json.dumps(document))
 """
 RUN = r"""
 import json, os, sys, time
+from functools import wraps
 from pathlib import Path
 
 out, given = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -342,6 +345,7 @@ def test_two_sweeps_do_not_share_a_folder(project, quick):
 def test_a_stopped_sweep_leaves_what_has_finished_and_no_process(project, quick, stop):
     program = """
 import signal, sys
+from functools import wraps
 from pathlib import Path
 from ubrain.report import sweep
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -494,7 +498,7 @@ def test_a_sweep_of_a_notebook(project, monkeypatch):
 
 def test_a_wrong_grid_runs_nothing(project, monkeypatch):
     (project / "grid.yaml").write_text("{notebook: 98_ok, parameters: {sed: [0]}}")
-    monkeypatch.setattr(sweep, "sweep", lambda *a: pytest.fail("it ran"))
+    monkeypatch.setattr(sweep, "sweep", wraps(sweep.sweep)(lambda *a: pytest.fail("it ran")))
     done = CliRunner().invoke(app, ["sweep", "grid.yaml", "--out", "out"])
     assert isinstance(done.exception, UbrainError)
     assert not (project / "out").exists()

@@ -19,12 +19,12 @@ T = TypeVar("T")
 class SimulationConfig:
     """A simulated crowd; the scanner decides about repeats and noise."""
 
-    subjects: int = 8
-    # images of its own that a subject sees (train and val); None: the scanner's default
+    subjects: int = 8  # how many
+    # images of its own that a subject sees (train and val); None: as many as with the scanner
     images: int | None = None
-    test_images: int | None = None  # images that every subject sees; None: the scanner's default
-    voxels: int = 1000  # on average; subjects differ
-    scanner: str = "7T"
+    test_images: int | None = None  # shared by all subjects; None: as many as with the scanner
+    voxels: int = 1000  # of a subject, on average
+    scanner: str = "7T"  # 7T (like NSD), 3T (like GOD) or 4T (like vim-1)
     snr: float = 1.0  # factor on every ncsnr, beside the scanner's
     # factor on how much subjects differ in the shares of areas and functional types
     spread: float = 1.0
@@ -35,16 +35,16 @@ class SimulationConfig:
 class BackboneConfig:
     """A timm model, the levels that are read, and the adapters on it; by default the paper's."""
 
-    name: str = "vit_large_patch14_reg4_dinov2.lvd142m"
+    name: str = "vit_large_patch14_reg4_dinov2.lvd142m"  # of any timm model
     # hub, embedded (tf_efficientnet_lite0 only), random, or a .safetensors file
     weights: str = "hub"
-    levels: tuple[int, ...] = (0, 5, 11, 17, 23)  # blocks 1, 6, 12, 18, 24
-    image_size: int | None = 224  # None: the model's own
+    levels: tuple[int, ...] = (0, 5, 11, 17, 23)  # blocks that are read, from 0
+    image_size: int | None = 224  # side of the images; None: the model's own
     grid: int | None = None  # tokens per side for a CNN; a ViT has its own
-    keep_cls: bool = True
+    keep_cls: bool = True  # the class token of a ViT
     adapter_rank: int = 7  # 0: no adapters, features can be cached
     adapter_alpha: float = 0.01
-    # drop the register tokens; "last": drop as many last tokens, as an earlier release did
+    # tokens that are dropped: "prefix", the registers, or as many "last" ones (an early release)
     registers: str = "prefix"
     # blocks are computed again in the backward pass: slower, less memory; for adapters
     checkpointing: bool = False
@@ -69,12 +69,12 @@ class EncoderConfig:
 class TrainingConfig:
     """How the encoder is trained. The defaults are those of the authors' released code."""
 
-    epochs: int = 30
+    epochs: int = 30  # each shows every training image once
     # a small crowd has few steps in an epoch; it gets more epochs until it has had so many
     min_steps: int = 0
     batch_images: int = 32
     voxels_per_step: int = 5000  # drawn anew for each batch
-    # whose gradients are averaged; with several processes at least as many as these
+    # batches whose gradients are averaged; with several processes at least as many
     batches_per_step: int = 1
     learning_rate: float = 1e-3
     schedule: str = "plateau"  # plateau, or one-cycle
@@ -86,7 +86,7 @@ class TrainingConfig:
     cosine_weight: float = 0.1
     image_shift: int = 3  # pixels; only when training from images
     precision: str = "fp32"  # fp32, or bf16 (autocast)
-    device: str = "auto"
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
 from ubrain.cli import app
 from ubrain.config import SimulationConfig

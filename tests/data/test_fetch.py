@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from ubrain.cli import app
 from ubrain.data import fetch as fetching

@@ -97,7 +97,11 @@ def notebook_text(source: Path) -> str:
 
 
 def rebuild_notebooks(check: bool = False) -> list[Path]:
-    """Write every .ipynb from its .py, the source; with `check`, only find those that differ.
+    """Write every .ipynb from its .py, the source.
+
+    Parameters
+    ----------
+    check : only find those that differ.
 
     Returns
     -------
@@ -127,10 +131,13 @@ def run_notebooks(
 
     Parameters
     ----------
-    crowd : crowd file; None takes the simulated crowd of the profile.
+    pattern : name or pattern of notebooks, for example `01*`.
+    profile : smoke, fast or paper.
+    crowd : crowd file; default: the profile's simulated crowd.
+    seed : seed of everything random.
     parameters : more parameters, of notebooks that have them; `profile`, `crowd` and `seed` may
         stand among them.
-    out : folder for the executed notebooks and numbers instead, with the figures in its `figures/`.
+    out : folder for executed notebooks, numbers and (in `figures/`) figures; default: in the cache.
 
     Raises
     ------
@@ -163,6 +170,13 @@ def publish(
     """Put a finished run into `papermill_runs/` and `figures/`, and its numbers into the README.
 
     For maintainers: whoever reproduces never needs it. Notebooks that have not run are left out.
+
+    Parameters
+    ----------
+    pattern : name or pattern of notebooks, for example `01*`.
+    profile : smoke, fast or paper.
+    crowd : the crowd file that was run; default: the profile's simulated crowd.
+    seed : seed of the run.
 
     Returns
     -------

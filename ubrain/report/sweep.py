@@ -79,6 +79,11 @@ def read_grid(path: Path, most_runs: int = MOST_RUNS) -> Grid:
     n_images: [[25], [100]]}`. A list is swept over, anything else is fixed; a parameter that is
     itself a list is therefore written as a list of lists.
 
+    Parameters
+    ----------
+    path : grid file (.yaml): notebook, and parameters of which lists are swept over.
+    most_runs : refuse a grid with more runs.
+
     Raises
     ------
     UbrainError

@@ -2,10 +2,10 @@
 published.
 """
 
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import h5py
 import numpy as np
 import pandas as pd
@@ -128,10 +128,9 @@ def test_responses_of_each_dataset_are_z_scored_in_its_own_way(
 
 
 def test_every_importer_offers_the_same_preparation() -> None:
-    for command in importers.registered_commands:
-        assert {"normalise", "bad_voxels"} <= set(inspect.signature(command.callback).parameters), (
-            command.name
-        )
+    for name, command in importers.commands.items():
+        offered = {p.name for p in command.get_params(click.Context(command))}
+        assert {"normalise", "bad_voxels"} <= offered, name
 
 
 def test_the_doctor_finds_no_error(together: Together) -> None:

@@ -66,9 +66,13 @@ BY_PEERS = (
 def check(crowd: str | Path | Crowd, seed: int = 0) -> list[Finding]:
     """Look for everything that goes silently wrong between published files and a crowd file.
 
-    Where there are many images, trials or voxels, some are looked at; `seed` decides which, and a
-    note says so. The largest arrays are moments: 30 bytes for each voxel and session of the largest
-    subject, so 1.4 GB for 1.2 million voxels in 40 sessions; with all else, it may be 2.5 GB.
+    The largest arrays are moments: 30 bytes for each voxel and session of the largest subject, so
+    1.4 GB for 1.2 million voxels in 40 sessions; with all else, it may be 2.5 GB.
+
+    Parameters
+    ----------
+    crowd : crowd file (.h5), or an opened one.
+    seed : which trials, voxels and images are looked at where there are many; a note says so.
 
     Returns
     -------

@@ -51,12 +51,13 @@ def import_algonauts(
     Parameters
     ----------
     root : folder that holds subj01, subj02, ...
+    out : crowd file to write (.h5).
     options : those that all importers share.
-    test : which images are test images. "official": those of test_split, whose responses were
-        withheld during the challenge; "shared": images that several subjects of the folder have
-        seen, which are those of NSD's shared 1000; "drawn": a share of the images, by their
-        content; "auto": the first of these that is possible.
-    test_fraction : the share, if drawn.
+    test : which images are test images: "official", "shared", "drawn" or "auto". "official": those
+        of test_split, whose responses were withheld during the challenge; "shared": images that
+        several subjects of the folder have seen, which are those of NSD's shared 1000; "drawn": a
+        share of the images, by their content; "auto": the first of these that is possible.
+    test_fraction : share of test images, if drawn.
     stim_info : nsd_stim_info_merged.csv, which says from which COCO photographs the images were
         cut, so that other datasets with the same photographs keep their splits.
 

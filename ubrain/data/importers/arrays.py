@@ -50,17 +50,25 @@ def import_arrays(
         3]) uint8.
     responses : .npy or .csv (n_images or n_trials, n_voxels); row i belongs to image i, or to row i
         of `trials`.
+    subject : name of the subject.
+    out : crowd file to write (.h5).
+    dataset : name of the dataset.
+    scanner : for example 3T.
+    space : space of the voxel table's vertex or i, j, k, for example fsaverage5.
     trials : .csv with the columns image (file name, its stem, or row number from 0), and optionally
         session, run (within the session), repeat.
     voxels : .csv with one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr.
     test_images : text file, one image name (or row number) per line. Without it a share of the
         images is drawn by their content, so that copies of an image stay together; all other images
         are train or val.
+    test_fraction : share of test images, if none are listed.
+    val_fraction : share of images held out for validation.
     transpose : the responses are (n_voxels, n_images or n_trials).
     normalise : z-score each voxel per "session" (all rows, if `trials` has none) or "run", or
         "none"; "auto": per session.
     bad_voxels : "refuse" voxels that are not finite, or constant where they are z-scored, or "drop"
         them.
+    append : add to an existing crowd file.
 
     Raises
     ------

@@ -75,6 +75,7 @@ def import_bold5000(
     ----------
     root : folder that holds the responses (at any depth), BOLD5000_Stimuli and, for areas, the
         masks `sub-CSI1_mask-LHEarlyVis.nii.gz` of OpenNeuro's ds001499.
+    out : crowd file to write (.h5).
     options : those that all importers share.
     responses : "volumes": betas of release 2, a file per session
         (`CSI1_GLMbetas-..._ses-01.nii.gz`); "areas": betas of release 2 in areas

@@ -81,6 +81,7 @@ def import_god(
     Parameters
     ----------
     root : folder that holds the files of the subjects, directly or in subfolders.
+    out : crowd file to write (.h5).
     options : those that all importers share.
     images : folder of the images, with subfolders; default: root.
     areas : whose voxels are wanted, separated by commas; "none": all voxels that the files have.

@@ -71,6 +71,7 @@ def import_mosaic(
     Parameters
     ----------
     root : folder that holds sub-01_NSD.hdf5, ..., or merged files, directly or in subfolders.
+    out : crowd file to write (.h5).
     options : those that all importers share; subjects are called as in the files, sub-01_NSD.
     images : folder of the images, with subfolders; default: root.
     areas : "cortex", "all" (grayordinates), or names of areas, separated by commas, for which

@@ -80,6 +80,7 @@ def import_nsd(
     Parameters
     ----------
     root : folder that holds nsddata, nsddata_betas and nsddata_stimuli, complete or in part.
+    out : crowd file to write (.h5).
     options : those that all importers share.
     space : func1pt8mm, func1mm, fsaverage or nativesurface.
     betas : version of the betas.

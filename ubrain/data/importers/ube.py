@@ -58,6 +58,7 @@ def import_ube(
     ----------
     root : folder that holds fmri_v2.npz, at any depth, such as `data/nsd_data` of the authors'
         code.
+    out : crowd file to write (.h5).
     options : those that all importers share.
     images : nsd_images_224.npy (or all_images_v2_224.npy), or NSD's own nsd_stimuli.hdf5; default:
         whichever is in `root`.

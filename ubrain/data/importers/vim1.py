@@ -41,6 +41,7 @@ def import_vim1(root: str | Path, out: str | Path, options: Options = DEFAULTS) 
     Parameters
     ----------
     root : folder that holds EstimatedResponses.mat and Stimuli.mat.
+    out : crowd file to write (.h5).
     options : those that all importers share.
 
     Returns

@@ -58,6 +58,13 @@ def simulate_crowd(
     Every subject sees images of its own and the test images, which all subjects of the call share.
     The same config and seed give the same file content.
 
+    Parameters
+    ----------
+    out : crowd file to write (.h5).
+    config : sizes and scanner.
+    seed : seed of everything random.
+    append : add subjects to an existing crowd file.
+
     Raises
     ------
     UbrainError

@@ -1,0 +1,150 @@
+"""The command line: what it offers, how it fails, and that its help needs no module of the work."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ubrain import cli
+from ubrain.errors import UbrainError
+
+SHARED = (
+    "--append --bad-voxels --dry-run --dtype --follow-links --image-size --no-append --normalise"
+    " --out --root --subjects --val-fraction"
+)
+PROMISED = {
+    "simulate": "--append --images --no-append --out --scanner --seed --subjects --test-images"
+    " --voxels",
+    "info": "CROWD",
+    "check": "CROWD --json --seed",
+    "fetch": "NAME --list --only --out --yes",
+    "train": "--adapters --backbone --batches-per-step --checkpointing --crowd --device --epochs"
+    " --grid --image-size --keep-cls --levels --no-checkpointing --no-keep-cls --no-pretrained"
+    " --no-tensorboard --out --precision --pretrained --profile --registers --seed --subjects"
+    " --tensorboard --weights",
+    "transfer": "--checkpoint --crowd --device --images --method --out --profile --seed --subjects",
+    "predict": "--areas --batch --checkpoint --device --dtype --images --memory --out --precision"
+    " --reference --subject --weights",
+    "run": "NOTEBOOK --crowd --out --parameter --profile --seed -p",
+    "publish": "NOTEBOOK --crowd --profile --seed",
+    "sweep": "GRID --jobs --max-runs --out",
+    "report": "--check --crowd --figure --profile --seed --write",
+    "bench": "--checkpointing --crowd --device --images --json --no-checkpointing --no-whole-step"
+    " --precision --rounds --voxels --whole-step",
+    "notebooks": "--check --no-check",
+    "import arrays": "--append --bad-voxels --dataset --images --no-append --no-transpose"
+    " --normalise --out --responses --scanner --space --subject --test-fraction --test-images"
+    " --transpose --trials --val-fraction --voxels",
+    "import nsd": f"{SHARED} --areas --betas --mask --sessions --space --test",
+    "import algonauts": f"{SHARED} --stim-info --test --test-fraction",
+    "import ube": f"{SHARED} --design --images --mask --stim-info",
+    "import bold5000": f"{SHARED} --areas --betas --images --responses --sessions --tr",
+    "import god": f"{SHARED} --areas --images --release",
+    "import vim1": SHARED,
+    "import mosaic": f"{SHARED} --areas --artificial --images --labels",
+    "checkpoint show": "PATH",
+    "checkpoint import": "FILE --backbone --image-size --levels --lora-scale --out --registers"
+    " --subjects --voxel-embed",
+    "checkpoint drop": "FOLDER --out --subjects",
+    "checkpoint push": "FOLDER NAME --public",
+}
+
+
+def commands(group: click.Group, *before: str) -> dict[str, click.Command]:
+    found = {}
+    for name, command in group.commands.items():
+        words = (*before, name)
+        if isinstance(command, click.Group):
+            found |= commands(command, *words)
+        else:
+            found[" ".join(words)] = command
+    return found
+
+
+def test_every_command_is_known_here() -> None:
+    assert set(commands(cli.app)) == set(PROMISED)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_every_option_is_offered_and_explained(name: str) -> None:
+    """All that is promised, in the help, each with a description; removed ones are not shown."""
+    command = commands(cli.app)[name]
+    parameters = command.get_params(click.Context(command))
+    offered = {
+        word
+        for p in parameters
+        for word in ([p.metavar] if isinstance(p, click.Argument) else p.opts + p.secondary_opts)
+    }
+    assert set(PROMISED[name].split()) <= offered
+    shown = " ".join(CliRunner().invoke(cli.app, [*name.split(), "--help"]).output.split())
+    for p in parameters:
+        if p.name != "force":
+            assert p.help, p.name
+            assert " ".join(p.help.split()[:4]) in shown, p.name
+
+
+def test_the_type_of_an_option_is_that_of_its_parameter() -> None:
+    command = commands(cli.app)["train"]
+    context = click.Context(command)
+    made = {p.name: p for p in command.get_params(context)}
+    assert made["levels"].type_cast_value(context, "0,5") == (0, 5)
+    assert made["subjects"].type_cast_value(context, "S1, S2") == ("S1", "S2")
+    assert made["subjects"].type_cast_value(context, "") is None
+    assert [made[name].default for name in ("keep_cls", "levels", "seed")] == [None, None, 0]
+    with pytest.raises(UbrainError, match="--levels '0,x': expected numbers separated by commas"):
+        made["levels"].type_cast_value(context, "0,x")
+    with pytest.raises(click.BadParameter, match="x>=1"):
+        made["epochs"].type_cast_value(context, "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["info", "absent.h5"], 1, "ubrain: no crowd file at absent.h5; "),
+        (["info"], 2, "ubrain: Missing argument 'CROWD'. See `ubrain info --help`."),
+        (["simulate", "--out", "x", "--subjects", "0"], 2, "ubrain: Invalid value for '--subj"),
+        (["check", "--jsn"], 2, "ubrain: No such option '--jsn'"),
+    ],
+)
+def test_an_error_is_one_line(monkeypatch, capsys, words, code, message) -> None:
+    monkeypatch.setattr(sys, "argv", ["ubrain", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr().err
+    assert (stopped.value.code, said.count("\n")) == (code, 1)
+    assert said.startswith(message)
+
+
+def test_ctrl_c_says_that_the_same_command_continues(monkeypatch, capsys) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ubrain.crowd.Crowd.__init__", stop)
+    monkeypatch.setattr(sys, "argv", ["ubrain", "info", "x.h5"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.strip().startswith("ubrain: stopped; nothing half-written")
+
+
+def test_help_imports_nothing_of_the_work() -> None:
+    script = (
+        "import sys; from ubrain.cli import app; app.main(['--help'], standalone_mode=False);"
+        "app.main(['import', '--help'], standalone_mode=False);"
+        "print(*(m for m in sys.modules if m.split('.')[0] in ('numpy', 'torch', 'ubrain')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert sorted(loaded) == ["ubrain", "ubrain.cli", "ubrain.errors", "ubrain.options"]
+
+
+def test_a_reader_that_leaves_ends_it_quietly() -> None:
+    done = subprocess.run(
+        f"'{sys.executable}' -m ubrain.cli import nsd --help | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
