@@ -75,6 +75,7 @@ def saved(tmp_path):
         settings=settings,
         val_r75=0.4321,
     )
+    hub.write_card(tmp_path / "crowd")
     return tmp_path / "crowd"
 
 
@@ -332,7 +333,7 @@ def test_the_card_states_data_training_scores_limits_licence_and_citation(saved,
         scores={"median test r": {"A": 0.42, "B": 0.3987654}},
         notes="Only seen on simulated images.",
     )
-    card = (tmp_path / "gift" / checkpoint.CARD).read_text()
+    card = (tmp_path / "gift" / hub.CARD).read_text()
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "other"
     for words in (
@@ -345,7 +346,7 @@ def test_the_card_states_data_training_scores_limits_licence_and_citation(saved,
         "median test r: A 0.42, B 0.3988",
         "## Limits",
         "Only seen on simulated images.",
-        "data\naccess agreement",
+        "data access agreement",
         "2406.12179",
     ):
         assert words in text, words
@@ -392,6 +393,7 @@ def test_the_hub_does_not_learn_where_files_lie_on_this_machine(saved, fake):
     encoder = checkpoint.load(saved, without_adapters=True)
     settings = {"backbone": {"name": "x", "weights": place}}
     checkpoint.save(encoder, saved, like=saved, settings=settings)
+    hub.write_card(saved)
     assert place in (saved / "README.md").read_text()
     hub.push_to_hub(saved, "me/encoder")
     sent = fake.calls[-1][1]
@@ -453,6 +455,7 @@ def test_an_encoder_comes_from_the_hub_with_the_files_that_are_needed(saved, mon
                 "allow_patterns": [
                     "config.json",
                     "encoder.safetensors",
+                    "readout.safetensors",
                     "README.md",
                     "voxels/B.csv",
                 ],

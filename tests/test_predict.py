@@ -26,13 +26,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from ubrain import checkpoint, predict, scores
-from ubrain.backbone import Backbone, Features, Source
+from ubrain import checkpoint, kernels, predict, scores
+from ubrain.backbone import Backbone
 from ubrain.cli import app
 from ubrain.config import BackboneConfig, EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.exchange import maps, predictions
 from ubrain.exchange.predictions import bytes_of, predict_images
+from ubrain.features import Features, Source
 from ubrain.model import UniversalEncoder
 from ubrain.predict import Predictor
 
@@ -325,18 +326,21 @@ def test_the_budget_is_the_smallest_that_is_said_to_do(made, precision):
 
 
 @pytest.mark.parametrize("precision", predict.PRECISIONS)
-def test_what_is_counted_for_a_voxel_is_what_it_takes(made, precision):
+def test_tokens_and_terms_fit_into_the_memory_and_use_it(made, precision):
     predictor = Predictor(made.encoder, "S1", precision=precision)
     predictor(made.tokens)
-    kept = sum(
-        t.untyped_storage().nbytes()
-        for level in predictor._kept
-        for t in level
-        if t is not level.readout
-    )
-    kept += predictor._kept[0].readout.untyped_storage().nbytes()  # of all levels
-    costs = predict._Costs(made.encoder.config, 60, 32, precision, "cpu")
-    assert 0.3 * costs.voxel * 60 < kept <= costs.voxel * 60
+    kept = [t for level in predictor._kept for t in level]
+    stored = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    per_voxel = sum(stored.values()) / 60
+    per_image = 4 * sum(t[0].numel() for t in made.tokens)
+    config, need = made.encoder.config, least(made.encoder, precision=precision)
+    for memory in (need, need + 1, 2 * need, 10 * need, 1 << 24, 1 << 28):
+        images, block = predict.share_memory(config, 60, memory, 32, precision, "cpu")
+        assert 1 <= images <= 32
+        assert block >= 1
+        assert images * per_image + block * per_voxel <= memory
+    assert images == 32
+    assert block * per_voxel > memory / 20
 
 
 def test_a_predictor_shares_the_weights_and_leaves_the_encoder_as_it_was(made, backbone):
@@ -344,40 +348,17 @@ def test_a_predictor_shares_the_weights_and_leaves_the_encoder_as_it_was(made, b
     predictor = Predictor(encoder, "S1")
     assert encoder.training
     assert all(p.requires_grad for p in encoder.parameters())
-    assert not any(t.requires_grad for t in predictor._encoder.state_dict(keep_vars=True).values())
+    assert not any(t.requires_grad for t in predictor.encoder.state_dict(keep_vars=True).values())
     with torch.no_grad():
         encoder.position += 1
         encoder.functional *= 2
     close(predictor(made.tokens), encoder.eval()(made.tokens, "S1").detach().numpy())
 
 
-def test_shares_never_exceed_the_memory_and_always_go_on():
-    rng = np.random.default_rng(5)
-    for _ in range(500):
-        image, voxel, pair, tile_voxel = (int(n) for n in 10 ** rng.uniform(0, 6, 4))
-        costs = SimpleNamespace(
-            image=image,
-            voxel=voxel,
-            pair=pair,
-            tile_voxel=tile_voxel,
-            tile=int(rng.integers(1, 300)),
-        )
-        memory = (
-            image + voxel + pair + tile_voxel + int(rng.choice([0, 1, 10 ** rng.uniform(0, 9)]))
-        )
-        images, block = predict._shares(costs, memory, 32)
-        assert 1 <= images <= 32
-        assert block >= 1
-        assert (
-            images * image + block * (voxel + images * pair) + min(block, costs.tile) * tile_voxel
-            <= memory
-        )
-
-
 def test_voxel_terms_are_computed_once_if_they_fit(made, monkeypatch):
-    calls, real = [], UniversalEncoder.voxel_terms
+    calls, real = [], kernels.voxel_terms
     monkeypatch.setattr(
-        UniversalEncoder, "voxel_terms", lambda self, e: calls.append(len(e)) or real(self, e)
+        kernels, "voxel_terms", lambda encoder, e: calls.append(len(e)) or real(encoder, e)
     )
     predictor = Predictor(made.encoder, "S1", np.arange(7))
     for _ in range(3):
@@ -889,7 +870,8 @@ def test_a_crowd_is_predicted_and_evaluated_the_same_in_the_least_memory(crowd_s
     memory = least(encoder, name)
     with torch.no_grad():
         plain = encoder(source.tokens(rows, torch.device("cpu")), name).numpy()
-    parts = list(predict.stream(encoder, source, name, rows, memory=memory))
+    predictor = predict.Predictor(encoder, name, memory=memory)
+    parts = list(predict.stream(predictor, source, rows))
     assert [len(part) for part, _ in parts] == [1] * len(rows)
     np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), rows)
     close(np.concatenate([predicted for _, predicted in parts]), plain)
@@ -897,7 +879,9 @@ def test_a_crowd_is_predicted_and_evaluated_the_same_in_the_least_memory(crowd_s
     expected = scores.correlation(plain, source.crowd[name].responses_to(rows))
     assert np.abs(expected).max() > 0.05
     np.testing.assert_allclose(
-        predict.correlate(encoder, source, name, rows, memory=memory), expected, atol=1e-4
+        predict.correlate(predictor, source, name, rows),
+        expected,
+        atol=1e-4,
     )
 
 
@@ -906,4 +890,4 @@ def test_no_images_of_a_crowd_give_no_responses(crowd_source):
     name = source.crowd.subjects[0]
     none = np.empty(0, np.int64)
     assert predict.predict(encoder, source, name, none).shape == (0, source.crowd[name].n_voxels)
-    assert np.isnan(predict.correlate(encoder, source, name, none)).all()
+    assert np.isnan(predict.correlate(predict.Predictor(encoder, name), source, name, none)).all()

@@ -19,6 +19,7 @@ from ubrain.backbone import Backbone
 from ubrain.cli import app
 from ubrain.config import BackboneConfig
 from ubrain.errors import UbrainError
+from ubrain.exchange import hub
 from ubrain.exchange.released import NSD, import_released, parse_subjects, show
 
 E, C, D, R, P, BLOCKS = (
@@ -269,7 +270,7 @@ def test_the_backbone_and_what_was_assumed_is_said(file, tmp_path):
     told = checkpoint.describe(tmp_path / "ours")
     assert told.config.dropout == 0.125
     assert len(told.facts["source"]["sha256"]) == 64
-    assert "without a licence" in (tmp_path / "ours" / checkpoint.CARD).read_text()
+    assert "without a licence" in (tmp_path / "ours" / hub.CARD).read_text()
 
 
 def test_a_scale_that_no_file_says_is_that_of_the_paper_and_said_so(original, tmp_path):

@@ -3,22 +3,23 @@ weights are untouched.
 """
 
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
 from ubrain import checkpoint, transfer
-from ubrain.backbone import Features
 from ubrain.config import BackboneConfig, EncoderConfig, TransferConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
-from ubrain.exchange import hub, transfers
+from ubrain.exchange import hub, readouts, transfers
+from ubrain.features import Features
 from ubrain.model import UniversalEncoder
 from ubrain.paths import cache_root
+from ubrain.predict import Predictor
+from ubrain.readout import BUFFERS, LinearReadout, features
 
 SIZES = EncoderConfig(widths=(6, 8), n_tokens=9, embedding_size=8, channels=8, embedding_scale=6.0)
 QUICK = TransferConfig(
@@ -41,7 +42,7 @@ class Tokens:
         self.levels = [
             torch.randn(300, sizes.n_tokens, width, generator=draw) for width in sizes.widths
         ]
-        self.maker = SimpleNamespace(widths=sizes.widths, n_tokens=sizes.n_tokens)
+        self.widths, self.n_tokens = sizes.widths, sizes.n_tokens
 
     def tokens(self, rows, device):
         return [level[torch.from_numpy(rows)] for level in self.levels]
@@ -235,17 +236,61 @@ def test_shared_weights_are_bit_identical_after_transfer(trained, crowd, tmp_pat
         load_file(trained / checkpoint.WEIGHTS),
         load_file(tmp_path / "new" / checkpoint.WEIGHTS),
     )
-    rest = {f"rests.S2.{name}" for name in ("basis", "shift", "weights", "offset", "scale")}
-    assert (
-        set(after)
-        == {n for n in before if not n.startswith("embeddings.")} | {"embeddings.S2"} | rest
-    )
+    assert set(after) == {n for n in before if not n.startswith("embeddings.")} | {"embeddings.S2"}
+    readout = load_file(tmp_path / "new" / readouts.READOUT)
+    assert set(readout) == {f"S2.{name}" for name in BUFFERS}
     assert all(torch.equal(before[n], after[n]) for n in before if n in after)
     assert table["subject"].tolist() == ["S2"]
     assert table["voxels"].tolist() == [crowd["S2"].n_voxels]
     assert checkpoint.backbone_config(tmp_path / "new") == BONES
     assert checkpoint.describe(tmp_path / "new").recordings["S2"]["scanner"] == "7T"
     assert not (tmp_path / "new" / transfers.PARTS).exists()
+
+
+def with_readout(trained, folder, in_encoder=False):
+    """A copy of the checkpoint whose S1 has a linear readout; as older versions wrote it."""
+    encoder = checkpoint.load(trained)
+    n_voxels, n_features = len(encoder.subject("S1")), 2 * 21 * encoder.config.channels
+    shapes = (n_features, 3), (3,), (3, n_voxels), (n_voxels,), (n_voxels,)
+    rng = torch.Generator().manual_seed(1)
+    made = LinearReadout(*(torch.randn(shape, generator=rng) for shape in shapes))
+    if not in_encoder:
+        readouts.save_readouts(folder, {"S1": made})
+    checkpoint.save(encoder, folder, like=trained)
+    if in_encoder:
+        weights = load_file(folder / checkpoint.WEIGHTS)
+        weights |= {f"rests.S1.{name}": t for name, t in made.state_dict().items()}
+        save_file(weights, folder / checkpoint.WEIGHTS)
+    return made
+
+
+@pytest.mark.parametrize("in_encoder", [False, True], ids=["own file", "older folder"])
+def test_a_readout_is_kept_with_its_subject_and_added_to_its_predictions(
+    trained, tmp_path, in_encoder
+):
+    made = with_readout(trained, tmp_path / "made", in_encoder)
+    hub.drop(tmp_path / "made", [], tmp_path / "copy")
+    found, encoder = readouts.load_readout(tmp_path / "copy", "S1"), checkpoint.load(trained)
+    torch.testing.assert_close(found.state_dict(), made.state_dict(), rtol=0, atol=0)
+    tokens = [torch.randn(2, encoder.config.n_tokens, width) for width in encoder.config.widths]
+    some = np.array([5, 2])
+    alone = torch.from_numpy(Predictor(encoder, "S1", some)(tokens))
+    whole = readouts.ReadoutPredictor(found, encoder, "S1", some)(tokens)
+    with torch.no_grad():
+        phi = torch.cat([f.flatten(1) for f in features(encoder.project(tokens))], 1)
+    rest = (phi @ made.basis - made.shift) @ made.weights[:, some] + made.offset[some]
+    torch.testing.assert_close(torch.from_numpy(whole), made.scale[some] * alone + rest)
+    hub.drop(tmp_path / "copy", ["S1"], tmp_path / "none")
+    assert not (tmp_path / "none" / readouts.READOUT).exists()
+    assert readouts.load_readout(trained, "S1") is None
+
+
+def test_a_readout_that_does_not_fit_the_encoder_is_refused(trained, tmp_path):
+    made = with_readout(trained, tmp_path)
+    made.offset = made.offset[1:]
+    readouts.save_readouts(tmp_path, {"S1": made})
+    with pytest.raises(UbrainError, match=r"readout.safetensors: S1.offset: expected"):
+        readouts.load_readout(tmp_path, "S1")
 
 
 def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
@@ -264,14 +309,15 @@ def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
         transfers.transfer(*call)
     assert not (tmp_path / "new" / checkpoint.CONFIG).exists()
     fitted.clear()
+    with pytest.raises(UbrainError, match=r"other settings \(images was 12, is 13\)"):
+        transfers.transfer(*call[:5], 13, QUICK)
     transfers.transfer(*call)
     assert fitted == ["S1"]
     whole = tmp_path / "whole"
     monkeypatch.setattr(transfer, "fit", original)
     transfers.transfer(trained, crowd, whole, *call[3:])
-    assert (whole / checkpoint.WEIGHTS).read_bytes() == (
-        tmp_path / "new" / checkpoint.WEIGHTS
-    ).read_bytes()
+    for name in (checkpoint.WEIGHTS, readouts.READOUT):
+        assert (whole / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ubrain.checkpoint import (
     save,
 )
 from ubrain.errors import UbrainError
+from ubrain.exchange.readouts import READOUT, load_readout, save_readouts
 from ubrain.model import UniversalEncoder
 from ubrain.paths import check_name, write_text
 
@@ -38,7 +39,9 @@ def drop(folder: str | Path, subjects: Sequence[str], out: str | Path) -> list[s
     for name in subjects:
         n_voxels_of(described, name, folder)
     left = [name for name in described.subjects if name not in subjects]
-    save(load(folder, subjects=left, without_adapters=True), out, like=folder)
+    encoder = load(folder, subjects=left, without_adapters=True)
+    save_readouts(out, {name: load_readout(folder, name) for name in left})
+    save(encoder, out, like=folder)
     write_card(Path(out))
     return left
 
@@ -117,7 +120,9 @@ def fetch(
     try:
         return Path(
             snapshot_download(
-                str(name), revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD, *tables]
+                str(name),
+                revision=revision,
+                allow_patterns=[CONFIG, WEIGHTS, READOUT, CARD, *tables],
             )
         )
     except Exception as error:
@@ -156,7 +161,8 @@ def push_to_hub(
     with damaged(folder):
         check_shapes(folder, describe(folder))
         files: dict[str, Any] = dict(_public_texts(folder))
-    for path in (folder / WEIGHTS, *sorted((folder / VOXELS).glob("*.csv"))):
+    readouts = [folder / READOUT] if (folder / READOUT).is_file() else []
+    for path in (folder / WEIGHTS, *readouts, *sorted((folder / VOXELS).glob("*.csv"))):
         files[path.relative_to(folder).as_posix()] = path
     operations = [CommitOperationAdd(name, content) for name, content in files.items()]
     api = HfApi(token=token)

@@ -28,10 +28,11 @@ from ubrain.data.importers.recording import ImageSource, open_images
 from ubrain.errors import UbrainError
 from ubrain.exchange import maps
 from ubrain.exchange.hub import fetch
+from ubrain.exchange.readouts import READOUT, ReadoutPredictor, load_readout
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import choose_device
 from ubrain.paths import write_text
-from ubrain.predict import IMAGES, MEMORY, PRECISIONS, Predictor, _one_of, autocast
+from ubrain.predict import IMAGES, MEMORY, PRECISIONS, Predictor, autocast
 from ubrain.progress import log, track
 from ubrain.resume import require_space
 
@@ -100,7 +101,8 @@ def predict_images(
     """
     out, source = Path(out), open_images(Path(images))
     for value, known, what in ((precision, PRECISIONS, "precision"), (dtype, DTYPES, "dtype")):
-        _one_of(value, known, what)
+        if value not in known:
+            raise UbrainError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
     if not len(source):
         raise UbrainError(f"{images}: there are no images in it")
     for path in maps.files_of(out):
@@ -115,8 +117,16 @@ def predict_images(
         out, voxels, facts["space"], np.dtype(dtype), None if reference is None else Path(reference)
     )
     backbone, encoder = _load(folder, subject, weights, choose_device(device))
-    chosen = None if areas is None else voxels["voxel"].to_numpy()
-    predictor = Predictor(encoder, subject, chosen, memory, precision, batch)
+    chosen = None if areas is None else voxels["voxel"].to_numpy(copy=True)
+    predictor = ReadoutPredictor(
+        load_readout(folder, subject),
+        encoder,
+        subject,
+        chosen,
+        memory=memory,
+        precision=precision,
+        batch=batch,
+    )
     settings = _settings(facts, voxels, backbone, predictor, dtype)
     with _Work(out, settings, source, len(voxels), predictor.images) as work:
         _compute(work, backbone, predictor, precision)
@@ -167,7 +177,7 @@ def _in_areas(table: pd.DataFrame, subject: str, areas: Sequence[str]) -> NDArra
 def _facts(folder: Path, subject: str, precision: str) -> dict[str, str]:
     about = describe(folder).recordings.get(subject, {})
     known = {key: str(about.get(key, "")) for key in ("dataset", "scanner", "space")}
-    files = [folder / WEIGHTS, folder / CONFIG]
+    files = [folder / n for n in (WEIGHTS, CONFIG, READOUT) if (folder / n).is_file()]
     return {
         "format": "ubrain-responses",
         "units": "z-scored response",

@@ -24,7 +24,7 @@ from ubrain import checkpoint
 from ubrain.config import BackboneConfig, EncoderConfig
 from ubrain.crowd import check_name
 from ubrain.errors import UbrainError
-from ubrain.exchange import torchfile
+from ubrain.exchange import hub, torchfile
 from ubrain.exchange.torchfile import Record, StoredTensor
 from ubrain.model import UniversalEncoder
 
@@ -162,6 +162,7 @@ def import_released(
         source=source,
         notes=NOTES,
     )
+    hub.write_card(Path(out))
     stock = [t for name, t in released.tensors.items() if name.startswith(STOCK)]
     return [
         f"{released.path.name}: {released.form}",

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,13 +20,15 @@ from ubrain.config import TransferConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.exchange import hub
+from ubrain.exchange.readouts import ReadoutPredictor, save_readouts
 from ubrain.features import Features, Source
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import choose_device
 from ubrain.paths import atomic, cache_root
-from ubrain.predict import Predictor, correlate
+from ubrain.predict import correlate
 from ubrain.progress import log
 from ubrain.readout import LinearReadout
+from ubrain.resume import work
 from ubrain.transfer import Fitted, _check, images_of
 
 PARTS = "transfer"  # folder of what a killed transfer leaves
@@ -93,16 +94,18 @@ def transfer(
                 f"{folder} was trained on subject {name!r} of this crowd file; it needs no"
                 " transfer, and matching would find its own voxels"
             )
-    parts = {
-        name: _fit_or_resume(encoder, source, name, rows[name], settings, config, out)
-        for name in names
-    }
-    new = checkpoint.load(folder, source.adapters, subjects=[])
-    for name, fitted in parts.items():
-        new.add_subject(name, len(fitted.embeddings))
-        new.subject(name).data = fitted.embeddings.cpu()
-    table = _report(new.to(choose_device(device)), source, parts, rows)
-    _write(new, folder, crowd, table, settings, out)
+    with work(out / PARTS, settings, f"the transfer to {out}") as kept:
+        parts = {
+            name: _fit_or_resume(encoder, source, name, rows[name], settings, config, kept)
+            for name in names
+        }
+        new = checkpoint.load(folder, source.adapters, subjects=[])
+        for name, fitted in parts.items():
+            new.add_subject(name, len(fitted.embeddings))
+            new.subject(name).data = fitted.embeddings.cpu()
+        table = _report(new.to(choose_device(device)), source, parts, rows)
+        save_readouts(out, {name: fitted.readout for name, fitted in parts.items()})
+        _write(new, folder, crowd, table, settings, out)
     return table
 
 
@@ -140,23 +143,18 @@ def _fit_or_resume(
     rows: NDArray[np.int64],
     settings: dict[str, Any],
     config: TransferConfig,
-    out: Path,
+    kept: Path,
 ) -> Fitted:
     """The embeddings of a subject, from a call that was killed if it got so far."""
-    path = out / PARTS / f"{subject}.safetensors"
+    path = kept / f"{subject}.safetensors"
     if path.exists():
+        log.info("%s was finished before", subject)
         with safe_open(path, framework="pt") as file:
             told = json.loads(file.metadata()["fitted"])
-            if told["settings"] == settings:
-                log.info("%s was finished before", subject)
-                rest = (
-                    LinearReadout(**{name: file.get_tensor(name) for name in told["rest"]})
-                    if told["rest"]
-                    else None
-                )
-                return Fitted(
-                    file.get_tensor("embeddings"), told["chosen"], told["validation"], rest
-                )
+            parts = {name: file.get_tensor(name) for name in told["readout"]}
+            readout = LinearReadout(**parts) if parts else None
+            embeddings = file.get_tensor("embeddings")
+            return Fitted(embeddings, told["chosen"], told["validation"], readout)
     log.info(
         "transfer of %s: %d voxels, %d images, %s",
         subject,
@@ -169,10 +167,9 @@ def _fit_or_resume(
     )
     parts = {} if fitted.readout is None else fitted.readout.state_dict()
     told = {
-        "settings": settings,
         "chosen": fitted.chosen,
         "validation": fitted.validation,
-        "rest": list(parts),
+        "readout": list(parts),
     }
     tensors = {
         name: t.cpu().contiguous() for name, t in {"embeddings": fitted.embeddings, **parts}.items()
@@ -192,7 +189,9 @@ def _report(
     for name, fitted in parts.items():
         test = source.crowd[name].image_rows("test")
         r = (
-            np.nan_to_num(correlate(Predictor(encoder, name), source, name, test))
+            np.nan_to_num(
+                correlate(ReadoutPredictor(fitted.readout, encoder, name), source, name, test)
+            )
             if len(test)
             else np.array([np.nan])
         )
@@ -217,7 +216,7 @@ def _write(
     settings: dict[str, Any],
     out: Path,
 ) -> None:
-    """The checkpoint of the new subjects; what a killed call left vanishes."""
+    """The checkpoint of the new subjects, with its card."""
     tested = table.set_index("subject")["test_r"].dropna().to_dict()
     training = checkpoint.describe(folder).facts["settings"] | {"crowd": crowd.fingerprint}
     checkpoint.save(
@@ -229,7 +228,7 @@ def _write(
         settings=training,
         **checkpoint.recorded(crowd, table["subject"]),
     )
-    shutil.rmtree(out / PARTS, ignore_errors=True)
+    hub.write_card(out)
 
 
 def _digest(path: Path) -> str:
