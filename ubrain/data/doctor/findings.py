@@ -1,17 +1,20 @@
 """What the doctor says: findings, and the thresholds from which on something is one."""
 
 import tomllib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ubrain.data.doctor.sample import Sample
 
-EXPECTED, CHANCE, SURE, ONCE = 8.0, 3.0, 6.0, 4.5  # standard deviations; see `ubrain.data.doctor`
+EXPECTED, CHANCE, SURE, ONCE = (
+    8.0,
+    3.0,
+    6.0,
+    4.5,
+)  # standard deviations; see `ubrain.data.doctor.check`
 LEVELS = ("error", "warning", "note")
 
 TO_DO: dict[str, str] = tomllib.loads(  # every code, and what to do about it
@@ -42,35 +45,6 @@ class Finding:
     def to_do(self) -> str:
         """What to do about it."""
         return TO_DO[self.code]
-
-
-def exit_code(findings: Iterable[Finding]) -> int:
-    """2 if there are errors, 1 if there are warnings, else 0."""
-    return max((2 - LEVELS.index(f.level) for f in findings), default=0)
-
-
-def table(findings: Iterable[Finding]) -> pd.DataFrame:
-    """The findings as a table, one a row; for notebooks."""
-    rows = [asdict(f) | {"to_do": f.to_do} for f in findings]
-    return pd.DataFrame(rows, columns=[*Finding.__dataclass_fields__, "to_do"])
-
-
-def as_json(findings: Iterable[Finding]) -> str:
-    """The findings as a JSON list of objects with the columns of `table`."""
-    return str(table(findings).to_json(orient="records", indent=1, force_ascii=False))
-
-
-def report(findings: list[Finding]) -> str:
-    """The findings as text: how many, and for each what was found, where, and what to do."""
-    counts = {level: sum(f.level == level for f in findings) for level in LEVELS}
-    lines = [", ".join(f"{n} {level}{'s' if n != 1 else ''}" for level, n in counts.items())]
-    for f in findings:
-        lines += [
-            f"{f.level:<8} {f.code} | {f.where}",
-            f"         {f.what}",
-            f"         to do: {f.to_do}",
-        ]
-    return "\n".join(lines)
 
 
 def listed(names: ArrayLike, most: int = 6) -> str:

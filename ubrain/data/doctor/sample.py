@@ -3,7 +3,6 @@ images.
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from ubrain.crowd import Subject
 from ubrain.data.doctor.lookalikes import Gallery
 from ubrain.scores import correlation
-from ubrain.trials import BLOCK_BYTES, Rows, read_rows, session_moments
+from ubrain.trials import BLOCK_BYTES, Rows, Trials, session_moments
 
 VOXELS = 2000  # voxels of a subject whose trials are compared
 # of a subject's responses that are read for the questions about single voxels
@@ -97,8 +96,8 @@ def correlation_z(x: NDArray, y: NDArray) -> float:
 
 
 class Sample:
-    """What is looked at of one subject. Call `measure`, then `release` to forget the responses and
-    keep the results.
+    """What is looked at of one subject. Call `read_moments`, `measure`, then `release` to forget
+    the responses and keep the results.
 
     Attributes
     ----------
@@ -114,12 +113,18 @@ class Sample:
         right, and at the top?
     common : photograph -> responses of all voxels, for the photographs by which subjects are
         compared.
+    raw_rows : (n,), the trials whose responses are read for all voxels: all, or as many of each
+        unit as the budget allows. From here on after `read_moments`.
+    raw_moments : (2, n_units, n_voxels), mean and standard deviation of the trials in `raw_rows`.
+    moments, moments_digest : those that the file holds, of the same shape, and their digest.
+    constant : (n_voxels,), whether a voxel is constant within every unit.
+    sizes : (n_units,), standard deviation of the median voxel, as the numbers are in the file.
     """
 
     def __init__(self, subject: Subject, rng: np.random.Generator) -> None:
-        self.subject, self.name, self.trials = subject, subject.name, subject.trials
+        self.subject, self.name, self.group = subject, subject.name, subject.group
+        self.trials = Trials(self.group)
         self.rng = np.random.default_rng(rng.integers(2**63))
-        self.group = subject.group
         self.voxels: Rows = np.sort(self.rng.permutation(subject.n_voxels)[:VOXELS])
         self.unit: Rows = self.trials.unit
         self.n_units = int(self.unit.max(initial=-1)) + 1
@@ -165,14 +170,7 @@ class Sample:
             self.common = {number: responses[kept] for number, responses in self.common.items()}
         self._place[:] = -1
         self._values = self._values[:0]
-        self.forget_moments()
-        self.trials.forget()
-
-    def forget_moments(self) -> None:
-        """Forget the moments of all voxels, but not what follows from them."""
-        _ = self.constant, self.sizes, self.moments_digest
-        for large in ("raw_moments", "moments"):
-            self.__dict__.pop(large, None)
+        self.trials = Trials(self.group)  # the other keeps the moments of all voxels
 
     @cached_property
     def areas(self) -> dict[str, int]:
@@ -182,71 +180,41 @@ class Sample:
 
     # ---- all voxels, some trials
 
-    @cached_property
-    def raw_rows(self) -> Rows:
-        """Trials whose responses are read for all voxels: all, or as many of each unit as the
-        budget allows.
-        """
+    def read_moments(self) -> None:
+        """Fill in the moments of all voxels, and what follows from them."""
         responses = self.group["responses"]
         budget = RAW_BYTES // (responses.shape[1] * responses.dtype.itemsize)
         units = (np.flatnonzero(self.unit == u) for u in range(self.n_units))
         n = max(2, int(budget) // max(self.n_units, 1))
-        return np.sort(np.concatenate([self.rng.permutation(rows)[:n] for rows in units]))
-
-    @cached_property
-    def raw_moments(self) -> NDArray[np.float64]:
-        """Mean and standard deviation of the sampled trials of each unit, (2, n_units,
-        n_voxels).
-        """
-        moments = np.full((2, self.n_units, self.subject.n_voxels), np.nan)
-
-        def save(number: int, both: NDArray[np.float64]) -> None:
-            moments[:, number] = both
-
-        deque(session_moments(self._raw_blocks(), self.unit[self.raw_rows], save), maxlen=0)
-        return moments
+        self.raw_rows = np.sort(np.concatenate([self.rng.permutation(rows)[:n] for rows in units]))
+        self.raw_moments = np.full((2, self.n_units, self.subject.n_voxels), np.nan)
+        for _ in session_moments(self._raw_blocks(), self.unit[self.raw_rows], self._keep):
+            pass
+        self.moments = self.trials.moments()
+        self.moments_digest = hashlib.blake2b(self.moments.data, digest_size=16).hexdigest()
+        self.constant = np.ones(self.subject.n_voxels, bool)
+        for mean, deviation in zip(*self.raw_moments, strict=True):
+            self.constant &= deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
+        usable = ~self.constant & np.isfinite(self.raw_moments[1]).all(0)
+        deviations = self.raw_moments[1] if usable.any() else ()
+        self.sizes = np.array([np.median(deviation[usable]) for deviation in deviations])
 
     def _raw_blocks(self) -> Iterator[NDArray]:
         step = max(1, BLOCK_BYTES // (8 * self.subject.n_voxels))
         for start in range(0, len(self.raw_rows), step):
-            yield read_rows(self.group["responses"], self.raw_rows[start : start + step]).astype(
-                np.float64
-            )
+            yield self.trials.raw(self.raw_rows[start : start + step]).astype(np.float64)
+
+    def _keep(self, unit: int, moments: NDArray[np.float64]) -> None:
+        self.raw_moments[:, unit] = moments
+
+    def forget_moments(self) -> None:
+        """Forget the moments of all voxels, but not what follows from them."""
+        self.raw_moments, self.moments = np.empty((2, 0, 0)), np.empty((2, 0, 0), np.float32)
 
     @property
     def trial_counts(self) -> tuple[Rows, Rows]:
         """Trials of each unit, (n_units,): all, and those in `raw_rows`."""
         return np.bincount(self.unit), np.bincount(self.unit[self.raw_rows], minlength=self.n_units)
-
-    @cached_property
-    def moments(self) -> NDArray[np.float32]:
-        """The moments that the file holds, (2, n_units, n_voxels)."""
-        return self.group["session_moments"][:]
-
-    @cached_property
-    def moments_digest(self) -> str:
-        """Digest of the stored session moments."""
-        return hashlib.blake2b(self.moments.data, digest_size=16).hexdigest()
-
-    @cached_property
-    def constant(self) -> NDArray[np.bool_]:
-        """Voxels that are constant within every unit: (n_voxels,)."""
-        constant = np.ones(self.subject.n_voxels, bool)
-        for mean, deviation in zip(*self.raw_moments, strict=True):
-            constant &= deviation <= 1e-6 * np.maximum(np.abs(mean), 1e-30)
-        return constant
-
-    @cached_property
-    def sizes(self) -> NDArray[np.float64]:
-        """Standard deviation of the median voxel in each unit, (n_units,), as the numbers are in
-        the file.
-        """
-        usable = ~self.constant & np.isfinite(self.raw_moments[1]).all(0)
-        return np.array(
-            [np.median(deviation[usable]) for deviation in self.raw_moments[1]]
-            if usable.any()
-            else []
-        )
 
     # ---- some voxels, some trials
 

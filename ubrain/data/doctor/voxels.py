@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ubrain.data.doctor.findings import Finding, in_units, in_voxels, listed
 from ubrain.data.doctor.sample import Sample
-from ubrain.trials import read_rows
 
 COMPARED_VOXELS = 1 << 16  # voxels of subjects that are compared at a time
 PAIRED_BYTES = 192 << 20  # of responses in which copies of voxels are sought
@@ -151,7 +150,7 @@ def duplicate_voxels(s: Sample) -> Iterator[Finding]:
         return
     z, values = (
         np.zeros((len(rows), len(usable)), np.float32),
-        read_rows(s.group["responses"], rows),
+        s.trials.raw(rows),
     )
     for row, unit in enumerate(s.unit[rows]):
         mean, deviation = s.raw_moments[:, unit, usable]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ubrain.data.doctor.lookalikes import VARIANTS
 from ubrain.data.doctor.sample import correlation_z, kernel_match, match
 from ubrain.data.simulate import brains
 
+checking = import_module("ubrain.data.doctor.check")  # the package has the function of that name
 Fault = Callable[[h5py.File], None]
 
 
@@ -41,7 +43,7 @@ def simulated(
     """A crowd in sessions of some 60 trials."""
     path = folder / f"{scanner}-{seed}-{images}.h5"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulate, "TRIALS_PER_SESSION", 60)
+        patch.setattr(simulate.crowd, "TRIALS_PER_SESSION", 60)
         patch.setattr(brains, "REFERENCE_SCENES", 60)
         simulate.simulate_crowd(
             path, SimulationConfig(subjects, images, test, voxels, scanner), seed
@@ -83,7 +85,7 @@ def images_are_judged_once() -> Iterator[None]:
     """
     known: dict[tuple, Any] = {}
     make_gallery, judge_images, judge_orientation = (
-        doctor.make_gallery,
+        lookalikes.make_gallery,
         doctor.images.contents,
         doctor.images.orientation,
     )
@@ -115,7 +117,7 @@ def images_are_judged_once() -> Iterator[None]:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(doctor, "make_gallery", gallery)
+        patch.setattr(checking, "make_gallery", gallery)
         patch.setattr(doctor.images, "contents", images)
         patch.setattr(doctor.images, "orientation", orientation)
         yield
@@ -848,7 +850,7 @@ def test_a_sample_is_enough_and_is_mentioned(
         n_trials, n_voxels = crowd["S1"].n_trials, crowd["S1"].n_voxels
     monkeypatch.setattr(sample, "RAW_BYTES", n_trials // 2 * n_voxels * 4)
     monkeypatch.setattr(sample, "VOXELS", n_voxels // 2)
-    monkeypatch.setattr(doctor, "IMAGES", 150)
+    monkeypatch.setattr(checking, "IMAGES", 150)
     findings = check(larger)
     assert not alarms(findings), report(findings)
     assert "150 of 420 images" in next(f.what for f in findings if f.code == "sampled")

@@ -1,0 +1,263 @@
+"""The simulated crowd: rendered scenes seen by simulated brains in a simulated scanner, streamed
+to a crowd file.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ubrain.config import SimulationConfig
+from ubrain.data.crowdfile import CrowdWriter, split_by_content, write_crowd
+from ubrain.data.simulate.brains import Brain, energy_maps, make_brain, reference_scenes
+from ubrain.data.simulate.scenes import FIELD_OF_VIEW, SIZE, render
+from ubrain.errors import UbrainError
+from ubrain.progress import track
+
+# Raise it when the same config and seed no longer give the same crowd, so that no simulated file
+# outlives the code that made it (`tests/data/test_simulate.py` notices).
+VERSION = 1
+BLOCK = 64  # images or trials at a time
+VAL_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """What differs between scanners; see `SCANNERS`."""
+
+    like: str
+    images: int
+    test_images: int
+    repeats: int
+    test_repeats: int
+    snr: float  # factor on ncsnr
+    units_per_voxel: int  # neighbouring tunings that a voxel averages
+    grey: bool = False  # grey images behind a circular aperture
+    # the file has one row per image, so no noise ceiling can be computed
+    averages_only: bool = False
+
+
+SCANNERS = {
+    "7T": Scanner("NSD", 1000, 200, 3, 3, 1.0, 1),
+    "3T": Scanner("GOD", 1200, 50, 1, 35, 0.4, 4),
+    "4T": Scanner("vim-1", 1750, 120, 2, 13, 0.7, 2, grey=True, averages_only=True),
+}
+TRIALS_PER_SESSION = 500
+
+
+def simulate_crowd(
+    out: str | Path, config: SimulationConfig, seed: int = 0, append: bool = False
+) -> None:
+    """Simulate subjects and stream them to a crowd file, with their ground truth under /truth.
+
+    Every subject sees images of its own and the test images, which all subjects of the call share.
+    The same config and seed give the same file content.
+
+    Parameters
+    ----------
+    out : crowd file to write (.h5).
+    config : sizes and scanner.
+    seed : seed of everything random.
+    append : add subjects to an existing crowd file.
+
+    Raises
+    ------
+    UbrainError
+        For an unknown scanner, a size below 1, or a file that cannot be written.
+    """
+    if config.scanner not in SCANNERS:
+        raise UbrainError(
+            f"unknown scanner {config.scanner!r}: expected one of {', '.join(SCANNERS)}"
+        )
+    scanner = SCANNERS[config.scanner]
+    n_own = scanner.images if config.images is None else config.images
+    n_test = scanner.test_images if config.test_images is None else config.test_images
+    sizes = {"subjects": (config.subjects, 1), "voxels": (config.voxels, 20), "images": (n_own, 10)}
+    for what, (number, least) in {**sizes, "test_images": (n_test, 2)}.items():
+        if number < least:
+            raise UbrainError(f"{what}: expected at least {least}, got {number}")
+    trials = (
+        n_own + n_test
+        if scanner.averages_only
+        else n_own * scanner.repeats + n_test * scanner.test_repeats
+    )
+    # with scratch and truth
+    responses = config.subjects * 1.15 * config.voxels * 4 * (trials + n_own + 2 * n_test)
+    needs = (n_test + config.subjects * n_own) * SIZE * SIZE * 3 + int(responses)
+    with write_crowd(out, append=append, needs=needs) as writer:
+        simulation = _Simulation(writer, scanner, config, seed, n_test)
+        for _ in track(
+            range(config.subjects), config.subjects, f"simulating {config.scanner} subjects"
+        ):
+            simulation.add_subject(n_own)
+        simulation.write_scenes()
+
+
+class _Simulation:
+    """What the subjects of one call share: the scanner, the test images, the reference scenes."""
+
+    def __init__(
+        self,
+        writer: CrowdWriter,
+        scanner: Scanner,
+        config: SimulationConfig,
+        seed: int,
+        n_test: int,
+    ) -> None:
+        self.writer, self.scanner, self.config, self.name, self.seed = (
+            writer,
+            scanner,
+            config,
+            config.scanner,
+            seed,
+        )
+        self.number = writer.n_subjects
+        self.next_scene = writer.n_images
+        pixels, self.reference = reference_scenes(seed)
+        self.reference_maps = energy_maps(self._shown(pixels))
+        self.descriptions: dict[str, str] = {}
+        self.test = self._new_scenes(n_test)
+
+    def _new_scenes(self, n: int) -> range:
+        self.next_scene += n
+        return range(self.next_scene - n, self.next_scene)
+
+    def _shown(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the scanner's screen shows of images (n, SIZE, SIZE, 3)."""
+        if not self.scanner.grey:
+            return pixels
+        axis = np.abs(np.arange(SIZE) + 0.5 - SIZE / 2)
+        inside = (np.hypot(axis[:, None], axis) < SIZE / 2)[..., None]
+        grey = pixels.mean(3, keepdims=True)
+        return np.where(inside, grey, 127).repeat(3, axis=3).astype(np.uint8)
+
+    def add_subject(self, n_own: int) -> None:
+        """Simulate one subject and stream its images, trials and truth to the file."""
+        rng = np.random.default_rng([self.seed, self.number, 0x5CA7])
+        size, snr = (
+            round(self.config.voxels * rng.uniform(0.85, 1.15)),
+            self.scanner.snr * self.config.snr,
+        )
+        brain = make_brain(
+            self.seed,
+            self.number,
+            size,
+            self.scanner.units_per_voxel,
+            snr,
+            self.config.spread,
+            self.config.lacking,
+        )
+        brain.calibrate(self.reference_maps, self.reference)
+        self.number += 1
+        name = f"S{self.number}"
+        own = self._new_scenes(n_own)
+        scenes = [*self.test, *own]
+        with tempfile.TemporaryFile(dir=self.writer.path.parent) as scratch:
+            for _ in (
+                scenes
+            ):  # take the space now: a full disk is an error here, but a crash in mapped memory
+                scratch.write(bytes(4 * len(brain.voxels)))
+            scratch.flush()
+            signals = np.memmap(scratch, np.float32, "r+", shape=(len(scenes), len(brain.voxels)))
+            image_rows = self._show(brain, scenes, signals)
+            trials, position = self._schedule(rng, image_rows)
+            self.writer.add_subject(
+                name,
+                trials,
+                _voxel_table(brain),
+                self._measure(rng, brain, trials, position, signals),
+                dataset=f"simulated-{self.name}",
+                scanner=self.name,
+                space="fsaverage5",
+                account=(
+                    f"simulated, like {self.scanner.like}; seed {self.seed}; {FIELD_OF_VIEW}"
+                    " degrees of visual angle"
+                ),
+            )
+            self.writer.write_truth(f"{name}/noiseless_responses", signals[: len(self.test)])
+        for column in ("type", "x", "y", "sigma", "ncsnr"):
+            self.writer.write_truth(f"{name}/voxels/{column}", brain.voxels[column].to_numpy())
+
+    def _show(
+        self, brain: Brain, scenes: list[int], signals: NDArray[np.float32]
+    ) -> NDArray[np.int64]:
+        """Render scenes, put them into the file, and fill in the noiseless signals; returns the
+        rows in the file.
+        """
+        image_rows = []
+        for start in range(0, len(scenes), BLOCK):
+            drawn = [render(self.seed, scene) for scene in scenes[start : start + BLOCK]]
+            pixels = self._shown(np.stack([p for p, _ in drawn]))
+            for scene, shown, (_, description) in zip(scenes[start:], pixels, drawn, strict=False):
+                image_id = f"scene-{scene:06d}"
+                split = "test" if scene in self.test else split_by_content(VAL_FRACTION, 0)
+                image_rows.append(self.writer.add_image(image_id, shown, split))
+                self.descriptions[image_id] = json.dumps(description.describe())
+            signals[start : start + BLOCK] = brain.signals(pixels, [s for _, s in drawn])
+        return np.array(image_rows)
+
+    def _schedule(
+        self, rng: np.random.Generator, image_rows: NDArray[np.int64]
+    ) -> tuple[pd.DataFrame, NDArray]:
+        """Trials in random order, cut into sessions; and the position in `image_rows` of each
+        trial's image.
+        """
+        n_test = len(self.test)
+        repeats = np.full(len(image_rows), self.scanner.repeats)
+        repeats[:n_test] = self.scanner.test_repeats
+        if self.scanner.averages_only:
+            repeats[:] = 1
+        position = rng.permutation(np.repeat(np.arange(len(image_rows)), repeats))
+        n_sessions = 1 if self.scanner.averages_only else -(-len(position) // TRIALS_PER_SESSION)
+        session = np.arange(len(position)) * n_sessions // len(position)
+        return pd.DataFrame({"image": image_rows[position], "session": session}), position
+
+    def _measure(
+        self,
+        rng: np.random.Generator,
+        brain: Brain,
+        trials: pd.DataFrame,
+        position: NDArray,
+        signals: NDArray,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Blocks of trials: offset of the session + gain of the session · (signal + noise /
+        ncsnr).
+        """
+        ncsnr = brain.voxels.ncsnr.to_numpy(np.float32)
+        n_sessions = int(trials.session.max()) + 1
+        offset = rng.normal(0, 1, (n_sessions, len(ncsnr))).astype(np.float32)
+        gain = rng.lognormal(0, 0.2, (n_sessions, len(ncsnr))).astype(np.float32)
+        session = trials.session.to_numpy()
+        averaged = np.ones(len(position))
+        if self.scanner.averages_only:
+            averaged = np.where(
+                position < len(self.test), self.scanner.test_repeats, self.scanner.repeats
+            )
+        for start in range(0, len(position), BLOCK):
+            block = slice(start, start + BLOCK)
+            signal = signals[position[block]]
+            noise = (
+                rng.standard_normal(signal.shape, np.float32)
+                / ncsnr
+                / np.sqrt(averaged[block, None])
+            )
+            yield (offset[session[block]] + gain[session[block]] * (signal + noise)).astype(
+                np.float32
+            )
+
+    def write_scenes(self) -> None:
+        """Store what was drawn on each image."""
+        self.writer.write_truth(f"scenes/{self.name}-{self.number}/id", list(self.descriptions))
+        self.writer.write_truth(
+            f"scenes/{self.name}-{self.number}/description", list(self.descriptions.values())
+        )
+
+
+def _voxel_table(brain: Brain) -> pd.DataFrame:
+    """What a real voxel table would hold; nothing of the truth but the place."""
+    return brain.voxels[["hemisphere", "vertex", "area"]].rename(columns={"area": "areas"})
