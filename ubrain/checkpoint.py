@@ -9,7 +9,7 @@ A checkpoint is a folder::
                             folder as complete
 
 Beside these may lie a model card (README.md, `ubrain.exchange.hub`) and linear readouts of new
-subjects (readout.safetensors, `ubrain.exchange.transfers`).
+subjects (readout.safetensors, `ubrain.exchange.readouts`).
 
 To add or drop subjects, load, change and save::
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG, VOXELS = "encoder.safetensors", "config.json", "voxels"
 ADAPTERS, EMBEDDINGS = "adapters.", "embeddings."  # how the names of such weights begin
-READOUTS = "rests."  # linear readouts, in folders of before; see `ubrain.exchange.transfers`
+READOUTS = "rests."  # linear readouts, in folders of before; see `ubrain.exchange.readouts`
 MAX_CONFIG = 16 << 20  # bytes
 MOST = {"image_size": 2048, "grid": 256, "adapter_rank": 1024}  # of a backbone
 

@@ -6,6 +6,7 @@ settings it was begun with. Killed at any moment, the same command continues, an
 result; with other settings it is refused, in the same words everywhere.
 """
 
+import glob
 import io
 import json
 import shutil
@@ -78,9 +79,9 @@ def locked(folder: Path, what: str, wait: bool = False) -> Iterator[Path]:
         lock.release()
 
 
-def remove_partials(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left half-written of `name`; only for who holds the lock."""
-    for path in folder.glob(f".{name}.*.partial"):
+def remove_partials(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left half-written (of `name`); only for who holds the lock."""
+    for path in folder.glob(f".{glob.escape(name) if name else '*'}.*.partial"):
         path.unlink(missing_ok=True)
 
 

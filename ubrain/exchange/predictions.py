@@ -1,10 +1,8 @@
 """Predicted responses of a subject's voxels to a folder of images, as files, in bounded memory."""
 
-import glob
 import hashlib
 import json
 import re
-import shutil
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,14 +10,12 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import timm
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ubrain.backbone import Backbone
@@ -34,25 +30,12 @@ from ubrain.parallel import choose_device
 from ubrain.paths import write_text
 from ubrain.predict import IMAGES, MEMORY, PRECISIONS, Predictor, autocast
 from ubrain.progress import log, track
-from ubrain.resume import require_space
+from ubrain.resume import remove_partials, require_space, work
 
 READERS = 4  # threads that read images, and images that are read ahead
-
-
 DTYPES = ("float32", "float16")
-
-
-UNITS = {
-    "": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
+UNITS = {"": 1} | {f"{p}B": 10 ** (3 * i) for i, p in enumerate("KMGT", 1)}
+UNITS |= {f"{p}IB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
 
 
 def predict_images(
@@ -128,9 +111,13 @@ def predict_images(
         batch=batch,
     )
     settings = _settings(facts, voxels, backbone, predictor, dtype)
-    with _Work(out, settings, source, len(voxels), predictor.images) as work:
-        _compute(work, backbone, predictor, precision)
-        return write(maps.Responses(source.ids, voxels, work.dtype, facts, work.batches))
+    place, what = out.with_name(f".{out.name}.work"), f"the prediction of {out}"
+    with work(place, settings, what) as kept:
+        for path in maps.files_of(out):
+            remove_partials(out.parent, path.name)
+        done = Predicted(kept, out, source, len(voxels), dtype, predictor.images)
+        _compute(done, backbone, predictor, precision)
+        return write(maps.Responses(source.ids, voxels, done.dtype, facts, done.batches))
 
 
 def bytes_of(text: str) -> int:
@@ -238,106 +225,41 @@ def _settings(
     }
 
 
-class _Work:
-    """Responses that are already predicted, in a folder beside the target; for one process at a
-    time.
+class Predicted:
+    """Responses that are already predicted, in a work folder beside the target.
 
     `responses.raw` has those to the first images, (n, n_voxels). It grows by whole batches, so its
-    size tells what a killed process left of one. `settings.json` says what they were made of.
+    size tells what a killed process left of one. `images.json` says what these images were: later
+    ones may be added while a prediction is interrupted.
     """
 
     def __init__(
-        self, out: Path, settings: dict[str, Any], source: ImageSource, n_voxels: int, step: int
+        self, folder: Path, out: Path, source: ImageSource, n_voxels: int, dtype: str, step: int
     ) -> None:
-        self.out, self.folder, self.source = out, out.with_name(f".{out.name}.work"), source
-        self.dtype, self._n_voxels, self.step = np.dtype(settings["dtype"]), n_voxels, step
-        self._row_bytes = n_voxels * self.dtype.itemsize
-        self._raw, self._told = self.folder / "responses.raw", self.folder / "settings.json"
-        files = [(path.name, path.stat()) for path in source.files]
-        self._now = json.loads(
-            json.dumps(
-                {"settings": settings, "images": [[n, s.st_size, s.st_mtime_ns] for n, s in files]}
-            )
-        )
-        self._lock = FileLock(self.folder / "lock")
-        self.done = 0  # images
-
-    def __enter__(self) -> Self:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UbrainError(
-                f"another process is writing {self.out}; wait for it, or stop it"
-            ) from None
-        except OSError as error:
-            raise UbrainError(f"cannot write beside {self.out}: {error}") from error
-        try:
-            self._continue()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if kind is None or not self.done:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        else:
-            log.info(
-                "%s: %d of %d images are done; the same command continues",
-                self.out,
-                self.done,
-                len(self.source),
-            )
-        self._lock.release()
-
-    def _continue(self) -> None:
-        """Find out how many images are done, and keep only these; refuse if they were done
-        otherwise.
-        """
-        for name in (glob.escape(path.name) for path in maps.files_of(self.out)):
-            for left_behind in self.out.parent.glob(
-                f".{name}.*.partial"
-            ):  # by a process that was killed: we hold the lock
-                left_behind.unlink()
-        n = len(self.source)
-        if self._told.exists() and self._raw.exists() and self._raw.stat().st_size:
-            before = self._told_before()
-            self._refuse_if(_differences(before["settings"], self._now["settings"]))
-            rows = self._raw.stat().st_size // self._row_bytes
-            self.done = n if rows == n else min(rows, n) // self.step * self.step
-            pairs = zip(before["images"][: self.done], self._now["images"], strict=False)
-            self._refuse_if(
-                [f"image {old[0]} is no longer what it was" for old, new in pairs if old != new][:1]
-            )
-            log.info("%s: continuing after %d of %d images", self.out, self.done, n)
-        require_space(
-            self.out, (2 * n - self.done) * self._row_bytes
-        )  # at the end, they are there twice
-        with self._raw.open("ab") as file:
-            file.truncate(self.done * self._row_bytes)
-        write_text(self._told, json.dumps(self._now))
-
-    def _told_before(self) -> dict[str, Any]:
-        try:
-            before = json.loads(self._told.read_text(encoding="utf-8"))
-            return {"settings": dict(before["settings"]), "images": list(before["images"])}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UbrainError(
-                f"{self._told} cannot be read: {error}; delete the folder to start anew"
-            ) from error
-
-    def _refuse_if(self, differences: list[str]) -> None:
-        if differences:
-            raise UbrainError(
-                f"{self.out} is half done, but from something else: {'; '.join(differences)}. "
-                f"Finish it with the same, or delete the folder {self.folder} to start anew"
-            )
+        self.out, self.source, self.step = out, source, step
+        self.dtype, self._n_voxels, self.done = np.dtype(dtype), n_voxels, 0  # images
+        self._raw, self._seen = folder / "responses.raw", folder / "images.json"
+        n, row = len(source), n_voxels * self.dtype.itemsize
+        stats = [(path.name, path.stat()) for path in source.files]
+        now = {str(i): [name, s.st_size, s.st_mtime_ns] for i, (name, s) in enumerate(stats)}
+        self._images = now
+        if self._raw.exists() and self._seen.exists():
+            rows = self._raw.stat().st_size // row
+            self.done = n if rows == n else min(rows, n) // step * step
+            before = json.loads(self._seen.read_text(encoding="utf-8"))
+            seen = {i: told for i, told in before.items() if int(i) < self.done}
+            changed = [told[0] for i, told in seen.items() if now.get(i) != told]
+            if changed:
+                raise UbrainError(
+                    f"image {changed[0]} is no longer what it was when {out} was begun; put it"
+                    f" back, or delete {folder} to start anew"
+                )
+        if self.done:
+            log.info("%s: continuing after %d of %d images", out, self.done, n)
+        require_space(out, (2 * n - self.done) * row)  # at the end, they are there twice
+        if self._raw.exists():
+            with self._raw.open("ab") as file:
+                file.truncate(self.done * row)
 
     def add(self, responses: NDArray) -> None:
         """Keep the responses to the next images, (n, n_voxels)."""
@@ -349,44 +271,38 @@ class _Work:
                 f"the responses to image {worst!r} are not finite in {self.dtype}; is the"
                 " checkpoint sound?"
             )
+        if self._images:
+            write_text(self._seen, json.dumps(self._images))
+            self._images = {}
         with self._raw.open("ab") as file:
             file.write(stored.data)
         self.done += len(stored)
 
     def batches(self) -> Iterator[NDArray]:
         """All responses, batch by batch."""
+        size = self.step * self._n_voxels
         with self._raw.open("rb") as file:
             for _ in range(0, self.done, self.step):
-                yield np.fromfile(file, self.dtype, self.step * self._n_voxels).reshape(
-                    -1, self._n_voxels
-                )
+                yield np.fromfile(file, self.dtype, size).reshape(-1, self._n_voxels)
 
 
-def _differences(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [
-        f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
-        for key in {**was, **now}
-        if was.get(key) != now.get(key)
-    ]
-
-
-def _compute(work: _Work, backbone: Backbone, predictor: Predictor, precision: str) -> None:
+def _compute(done: Predicted, backbone: Backbone, predictor: Predictor, precision: str) -> None:
     """Predict what is missing, batch by batch; batches are the same wherever a run was cut."""
-    n = len(work.source)
-    starts = range(work.done, n, work.step)
+    n = len(done.source)
+    starts = range(done.done, n, done.step)
     label = f"predicting {n} images × {predictor.n_voxels} voxels"
-    with closing(_read_ahead(work.source, range(work.done, n))) as pixels:
+    with closing(_read_ahead(done.source, range(done.done, n))) as pixels:
         for start in track(starts, len(starts), label):
             with (
                 torch.inference_mode(),
                 autocast(predictor.device, precision),
-                _memory_enough(work.step),
+                _memory_enough(done.step),
             ):
                 images = torch.cat(
-                    [backbone.preprocess([next(pixels)]) for _ in range(min(work.step, n - start))]
+                    [backbone.preprocess([next(pixels)]) for _ in range(min(done.step, n - start))]
                 )
                 responses = predictor(backbone(images))
-            work.add(responses)
+            done.add(responses)
 
 
 def _read_ahead(source: ImageSource, rows: Iterable[int]) -> Generator[NDArray[np.uint8]]:

@@ -6,6 +6,10 @@ used here: `pickletools` lists the opcodes, and `_Machine` follows those few tha
 A name in the file stays a word. The words for tensors and plain containers are on a list, objects
 of classes that the caller allows become a `Record` of their attributes, and any other word is
 refused. Tensors are read when asked for, one at a time.
+
+torch's own restricted loader (`torch.load(weights_only=True)`, tried with 2.14) is no substitute:
+it takes a tensor of shape (10⁶, 10⁶) with stride 0, wrong storage sizes when memory-mapped, any
+codec and any size of `bytearray`, and does not read protocols 4 and 5.
 """
 
 import pickletools
@@ -24,15 +28,9 @@ from torch import Tensor
 
 from ubrain.errors import UbrainError
 
-MAX_PICKLE, MAX_OPCODES = (
-    8 << 20,
-    1_000_000,
-)  # a whole module with a ViT-L has about 0.5 MB and 130,000 opcodes
-MAX_DIMENSIONS, MAX_DEPTH, MAX_ITEMS = (
-    8,
-    32,
-    64,
-)  # of a tensor, of modules in modules, of a set or a size
+# A whole module with a ViT-L has about 0.5 MB and 130,000 opcodes.
+MAX_PICKLE, MAX_OPCODES = 8 << 20, 1_000_000
+MAX_DIMENSIONS, MAX_DEPTH, MAX_ITEMS = 8, 32, 64  # of a tensor, of modules, of a set or a size
 CHUNK = 1 << 24  # bytes read at a time
 LEGACY = b"\x80\x02"  # how a pickle starts that is not in an archive
 STORAGES = {
