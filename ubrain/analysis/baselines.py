@@ -17,10 +17,10 @@ from sklearn.model_selection import KFold
 from torch import Tensor, nn
 
 from ubrain import scores
-from ubrain.features import Features
 from ubrain.config import BaselineConfig
 from ubrain.crowd import Subject
 from ubrain.errors import UbrainError
+from ubrain.features import Features
 from ubrain.progress import log
 
 ALPHAS = np.logspace(-3, 5, 17)
