@@ -41,6 +41,7 @@ smoke: $(STAMP)  ## every notebook in the smallest profile: does it run?
 
 test: $(STAMP)  ## ruff, import contracts, mypy, pytest
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
