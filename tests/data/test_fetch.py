@@ -1,6 +1,4 @@
-"""Download against a local server that stalls, cuts, corrupts, redirects and recovers; no
-network.
-"""
+"""Download from a local server that stalls, cuts, corrupts, redirects and recovers; no network."""
 
 import hashlib
 import json
@@ -23,15 +21,14 @@ from ubrain.cli import app
 from ubrain.data import fetch as fetching
 from ubrain.data.fetch import Entry, File, catalogue, conditions, fetch, find
 from ubrain.errors import UbrainError
+from ubrain.resume import locked
 
 BODY = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with BODY; `faults` are used up first, one a request. `requests` are the headers
-    that came.
-    """
+    """Answers with BODY after its `faults`, one a request; `requests` are the headers that came."""
 
     daemon_threads = True
 
@@ -131,10 +128,6 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def with_checksum(server: Server, checksum: str) -> Entry:
-    return Entry("Title", files=(File("data.h5", f"{server.url}/data", checksum),))
-
-
 def asked_from(server: Server) -> list[int]:
     """First byte of each request."""
     return [int(r.get("Range", "bytes=0-")[6:-1]) for r in server.requests]
@@ -144,17 +137,13 @@ def left_over(out: Path) -> list[str]:
     return sorted(p.name for p in out.glob(".data*"))
 
 
-def test_a_file_arrives_and_its_checksum_is_kept(server, entry, out):
+def test_a_file_arrives_its_checksum_is_kept_and_it_is_not_asked_for_again(server, entry, out):
     (path,) = fetch(entry, out)
     assert path == out / "data.h5"
     assert path.read_bytes() == BODY
     assert (out / "SHA256SUMS").read_text() == f"{SHA256}  data.h5\n"
-    assert left_over(out) == []
-
-
-def test_a_file_that_is_there_is_not_asked_for_again(server, entry, out):
-    fetch(entry, out)
-    fetch(entry, out)
+    assert sorted(p.name for p in out.iterdir()) == ["SHA256SUMS", "data.h5"]
+    assert fetch(entry, out) == [path]
     assert len(server.requests) == 1
 
 
@@ -174,37 +163,27 @@ def test_what_stops_midway_is_continued_there(server, entry, out, fault):
     assert (first, second > 100_000) == (0, True)
 
 
-def test_another_command_continues_what_one_left(server, entry, out):
+def interrupted(server: Server, entry: Entry, out: Path) -> Path:
+    """A command that gives up, and leaves a part; how large it is matters to the next one."""
     server.faults = [cut(200_000), *[answer(503, Content_Length="0")] * 5]
-    with pytest.raises(UbrainError, match="are kept, and the same command continues"):
+    with pytest.raises(
+        UbrainError, match=r"answers 503.* are kept, and the same command continues"
+    ):
         fetch(entry, out)
+    assert len(server.requests) == 3
     assert not (out / "data.h5").exists()
     server.faults.clear()
+    return out / ".data.h5.part"
+
+
+@pytest.mark.parametrize("name", ["as it was", "complete", "too long"])
+def test_another_command_continues_what_one_left(server, entry, out, name):
+    part = interrupted(server, entry, out)
+    part.write_bytes({"as it was": part.read_bytes(), "complete": BODY}.get(name, BODY + b"more"))
     (path,) = fetch(entry, out)
     assert path.read_bytes() == BODY
-    assert asked_from(server)[-1] > 100_000
-
-
-def test_a_complete_part_that_was_never_renamed_is_used(server, entry, out):
-    server.faults = [cut(200_000), *[answer(503, Content_Length="0")] * 5]
-    with pytest.raises(UbrainError):
-        fetch(entry, out)
-    server.faults.clear()
-    (out / ".data.h5.part").write_bytes(BODY)
-    asked = len(server.requests)
-    (path,) = fetch(entry, out)
-    assert path.read_bytes() == BODY
-    assert len(server.requests) == asked
-
-
-def test_a_part_longer_than_the_file_is_thrown_away(server, entry, out):
-    server.faults = [cut(200_000), *[answer(503, Content_Length="0")] * 5]
-    with pytest.raises(UbrainError):
-        fetch(entry, out)
-    server.faults.clear()
-    (out / ".data.h5.part").write_bytes(BODY + b"more")
-    (path,) = fetch(entry, out)
-    assert path.read_bytes() == BODY
+    asked = asked_from(server)[3:]
+    assert {"as it was": asked > [100_000], "complete": asked == []}.get(name, asked[-1:] == [0])
 
 
 def test_a_server_that_ignores_ranges_sends_it_all_again(server, entry, out):
@@ -266,24 +245,15 @@ def test_a_refusal_is_final_and_leaves_nothing(server, entry, out, status):
     assert left_over(out) == []
 
 
-def test_attempts_end_when_nothing_moves(server, entry, out):
-    server.faults = [answer(503, Content_Length="0")] * 99
-    with pytest.raises(UbrainError, match="answers 503"):
-        fetch(entry, out)
-    assert len(server.requests) == 3
-
-
 @pytest.mark.parametrize("algorithm", ["sha256", "md5"])
-def test_a_published_checksum_is_checked(server, out, algorithm):
-    fetch(with_checksum(server, f"{algorithm}:{hashlib.new(algorithm, BODY).hexdigest()}"), out)
+def test_a_published_checksum_is_checked(server, entry, out, algorithm):
+    published = f"{algorithm}:{hashlib.new(algorithm, BODY).hexdigest()}"
+    entry = replace(entry, files=(replace(entry.files[0], checksum=published),))
+    fetch(entry, out)
     server.body = BODY[:-1] + b"x"
     with pytest.raises(UbrainError, match="damaged"):
-        fetch(
-            with_checksum(server, f"{algorithm}:{hashlib.new(algorithm, BODY).hexdigest()}"),
-            out / "corrupted",
-        )
-    assert not (out / "corrupted" / "data.h5").exists()
-    assert left_over(out / "corrupted") == []
+        fetch(entry, out / "corrupted")
+    assert not (out / "corrupted").exists()
 
 
 def test_a_file_that_changed_since_it_was_first_seen_is_refused(server, entry, out):
@@ -298,79 +268,35 @@ def test_a_file_that_changed_since_it_was_first_seen_is_refused(server, entry, o
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda text: text[:40],
-        lambda text: text[10:],
-        lambda text: "<html>\n",
-        lambda text: text.replace("a", "g"),
-        lambda text: text + "\0" * 100,
-        lambda text: f"sha1:{text}",
-        lambda text: f"{text}\n{text}",
+        lambda p: p.write_text(p.read_text()[:40]),
+        lambda p: p.write_text(p.read_text().replace("a", "g")),
+        lambda p: p.write_text(p.read_text() + "\0" * 100),
+        lambda p: p.write_text(f"{p.read_text()}\n{p.read_text()}"),
+        lambda p: p.write_bytes(b"\xff" * 80),
+        lambda p: (p.unlink(), p.mkdir()),
     ],
-    ids=[
-        "cut",
-        "cut in front",
-        "a web page",
-        "no digest",
-        "zeros",
-        "another digest",
-        "an empty line",
-    ],
+    ids=["cut", "no digest", "zeros", "an empty line", "no text", "a folder"],
 )
 def test_a_damaged_register_is_refused_and_named(server, entry, out, damage):
     fetch(entry, out)
-    register = out / "SHA256SUMS"
-    register.write_text(damage(register.read_text()))
+    damage(out / "SHA256SUMS")
     with pytest.raises(UbrainError, match="SHA256SUMS"):
         fetch(entry, out)
     assert (out / "data.h5").read_bytes() == BODY
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda p: p.write_bytes(b"\xff" * 80), lambda p: (p.unlink(), p.mkdir())]
-)
-def test_a_register_that_cannot_be_read_is_refused(server, entry, out, damage):
-    fetch(entry, out)
-    damage(out / "SHA256SUMS")
-    with pytest.raises(UbrainError, match="SHA256SUMS cannot be read"):
-        fetch(entry, out)
-
-
-GOOD = {
-    "name": "data.h5",
-    "download_url": "https://example.org/data.h5",
-    "computed_md5": "0" * 32,
-    "size": 5,
-}
+GOOD = {"name": "data.h5", "download_url": "https://a.b/c", "computed_md5": "0" * 32, "size": 5}
+WRONG = [
+    *({"name": wrong} for wrong in (5, None)),
+    *({"download_url": wrong} for wrong in (5, ["x"])),
+    *({"size": wrong} for wrong in ("many", None, math.inf)),
+    {"computed_md5": 5},
+]
+TEXTS = ["[", "{}x", "5", '"text"', '{"name": "x"}', "[5]", "[null]", "[[]]", '["name"]', "[{}]"]
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "[",
-        "{}x",
-        "5",
-        '"text"',
-        '{"name": "x"}',
-        "[5]",
-        "[null]",
-        "[[]]",
-        '["name"]',
-        "[" * 20000,
-        "[{}]",
-        *(
-            json.dumps([GOOD | change])
-            for change in (
-                {"name": 5},
-                {"name": None},
-                {"download_url": 5},
-                {"download_url": ["x"]},
-                {"size": "many"},
-                {"size": None},
-                {"size": math.inf},
-                {"computed_md5": 5},
-            )
-        ),
-    ],
+    "text", [*TEXTS, "[" * 20000, *(json.dumps([GOOD | change]) for change in WRONG)]
 )
 def test_a_damaged_list_of_figshare_is_refused(server, out, monkeypatch, text):
     monkeypatch.setattr(fetching, "FIGSHARE", f"{server.url}/{{}}")
@@ -395,10 +321,11 @@ def test_a_damaged_note_of_what_has_arrived_is_not_believed(server, entry, out, 
     assert path.read_bytes() == BODY
 
 
-def test_redirects_on_the_same_server_are_followed(server, entry, out):
-    server.faults = [answer(302, Location="/elsewhere", Content_Length="0")] * 2
-    (path,) = fetch(entry, out)
-    assert path.read_bytes() == BODY
+def test_redirects_on_the_same_server_are_followed_but_name_no_files(server, entry, out):
+    server.faults = [answer(302, Location="/../../evil.h5", Content_Length="0")] * 2
+    assert fetch(entry, out) == [out / "data.h5"]
+    assert (out / "data.h5").read_bytes() == BODY
+    assert [p.name for p in out.parent.rglob("*.h5")] == ["data.h5"]
 
 
 @pytest.mark.parametrize(
@@ -422,12 +349,6 @@ def test_redirects_end(server, entry, out):
     with pytest.raises(UbrainError, match="redirects more than 5 times"):
         fetch(entry, out)
     assert len(server.requests) == 6
-
-
-def test_the_server_does_not_name_files(server, entry, out):
-    server.faults = [answer(302, Location="/../../evil.h5", Content_Length="0")]
-    assert fetch(entry, out) == [out / "data.h5"]
-    assert sorted(p.name for p in out.parent.rglob("*.h5")) == ["data.h5"]
 
 
 @pytest.mark.parametrize(
@@ -470,7 +391,7 @@ def test_a_link_in_place_of_the_file_is_not_written_through(server, entry, out):
 
 def test_two_fetches_do_not_write_into_one_folder(server, entry, out):
     out.mkdir()
-    with fetching._alone(out), pytest.raises(UbrainError, match="another `ubrain fetch`"):
+    with locked(out, "it"), pytest.raises(UbrainError, match="another process is busy"):
         fetch(entry, out)
 
 
