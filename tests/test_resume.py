@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,7 @@ def test_what_killed_processes_left_half_written_is_removed(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "\x00"])
 def test_settings_that_cannot_be_read_are_said(tmp_path, text):
     (tmp_path / SETTINGS).write_text(text)
+    (tmp_path / "part").touch()
     with pytest.raises(UbrainError, match=r"settings.json cannot be read: .*delete .* to start"):
         same_settings(tmp_path, {"a": 1}, "it")
 
@@ -115,3 +117,34 @@ def test_settings_count_as_they_come_back_from_json(tmp_path):
     refuse_others(json.loads('{"a": {"b": [1]}}'), {"a": {"b": (1,)}}, "it", tmp_path)
     with pytest.raises(UbrainError, match=r"a\.c was None, is 2"):
         refuse_others({"a": {"b": [1]}}, {"a": {"b": (1,), "c": 2}}, "it", tmp_path)
+
+
+def test_work_of_an_earlier_version_is_not_lost_without_a_word(tmp_path):
+    (tmp_path / "00003.pt").touch()
+    with pytest.raises(UbrainError, match=r"holds the training, begun by an earlier version; del"):
+        same_settings(tmp_path, {"a": 1}, "the training")
+    assert (tmp_path / "00003.pt").exists()
+
+
+def test_settings_without_any_work_are_replaced(tmp_path):
+    same_settings(tmp_path, {"a": 1}, "it")
+    same_settings(tmp_path, {"a": 2}, "it")
+    assert json.loads((tmp_path / SETTINGS).read_text()) == {"a": 2}
+
+
+def test_the_lock_is_the_last_that_goes(tmp_path, monkeypatch):
+    """Whoever comes while a folder is emptied is refused, and keeps no lock that is taken away."""
+    seen, unlink = [], Path.unlink
+
+    def watch(path, *rest, **options):
+        if path.name == "part":
+            with pytest.raises(UbrainError, match="another process"), locked(tmp_path / "w", "it"):
+                pass
+            seen.append(path)
+        unlink(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "unlink", watch)
+    with work(tmp_path / "w", {}, "it") as folder:
+        (folder / "part").touch()
+    assert seen
+    assert not folder.exists()

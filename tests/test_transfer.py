@@ -237,7 +237,7 @@ def test_shared_weights_are_bit_identical_after_transfer(trained, crowd, tmp_pat
         load_file(tmp_path / "new" / checkpoint.WEIGHTS),
     )
     assert set(after) == {n for n in before if not n.startswith("embeddings.")} | {"embeddings.S2"}
-    readout = load_file(tmp_path / "new" / readouts.READOUT)
+    readout = load_file(tmp_path / "new" / checkpoint.READOUT)
     assert set(readout) == {f"S2.{name}" for name in BUFFERS}
     assert all(torch.equal(before[n], after[n]) for n in before if n in after)
     assert table["subject"].tolist() == ["S2"]
@@ -254,9 +254,7 @@ def with_readout(trained, folder, in_encoder=False):
     shapes = (n_features, 3), (3,), (3, n_voxels), (n_voxels,), (n_voxels,)
     rng = torch.Generator().manual_seed(1)
     made = LinearReadout(*(torch.randn(shape, generator=rng) for shape in shapes))
-    if not in_encoder:
-        readouts.save_readouts(folder, {"S1": made})
-    checkpoint.save(encoder, folder, like=trained)
+    checkpoint.save(encoder, folder, like=trained, readouts={} if in_encoder else {"S1": made})
     if in_encoder:
         weights = load_file(folder / checkpoint.WEIGHTS)
         weights |= {f"rests.S1.{name}": t for name, t in made.state_dict().items()}
@@ -281,15 +279,17 @@ def test_a_readout_is_kept_with_its_subject_and_added_to_its_predictions(
     rest = (phi @ made.basis - made.shift) @ made.weights[:, some] + made.offset[some]
     torch.testing.assert_close(torch.from_numpy(whole), made.scale[some] * alone + rest)
     hub.drop(tmp_path / "copy", ["S1"], tmp_path / "none")
-    assert not (tmp_path / "none" / readouts.READOUT).exists()
+    assert not (tmp_path / "none" / checkpoint.READOUT).exists()
+    checkpoint.save(encoder, tmp_path / "copy")  # another encoder in the same folder
+    assert readouts.load_readout(tmp_path / "copy", "S1") is None
     assert readouts.load_readout(trained, "S1") is None
 
 
 def test_a_readout_that_does_not_fit_the_encoder_is_refused(trained, tmp_path):
     made = with_readout(trained, tmp_path)
     made.offset = made.offset[1:]
-    readouts.save_readouts(tmp_path, {"S1": made})
-    with pytest.raises(UbrainError, match=r"readout.safetensors: S1.offset: expected"):
+    checkpoint.save(checkpoint.load(trained), tmp_path, like=trained, readouts={"S1": made})
+    with pytest.raises(UbrainError, match=r"linear readout S1\.offset: expected"):
         readouts.load_readout(tmp_path, "S1")
 
 
@@ -316,7 +316,7 @@ def test_a_killed_transfer_is_continued(trained, crowd, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
     monkeypatch.setattr(transfer, "fit", original)
     transfers.transfer(trained, crowd, whole, *call[3:])
-    for name in (checkpoint.WEIGHTS, readouts.READOUT):
+    for name in (checkpoint.WEIGHTS, checkpoint.READOUT):
         assert (whole / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
 
 

@@ -231,7 +231,7 @@ def _load_model(config: BackboneConfig) -> Any:  # an nn.Module with what timm a
 def _not_fetched(name: str, error: Exception) -> str:
     offline = (
         "HF_HUB_OFFLINE is set, and they are not in the hub's cache"
-        if os.environ.get("HF_HUB_OFFLINE")
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         else ""
     )
     reason = offline or f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

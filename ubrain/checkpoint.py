@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ubrain.crowd import Crowd
 
 WEIGHTS, CONFIG, VOXELS = "encoder.safetensors", "config.json", "voxels"
+READOUT = "readout.safetensors"  # linear readouts of new subjects, `<subject>.<buffer>`
 ADAPTERS, EMBEDDINGS = "adapters.", "embeddings."  # how the names of such weights begin
 READOUTS = "rests."  # linear readouts, in folders of before; see `ubrain.exchange.readouts`
 MAX_CONFIG = 16 << 20  # bytes
@@ -73,6 +74,7 @@ def save(
     *,
     voxels: Mapping[str, pd.DataFrame] | None = None,
     recordings: Mapping[str, Mapping[str, str]] | None = None,
+    readouts: Mapping[str, nn.Module | None] | None = None,
     like: str | Path | None = None,
     **facts: Any,
 ) -> None:
@@ -84,8 +86,9 @@ def save(
     ----------
     voxels : voxel table of each subject, where known, one row per voxel.
     recordings : dataset, scanner and space of each subject, where known; see `recorded`.
-    like : a checkpoint folder from which facts, recordings, voxel tables and adapters that are not
-        given are taken.
+    readouts : linear readouts of subjects, as `ubrain.transfer` finds them.
+    like : a checkpoint folder from which facts, recordings, voxel tables, adapters and linear
+        readouts that are not given are taken.
     facts : anything that JSON can hold; `settings` (with the backbone), `val_r75`, `scores` and
         `notes` go into the model card.
 
@@ -97,8 +100,13 @@ def save(
     """
     folder, sizes = Path(folder), {name: len(e) for name, e in encoder.embeddings.items()}
     tables, about = dict(voxels or {}), {n: dict(r) for n, r in (recordings or {}).items()}
-    state = state_of(encoder, adapters)
+    state, kept = state_of(encoder, adapters), dict[str, Tensor]()
+    for name, readout in (readouts or {}).items():
+        parts = {} if readout is None else readout.state_dict()
+        kept |= {f"{name}.{buffer}": tensor for buffer, tensor in parts.items()}
     if like is not None:
+        if readouts is None:
+            kept = read_readouts(Path(like), sizes)
         known = describe(like)
         facts = {**known.facts, **facts}
         about = {n: r for n, r in known.recordings.items() if n in sizes} | about
@@ -124,12 +132,16 @@ def save(
         config = files.enter_context(atomic(folder / CONFIG))
         for name, table in tables.items():
             table.to_csv(files.enter_context(atomic(folder / VOXELS / f"{name}.csv")), index=False)
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(contiguous, weights := files.enter_context(atomic(folder / WEIGHTS)))
+        if kept:
+            save_file(_plain(kept), beside := files.enter_context(atomic(folder / READOUT)))
+        save_file(_plain(state), weights := files.enter_context(atomic(folder / WEIGHTS)))
         described = {**encoder.describe(), "recordings": about, "facts": facts}
         config.write_text(json.dumps(described, indent=1), encoding="utf-8")
-        weights.chmod(config.stat().st_mode)  # safetensors lets nobody else read what it writes
+        for path in (weights, beside) if kept else (weights,):
+            path.chmod(config.stat().st_mode)  # safetensors lets nobody else read what it writes
         (folder / CONFIG).unlink(missing_ok=True)  # from here on an older encoder is incomplete
+        if not kept:
+            (folder / READOUT).unlink(missing_ok=True)
         for stale in (folder / VOXELS).glob("*.csv"):
             if stale.stem not in tables:
                 stale.unlink()
@@ -287,9 +299,24 @@ def weights_in(folder: str | Path) -> dict[str, tuple[tuple[int, ...], str, int]
     return found
 
 
-def _read(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+def _read(folder: Path, wanted: Callable[[str], bool], name: str = WEIGHTS) -> dict[str, Tensor]:
+    with safe_open(folder / name, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def read_readouts(folder: Path, subjects: Iterable[str]) -> dict[str, Tensor]:
+    """Linear readouts of some subjects, from their file or, in folders of before, the weights."""
+    mine, found = {f"{name}." for name in subjects}, dict[str, Tensor]()
+    for file, start in ((WEIGHTS, READOUTS), (READOUT, "")):
+        if (folder / file).is_file():
+            every = _read(folder, lambda n, s=start: n.startswith(s), file)  # type: ignore[misc]
+            short = {name.removeprefix(start): tensor for name, tensor in every.items()}
+            found |= {n: t for n, t in short.items() if n[: n.find(".") + 1] in mine}
+    return found
 
 
 def check_shapes(folder: Path, described: Description) -> None:

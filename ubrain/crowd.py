@@ -237,7 +237,10 @@ class Subject:
         """
         view = copy.copy(self)
         view.__dict__.pop("voxels", None)
-        view._images = {**self._images, **{s: np.sort(rows) for s, rows in (images or {}).items()}}
+        for split in images or {}:
+            self.crowd.split_rows(split)  # refuses those that there are not
+        chosen = {s: np.unique(np.asarray(rows, np.int64)) for s, rows in (images or {}).items()}
+        view._images = {**self._images, **chosen}
         if voxels is not None:
             all_voxels = np.arange(self.n_voxels) if self._chosen is None else self._chosen
             view._chosen = all_voxels[np.asarray(voxels)]
@@ -327,7 +330,7 @@ class Subject:
             yield group["trials/run"][:].tobytes() if "run" in group["trials"] else b""
         if self._chosen is not None:
             yield b"voxels" + self._chosen.tobytes()
-        for split, rows in self._images.items():
+        for split, rows in sorted(self._images.items()):
             yield split.encode() + rows.tobytes()
 
 

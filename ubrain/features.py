@@ -95,10 +95,10 @@ class Features:
     def select(self, levels: Sequence[int]) -> "Features":
         """A view of some levels, by number from 0, as if the backbone gave only these."""
         n_levels = len(self.widths)
-        if not levels or min(levels) < 0 or max(levels) >= n_levels:
+        if not levels or list(levels) != sorted({*levels} & {*range(n_levels)}):
             raise UbrainError(
-                f"levels {tuple(levels)}: expected some of 0 to {n_levels - 1}, the levels of the"
-                " profile"
+                f"levels {tuple(levels)}: expected some of 0 to {n_levels - 1} in ascending"
+                " order, the levels of the profile"
             )
         view, ends = copy.copy(self), np.cumsum(self.widths)
         kept = tuple(self.config.levels[i] for i in levels)

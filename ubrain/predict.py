@@ -63,7 +63,8 @@ class Predictor:
         self.encoder, self.precision = encoder.frozen(), precision
         self.device = encoder.position.device
         embedding = encoder.subject(subject).detach()
-        self._embedding = embedding if voxels is None else embedding[torch.from_numpy(voxels)]
+        chosen = slice(None) if voxels is None else torch.tensor(voxels, device=self.device)
+        self._embedding = embedding[chosen]
         self.n_voxels = len(self._embedding)
         self.images, self.block = share_memory(
             encoder.config, self.n_voxels, memory, batch, precision, self.device.type

@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ def work(
     with locked(folder, what):
         same_settings(folder, settings, what)
         yield folder
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in () if keep else [p for p in folder.iterdir() if p.name != LOCK]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -74,8 +74,10 @@ def locked(folder: Path, what: str, wait: bool = False) -> Iterator[Path]:
         if not wait:  # others may wait for this very file
             left = {path.name for path in folder.iterdir()} if folder.exists() else set()
             if left <= {LOCK, SETTINGS}:
-                shutil.rmtree(folder, ignore_errors=True)
-            (folder / LOCK).unlink(missing_ok=True)
+                (folder / SETTINGS).unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)  # last, and while it is held
+            with suppress(OSError):
+                folder.rmdir()
         lock.release()
 
 
@@ -88,7 +90,12 @@ def remove_partials(folder: Path, name: str | None = None) -> None:
 def same_settings(folder: Path, settings: Mapping[str, Any], what: str) -> None:
     """Write the settings into a work folder, or refuse it if it has others."""
     path = folder / SETTINGS
-    if not path.exists():
+    done = {p.name for p in folder.iterdir()} - {LOCK, SETTINGS}
+    if done and not path.exists():
+        raise UbrainError(
+            f"{folder} holds {what}, begun by an earlier version; delete it to start anew"
+        )
+    if not done:
         write_text(path, json.dumps(settings, indent=1))
         return
     try:

@@ -13,7 +13,7 @@ import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -100,7 +100,8 @@ def fit(
         trainee = Trainee(source, plan, encoder_config, group, folder)
         encoder, embeddings = trainee.encoder, trainee.embeddings
         state = trainee.resume() or State(rate=config.learning_rate)
-        board = tensorboard_of(folder, state) if tensorboard and group.first else None
+        logs = tensorboard and out is not None and group.first
+        board = tensorboard_of(folder, state) if logs else None
         epochs = range(state.epoch, plan.epochs)
         label = f"training on {len(subjects)} subject(s)"
         for epoch in track(epochs, len(epochs), label) if group.first else epochs:
@@ -280,7 +281,7 @@ class Trainee:
             write_text(self.folder / WORK / STATE, json.dumps(asdict(state), indent=1))
             write_log(self.folder, state)
             for path in (self.folder / WORK).glob("[0-9]*.pt"):
-                if int(path.name[:5]) not in (state.epoch, state.best_epoch):
+                if int(path.stem.partition("-")[0]) not in (state.epoch, state.best_epoch):
                     path.unlink()
         self.group.wait()
 
@@ -488,8 +489,16 @@ def unfinished(
                     f"process {rank} was started with other settings than process 0"
                     f" ({', '.join(different)}); give all the same command and the same crowd file"
                 )
-        what, place = f"the training in {folder}", folder / WORK
-        with work(place, settings, what) if group.first else nullcontext():
+        refusal = ""
+        with ExitStack() as stack:
+            try:
+                if group.first:
+                    what = f"the training in {folder}"
+                    stack.enter_context(work(folder / WORK, settings, what))
+            except UbrainError as error:
+                refusal = str(error)
+            if refusal := group.gather(refusal)[0]:  # nobody waits for a first one that is refused
+                raise UbrainError(refusal)
             yield folder, group
         if group.first:
             tidy(folder)
@@ -500,7 +509,8 @@ def tidy(folder: Path) -> None:
     if (folder / WORK).exists():  # a finished training may lie where nothing can be removed
         shutil.rmtree(folder / WORK, ignore_errors=True)
     for place in (folder, folder / checkpoint.VOXELS):
-        remove_partials(place)
+        with suppress(OSError):
+            remove_partials(place)
 
 
 def write_log(folder: Path, state: State) -> None:

@@ -327,3 +327,12 @@ def test_pixels_of_several_images_are_those_of_each(crowd: Crowd) -> None:
     rows = np.array([5, 0, 5])
     for pixels, row in zip(crowd.pixels(rows), rows, strict=True):
         np.testing.assert_array_equal(pixels, crowd.image(crowd.image_ids[row]))
+
+
+def test_a_view_is_the_same_however_it_was_asked_for(crowd: Crowd) -> None:
+    ways = [{"train": [2, 1, 1], "val": [3]}, {"val": np.array([3], np.int32), "train": [1, 2]}]
+    prints = {crowd.select(crowd["S1"].select(images=way)).fingerprint for way in ways}
+    assert len(prints) == 1
+    assert len(crowd["S1"].select(images={"train": []}).images("train")) == 0
+    with pytest.raises(UbrainError, match="unknown split 'trian'"):
+        crowd["S1"].select(images={"trian": [1]})

@@ -11,6 +11,7 @@ from torch import nn
 
 from ubrain.checkpoint import (
     CONFIG,
+    READOUT,
     VOXELS,
     WEIGHTS,
     check_shapes,
@@ -21,7 +22,6 @@ from ubrain.checkpoint import (
     save,
 )
 from ubrain.errors import UbrainError
-from ubrain.exchange.readouts import READOUT, load_readout, save_readouts
 from ubrain.model import UniversalEncoder
 from ubrain.paths import check_name, write_text
 
@@ -40,7 +40,6 @@ def drop(folder: str | Path, subjects: Sequence[str], out: str | Path) -> list[s
         n_voxels_of(described, name, folder)
     left = [name for name in described.subjects if name not in subjects]
     encoder = load(folder, subjects=left, without_adapters=True)
-    save_readouts(out, {name: load_readout(folder, name) for name in left})
     save(encoder, out, like=folder)
     write_card(Path(out))
     return left

@@ -19,12 +19,21 @@ import torch
 from numpy.typing import NDArray
 
 from ubrain.backbone import Backbone
-from ubrain.checkpoint import CONFIG, VOXELS, WEIGHTS, backbone_config, describe, load, voxel_table
+from ubrain.checkpoint import (
+    CONFIG,
+    READOUT,
+    VOXELS,
+    WEIGHTS,
+    backbone_config,
+    describe,
+    load,
+    voxel_table,
+)
 from ubrain.data.importers.recording import ImageSource, open_images
 from ubrain.errors import UbrainError
 from ubrain.exchange import maps
 from ubrain.exchange.hub import fetch
-from ubrain.exchange.readouts import READOUT, ReadoutPredictor, load_readout
+from ubrain.exchange.readouts import ReadoutPredictor, load_readout
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import choose_device
 from ubrain.paths import write_text

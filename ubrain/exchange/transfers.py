@@ -20,7 +20,7 @@ from ubrain.config import TransferConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.exchange import hub
-from ubrain.exchange.readouts import ReadoutPredictor, save_readouts
+from ubrain.exchange.readouts import ReadoutPredictor
 from ubrain.features import Features, Source
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import choose_device
@@ -104,8 +104,8 @@ def transfer(
             new.add_subject(name, len(fitted.embeddings))
             new.subject(name).data = fitted.embeddings.cpu()
         table = _report(new.to(choose_device(device)), source, parts, rows)
-        save_readouts(out, {name: fitted.readout for name, fitted in parts.items()})
-        _write(new, folder, crowd, table, settings, out)
+        readouts = {name: fitted.readout for name, fitted in parts.items()}
+        _write(new, folder, crowd, table, settings, out, readouts)
     return table
 
 
@@ -215,6 +215,7 @@ def _write(
     table: pd.DataFrame,
     settings: dict[str, Any],
     out: Path,
+    readouts: dict[str, LinearReadout | None],
 ) -> None:
     """The checkpoint of the new subjects, with its card."""
     tested = table.set_index("subject")["test_r"].dropna().to_dict()
@@ -223,6 +224,7 @@ def _write(
         encoder,
         out,
         like=folder,
+        readouts=readouts,
         transfer=settings,
         scores={"median test r": tested},
         settings=training,
