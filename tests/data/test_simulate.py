@@ -293,7 +293,7 @@ def test_receptive_fields_grow_along_the_hierarchy() -> None:
     assert sigma["V1"] < sigma["V2"] < sigma["V3"] < sigma["hV4"] < sigma["FFA"]
 
 
-PINNED = {  # by version 1: sums of three images; mean and deviation of 100 trials, ncsnr; x of voxels
+PINNED = {  # by version 1: sums of three images; moments of 100 trials, ncsnr; places of voxels
     "pixels": [3571002, 4100757, 4711330],
     "responses": [-0.10602, 3.82255, 0.27955],
     "x": [1.16860, -4.27271, -0.07343, -1.85187],

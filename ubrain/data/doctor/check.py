@@ -135,9 +135,8 @@ def report(findings: list[Finding]) -> str:
 def _images_to_look_at(crowd: Crowd, rng: np.random.Generator) -> Rows:
     """All images; of a very large set all that are held out and a random choice of the others."""
     held_out = np.concatenate([crowd.split_rows("test"), crowd.split_rows("val")])[:IMAGES]
-    return np.concatenate(
-        [held_out, rng.permutation(crowd.split_rows("train"))[: IMAGES - len(held_out)]]
-    )
+    others = rng.permutation(crowd.split_rows("train"))[: IMAGES - len(held_out)]
+    return np.concatenate([held_out, others])
 
 
 def _not_checked(
@@ -170,11 +169,8 @@ def _not_checked(
     for what, names in blind.items():
         if names:
             yield Finding("not-checked", "note", ", ".join(names), what, len(names))
-    parts = (
-        [f"{len(gallery.rows)} of {len(crowd.image_ids)} images"]
-        if len(gallery.rows) < len(crowd.image_ids)
-        else []
-    )
+    n_images = len(crowd.image_ids)
+    parts = [f"{len(gallery.rows)} of {n_images} images"] * (len(gallery.rows) < n_images)
     for s in samples:
         if len(s.raw_rows) < s.subject.n_trials or len(s.voxels) < s.subject.n_voxels:
             parts.append(
@@ -182,10 +178,5 @@ def _not_checked(
                 f" the repeats of {len(s.voxels)} of {s.subject.n_voxels} voxels"
             )
     if parts:
-        yield Finding(
-            "sampled",
-            "note",
-            crowd.path.name,
-            f"looked at {'; '.join(parts)} (seed {seed})",
-            len(parts),
-        )
+        what = f"looked at {'; '.join(parts)} (seed {seed})"
+        yield Finding("sampled", "note", crowd.path.name, what, len(parts))

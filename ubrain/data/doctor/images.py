@@ -1,6 +1,4 @@
-"""Questions about images: are they as they came, in one split only, the right way round, in
-colour?
-"""
+"""Questions about images: as they came, in one split only, the right way round, in colour?"""
 
 import json
 import re
@@ -29,10 +27,8 @@ from ubrain.trials import Rows
 
 COMMON_IMAGES = 40  # photographs by which subjects are compared
 TURNED_IMAGES = 200  # images of each subject that are compared with turned ones of the others
-VERSION_PAIRS, VERSIONS = (
-    300,
-    0.6,
-)  # pairs of versions of photographs; how far their outlines correlate, uncut at 0.99
+VERSION_PAIRS = 300  # pairs of versions of photographs that are compared
+VERSIONS = 0.6  # how far their outlines correlate at least; uncut at 0.99
 COLOUR = re.compile(
     r"nsd|natural.?scenes|algonauts|ube|bold5000|god|generic.?object|things|nod|natural.?object",
     re.I,
@@ -62,9 +58,7 @@ def contents(crowd: Crowd, gallery: Gallery) -> Iterator[Finding]:
 
 
 def _images_as_they_came(crowd: Crowd) -> Rows:
-    """Images of which the digest is that of the pixels in the file: those that no import can have
-    resized.
-    """
+    """Images that no import can have resized: their digest is that of the pixels in the file."""
     rows = np.arange(len(crowd.image_ids))
     for group in crowd.file["subjects"].values():
         settings = json.loads(group.attrs.get("settings") or '{"image_size": null}')
@@ -81,16 +75,14 @@ def _overlap_by_name(crowd: Crowd) -> Iterator[Finding]:
         for key, number in zip(keys, split, strict=True):
             for name in key.split():
                 splits[name].add(int(number))
-    torn = [name for name, numbers in splits.items() if len(numbers) > 1]
-    if torn:
-        test = any(SPLITS.index("test") in splits[name] for name in torn)
+    both = [name for name, numbers in splits.items() if len(numbers) > 1]
+    if both:
+        level = "error" if any(SPLITS.index("test") in splits[n] for n in both) else "warning"
         what = (
-            f"versions of {len(torn)} photographs, by their names in public collections, are in two"
+            f"versions of {len(both)} photographs, by their names in public collections, are in two"
             " splits"
         )
-        yield Finding(
-            "split-overlap", "error" if test else "warning", listed(torn), what, float(len(torn))
-        )
+        yield Finding("split-overlap", level, listed(both), what, float(len(both)))
 
 
 def _overlap(
@@ -112,13 +104,10 @@ def _overlap(
     rest = np.setdiff1d(held_out, np.searchsorted(gallery.rows, [p.image for p in same]))
     mirrored = _best(find_lookalikes(gallery, rest, others, "mirrored"))
     if mirrored:
-        what = (
-            f"{len(mirrored)} of {len(held_out)} {split} images look like mirrored images of"
-            " another split"
-        )
-        yield Finding(
-            "mirrored-overlap", "note", _pairs(crowd, mirrored), what, len(mirrored) / len(held_out)
-        )
+        share = len(mirrored) / len(held_out)
+        what = f"{len(mirrored)} of {len(held_out)} {split} images look like mirrored images of"
+        what += " another split"
+        yield Finding("mirrored-overlap", "note", _pairs(crowd, mirrored), what, share)
 
 
 def _best(pairs: Iterable[Lookalike]) -> list[Lookalike]:
@@ -132,9 +121,7 @@ def _pairs(crowd: Crowd, pairs: list[Lookalike]) -> str:
 
 
 def orientation(crowd: Crowd, gallery: Gallery, rng: np.random.Generator) -> Iterator[Finding]:
-    """Images of one subject that are turned images of another; and photographs whose light comes
-    from the wrong side.
-    """
+    """Images that are turned images of another subject; photographs lit from the wrong side."""
     judged = set()
     for (first, second, variant), images in _turned(crowd, gallery, rng).items():
         if len(images) >= 3:  # fewer may be chance: one horizon looks like another mirrored
@@ -147,17 +134,14 @@ def orientation(crowd: Crowd, gallery: Gallery, rng: np.random.Generator) -> Ite
             yield Finding(code, "error", f"{first}, {second}", what, float(len(images)))
     for name in crowd.subjects:
         if name not in judged:
-            yield from _light(
-                name, gallery.thumbnails[gallery.places(np.unique(crowd[name].trials.image))][:5000]
-            )
+            places = gallery.places(np.unique(crowd[name].trials.image))
+            yield from _light(name, gallery.thumbnails[places][:5000])
 
 
 def _turned(
     crowd: Crowd, gallery: Gallery, rng: np.random.Generator
 ) -> dict[tuple[str, str, str], set[int]]:
-    """(subject, later subject, change) -> images of the first that, changed, are images of the
-    second.
-    """
+    """(subject, later subject, change) -> images of the first that, changed, are the second's."""
     found = defaultdict(set)
     rows = {name: np.unique(crowd[name].trials.image) for name in crowd.subjects}
     test = crowd.split_rows("test")
@@ -172,17 +156,14 @@ def _turned(
                 gallery, gallery.places(mine), gallery.places(others), variant, crops=False
             ):
                 owner = next(s for s in later if p.other in rows[s])
-                if (
-                    p.variant != "as it is" and p.similarity > 0.97
-                ):  # one file, read in two ways, is exactly alike
+                # one file, read in two ways, is exactly alike
+                if p.variant != "as it is" and p.similarity > 0.97:
                     found[name, owner, p.variant].add(p.image)
     return found
 
 
 def _light(name: str, thumbnails: NDArray[np.uint8]) -> Iterator[Finding]:
-    """Photographs are lighter and bluer at the top. Where that is clearly otherwise, say so; where
-    unclear, nothing.
-    """
+    """Photographs are lighter and bluer at the top: said where that is clearly otherwise."""
     x, half = thumbnails.astype(np.float32), SIDE // 2
     grey, blue = x.mean(3), x[..., 2] - x[..., 0]
     top = _z_of_mean(grey[:, :half].mean((1, 2)) - grey[:, half:].mean((1, 2)))
@@ -220,31 +201,23 @@ def grey_images(samples: list[Sample], gallery: Gallery) -> Iterator[Finding]:
     share = {}
     for s in samples:
         x = gallery.thumbnails[gallery.places(np.unique(s.trials.image))][:5000]
-        share[s.name] = (
-            float((x.astype(np.float32).std(3).mean((1, 2)) < 2).mean()) if len(x) else 0.0
-        )
+        grey = x.astype(np.float32).std(3).mean((1, 2)) < 2
+        share[s.name] = float(grey.mean()) if len(x) else 0.0
     for s in samples:
-        peers = [
-            share[p.name] for p in samples if p is not s and p.subject.dataset == s.subject.dataset
-        ]
-        if share[s.name] > 0.99 and (
-            COLOUR.search(s.subject.dataset) or (peers and np.median(peers) < 0.5)
-        ):
+        dataset = s.subject.dataset
+        peers = [share[p.name] for p in samples if p is not s and p.subject.dataset == dataset]
+        in_colour = COLOUR.search(dataset) or (peers and np.median(peers) < 0.5)
+        if share[s.name] > 0.99 and in_colour:
             what = (
-                f"{share[s.name]:.0%} of the images are grey, but those of {s.subject.dataset} are"
-                " in colour"
+                f"{share[s.name]:.0%} of the images are grey, but those of {dataset} are in colour"
             )
             yield Finding("grey-images", "warning", s.name, what, share[s.name])
 
 
 def photographs(crowd: Crowd) -> Rows:
-    """Which photograph each image is a version of, by the names and the contents that images have
-    in common: (n_images,).
-    """
-    n, names = (
-        len(crowd.content),
-        {PIXELS + digest: row for row, digest in enumerate(crowd.content)},
-    )
+    """Which photograph each image is a version of, by common names and contents: (n_images,)."""
+    n = len(crowd.content)
+    names = {PIXELS + digest: row for row, digest in enumerate(crowd.content)}
     keys = crowd.file["images/key"].asstr()[:] if "key" in crowd.file["images"] else []
     links = [
         (row, names.setdefault(name, len(names)))
@@ -257,9 +230,7 @@ def photographs(crowd: Crowd) -> Rows:
 
 
 def common_photographs(samples: list[Sample], photograph: Rows) -> Rows:
-    """The photographs by which subjects are compared: for each dataset those that most subjects
-    have seen.
-    """
+    """Photographs by which subjects are compared: of each dataset those that most have seen."""
     seen = [np.unique(photograph[s.trials.image]) for s in samples]
     images, counts = np.unique(np.concatenate(seen), return_counts=True)
     images, counts = images[counts > 1], counts[counts > 1]
@@ -274,10 +245,9 @@ def common_photographs(samples: list[Sample], photograph: Rows) -> Rows:
 
 
 def versions(samples: list[Sample], gallery: Gallery, photograph: Rows) -> Iterator[Finding]:
-    """Images of two subjects that are one photograph by their names look alike, even if they were
-    cut out of it differently.
+    """Images that are one photograph by their names look alike, even if cut out differently.
 
-    Their outlines should correlate at `VERSIONS` at least, over the pairs.
+    Their outlines should correlate at `VERSIONS` at least, over the pairs of two subjects.
     """
     seen = {s.name: np.intersect1d(s.trials.image, gallery.rows) for s in samples}
     bad = defaultdict(list)
@@ -287,15 +257,11 @@ def versions(samples: list[Sample], gallery: Gallery, photograph: Rows) -> Itera
         if len(i) < 12:
             continue
         some = np.unique(np.linspace(0, len(i) - 1, VERSION_PAIRS).astype(int))
-        outlines = gallery.outlines(
-            np.searchsorted(gallery.rows, np.concatenate([x[i[some]], y[j[some]]]))
-        )[1]
+        places = np.searchsorted(gallery.rows, np.concatenate([x[i[some]], y[j[some]]]))
+        outlines = gallery.outlines(places)[1]
         found = match(outlines[: len(some)], outlines[len(some) :])
-        if (
-            found.z < CHANCE
-            and found.sd > 0
-            and VERSIONS / outlines.shape[1] / found.sd >= EXPECTED
-        ):
+        expected = VERSIONS / outlines.shape[1]
+        if found.z < CHANCE and found.sd > 0 and expected / found.sd >= EXPECTED:
             bad[a.subject.dataset, b.subject.dataset].append((a.name, b.name, found.z, len(some)))
     for pairs in bad.values():
         first, second, z, n = min(pairs, key=lambda pair: pair[2])

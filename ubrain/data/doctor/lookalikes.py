@@ -86,9 +86,7 @@ class Gallery:
     _kept: dict[bytes, tuple[NDArray, NDArray]] = field(default_factory=dict)
 
     def outlines(self, places: Rows) -> tuple[NDArray, NDArray]:
-        """What images share, (SIDE, SIDE, 3), and their outlines less that; kept until other
-        images are asked for.
-        """
+        """What images share, (SIDE, SIDE, 3), and their outlines less that; the last are kept."""
         key = places.tobytes()
         if key not in self._kept:
             self._kept.clear()
@@ -101,29 +99,20 @@ class Gallery:
         return self._kept[key]
 
     def places(self, rows: Rows) -> Rows:
-        """Where in this gallery the given rows of the crowd file are; rows that are not here are
-        left out.
-        """
+        """Where in this gallery rows of the crowd file are, less those that are not here."""
         return np.flatnonzero(np.isin(self.rows, rows))
 
 
 def make_gallery(file: h5py.File, rows: Rows) -> Gallery:
-    """Read images once, in the order in which they lie in the file, and keep a thumbnail of
-    each.
-    """
+    """Read images once, in the order in which they lie in the file; keep a thumbnail of each."""
     rows = np.unique(rows)
     thumbnails = np.empty((len(rows), SIDE, SIDE, 3), np.uint8)
     altered, contrast = np.zeros(len(rows), bool), np.zeros(len(rows))
     known, read = file["images/content"].asstr()[:], _reader(file)
-    for place in track(
-        np.lexsort((file["images/row"][:][rows], *file["images/shape"][:][rows].T)),
-        len(rows),
-        "images",
-    ):
+    order = np.lexsort((file["images/row"][:][rows], *file["images/shape"][:][rows].T))
+    for place in track(order, len(rows), "images"):
         pixels = read(rows[place])
-        thumbnails[place] = np.asarray(
-            Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        )
+        thumbnails[place] = _resized(pixels, SIDE)
         altered[place] = content_digest(pixels) != known[rows[place]]
         contrast[place] = pixels.std()
     return Gallery(read, rows, thumbnails, altered, contrast)
@@ -172,22 +161,15 @@ def find_lookalikes(
             thumbnails = (change(gallery.thumbnails[i]), gallery.thumbnails[j])
             similarity, channels = _similarity(*(t.astype(np.float32) for t in thumbnails))
         if similarity > 0:
-            name = (
-                variant
-                if not channels
-                else CHANNELS
-                if variant == "as it is"
-                else f"{variant}, {CHANNELS}"
-            )
+            swapped = CHANNELS if variant == "as it is" else f"{variant}, {CHANNELS}"
+            name = swapped if channels else variant
             yield Lookalike(int(a), int(b), name, similarity)
 
 
 def _candidates(
     gallery: Gallery, images: Rows, others: Rows, change: Callable[[NDArray], NDArray]
 ) -> dict[tuple[int, int], float]:
-    """Pairs (image, other) of places that are worth a closer look, with the correlation of their
-    outlines.
-    """
+    """Pairs (image, other) of places that are worth a closer look; correlation of outlines."""
     thumbnails = gallery.thumbnails
     mean, against = gallery.outlines(others)
     pairs: dict[tuple[int, int], float] = {}
@@ -205,17 +187,13 @@ def _candidates(
 
 
 def _alike(a: NDArray, b: NDArray) -> bool:
-    """Whether two thumbnails could be one picture: for one of CROPS, one explains much of the
-    other.
-    """
+    """Whether two thumbnails could be one picture: less one of CROPS, one explains the other."""
     x, y = (thumbnail.mean(2, dtype=np.float32) for thumbnail in (a, b))
     return any(_explained(_all_crops(p), q).max() > ROUGHLY - 0.1 for p, q in ((x, y), (y, x)))
 
 
 def _outlines(thumbnails: NDArray) -> NDArray[np.float32]:
-    """Band-passed grey thumbnails of length 1, (n, COARSE²): no slow shading, no detail that a
-    crop would move.
-    """
+    """Band-passed grey thumbnails of length 1, (n, COARSE²): no shading, no detail to be moved."""
     grey = thumbnails.mean(3).astype(np.float32)
     f = SIDE * np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))  # cycles per image
     band = np.fft.irfft2(np.fft.rfft2(grey) * f * np.exp(-(f**2) / (2 * 3**2)), s=(SIDE, SIDE))
@@ -226,8 +204,7 @@ def _outlines(thumbnails: NDArray) -> NDArray[np.float32]:
 
 
 def compare(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> tuple[float, bool]:
-    """How far two images (height, width, 3) are one picture, if one may be a small crop of the
-    other.
+    """How far two images (height, width, 3) are one, if one may be a small crop of the other.
 
     Returns
     -------
@@ -256,10 +233,9 @@ def _similarity(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, 
 
 
 def _fitted_crop(scene: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray | None:
-    """What to cut off a grey scene at the left, top, right and bottom (shares of the side) to make
-    it the target.
+    """What to cut off a grey scene to make it the target; None if nothing comes near it.
 
-    None if nothing comes near it.
+    At the left, top, right and bottom, as shares of the side.
     """
     rough = _explained(_all_crops(scene), target)
     if rough.max() < ROUGHLY:
@@ -267,26 +243,24 @@ def _fitted_crop(scene: NDArray[np.float32], target: NDArray[np.float32]) -> NDA
 
     def loss(crop: NDArray) -> float:
         inside = np.clip(crop, 0, LARGEST_CROP)
-        return (
-            1
-            - float(_explained(_cut(scene, inside), target))
-            + 10 * float(np.abs(crop - inside).sum())
-        )
+        outside = float(np.abs(crop - inside).sum())
+        return 1 - float(_explained(_cut(scene, inside), target)) + 10 * outside
 
     start = CROPS[rough.argmax()]
     simplex = start + np.vstack([np.zeros(4), 0.02 * np.eye(4)])
-    found = minimize(
-        loss, start, method="Nelder-Mead", options=SEARCHING | {"initial_simplex": simplex}
-    ).x
+    options = SEARCHING | {"initial_simplex": simplex}
+    found = minimize(loss, start, method="Nelder-Mead", options=options).x
     return np.clip(found, 0, LARGEST_CROP)
 
 
 def _working_copy(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The image as (WORKING_SIDE, WORKING_SIDE, 3), whatever size and proportions it had."""
+    return _resized(pixels, WORKING_SIDE).astype(np.float32)
+
+
+def _resized(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(
-        image.resize((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BILINEAR), dtype=np.float32
-    )
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def _cut(image: NDArray[np.float32], crop: NDArray) -> NDArray[np.float32]:
@@ -296,25 +270,17 @@ def _cut(image: NDArray[np.float32], crop: NDArray) -> NDArray[np.float32]:
 
 
 def _means(size: int, before: float, after: float) -> NDArray[np.float32]:
-    """Weights (SIDE, size) that shrink an axis, less what is cut off before and after, by
-    averaging pixels.
-    """
+    """Weights (SIDE, size) that shrink an axis, less what is cut off, by averaging pixels."""
     edges = np.linspace(before, 1 - after, SIDE + 1) * size
-    covered = np.clip(
-        edges[:, None] - np.arange(size), 0, 1
-    )  # share of each pixel before each edge
-    weights = np.diff(covered, axis=0)
+    before_edges = np.clip(edges[:, None] - np.arange(size), 0, 1)  # share of each pixel
+    weights = np.diff(before_edges, axis=0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
+PLACES = [(x, y) for x in (0, 0.5, 1) for y in (0, 0.5, 1)]
 CROPS = np.array(
     [np.zeros(4)]
-    + [
-        [x * c, y * c, c - x * c, c - y * c]
-        for c in (0.03, 0.06, 0.09)
-        for x in (0, 0.5, 1)
-        for y in (0, 0.5, 1)
-    ]
+    + [[x * c, y * c, c - x * c, c - y * c] for c in (0.03, 0.06, 0.09) for x, y in PLACES]
 )
 
 
@@ -332,9 +298,7 @@ def _all_crops(grey: NDArray[np.float32]) -> NDArray:
 
 
 def _explained(a: NDArray, b: NDArray) -> NDArray:
-    """Share of the variance over pixels that is explained when image a, (..., side, side), stands
-    for b, (side, side).
-    """
+    """Share of the variance over pixels that image a, (..., side, side), explains in b."""
     variance = np.minimum(a.var((-2, -1)), b.var((-2, -1)))
     return 1 - ((a - b) ** 2).mean((-2, -1)) / np.maximum(variance, 1)
 
@@ -346,10 +310,9 @@ def _in_colour(a: NDArray, b: NDArray) -> float:
 
 
 def _structure(image: NDArray) -> NDArray:
-    """Grey values less their surroundings: edges and texture. Never exactly constant, so that it
-    can be correlated.
-    """
+    """Grey values less their surroundings: edges and texture."""
     grey = image.mean(2)
+    # never exactly constant, so that it can be correlated
     return (grey - uniform_filter(grey, 7, mode="nearest")).ravel() + 1e-9 * np.arange(grey.size)
 
 

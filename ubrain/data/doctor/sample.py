@@ -1,6 +1,4 @@
-"""A sample of one subject's responses, read once, and what it says about repeats, sessions and
-images.
-"""
+"""A sample of one subject's responses, and what it says about repeats, sessions and images."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,8 +14,7 @@ from ubrain.scores import correlation
 from ubrain.trials import BLOCK_BYTES, Rows, Trials, session_moments
 
 VOXELS = 2000  # voxels of a subject whose trials are compared
-# of a subject's responses that are read for the questions about single voxels
-RAW_BYTES = 512 << 20
+RAW_BYTES = 512 << 20  # of a subject's responses that are read for questions about single voxels
 SESSION_BYTES = 24 << 20  # of each session's responses that are compared with their repeats
 REPEATED_IMAGES, REPEATS = 300, 8  # images whose repeats are compared, and repeats of each
 LAGS = 10  # trials by which a session may be shifted
@@ -43,8 +40,7 @@ class Match:
 
 
 def match(a: NDArray, b: NDArray) -> Match:
-    """Compare the agreement of row i of a with row i of b, (n_images, n_voxels), with that of
-    randomly matched rows.
+    """Agreement of row i of a with row i of b, (n_images, n_voxels), against random matching.
 
     Under random matching the sum of the products of matched rows has mean 0, after the products of
     all rows were centred in both directions, and variance Σ c² / (n − 1) (Hoeffding 1951): no
@@ -58,41 +54,31 @@ def match(a: NDArray, b: NDArray) -> Match:
 
 
 def kernel_match(a: NDArray, b: NDArray, rng: np.random.Generator, shuffles: int = 200) -> float:
-    """Are images that are alike in a, (n_images, n_features), alike in b too? In standard
-    deviations above shuffled images.
+    """Are images that are alike in a, (n_images, n_features), alike in b, too?
 
-    The statistic is the sum of the products of the two matrices of inner products, without their
-    diagonals (kernel alignment; Gretton et al. 2005 test independence with it).
+    In standard deviations above shuffled images. The statistic is the sum of the products of the
+    two matrices of inner products, without their diagonals (kernel alignment; Gretton et al. 2005
+    test independence with it).
     """
     grams = []
     for x in (a, b):
         x = np.asarray(x, dtype=np.float64) - np.mean(x, 0, dtype=np.float64)
         spread = x.std(0)
-        x = np.divide(
-            x,
-            spread,
-            out=np.zeros_like(x),
-            where=spread > 1e-6 * max(float(spread.max(initial=0)), 1e-30),
-        )
+        usable = spread > 1e-6 * max(float(spread.max(initial=0)), 1e-30)
+        x = np.divide(x, spread, out=np.zeros_like(x), where=usable)
         gram = x @ x.T / x.shape[1]
         grams.append(gram - np.diag(np.diag(gram)))
     orders = (rng.permutation(len(grams[0])) for _ in range(shuffles))
     null = np.array([(grams[0] * grams[1][np.ix_(p, p)]).sum() for p in orders])
-    return (
-        float(((grams[0] * grams[1]).sum() - null.mean()) / null.std()) if null.std() > 0 else 0.0
-    )
+    above = float((grams[0] * grams[1]).sum() - null.mean())
+    return above / float(null.std()) if null.std() > 0 else 0.0
 
 
 def correlation_z(x: NDArray, y: NDArray) -> float:
-    """Pearson correlation in units of its standard error at 0 (Fisher's transform); 0 where it is
-    not defined.
-    """
+    """Pearson correlation in standard errors at 0 (Fisher's transform); 0 where it is undefined."""
     r = float(correlation(x[:, None], y[:, None])[0])
-    return (
-        float(np.arctanh(np.clip(r, -0.999999, 0.999999)) * np.sqrt(max(len(x) - 3, 1)))
-        if np.isfinite(r)
-        else 0.0
-    )
+    z = float(np.arctanh(np.clip(r, -0.999999, 0.999999)) * np.sqrt(max(len(x) - 3, 1)))
+    return z if np.isfinite(r) else 0.0
 
 
 class Sample:
@@ -150,21 +136,16 @@ class Sample:
             self._compare_with_images(gallery, split)
 
     def respond(self, photograph: Rows, common: Rows) -> None:
-        """Fill in `common`; `photograph` is that of each image of the file, and `common` those
-        that are wanted.
-        """
+        """Fill in `common` with those wanted; `photograph` is that of each image of the file."""
         seen, images = np.unique(photograph[self.trials.image], return_index=True)
         for number in np.intersect1d(common, seen):
             image = self.trials.image[images[np.searchsorted(seen, number)]]
-            responses = self.trials.zscored(self.trials_of(image, self.subject.n_trials)[:3]).mean(
-                0
-            )
+            rows = self.trials_of(image, self.subject.n_trials)[:3]
+            responses = self.trials.zscored(rows).mean(0)
             self.common[int(number)] = np.nan_to_num(responses, posinf=0, neginf=0)
 
     def release(self) -> None:
-        """Forget what is large; of `common`, all but a random choice of the voxels that are not
-        constant.
-        """
+        """Forget what is large; of `common`, all but a random choice of voxels that vary."""
         if self.common:
             kept = self.rng.permutation(np.flatnonzero(~self.constant))[:COMMON_VOXELS]
             self.common = {number: responses[kept] for number, responses in self.common.items()}
@@ -219,9 +200,7 @@ class Sample:
     # ---- some voxels, some trials
 
     def zscored(self, trials: Rows) -> NDArray[np.float32]:
-        """Z-scored responses of `voxels`, (n_trials, n). Trials are read once; what is not finite
-        counts as 0.
-        """
+        """Z-scored responses of `voxels`, (n_trials, n), read once; not finite counts as 0."""
         missing = np.unique(trials[self._place[trials] < 0])
         if len(missing):
             step = max(1, BLOCK_BYTES // (4 * self.subject.n_voxels))
@@ -265,8 +244,7 @@ class Sample:
         return later[self.trials.session[later] == self.trials.session[rows]]
 
     def repeat_noise(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Variance over repeats of z-scored responses, pooled over images, and its standard error:
-        (n,) each.
+        """Variance over repeats, pooled over images, and its standard error: (n,) each.
 
         The standard error comes from the spread of the images' contributions, so it holds for any
         distribution.
@@ -280,9 +258,7 @@ class Sample:
         return noise, np.sqrt(((squares - noise * freedom[:, None]) ** 2).sum(0)) / freedom.sum()
 
     def _lags(self, session: int) -> dict[int, Match]:
-        """Agreement of a session's responses, at each lag, with the mean repeat of their images in
-        other sessions.
-        """
+        """Agreement of a session's responses, at each lag, with their repeats elsewhere."""
         rows = np.flatnonzero(self.trials.session == session)
         partners = [self._elsewhere(i, session) for i in self.trials.image[rows]]
         have = np.flatnonzero([len(p) > 0 for p in partners])
@@ -313,20 +289,15 @@ class Sample:
         self.zscored(np.concatenate(trials))
         responses = np.stack([self.zscored(rows).mean(0) for rows in trials])
         thumbnails = gallery.thumbnails[np.searchsorted(gallery.rows, images)].astype(np.float32)
-        self.fit[split] = (
-            kernel_match(simple_features(thumbnails), responses, self.rng),
-            len(images),
-        )
+        z = kernel_match(simple_features(thumbnails), responses, self.rng)
+        self.fit[split] = z, len(images)
         if self.lateral is None:  # the train images: there are more of them
             self.lateral = self._lateral(thumbnails, responses)
 
     def _lateral(self, thumbnails: NDArray, responses: NDArray) -> tuple[float, float] | None:
         table = self.subject.voxels.iloc[self.voxels]
-        early = (
-            table["areas"]
-            .map(lambda areas: any(a.strip().lower() in EARLY for a in areas.split(",")))
-            .to_numpy()
-        )
+        areas = table["areas"].str.lower().str.split(",")
+        early = areas.map(lambda names: any(a.strip() in EARLY for a in names)).to_numpy()
         sides = [(table["hemisphere"] == side).to_numpy() for side in ("L", "R")]
         if min((side & early).sum() for side in sides) >= 3:
             sides = [side & early for side in sides]
@@ -334,39 +305,26 @@ class Sample:
             return None
         left_minus_right = responses[:, sides[0]].mean(1) - responses[:, sides[1]].mean(1)
         contrast, half = local_contrast(thumbnails), thumbnails.shape[1] // 2
-        part = {
-            "right": np.s_[:, :, half:],
-            "left": np.s_[:, :, :half],
-            "top": np.s_[:, :half],
-            "bottom": np.s_[:, half:],
-        }
-        energy = {where: np.log1p(contrast[s].mean((1, 2))) for where, s in part.items()}
+        parts = np.s_[:, :, half:], np.s_[:, :, :half], np.s_[:, :half], np.s_[:, half:]
+        right, left, top, bottom = (np.log1p(contrast[part].mean((1, 2))) for part in parts)
         return (
-            correlation_z(left_minus_right, energy["right"] - energy["left"]),
-            correlation_z(left_minus_right, energy["top"] - energy["bottom"]),
+            correlation_z(left_minus_right, right - left),
+            correlation_z(left_minus_right, top - bottom),
         )
 
 
 def local_contrast(thumbnails: NDArray) -> NDArray[np.float32]:
-    """Length of the gradient of the grey values of (n_images, side, side, 3): (n_images, side,
-    side).
-    """
+    """Length of the gradient of grey values, (n_images, side, side), of images in RGB."""
     down, across = np.gradient(thumbnails.astype(np.float32).mean(3), axis=(1, 2))
     return np.hypot(down, across)
 
 
 def simple_features(thumbnails: NDArray) -> NDArray[np.float32]:
-    """Contrast, lightness and blue against red in 8 × 8 places: what every visual area has some
-    relation to.
-    """
+    """Contrast, lightness, blue against red in 8 × 8 places: every visual area relates to them."""
 
     def pooled(maps: NDArray) -> NDArray:
         step = maps.shape[1] // 8
         return maps.reshape(len(maps), 8, step, 8, step).mean((2, 4)).reshape(len(maps), -1)
 
-    maps = (
-        np.log1p(local_contrast(thumbnails)),
-        thumbnails.mean(3),
-        thumbnails[..., 2] - thumbnails[..., 0],
-    )
-    return np.concatenate([pooled(m) for m in maps], axis=1)
+    contrast, blue = np.log1p(local_contrast(thumbnails)), thumbnails[..., 2] - thumbnails[..., 0]
+    return np.concatenate([pooled(m) for m in (contrast, thumbnails.mean(3), blue)], axis=1)

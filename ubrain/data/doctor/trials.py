@@ -1,6 +1,4 @@
-"""Questions about trials: do responses belong to their images, by repeats, by noise ceilings, and
-by what images look like?
-"""
+"""Questions about trials: do responses belong to their images, by repeats, ncsnr and pixels?"""
 
 from collections.abc import Iterator
 
@@ -21,17 +19,13 @@ def sizes_of_splits(s: Sample) -> Iterator[Finding]:
         what = f"{test} test images: below 12, a voxel's correlation of 0.5 is within chance"
         yield Finding("few-test-images", "warning", s.name, what, test)
     if val == 0:
-        yield Finding(
-            "no-val-images",
-            "warning",
-            s.name,
-            "no val images, by which training decides when to stop",
-            val,
-        )
+        what = "no val images, by which training decides when to stop"
+        yield Finding("no-val-images", "warning", s.name, what, val)
 
 
 def trial_table(s: Sample) -> Iterator[Finding]:
-    """Repeats have to be numbered once each. Z-scoring over n trials removes 1/n of the variance;
+    """Repeats are numbered once each; z-scoring over n trials removes 1/n of the variance.
+
     10 % is the limit.
     """
     image, repeat = s.trials.image, s.group["trials/repeat"][:].astype(np.int64)
@@ -46,9 +40,8 @@ def trial_table(s: Sample) -> Iterator[Finding]:
             f"{len(short)} of {len(count)} have fewer than 10 trials; z-scoring over so few removes"
             " their signal"
         )
-        yield Finding(
-            "short-sessions", "warning", in_units(s, short), what, float(count[short].min())
-        )
+        fewest = float(count[short].min())
+        yield Finding("short-sessions", "warning", in_units(s, short), what, fewest)
 
 
 def repeats(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
@@ -76,30 +69,24 @@ def repeats(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
 
 
 def _at_chance(s: Sample, peers: list[Sample]) -> bool:
-    return (
-        s.reliability is not None and s.reliability.z < CHANCE and _expected_z(s, peers) >= EXPECTED
-    )
+    r = s.reliability
+    return r is not None and r.z < CHANCE and _expected_z(s, peers) >= EXPECTED
 
 
 def _expected_z(s: Sample, peers: list[Sample]) -> float:
-    """What the agreement of repeats should be at least: by ncsnr, by the other subjects, or with 1
-    % of signal.
-    """
+    """What agreement of repeats to expect: by ncsnr, by the other subjects, or with 1 % signal."""
     snr = s.subject.voxels["ncsnr"].to_numpy(np.float64)[s.voxels]
     power = np.where(np.isfinite(snr) & (snr >= 0), snr, 0) ** 2
-    others = [
-        p.reliability.r for p in peers if p.reliability is not None and p.reliability.z > SURE
-    ]
-    signal = max(
-        float(np.mean(power / (1 + power))), float(np.median(others)) if others else 0.0, 0.01
-    )
-    return signal / s.reliability.sd if s.reliability is not None and s.reliability.sd > 0 else 0.0
+    others = [p.reliability.r for p in peers if p.reliability and p.reliability.z > SURE]
+    by_others = float(np.median(others)) if others else 0.0
+    signal = max(float(np.mean(power / (1 + power))), by_others, 0.01)
+    return signal / s.reliability.sd if s.reliability and s.reliability.sd > 0 else 0.0
 
 
 def sessions(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     """Sessions that agree with the repeats in other sessions only after a shift, or not at all."""
     if _at_chance(s, peers):
-        return  # said by _repeats
+        return  # said by `repeats`
     shifted = _shifted(s)
     for session, lag in shifted.items():
         z = [s.by_lag[session][k].z for k in (lag, 0)]
@@ -108,9 +95,8 @@ def sessions(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
             f" taken {_later(lag)} (z = {z[0]:.0f}, and {z[1]:.1f} as they are)"
         )
         yield Finding("shifted-trials", "error", f"{s.name}, session {session}", what, float(lag))
-    signal = (
-        float(np.median([lags[0].r for lags in s.by_lag.values()])) if len(s.by_lag) > 2 else 0.0
-    )
+    agreement = [lags[0].r for lags in s.by_lag.values()]
+    signal = float(np.median(agreement)) if len(agreement) > 2 else 0.0
     for session in sorted(set(s.by_lag) - set(shifted)):
         here = s.by_lag[session][0]
         if here.sd > 0 and signal / here.sd >= EXPECTED and here.z < CHANCE:
@@ -118,15 +104,12 @@ def sessions(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
                 "responses do not agree with the repeats of their images in other sessions (z ="
                 f" {here.z:.1f}, expected {signal / here.sd:.0f})"
             )
-            yield Finding(
-                "session-disagrees", "warning", f"{s.name}, session {session}", what, here.z
-            )
+            where = f"{s.name}, session {session}"
+            yield Finding("session-disagrees", "warning", where, what, here.z)
 
 
 def _shifted(s: Sample) -> dict[int, int]:
-    """Session -> lag at which its responses agree far better with the repeats in other sessions
-    than as they are.
-    """
+    """Session -> lag at which it agrees far better with other sessions than as it is."""
     best = {session: max(lags, key=lambda lag: lags[lag].z) for session, lags in s.by_lag.items()}
     return {
         i: lag
@@ -142,26 +125,16 @@ def _later(lag: int) -> str:
 def ncsnr(s: Sample) -> Iterator[Finding]:
     """Is ncsnr possible, and is it that of the repeats? (After `measure`.)"""
     stored = s.subject.voxels["ncsnr"].to_numpy(np.float64)
-    for bad, level, what in (
-        ((stored < 0) & ~s.constant, "error", "negative"),
-        (
-            (stored > 5) & ~s.constant,
-            "warning",
-            "above 5: single trials would be 96 % signal, which no scanner measures",
-        ),
-    ):
+    high = "above 5: single trials would be 96 % signal, which no scanner measures"
+    for bad, level, what in ((stored < 0, "error", "negative"), (stored > 5, "warning", high)):
+        bad = bad & ~s.constant
         if bad.any():
             worst = float(stored[bad][np.argmax(np.abs(stored[bad]))])
             what = f"ncsnr of {bad.sum()} voxels is {what} (the worst: {worst:.3g})"
             yield Finding("ncsnr-range", level, in_voxels(s, bad), what, worst)
     if s.repeated and np.isnan(stored).all():
-        yield Finding(
-            "ncsnr-missing",
-            "warning",
-            s.name,
-            "ncsnr is unknown in all voxels, but images were repeated",
-            1,
-        )
+        what = "ncsnr is unknown in all voxels, but images were repeated"
+        yield Finding("ncsnr-missing", "warning", s.name, what, 1)
     elif s.reliability is not None and s.reliability.z > CHANCE and not _shifted(s):
         yield from _ncsnr_of_repeats(s, stored)
 
@@ -183,9 +156,8 @@ def _ncsnr_of_repeats(s: Sample, stored: NDArray[np.float64]) -> Iterator[Findin
     share, found = float(off[usable].mean()), np.sqrt(np.maximum(1 / noise[usable] - 1, 0))
     x, y = np.log(implied[usable]), np.log(noise[usable])
     spread, blur = float(np.std(x)), float(np.median(error[usable] / noise[usable]))
-    expected = np.arctanh(min(spread / max(np.hypot(spread, blur), 1e-30), 0.999)) * np.sqrt(
-        len(x) - 3
-    )
+    r = min(spread / max(np.hypot(spread, blur), 1e-30), 0.999)
+    expected = np.arctanh(r) * np.sqrt(len(x) - 3)
     if share > 1 / 3:
         what = (
             f"ncsnr of {share:.0%} of the voxels is not that of the repeats (median"
@@ -201,14 +173,13 @@ def _ncsnr_of_repeats(s: Sample, stored: NDArray[np.float64]) -> Iterator[Findin
 
 
 def images_fit(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
-    """Images alike in contrast, lightness and colour evoke responses more alike than chance; if
-    not, images are mixed up.
+    """Do images alike in contrast, lightness and colour evoke responses more alike than chance?
 
     What to expect follows from the subject's other split and from its peers; the statistic grows as
     the number of images. Subjects differ twofold in it, so twice as much is asked for as elsewhere.
     """
     if _at_chance(s, peers) or _shifted(s):
-        return  # said by _repeats or _sessions
+        return  # said by `repeats` or `sessions`
     rates = [z / n for p in (s, *peers) for z, n in p.fit.values() if z > SURE]
     rate = float(np.median(rates)) if rates else 0.0
     reliable = s.reliability is not None and s.reliability.z > 10
@@ -220,24 +191,15 @@ def images_fit(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
     }
     if bad:
         z, n = min(bad.values())
-        why = (
-            f", expected {rate * n:.0f}"
-            if rates
-            else ", although repeats agree"
-            if reliable
-            else ", without repeats"
-        )
+        why = f"expected {rate * n:.0f}"
+        if not rates:
+            why = "although repeats agree" if reliable else "without repeats"
         what = (
             f"responses to {n} images have no relation to their contrast, lightness and colour (z ="
-            f" {z:.1f}{why})"
+            f" {z:.1f}, {why})"
         )
-        yield Finding(
-            "images-do-not-fit",
-            "error" if rates else "warning",
-            f"{s.name}, {' and '.join(bad)} images",
-            what,
-            z,
-        )
+        level, where = "error" if rates else "warning", f"{s.name}, {' and '.join(bad)} images"
+        yield Finding("images-do-not-fit", level, where, what, z)
 
 
 def fits(s: Sample) -> bool:
@@ -246,9 +208,7 @@ def fits(s: Sample) -> bool:
 
 
 def hemispheres(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
-    """Each hemisphere sees the opposite half of the image, so the left one prefers images with
-    contrast at the right.
-    """
+    """A hemisphere sees the opposite half: the left one prefers contrast at the right."""
     across, down = s.lateral or (0.0, 0.0)
     if across < -ONCE:
         what = (

@@ -1,6 +1,4 @@
-"""Questions about voxels: are their numbers possible, is each there once, and are areas what their
-names say?
-"""
+"""Questions about voxels: are numbers possible, is each there once, are areas what they say?"""
 
 import re
 from collections import defaultdict
@@ -14,11 +12,9 @@ from ubrain.data.doctor.sample import Sample
 
 COMPARED_VOXELS = 1 << 16  # voxels of subjects that are compared at a time
 PAIRED_BYTES = 192 << 20  # of responses in which copies of voxels are sought
-NSDGENERAL = {
-    "func1pt8mm": 40_000,
-    "func1mm": 232_000,
-}  # voxels; twice what the largest subject has. Elsewhere:
-# vertices of a surface; with the voxels that its label file calls -1 it would be more
+# Voxels at most: twice what the largest subject has; elsewhere vertices of a surface. With the
+# voxels that the label file calls -1 it would be more.
+NSDGENERAL = {"func1pt8mm": 40_000, "func1mm": 232_000}
 NSDGENERAL_ELSEWHERE = 100_000
 EARLY = {area: re.compile(f"{area}[vd]?", re.I) for area in ("V1", "V2", "V3")}
 NO_AREA = {"0", "-1", "nan", "none", "null", "unknown", "unlabeled", "background", "???", "*"}
@@ -26,9 +22,7 @@ NO_AREA = {"0", "-1", "nan", "none", "null", "unknown", "unlabeled", "background
 
 def finite(s: Sample) -> Iterator[Finding]:
     """Is every number one?"""
-    bad = np.logical_or(
-        ~np.isfinite(s.raw_moments).all((0, 1)), ~np.isfinite(s.moments).all((0, 1))
-    )
+    bad = ~(np.isfinite(s.raw_moments).all((0, 1)) & np.isfinite(s.moments).all((0, 1)))
     if bad.any():
         what = f"{bad.sum()} voxels have responses or session moments that are NaN or infinite"
         yield Finding("not-finite", "error", in_voxels(s, bad), what, float(bad.mean()))
@@ -47,15 +41,12 @@ def stored_moments(s: Sample) -> Iterator[Finding]:
     for start in range(0, s.subject.n_voxels, COMPARED_VOXELS):
         block = np.s_[:, start : start + COMPARED_VOXELS]
         stored, found = s.moments[:, *block].astype(np.float64), s.raw_moments[:, *block]
-        rounding = (
-            4 * float(np.finfo(s.group["responses"].dtype).eps) * (np.abs(found[0]) + 5 * found[1])
-            + 1e-30
-        )
+        eps = float(np.finfo(s.group["responses"].dtype).eps)
+        rounding = 4 * eps * (np.abs(found[0]) + 5 * found[1]) + 1e-30
         away = np.nan_to_num(np.abs(stored - found), posinf=float(np.finfo(np.float32).max))
         wrong[block] = away[0] > error * stored[1] + rounding
-        wrong[block] |= (
-            away[1] > np.expm1(error) * np.minimum(stored[1], found[1]) + rounding
-        )  # the error of its logarithm
+        # the error of a standard deviation is that of its logarithm
+        wrong[block] |= away[1] > np.expm1(error) * np.minimum(stored[1], found[1]) + rounding
         off[block] = away.max(0)
     share = wrong.mean(1)
     bad = np.flatnonzero(np.where(n < total, share > 0.25, share > 0) & (n > 1))
@@ -74,14 +65,12 @@ def stored_moments(s: Sample) -> Iterator[Finding]:
         )
         yield Finding("not-z-scored", "error", in_units(s, bad), what, by)
     elif s.trials.normalise == "none":
-        yield from _z_scored_already(s, s.raw_moments)
+        yield from _z_scored_already(s)
 
 
-def _z_scored_already(s: Sample, moments: NDArray[np.float64]) -> Iterator[Finding]:
-    """Responses said to be z-scored: averages of up to 35 repeats keep a standard deviation of
-    1/√35 to 1, and mean 0.
-    """
-    mean, deviation = np.abs(moments[0][:, ~s.constant]), moments[1][:, ~s.constant]
+def _z_scored_already(s: Sample) -> Iterator[Finding]:
+    """Averages of up to 35 z-scored repeats keep mean 0, and a standard deviation of 1/√35 to 1."""
+    mean, deviation = np.abs(s.raw_moments[0][:, ~s.constant]), s.raw_moments[1][:, ~s.constant]
     if mean.size and (np.median(mean) > 0.5 or not 0.1 < np.median(deviation) < 2):
         what = (
             "the file says that responses are z-scored, but the median voxel has the mean"
@@ -94,15 +83,12 @@ def constant_voxels(s: Sample) -> Iterator[Finding]:
     """Voxels that never change."""
     if s.constant.any():
         what = f"{s.constant.sum()} voxels never change within a session"
-        yield Finding(
-            "constant-voxels", "warning", in_voxels(s, s.constant), what, float(s.constant.mean())
-        )
+        share = float(s.constant.mean())
+        yield Finding("constant-voxels", "warning", in_voxels(s, s.constant), what, share)
 
 
 def sessions_of_one_size(s: Sample) -> Iterator[Finding]:
-    """Between sessions gains differ by some ten per cent; a factor of 10 is halfway to one of 100
-    (or 300), in logarithm.
-    """
+    """Gains of sessions differ by some ten per cent; a factor of 10 is halfway to one of 100."""
     ratio = s.sizes / max(float(np.median(s.sizes)), 1e-30) if len(s.sizes) else np.empty(0)
     odd = np.flatnonzero((ratio > 10) | (ratio < 0.1))
     if len(odd):
@@ -112,8 +98,7 @@ def sessions_of_one_size(s: Sample) -> Iterator[Finding]:
 
 
 def size_of_responses(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
-    """Percent signal change has a standard deviation of 1 to 3, z-scores have 1, averages of 35
-    repeats at least 0.17.
+    """Percent signal change has a standard deviation of 1 to 3, z-scores 1, averages 0.17 or more.
 
     A factor of 300 too much or too little is told from that halfway, in logarithm: at 30, and at
     1/√300, which is 0.06.
@@ -137,8 +122,7 @@ def size_of_responses(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
 
 
 def duplicate_voxels(s: Sample) -> Iterator[Finding]:
-    """Columns that correlate above 0.999 over 12 trials or more: two unrelated ones do so with a
-    chance of 1e-14.
+    """Columns that correlate above 0.999 over 12 trials or more: by chance 1 pair in 1e14 does.
 
     Copies have the same projection on random weights, so it is enough to compare neighbours in the
     order of projections.
@@ -174,34 +158,23 @@ def duplicate_voxels(s: Sample) -> Iterator[Finding]:
             copies[usable[left[alike]]] = copies[usable[right[alike]]] = True
     if copies.any():
         what = f"{copies.sum()} voxels are copies of one another (correlation above 0.999)"
-        yield Finding(
-            "duplicate-voxels", "warning", in_voxels(s, copies), what, float(copies.mean())
-        )
+        share = float(copies.mean())
+        yield Finding("duplicate-voxels", "warning", in_voxels(s, copies), what, share)
 
 
 def copied_subject(a: Sample, b: Sample) -> Iterator[Finding]:
-    """Subjects with the same responses. Noise is never the same: over 12 images no voxel of one
-    should be one of another.
-    """
-    same = (
-        a.group.attrs["digest"] == b.group.attrs["digest"] or a.moments_digest == b.moments_digest
-    )
+    """Noise is never the same: over 12 images no voxel of one subject should be one of another."""
+    same = a.group.attrs["digest"] == b.group.attrs["digest"]
+    same |= a.moments_digest == b.moments_digest
     share = 1.0 if same else _shared_voxels(a, b)
     if share > 0.05:
         what = f"{share:.0%} of the voxels of {a.name} are also voxels of {b.name}, noise included"
-        yield Finding(
-            "copied-subject",
-            "error" if share > 0.5 else "warning",
-            f"{a.name}, {b.name}",
-            what,
-            share,
-        )
+        level = "error" if share > 0.5 else "warning"
+        yield Finding("copied-subject", level, f"{a.name}, {b.name}", what, share)
 
 
 def _shared_voxels(a: Sample, b: Sample) -> float:
-    """Share of the voxels that a has kept that correlate above 0.99 with some voxel of b over the
-    images both have seen.
-    """
+    """Share of a's kept voxels that correlate above 0.99 with a voxel of b over common images."""
     images = sorted(a.common.keys() & b.common.keys())
     if len(images) < 12:
         return 0.0
@@ -220,9 +193,7 @@ def _of_length_1(columns: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def area_sizes(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
-    """V1, V2 and V3 are about equally large, and V1 varies threefold between people: a factor of 5
-    is none of nature's.
-    """
+    """V1, V2 and V3 are about equally large, V1 varies threefold: a factor of 5 is not nature's."""
     mine, others = s.areas, [p.areas for p in peers if p.areas]
     if not mine and others:
         what = f"no voxel is in an area, but the other subjects of {s.subject.dataset} have areas"
@@ -235,12 +206,9 @@ def area_sizes(s: Sample, peers: list[Sample]) -> Iterator[Finding]:
         if not odd and (_far_larger(mine[area], usual) or _far_larger(usual, mine[area])):
             odd[area] = mine[area], f"where the other subjects would have about {usual:.0f}"
     for area, (n, why) in odd.items():
-        yield Finding(
-            "area-sizes", "warning", f"{s.name}, {area}", f"{area} has {n} voxels, {why}", n
-        )
-    missing = (
-        sorted(set.intersection(*(set(o) for o in others)) - set(mine)) if len(others) > 1 else []
-    )
+        what = f"{area} has {n} voxels, {why}"
+        yield Finding("area-sizes", "warning", f"{s.name}, {area}", what, n)
+    missing = sorted(set.intersection(*map(set, others)) - set(mine)) if len(others) > 1 else []
     if missing:
         what = (
             f"{len(missing)} areas that all other subjects of {s.subject.dataset} have are absent"
@@ -295,10 +263,6 @@ def area_names(samples: list[Sample]) -> Iterator[Finding]:
     for ways in spelled.values():
         if len(ways) > 1:
             rare = min(ways, key=lambda way: sum(s.areas[way] for s in ways[way]))
-            yield Finding(
-                "area-names",
-                "warning",
-                f"{', '.join(s.name for s in ways[rare])}, {rare}",
-                f"one area is spelled in {len(ways)} ways: {', '.join(sorted(ways))}",
-                len(ways),
-            )
+            where = f"{', '.join(s.name for s in ways[rare])}, {rare}"
+            what = f"one area is spelled in {len(ways)} ways: {', '.join(sorted(ways))}"
+            yield Finding("area-names", "warning", where, what, len(ways))
