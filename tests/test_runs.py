@@ -500,7 +500,6 @@ def test_the_answer_is_that_of_the_numbers_just_recorded(project, monkeypatch):
     assert [o.text for o in answer.outputs] == ["Holds: all is well: 1.000, in 1 of 1 subject.\n"]
 
 
-@pytest.mark.xfail(strict=False, reason="published again at the end of this rebuild")
 @pytest.mark.parametrize(
     "executed", sorted(ROOT.glob("papermill_runs/*/*.ipynb")), ids=lambda p: p.parent.name + p.stem
 )
