@@ -1,5 +1,4 @@
-"""Simulated brains: voxels with a functional type, a receptive field, tuning and noise. No network
-is involved.
+"""Simulated brains: voxels with a functional type, a receptive field, tuning and noise.
 
 Early voxels read Gabor energy of the pixels under their receptive field, hV4 reads colour opponency
 and curvature, category voxels read the description of the scene. The encoder sees none of these,
@@ -18,10 +17,7 @@ from ubrain.data.simulate.scenes import CATEGORIES, FIELD_OF_VIEW, SIZE, Scene, 
 
 GRID = 28  # energy maps are pooled to this many points per side
 ORIENTATIONS, FREQUENCIES = 6, (0.75, 1.5, 3.0)  # cycles per degree
-REFERENCE_SCENES, REFERENCE_OFFSET = (
-    300,
-    10**9,
-)  # signals are scaled on scenes that no subject ever sees
+REFERENCE_SCENES, REFERENCE_OFFSET = 300, 10**9  # to scale signals on; no subject sees them
 SEMANTIC = (*CATEGORIES, "indoor", "outdoor")
 
 # area: (voxels, mean of four NSD subjects at 1.8 mm; counts of food, RSC and LO are our guess),
@@ -75,9 +71,8 @@ class Brain:
         pixels : (n_images, SIZE, SIZE, 3), what was shown.
         scenes : what is on each image.
         """
-        return ((self._raw(energy_maps(pixels), scenes) - self.mean) / self.scale).astype(
-            np.float32
-        )
+        raw = self._raw(energy_maps(pixels), scenes)
+        return ((raw - self.mean) / self.scale).astype(np.float32)
 
     def calibrate(self, maps: NDArray[np.float32], scenes: list[Scene]) -> None:
         """Set mean and scale from reference scenes."""
@@ -90,9 +85,8 @@ class Brain:
         out[:, early] = self._early(maps, early)
         out[:, ~early] = self._semantic(scenes, ~early)
         counts = np.bincount(self.units.voxel)
-        return (np.add.reduceat(out, np.cumsum(counts) - counts, axis=1) / counts).astype(
-            np.float32
-        )
+        sums = np.add.reduceat(out, np.cumsum(counts) - counts, axis=1)
+        return (sums / counts).astype(np.float32)
 
     def _early(self, maps: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(mean of the maps under the receptive field · tuning) ^ exponent: (n_images, n_units)."""
@@ -110,18 +104,15 @@ class Brain:
         return np.maximum(drive, 0) ** self.exponent[which]
 
     def _semantic(self, scenes: list[Scene], which: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Saturating sum over objects of tuning · size gain · receptive field, plus the tuning to
-        the place.
-        """
+        """Saturating sum over objects of tuning · size · receptive field, and of the place."""
         u, tuning = self.units[which], self.semantic_tuning[which]
         x, y, sigma = (u[c].to_numpy() for c in ("x", "y", "sigma"))
         drive = np.zeros((len(scenes), len(u)), np.float32)
         for row, scene in enumerate(scenes):
             for thing in scene.things:
                 near = np.exp(-((thing.x - x) ** 2 + (thing.y - y) ** 2) / (2 * sigma**2))
-                drive[row] += (
-                    tuning[:, SEMANTIC.index(thing.category)] * np.sqrt(thing.size / 3) * near
-                )
+                weight = tuning[:, SEMANTIC.index(thing.category)]
+                drive[row] += weight * np.sqrt(thing.size / 3) * near
             if scene.place != "none":
                 drive[row] += tuning[:, SEMANTIC.index(scene.place)]
         return drive / (drive + 0.7)
@@ -191,13 +182,9 @@ def energy_maps(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     energy = np.empty((len(rgb), len(FREQUENCIES) * ORIENTATIONS, GRID, GRID), np.float32)
     for m, window in enumerate(_gabor_windows()):
         energy[:, m] = _pool(np.abs(scipy.fft.ifft2(spectrum * window, workers=2)) ** 2)
-    red_green, blue_yellow = (
-        rgb[..., 0] - rgb[..., 1],
-        rgb[..., 2] - (rgb[..., 0] + rgb[..., 1]) / 2,
-    )
-    colour = np.stack(
-        [_pool(np.maximum(s * c, 0)) for c in (red_green, blue_yellow) for s in (1, -1)], 1
-    )
+    red, green, blue = np.moveaxis(rgb, 3, 0)
+    opponent = red - green, blue - (red + green) / 2
+    colour = np.stack([_pool(np.maximum(s * c, 0)) for c in opponent for s in (1, -1)], 1)
     middle = energy[:, ORIENTATIONS : 2 * ORIENTATIONS]
     curvature = np.sqrt(middle * np.roll(middle, 2, axis=1))
     return np.concatenate([energy * 30, colour, curvature * 30], 1)
@@ -208,9 +195,7 @@ N_MAPS = N_ENERGY + 4 + ORIENTATIONS
 
 
 def _gabor_windows() -> list[NDArray[np.float32]]:
-    """Transfer functions of quadrature Gabor filters: Gaussians on one side of the frequency
-    plane.
-    """
+    """Transfer functions of quadrature Gabor filters: Gaussians on one side of frequencies."""
     fx = scipy.fft.fftfreq(SIZE, FIELD_OF_VIEW / SIZE)[None]  # cycles per degree
     fy = fx.T
     windows = []
@@ -228,9 +213,7 @@ def _pool(maps: NDArray) -> NDArray[np.float32]:
 
 
 def _draw_voxels(rng: np.random.Generator, n_voxels: int, spread: float) -> pd.DataFrame:
-    """Voxels of each area, at vertices of it: hemisphere, vertex, area, x, y (where the vertex has
-    a map).
-    """
+    """Voxels at vertices of each area: hemisphere, vertex, area, x, y (NaN without a map)."""
     share = np.array([n for n, _ in AREAS.values()]) * rng.lognormal(0, 0.25 * spread, len(AREAS))
     counts = np.maximum(np.round(n_voxels * share / share.sum()).astype(int), 1)
     parts = []
@@ -256,9 +239,7 @@ def _draw_types(
 
 
 def _draw_fields(rng: np.random.Generator, units: pd.DataFrame) -> None:
-    """Receptive fields: the vertex's map with jitter in V1–V3, elsewhere drawn with cortical
-    magnification.
-    """
+    """Receptive fields: the vertex's map with jitter in V1–V3, elsewhere by magnification."""
     n = len(units)
     eccentricity = 0.75 * ((4.2 / 0.75 + 1) ** rng.random(n) - 1)
     side = np.where(units.hemisphere == "L", 1, -1)
@@ -292,9 +273,7 @@ def _early_tuning(rng: np.random.Generator, units: pd.DataFrame) -> NDArray[np.f
 
 
 def _semantic_tuning(rng: np.random.Generator, units: pd.DataFrame) -> NDArray[np.float32]:
-    """Weights of each unit on the categories and places: one strong, the others weak; (n_units,
-    len(SEMANTIC)).
-    """
+    """Weights on categories and places, one strong, the others weak: (n_units, n_semantic)."""
     tuning = 0.15 * rng.random((len(units), len(SEMANTIC)))
     strength = rng.uniform(0.7, 1.3, len(units))
     for column, name in enumerate(SEMANTIC):

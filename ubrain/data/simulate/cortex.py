@@ -12,16 +12,11 @@ from nilearn import datasets, surface
 from numpy.typing import NDArray
 
 FOVEA, CALCARINE_END = (14, -98, -4), (17, -62, 6)  # the two ends of V1
-BANDS = {
-    "V1": (0.0, 0.2),
-    "V2": (0.2, 0.34),
-    "V3": (0.34, 0.46),
-}  # distance from the calcarine, radians on the sphere
-LENGTH = 0.75  # of V1 along the calcarine, radians on the sphere
-MAX_ECCENTRICITY, MAGNIFICATION = (
-    5.5,
-    0.75,
-)  # degrees of visual angle; cortical distance ~ log(eccentricity + 0.75)
+# Radians on the sphere: distance from the calcarine, and length of V1 along it.
+BANDS = {"V1": (0.0, 0.2), "V2": (0.2, 0.34), "V3": (0.34, 0.46)}
+LENGTH = 0.75
+# Degrees of visual angle; cortical distance ~ log(eccentricity + 0.75).
+MAX_ECCENTRICITY, MAGNIFICATION = 5.5, 0.75
 CENTRES = {  # area -> (centre, radius in radians on the sphere)
     "hV4": ((30, -79, -14), 0.17),
     "OFA": ((41, -78, -11), 0.14),
@@ -81,9 +76,8 @@ def _hemisphere(side: str) -> pd.DataFrame:
     eccentricity = MAGNIFICATION * (
         (MAX_ECCENTRICITY / MAGNIFICATION + 1) ** (np.clip(u, 0, LENGTH) / LENGTH) - 1
     )
-    angle = np.full(
-        len(sphere), np.nan
-    )  # 0: horizontal meridian, ±90: vertical meridian; dorsal cortex sees below
+    # 0: horizontal meridian, ±90: vertical meridian; dorsal cortex sees below
+    angle = np.full(len(sphere), np.nan)
     for name, (near, far) in BANDS.items():
         band = inside & (np.abs(v) >= near) & (np.abs(v) < far)
         share = (np.abs(v) - near) / (far - near)

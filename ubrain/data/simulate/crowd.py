@@ -1,6 +1,4 @@
-"""The simulated crowd: rendered scenes seen by simulated brains in a simulated scanner, streamed
-to a crowd file.
-"""
+"""Simulated subjects in a simulated scanner, streamed to a crowd file with the truth on them."""
 
 import json
 import tempfile
@@ -81,19 +79,16 @@ def simulate_crowd(
     for what, (number, least) in {**sizes, "test_images": (n_test, 2)}.items():
         if number < least:
             raise UbrainError(f"{what}: expected at least {least}, got {number}")
-    trials = (
-        n_own + n_test
-        if scanner.averages_only
-        else n_own * scanner.repeats + n_test * scanner.test_repeats
-    )
+    trials = n_own * scanner.repeats + n_test * scanner.test_repeats
+    if scanner.averages_only:
+        trials = n_own + n_test
     # with scratch and truth
     responses = config.subjects * 1.15 * config.voxels * 4 * (trials + n_own + 2 * n_test)
     needs = (n_test + config.subjects * n_own) * SIZE * SIZE * 3 + int(responses)
     with write_crowd(out, append=append, needs=needs) as writer:
         simulation = _Simulation(writer, scanner, config, seed, n_test)
-        for _ in track(
-            range(config.subjects), config.subjects, f"simulating {config.scanner} subjects"
-        ):
+        label = f"simulating {config.scanner} subjects"
+        for _ in track(range(config.subjects), config.subjects, label):
             simulation.add_subject(n_own)
         simulation.write_scenes()
 
@@ -109,13 +104,8 @@ class _Simulation:
         seed: int,
         n_test: int,
     ) -> None:
-        self.writer, self.scanner, self.config, self.name, self.seed = (
-            writer,
-            scanner,
-            config,
-            config.scanner,
-            seed,
-        )
+        self.writer, self.scanner, self.config, self.seed = writer, scanner, config, seed
+        self.name = config.scanner
         self.number = writer.n_subjects
         self.next_scene = writer.n_images
         pixels, self.reference = reference_scenes(seed)
@@ -139,18 +129,15 @@ class _Simulation:
     def add_subject(self, n_own: int) -> None:
         """Simulate one subject and stream its images, trials and truth to the file."""
         rng = np.random.default_rng([self.seed, self.number, 0x5CA7])
-        size, snr = (
-            round(self.config.voxels * rng.uniform(0.85, 1.15)),
-            self.scanner.snr * self.config.snr,
-        )
+        config, scanner = self.config, self.scanner
         brain = make_brain(
             self.seed,
             self.number,
-            size,
-            self.scanner.units_per_voxel,
-            snr,
-            self.config.spread,
-            self.config.lacking,
+            round(config.voxels * rng.uniform(0.85, 1.15)),
+            scanner.units_per_voxel,
+            scanner.snr * config.snr,
+            config.spread,
+            config.lacking,
         )
         brain.calibrate(self.reference_maps, self.reference)
         self.number += 1
@@ -158,9 +145,8 @@ class _Simulation:
         own = self._new_scenes(n_own)
         scenes = [*self.test, *own]
         with tempfile.TemporaryFile(dir=self.writer.path.parent) as scratch:
-            for _ in (
-                scenes
-            ):  # take the space now: a full disk is an error here, but a crash in mapped memory
+            # take the space now: a full disk is an error here, but a crash in mapped memory
+            for _ in scenes:
                 scratch.write(bytes(4 * len(brain.voxels)))
             scratch.flush()
             signals = np.memmap(scratch, np.float32, "r+", shape=(len(scenes), len(brain.voxels)))
@@ -174,10 +160,8 @@ class _Simulation:
                 dataset=f"simulated-{self.name}",
                 scanner=self.name,
                 space="fsaverage5",
-                account=(
-                    f"simulated, like {self.scanner.like}; seed {self.seed}; {FIELD_OF_VIEW}"
-                    " degrees of visual angle"
-                ),
+                account=f"simulated, like {scanner.like}; seed {self.seed}; {FIELD_OF_VIEW} degrees"
+                " of visual angle",
             )
             self.writer.write_truth(f"{name}/noiseless_responses", signals[: len(self.test)])
         for column in ("type", "x", "y", "sigma", "ncsnr"):
@@ -186,9 +170,7 @@ class _Simulation:
     def _show(
         self, brain: Brain, scenes: list[int], signals: NDArray[np.float32]
     ) -> NDArray[np.int64]:
-        """Render scenes, put them into the file, and fill in the noiseless signals; returns the
-        rows in the file.
-        """
+        """Add rendered scenes to the file, and fill in noiseless signals; returns their rows."""
         image_rows = []
         for start in range(0, len(scenes), BLOCK):
             drawn = [render(self.seed, scene) for scene in scenes[start : start + BLOCK]]
@@ -204,9 +186,7 @@ class _Simulation:
     def _schedule(
         self, rng: np.random.Generator, image_rows: NDArray[np.int64]
     ) -> tuple[pd.DataFrame, NDArray]:
-        """Trials in random order, cut into sessions; and the position in `image_rows` of each
-        trial's image.
-        """
+        """Trials in random order, cut into sessions; and where in `image_rows` their images are."""
         n_test = len(self.test)
         repeats = np.full(len(image_rows), self.scanner.repeats)
         repeats[:n_test] = self.scanner.test_repeats
@@ -225,9 +205,7 @@ class _Simulation:
         position: NDArray,
         signals: NDArray,
     ) -> Iterator[NDArray[np.float32]]:
-        """Blocks of trials: offset of the session + gain of the session · (signal + noise /
-        ncsnr).
-        """
+        """Blocks of trials: offset of the session + its gain · (signal + noise / ncsnr)."""
         ncsnr = brain.voxels.ncsnr.to_numpy(np.float32)
         n_sessions = int(trials.session.max()) + 1
         offset = rng.normal(0, 1, (n_sessions, len(ncsnr))).astype(np.float32)
@@ -235,27 +213,21 @@ class _Simulation:
         session = trials.session.to_numpy()
         averaged = np.ones(len(position))
         if self.scanner.averages_only:
-            averaged = np.where(
-                position < len(self.test), self.scanner.test_repeats, self.scanner.repeats
-            )
+            of_test = position < len(self.test)
+            averaged = np.where(of_test, self.scanner.test_repeats, self.scanner.repeats)
         for start in range(0, len(position), BLOCK):
             block = slice(start, start + BLOCK)
             signal = signals[position[block]]
-            noise = (
-                rng.standard_normal(signal.shape, np.float32)
-                / ncsnr
-                / np.sqrt(averaged[block, None])
-            )
-            yield (offset[session[block]] + gain[session[block]] * (signal + noise)).astype(
-                np.float32
-            )
+            noise = rng.standard_normal(signal.shape, np.float32) / ncsnr
+            noise = noise / np.sqrt(averaged[block, None])
+            measured = offset[session[block]] + gain[session[block]] * (signal + noise)
+            yield measured.astype(np.float32)
 
     def write_scenes(self) -> None:
         """Store what was drawn on each image."""
-        self.writer.write_truth(f"scenes/{self.name}-{self.number}/id", list(self.descriptions))
-        self.writer.write_truth(
-            f"scenes/{self.name}-{self.number}/description", list(self.descriptions.values())
-        )
+        group = f"scenes/{self.name}-{self.number}"
+        self.writer.write_truth(f"{group}/id", list(self.descriptions))
+        self.writer.write_truth(f"{group}/description", list(self.descriptions.values()))
 
 
 def _voxel_table(brain: Brain) -> pd.DataFrame:

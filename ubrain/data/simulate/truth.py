@@ -1,6 +1,4 @@
-"""The ground truth of a simulated crowd: for checks and for the notebooks' "truth" panels, never
-for training.
-"""
+"""The ground truth of a simulated crowd: for checks and "truth" panels, never for training."""
 
 import json
 from typing import Any
@@ -19,9 +17,7 @@ def subjects(crowd: Crowd) -> list[str]:
 
 
 def voxels(crowd: Crowd, subject: str) -> pd.DataFrame:
-    """True functional type, receptive field (x, y, sigma in degrees of visual angle) and ncsnr of
-    each voxel.
-    """
+    """True type, receptive field (x, y, sigma in degrees of visual angle) and ncsnr of voxels."""
     group = _subject(crowd, subject)["voxels"]
     table = {c: d.asstr()[:] if d.dtype.kind == "O" else d[:] for c, d in group.items()}
     return pd.DataFrame(table).rename_axis("voxel")
