@@ -86,10 +86,6 @@ class Trials:
         """Mean and standard deviation of each session (or run): (2, n_units, n_voxels)."""
         return self._moments[:]
 
-    def forget(self) -> None:
-        """Drop the moments that `zscored` keeps; it reads them again."""
-        self.__dict__.pop("_mean_and_scale", None)
-
     @cached_property
     def _mean_and_scale(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(n_units, n_voxels) each; the scale is 0 where a voxel is constant within the unit."""
