@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from ubrain.checkpoint import (
@@ -206,12 +205,14 @@ def _public_texts(folder: Path) -> dict[str, bytes]:
 
 def _card(described: Mapping[str, Any], with_tables: Sequence[str]) -> str:
     """The model card of a checkpoint, Markdown under a YAML header."""
-    header = {
-        "library_name": "ubrain",
-        "license": "other",
-        "license_name": "terms-of-the-recordings",
-        "tags": ["brain-encoding", "fmri", "neuroscience", "vision"],
-    }
+    from huggingface_hub import ModelCardData
+
+    header = ModelCardData(
+        library_name="ubrain",
+        license="other",
+        license_name="terms-of-the-recordings",
+        tags=["brain-encoding", "fmri", "neuroscience", "vision"],
+    )
     facts, about = described["facts"], described["recordings"]
     datasets = sorted({r["dataset"] for r in about.values() if r.get("dataset")})
     columns = ("dataset", "scanner", "space")
@@ -223,7 +224,7 @@ def _card(described: Mapping[str, Any], with_tables: Sequence[str]) -> str:
     ]
     notes = f"\n{facts['notes']}\n" if facts.get("notes") else ""
     return f"""---
-{yaml.safe_dump(header, sort_keys=False).strip()}
+{header.to_yaml()}
 ---
 # Universal brain encoder of {len(rows)} subject(s)
 
