@@ -11,7 +11,7 @@ import pytest
 
 from ubrain import paths
 from ubrain.errors import UbrainError
-from ubrain.report import figures, runs
+from ubrain.report import figures, results, runs
 from ubrain.report.figures.overview import PANELS, Panel, draw_panel, panel_numbers
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
@@ -110,7 +110,7 @@ def test_the_same_numbers_give_the_same_file(tmp_path, monkeypatch):
 
 
 def test_panels_find_what_the_committed_run_has():
-    documents = runs.read_results(paths.project_root() / "papermill_runs" / "simulated-fast")
+    documents = results.read_results(paths.project_root() / "papermill_runs" / "simulated-fast")
     for panel in PANELS:
         if panel.notebook in documents:
             assert panel_numbers(panel, documents), panel.title
