@@ -143,8 +143,8 @@ def import_released(
         )
     config, rank, depth = _sizes(released)
     counts, remark = _subjects(released, subjects)
-    bones, scale_remark = _backbone(released, config, (rank, depth), lora_scale, backbone)
-    bones = replace(bones, registers=registers)
+    chosen, scale_remark = _backbone(released, config, (rank, depth), lora_scale, backbone)
+    chosen = replace(chosen, registers=registers)
     encoder, adapters = _fill(released, config, counts, rank, depth)
     source = {
         "file": Path(file).name,
@@ -158,7 +158,7 @@ def import_released(
         out,
         adapters,
         recordings=about,
-        settings={"backbone": asdict(bones)},
+        settings={"backbone": asdict(chosen)},
         source=source,
         notes=NOTES,
     )
@@ -169,8 +169,8 @@ def import_released(
         _said_sizes(config, rank, depth),
         remark,
         (
-            f"backbone: {bones.name} at {bones.image_size} px, output of blocks"
-            f" {', '.join(str(b + 1) for b in bones.levels)}"
+            f"backbone: {chosen.name} at {chosen.image_size} px, output of blocks"
+            f" {', '.join(str(b + 1) for b in chosen.levels)}"
         ),
         scale_remark,
         (
@@ -465,9 +465,9 @@ def _backbone(
             f"{released.path} was trained with the register tokens kept, which no backbone here"
             " does"
         )
-    bones = given or _dinov2(released, config, depth)
+    chosen = given or _dinov2(released, config, depth)
     if not rank:
-        return replace(bones, adapter_rank=0), "adapters: none"
+        return replace(chosen, adapter_rank=0), "adapters: none"
     scale, whence = lora_scale, "as told"
     if scale is None:
         scale, whence = _scale(released.facts), "as the file says"
@@ -476,8 +476,11 @@ def _backbone(
             BackboneConfig.adapter_alpha / rank,
             "that of the paper, assumed since the file does not say it",
         )
-    bones = replace(bones, adapter_rank=rank, adapter_alpha=scale * rank)
-    return bones, f"adapters: {depth} of rank {rank}, LoRA scale alpha / r = {scale:.8g} ({whence})"
+    chosen = replace(chosen, adapter_rank=rank, adapter_alpha=scale * rank)
+    return (
+        chosen,
+        f"adapters: {depth} of rank {rank}, LoRA scale alpha / r = {scale:.8g} ({whence})",
+    )
 
 
 def _dinov2(released: Released, config: EncoderConfig, depth: int) -> BackboneConfig:

@@ -112,18 +112,15 @@ def transfer(
 def open_encoder(
     folder: str | Path, crowd: Crowd, device: str = "auto"
 ) -> tuple[UniversalEncoder, Source]:
-    """An encoder from a checkpoint folder, and the source that gives it tokens of a crowd file's
-    images.
-    """
-    bones, where = checkpoint.backbone_config(folder), choose_device(device)
-    if bones.adapter_rank:
-        backbone = Backbone(bones).to(where)
-        return checkpoint.load(folder, backbone.adapters).to(where), Source(
-            crowd, backbone=backbone
-        )
-    return checkpoint.load(folder).to(where), Source(
-        crowd, Features(crowd, bones, cache_root() / "features", device)
-    )
+    """An encoder from a checkpoint folder, and the source of its tokens of a crowd's images."""
+    config, where = checkpoint.backbone_config(folder), choose_device(device)
+    if config.adapter_rank:
+        backbone = Backbone(config).to(where)
+        encoder, source = checkpoint.load(folder, backbone.adapters), Source(crowd, None, backbone)
+    else:
+        features = Features(crowd, config, cache_root() / "features", device)
+        encoder, source = checkpoint.load(folder), Source(crowd, features)
+    return encoder.to(where), source
 
 
 def _check_out(out: Path, settings: dict[str, Any], names: Sequence[str]) -> None:
