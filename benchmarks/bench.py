@@ -25,9 +25,8 @@ from ubrain.config import BackboneConfig, EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.optim import EmbeddingAdam, Rate
-from ubrain.parallel import choose_device
+from ubrain.parallel import autocast, choose_device
 from ubrain.paths import write_text
-from ubrain.predict import autocast
 from ubrain.progress import log
 from ubrain.train import loss_of
 

@@ -1,5 +1,6 @@
 """Tokens of any timm model, adapters, and the feature cache."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -10,7 +11,6 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
-import h5py
 import numpy as np
 import pytest
 import timm
@@ -28,7 +28,7 @@ from ubrain.cli import app
 from ubrain.config import BackboneConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
-from ubrain.features import Features
+from ubrain.features import Features, Images, Source, choose_source
 
 CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
 VIT = BackboneConfig("vit_tiny_patch16_224", "random", (0, 5, 11), 64, None, True, 0)
@@ -432,14 +432,13 @@ def test_features_are_those_of_the_backbone(small_crowd, tmp_path):
             expected = torch.cat(backbone(backbone.preprocess(pixels)), 2)
         np.testing.assert_allclose(features.read(rows), expected.numpy(), rtol=2e-3, atol=2e-3)
         assert [t.shape[2] for t in features.levels(expected)] == list(features.widths)
-        features.close()
 
 
 def test_a_second_call_computes_nothing(small_crowd, tmp_path, monkeypatch):
     with Crowd(small_crowd) as crowd:
-        Features(crowd, CNN, tmp_path).close()
-        monkeypatch.setattr(Features, "_compute", lambda *_: pytest.fail("computed again"))
-        Features(crowd, CNN, tmp_path).close()
+        Features(crowd, CNN, tmp_path)
+        monkeypatch.setattr(Features, "_fill", lambda *_: pytest.fail("computed again"))
+        Features(crowd, CNN, tmp_path)
         with pytest.raises(pytest.fail.Exception):
             Features(crowd, replace(CNN, grid=2), tmp_path)
 
@@ -451,14 +450,13 @@ PROCESSES.set_forkserver_preload(["ubrain.backbone"])  # which takes seconds to 
 def fill(crowd_path, root):
     torch.set_num_threads(1)
     with Crowd(crowd_path) as crowd:
-        Features(crowd, CNN, root).close()
+        Features(crowd, CNN, root)
 
 
 def contents(root):
     found = []
-    for path in root.rglob("*.h5"):
-        with h5py.File(path) as file:
-            found += list(file["content"].asstr()[:])
+    for path in root.rglob("*.bin"):
+        found += json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["content"]
     return found
 
 
@@ -485,10 +483,6 @@ def test_a_killed_process_leaves_a_cache_that_can_be_used(small_crowd, tmp_path,
         assert sorted(contents(tmp_path)) == sorted(crowd.content)
 
 
-def open_hdf5_files():
-    return h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
-
-
 def test_some_levels_are_those_of_a_backbone_that_reads_only_these(small_crowd, tmp_path):
     three = replace(CNN, levels=(0, 1, 3))
     with Crowd(small_crowd) as crowd:
@@ -507,27 +501,53 @@ def test_some_levels_are_those_of_a_backbone_that_reads_only_these(small_crowd, 
         assert some.folder != features.select((0, 1)).folder  # part of the key of trained encoders
         with pytest.raises(UbrainError, match=r"levels \(1, 3\): expected some of 0 to 2"):
             features.select((1, 3))
-        features.close()
-        alone.close()
 
 
-def test_few_files_of_the_cache_are_open_at_a_time(small_crowd, tmp_path, monkeypatch):
+def test_the_number_of_files_of_the_cache_does_not_matter(small_crowd, tmp_path, monkeypatch):
     with Crowd(small_crowd) as crowd:
         features = Features(crowd, CNN, tmp_path / "whole")
         rows = np.random.default_rng(0).permutation(len(crowd.content))
         expected = features.read(rows)
-        features.close()
         monkeypatch.setattr(features_module, "SHARD", 8)
         monkeypatch.setattr(features_module, "BATCH", 4)
-        monkeypatch.setattr(features_module, "OPEN_SHARDS", 3)
-        before = open_hdf5_files()
+        n_open = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
         features = Features(crowd, CNN, tmp_path / "pieces")
-        assert len(list(features.folder.glob("*.h5"))) > 5
+        assert len(list(features.folder.glob("*.bin"))) > 5
         np.testing.assert_allclose(features.read(rows), expected, rtol=2e-3, atol=2e-3)
         np.testing.assert_array_equal(features.read(rows[:9]), features.read(rows)[:9])
-        assert open_hdf5_files() - before == 3
-        features.close()
-        assert open_hdf5_files() == before
+        assert features.read(rows[:0]).shape == (0, *expected.shape[1:])
+        if n_open:
+            assert len(os.listdir("/proc/self/fd")) <= n_open
+
+
+def test_images_are_kept_at_the_size_of_the_backbone(small_crowd, tmp_path):
+    backbone = Backbone(CNN)
+    with Crowd(small_crowd) as crowd:
+        images = Images(crowd, backbone, tmp_path)
+        rows = np.array([7, 2, 7])
+        stored = images.read(rows)
+        assert (stored.shape, stored.dtype) == ((3, 3, 64, 64), np.uint8)
+        exact = backbone.resize(crowd.pixels(rows))
+        np.testing.assert_allclose(stored / 255, exact.numpy(), atol=0.5 / 255 + 1e-6)
+        cached = Source(crowd, None, backbone, images).tokens(rows, torch.device("cpu"))
+        anew = Source(crowd, None, backbone).tokens(rows, torch.device("cpu"))
+        for a, b in zip(cached, anew, strict=True):
+            assert not a.requires_grad
+            torch.testing.assert_close(a, b, rtol=0.02, atol=0.02 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.0, False), (10.0, True)])
+def test_a_fast_device_makes_features_anew(small_crowd, tmp_path, monkeypatch, seconds, kept):
+    monkeypatch.setenv("UBRAIN_CACHE", str(tmp_path))
+    monkeypatch.setattr(features_module, "_seconds", lambda *_: seconds)
+    device = SimpleNamespace(type="other")
+    monkeypatch.setattr(Backbone, "to", lambda self, _: self)
+    monkeypatch.setattr(features_module, "choose_device", lambda _: device)
+    with Crowd(small_crowd) as crowd:
+        source = choose_source(crowd, CNN, device)
+        assert (source.features is not None, source.images is None) == (kept, kept)
+        on_cpu = choose_source(crowd, CNN, torch.device("cpu"))
+        assert on_cpu.features is not None
 
 
 def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_begun(
@@ -542,30 +562,29 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_begun(
         pytest.raises(UbrainError, match=r"needs about .* GB, but only 0\.0 GB .*UBRAIN_CACHE"),
     ):
         Features(crowd, CNN, tmp_path)
-    assert not list(tmp_path.rglob("*.h5"))
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 FULL_DISK = """
 import errno, sys
+from contextlib import contextmanager
 from pathlib import Path
 from ubrain import features
 from ubrain.config import BackboneConfig
 from ubrain.crowd import Crowd
 
-class Full(features.Sink):
-    left = 2  # files that fit
+real, files = features.atomic, []  # two fit
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        Full.left -= 1
-
-    def write(self, data):
-        if Full.left < 0 and self.failure is None:
-            self.failure = OSError(errno.ENOSPC, "No space left on device")
-        return super().write(data)
+@contextmanager
+def atomic(path):
+    with real(path) as partial:
+        yield partial
+        files.append(path)
+        if len(files) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 features.SHARD = features.BATCH = 16
-features.Sink = Full
+features.atomic = atomic
 with Crowd(sys.argv[1]) as crowd:
     config = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
     features.Features(crowd, config, Path(sys.argv[2]))
@@ -583,7 +602,7 @@ def test_after_a_disk_was_full_the_finished_files_are_kept_and_the_rest_follows(
     assert len(contents(tmp_path)) == 32
     assert not list(tmp_path.rglob("*.partial"))
     with Crowd(small_crowd) as crowd:
-        Features(crowd, CNN, tmp_path).close()
+        Features(crowd, CNN, tmp_path)
         assert sorted(contents(tmp_path)) == sorted(crowd.content)
 
 
@@ -609,7 +628,7 @@ def test_the_command_line_computes_features_on_the_wanted_device(
     assert "device 'cuda:77' is not available" in train_command(
         small_crowd, tmp_path / "out", "--device", "cuda:77"
     )
-    assert not list(tmp_path.rglob("*.h5"))
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_path, monkeypatch):
@@ -619,7 +638,7 @@ def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_pat
         seen.append((config, seed))
         raise UbrainError("that is enough")
 
-    monkeypatch.setattr(backbone_module, "Backbone", instead)
+    monkeypatch.setattr(features_module, "Backbone", instead)
     options = [
         "--backbone",
         REGISTERS.name,

@@ -67,7 +67,6 @@ def source_of(place):
     with Crowd(place.crowd) as crowd:
         features = Features(crowd, PROFILE.backbone, place.cache / "features", "cpu")
         yield Source(crowd, features)
-        features.close()
 
 
 def fit(place, name, config=TRAINING, subjects=None):

@@ -56,10 +56,9 @@ def test_values_and_gradients_agree_with_the_formulas(
     monkeypatch, dtype, tolerance, n_tokens, per_image, dropout, tile, keep
 ):
     monkeypatch.setattr(kernels, "KEEP", keep)
-    monkeypatch.setitem(
-        kernels.NUMBERS_PER_TILE, "cpu", tile[0] * tile[1] * max(n_tokens, 4 * CONFIG.channels)
-    )
-    monkeypatch.setitem(kernels.VOXELS_PER_TILE, "cpu", tile[1])
+    numbers = tile[0] * tile[1] * max(n_tokens, 4 * CONFIG.channels)
+    monkeypatch.setattr(kernels, "NUMBERS_PER_TILE", numbers)
+    monkeypatch.setattr(kernels, "VOXELS_PER_TILE", tile[1])
     encoder, tokens = make(dtype, replace(CONFIG, n_tokens=n_tokens))
     encoder.train(dropout)
     e = embeddings(encoder, dtype, per_image)
@@ -173,19 +172,55 @@ def test_bf16_comes_close_in_values_and_gradients():
             assert F.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
 
 
-@pytest.mark.parametrize("keep", [0, 1 << 20])
-def test_no_tensor_of_images_voxels_tokens_is_kept_for_the_backward_pass(monkeypatch, keep):
+@pytest.mark.parametrize("keep", [0, 60_000, 1 << 20])
+def test_little_of_images_with_voxels_is_kept_for_the_backward_pass(monkeypatch, keep):
     encoder, tokens = make(torch.float32, replace(CONFIG, n_tokens=64, channels=8))
     encoder.train()
     monkeypatch.setattr(kernels, "KEEP", keep)
+    monkeypatch.setattr(kernels, "VOXELS_PER_TILE", 10)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.append(tuple(t.shape)) or t, lambda t: t
-    ):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         encoder(tokens, "A")
     assert kept
-    assert not [s for s in kept if s in {(5, 30, 64), (150, 64)}]
-    assert bool([s for s in kept if s in {(5, 30, 32), (150, 32)}]) == bool(keep)
+    of_pairs = [t.nbytes for t in kept if t.shape[:2] == (10, 5) and t.dtype != torch.bool]
+    assert bool(of_pairs) == bool(keep)
+    assert sum(of_pairs) <= keep * len(CONFIG.widths)
+
+
+@pytest.mark.parametrize("per_image", [False, True], ids=["shared-voxels", "voxels-per-image"])
+@pytest.mark.parametrize("size", [4, 16], ids=["short-embedding", "long-embedding"])
+@pytest.mark.parametrize("without", [(), ("spatial",), ("position",), ("functional",)])
+def test_the_form_for_a_gpu_agrees_with_the_formulas(monkeypatch, per_image, size, without):
+    """Computed on the CPU, where torch has the same operators; compiling is tried elsewhere."""
+    monkeypatch.setattr(kernels, "read_out", kernels._read_out)
+    config = replace(CONFIG, embedding_size=size, without=without)
+    encoder, tokens = make(torch.float64, config)
+    e = torch.randn(*[5] * per_image, 6, size, dtype=torch.float64, requires_grad=True)
+    masks = [torch.rand(5, 6, CONFIG.channels) > CONFIG.dropout for _ in CONFIG.widths]
+    ours = kernels.respond_on_gpu(encoder, encoder.project(tokens), e, masks)
+    theirs = plain(encoder, tokens, e, masks)
+    torch.testing.assert_close(ours, theirs)
+    target, used = torch.randn_like(ours), {"allow_unused": True, "materialize_grads": True}
+    wanted = [*seen_by_softmax(encoder), e]
+    for a, b in zip(
+        torch.autograd.grad((ours * target).sum(), wanted, **used),
+        torch.autograd.grad((theirs * target).sum(), wanted, **used),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_what_cannot_be_compiled_is_computed_as_it_is(monkeypatch, caplog):
+    def refuse(*_):
+        raise RuntimeError("there is no compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: refuse)
+    caplog.set_level("INFO", "ubrain")
+    double = kernels.Compiled(lambda x: 2 * x)
+    assert [double(3), double(4)] == [6, 8]
+    assert [r.message for r in caplog.records] == [
+        "computing without compiling, which torch cannot here: there is no compiler"
+    ]
 
 
 def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch):

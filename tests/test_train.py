@@ -48,7 +48,6 @@ def source(tmp_path_factory):
     with Crowd(folder / "crowd.h5") as crowd:
         features = Features(crowd, CNN, folder / "features")
         yield Source(crowd, features)
-        features.close()
 
 
 def weights(folder):

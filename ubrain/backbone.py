@@ -101,11 +101,19 @@ class Backbone(nn.Module):
 
     def preprocess(self, pixels: list[NDArray[np.uint8]]) -> Tensor:
         """Images (height, width, 3) of any size -> (B, 3, H, W), as the model expects them."""
-        device = self.get_buffer("mean").device
-        batch = torch.cat([self._resize(torch.from_numpy(p).to(device)) for p in pixels])
-        return (batch - self.get_buffer("mean")) / self.get_buffer("std")
+        return self.normalise(self.resize(pixels))
 
-    def _resize(self, pixels: Tensor) -> Tensor:
+    def resize(self, pixels: list[NDArray[np.uint8]]) -> Tensor:
+        """Images (height, width, 3) of any size -> (B, 3, H, W) from 0 to 1."""
+        device = self.get_buffer("mean").device
+        return torch.cat([self._resized(torch.from_numpy(p).to(device)) for p in pixels])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), from 0 to 1 or uint8, as the model expects them."""
+        images = images if images.is_floating_point() else images.float() / 255
+        return (images - self.get_buffer("mean")) / self.get_buffer("std")
+
+    def _resized(self, pixels: Tensor) -> Tensor:
         image = pixels.permute(2, 0, 1)[None].float() / 255
         if image.shape[2:] == self.image_size:
             return image

@@ -169,13 +169,11 @@ def train(
     adapters : rank of adapters on a ViT: train from images (paper: 7).
     tensorboard : also write a TensorBoard log.
     """
-    from ubrain.backbone import Backbone
     from ubrain.config import BackboneConfig, load_profile
     from ubrain.crowd import Crowd
     from ubrain.exchange.hub import write_card
-    from ubrain.features import Features, Source
-    from ubrain.parallel import launched
-    from ubrain.paths import cache_root
+    from ubrain.features import choose_source
+    from ubrain.parallel import choose_device, launched
     from ubrain.train import fit
 
     given = {key: value for key, value in more.items() if value is not None}
@@ -198,11 +196,8 @@ def train(
         names = list(subjects or opened.subjects)
         for name in names:
             opened[name]
-        if backbone.adapter_rank:
-            source = Source(opened, backbone=Backbone(backbone, seed))
-        else:
-            cache = cache_root() / "features"
-            source = Source(opened, Features(opened, backbone, cache, training.device))
+        device = choose_device(training.device)
+        source = choose_source(opened, backbone, device, training.precision, seed)
         fit(source, names, chosen.encoder, training, seed, out, tensorboard)
     if launched()[0] == 0:
         write_card(out)

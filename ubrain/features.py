@@ -1,42 +1,123 @@
-"""Where the tokens of a crowd's images come from: features cached on disk, or a backbone."""
+"""Where the tokens of a crowd's images come from: cached features, or images through a backbone."""
 
 import copy
 import hashlib
 import json
+import math
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from ubrain.backbone import Backbone, shifted
 from ubrain.config import BackboneConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
-from ubrain.parallel import choose_device
-from ubrain.paths import atomic
+from ubrain.parallel import autocast, choose_device
+from ubrain.paths import atomic, cache_root, write_text
 from ubrain.progress import log, track
-from ubrain.resume import Sink, locked, require_space
-from ubrain.trials import read_rows
+from ubrain.resume import locked, require_space
 
-SHARD = 512  # images per file of the feature cache; a killed run loses at most one
-OPEN_SHARDS = 32  # files of the feature cache open at a time; macOS allows a process 256 in all
+SHARD = 512  # images per file of a cache; a killed run loses at most one
 BATCH = 32  # images
+DISK = 2e9  # bytes a second that a good disk reads; features made faster than that are not kept
 
 
-class Features:
+class Made(NamedTuple):
+    """What a cache is filled with: an array per image, and facts that are kept beside it."""
+
+    make: Callable[[list[int]], Tensor]  # rows of the crowd file -> (n_images, *shape)
+    shape: tuple[int, ...]
+    facts: dict[str, Any]
+
+
+class Cached:
+    """An array for each image of a crowd, made once, and read from disk by memory mapping.
+
+    The cache is a folder of immutable files of numbers (.bin), each with the arrays of up to 512
+    images, and beside each a .json that says of which: images are known by their content. A file
+    appears when it is complete; so a killed run loses one file at most, readers never see half of
+    one, and two processes that fill the cache wait for each other.
+
+    Attributes
+    ----------
+    dtype : of the arrays.
+    folder : of the cache.
+    facts : what the maker told of all arrays.
+    """
+
+    dtype: torch.dtype
+
+    def __init__(self, crowd: Crowd, folder: Path, what: str, advice: str) -> None:
+        self._crowd, self.folder, self._what, self._advice = crowd, folder, what, advice
+        self._shards: dict[Path, NDArray] = {}
+        self._place: dict[str, tuple[int, int]] = {}  # of an image, by content: shard and row
+        self._find_shards()
+        if self._missing():
+            with locked(self.folder, f"the cache of {what}", wait=True):
+                self._find_shards()
+                if missing := self._missing():
+                    self._fill(missing)
+            self._find_shards()
+        self._arrays = list(self._shards.values())
+        places = [self._place[digest] for digest in crowd.content]
+        self._places = np.array(places, np.int64).reshape(-1, 2)  # by row of the crowd file
+
+    def read(self, rows: ArrayLike) -> NDArray:
+        """Arrays of images, given as rows of the crowd file: (n_images, *shape)."""
+        places = self._places[np.atleast_1d(rows)]
+        found = [self._arrays[shard][row] for shard, row in places]
+        return np.stack(found) if found else np.empty_like(self._arrays[0][:0])
+
+    def _maker(self) -> Made:
+        raise NotImplementedError
+
+    def _find_shards(self) -> None:
+        for path in sorted(set(self.folder.glob("*.bin")) - set(self._shards)):
+            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            content, shape = about.pop("content"), about.pop("shape")
+            for row, digest in enumerate(content):
+                self._place.setdefault(digest, (len(self._shards), row))
+            # by torch, since what numpy maps stays open, and a process may open few files
+            numbers = torch.from_file(
+                str(path), size=len(content) * math.prod(shape), dtype=self.dtype
+            )
+            self._shards[path] = numbers.view(len(content), *shape).numpy()
+            self.facts = about
+
+    def _missing(self) -> list[int]:
+        return [row for row, digest in enumerate(self._crowd.content) if digest not in self._place]
+
+    def _fill(self, rows: list[int]) -> None:
+        made = self._maker()
+        size = math.prod(made.shape) * self.dtype.itemsize
+        require_space(self.folder, len(rows) * size, self._advice)
+        log.info("computing %s of %d images", self._what, len(rows))
+        starts = iter(track(range(0, len(rows), BATCH), -(-len(rows) // BATCH), self._what))
+        for first in range(0, len(rows), SHARD):
+            mine = rows[first : first + SHARD]
+            path = self.folder / f"{uuid.uuid4().hex}.bin"
+            with atomic(path) as partial, partial.open("wb") as file:
+                for start in range(0, len(mine), BATCH):
+                    next(starts)
+                    numbers = made.make(mine[start : start + BATCH]).to(self.dtype).cpu()
+                    file.write(numbers.contiguous().numpy().data)
+                content = [str(self._crowd.content[row]) for row in mine]
+                about = {"content": content, "shape": made.shape, **made.facts}
+                write_text(path.with_suffix(".json"), json.dumps(about))
+
+
+class Features(Cached):
     """Backbone features of the images of a crowd, computed once and kept on disk in float16.
-
-    The cache is a folder of immutable HDF5 files, each with the features of up to 512 images, keyed
-    by image content. A file appears when it is complete; so a killed run loses one file at most,
-    readers never see half of one, and two processes that fill the cache wait for each other.
 
     Parameters
     ----------
@@ -50,6 +131,8 @@ class Features:
     widths, n_tokens : as of the `Backbone`.
     """
 
+    dtype = torch.float16
+
     def __init__(
         self, crowd: Crowd, config: BackboneConfig, root: Path, device: str = "auto"
     ) -> None:
@@ -57,36 +140,22 @@ class Features:
             raise UbrainError(
                 "features cannot be cached while adapters change them; set adapter_rank to 0"
             )
-        self._crowd, self.config, self._device = crowd, config, device
-        self.folder = root / _cache_key(config)
-        self._shards: list[Path] = []
-        self._place: dict[str, tuple[int, int]] = {}  # of an image, by content: shard and row
-        self._open: dict[int, h5py.File] = {}  # the shard that was read last comes last
+        self.config, self._device = config, device
         self._columns: NDArray[np.int64] | None = None  # of a view, those of its levels
-        self._fill()
-        first = self._shard(0)
-        self.widths: tuple[int, ...] = tuple(int(w) for w in first.attrs["widths"])
-        self.n_tokens = int(first["tokens"].shape[1])
+        advice = "set UBRAIN_CACHE to a folder on a larger disk, or read fewer levels"
+        super().__init__(crowd, root / _cache_key(config), f"{config.name} features", advice)
+        self.widths: tuple[int, ...] = tuple(self.facts["widths"])
+        self.n_tokens = int(self.facts["n_tokens"])
 
-    def close(self) -> None:
-        """Close the files of the cache."""
-        while self._open:
-            self._open.popitem()[1].close()
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+    def read(self, rows: ArrayLike) -> NDArray[np.float16]:
         """Features of images, given as rows of the crowd file.
 
         Returns
         -------
         (n_images, P, sum of the widths D), levels in order.
         """
-        places = np.array([self._place[self._crowd.content[row]] for row in rows]).reshape(-1, 2)
-        out = np.empty((len(rows), self.n_tokens, sum(self.widths)), np.float16)
-        for shard in np.unique(places[:, 0]):
-            mine = places[:, 0] == shard
-            found = read_rows(self._shard(int(shard))["tokens"], places[mine, 1])
-            out[mine] = found if self._columns is None else found[:, :, self._columns]
-        return out
+        found = super().read(rows)
+        return found if self._columns is None else found[:, :, self._columns]
 
     def levels(self, tokens: Tensor) -> list[Tensor]:
         """Split features (B, P, sum of D) into one (B, P, D) per level."""
@@ -111,91 +180,47 @@ class Features:
         view._columns = columns if self._columns is None else self._columns[columns]
         return view
 
-    def _shard(self, number: int) -> h5py.File:
-        file = self._open.pop(number, None) or h5py.File(self._shards[number], "r")
-        self._open[number] = file
-        if len(self._open) > OPEN_SHARDS:
-            self._open.pop(next(iter(self._open))).close()
-        return file
-
-    def _fill(self) -> None:
-        self._find_shards()
-        if not self._missing():
-            return
-        with locked(self.folder, "the feature cache", wait=True):
-            self._find_shards()
-            missing = self._missing()
-            if missing:
-                log.info("computing %s features of %d images", self.config.name, len(missing))
-                self._compute(missing)
-        self._find_shards()
-
-    def _find_shards(self) -> None:
-        for path in sorted(set(self.folder.glob("*.h5")) - set(self._shards)):
-            with h5py.File(path, "r") as file:
-                for row, digest in enumerate(file["content"].asstr()[:]):
-                    self._place.setdefault(digest, (len(self._shards), row))
-            self._shards.append(path)
-
-    def _missing(self) -> list[int]:
-        return [row for row, digest in enumerate(self._crowd.content) if digest not in self._place]
-
-    def _compute(self, rows: list[int]) -> None:
+    def _maker(self) -> Made:
         backbone = Backbone(self.config).to(choose_device(self._device))
-        shape = (backbone.n_tokens, sum(backbone.widths))
-        require_space(
-            self.folder,
-            len(rows) * shape[0] * shape[1] * np.dtype(np.float16).itemsize,
-            "set UBRAIN_CACHE to a folder on a larger disk, or read fewer levels",
-        )
-        progress = track(
-            _chunks(rows, BATCH), -(-len(rows) // BATCH), f"{self.config.name} features"
-        )
-        batches = (self._features_of(backbone, batch) for batch in progress)
-        for shard in _chunks(rows, SHARD):
-            self._write(shard, batches, backbone.widths, shape)
 
-    def _write(
-        self,
-        rows: list[int],
-        batches: Iterator[NDArray],
-        widths: tuple[int, ...],
-        shape: tuple[int, int],
-    ) -> None:
-        """One file of the cache with the next batches; `shape` is that of one image's features."""
-        with atomic(self.folder / f"{uuid.uuid4().hex}.h5") as partial, Sink(partial, "w+") as sink:
-            try:
-                with h5py.File(sink, "w") as file:
-                    file.attrs["widths"] = widths
-                    file.create_dataset(
-                        "content",
-                        data=[self._crowd.content[r] for r in rows],
-                        dtype=h5py.string_dtype(),
-                    )
-                    tokens = file.create_dataset(
-                        "tokens", (len(rows), *shape), np.float16, chunks=(1, *shape)
-                    )
-                    for start in range(0, len(rows), BATCH):
-                        tokens[start : start + BATCH] = next(batches)
-                        sink.check()
-            finally:
-                sink.check()  # the disk's error, not what HDF5 makes of it
+        @torch.inference_mode()
+        def make(rows: list[int]) -> Tensor:
+            return torch.cat(backbone(backbone.preprocess(self._crowd.pixels(rows))), 2)
 
-    def _features_of(self, backbone: Backbone, rows: list[int]) -> NDArray[np.float16]:
-        with torch.inference_mode():
-            pixels = self._crowd.pixels(rows)
-            return (
-                torch.cat(backbone(backbone.preprocess(pixels)), 2).to(torch.float16).cpu().numpy()
-            )
+        widths, n_tokens = backbone.widths, backbone.n_tokens
+        facts = {"widths": widths, "n_tokens": n_tokens}
+        return Made(make, (n_tokens, sum(widths)), facts)
 
 
-def _chunks(rows: list[int], size: int) -> Iterator[list[int]]:
-    return (rows[i : i + size] for i in range(0, len(rows), size))
+class Images(Cached):
+    """Images of a crowd at the size that a backbone takes, made once: (3, height, width) uint8.
+
+    Parameters
+    ----------
+    crowd : the crowd whose images are read.
+    backbone : says the size, and how images are resized.
+    root : folder of all image caches.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, crowd: Crowd, backbone: Backbone, root: Path) -> None:
+        self._backbone = backbone
+        height, width = backbone.image_size
+        folder = root / f"{height}x{width}-{backbone.interpolation}"
+        advice = "set UBRAIN_CACHE to a folder on a larger disk"
+        super().__init__(crowd, folder, f"images of {height} x {width} pixels", advice)
+
+    def _maker(self) -> Made:
+        def make(rows: list[int]) -> Tensor:
+            return (self._backbone.resize(self._crowd.pixels(rows)) * 255).round()
+
+        return Made(make, (3, *self._backbone.image_size), {})
 
 
 def _cache_key(config: BackboneConfig) -> str:
     """Name of the cache folder: everything that the features depend on but the image."""
-    facts = {**asdict(config), "timm": timm.__version__, "layout": 1}
+    facts = {**asdict(config), "timm": timm.__version__, "layout": 2}
     del facts["checkpointing"]
     if config.weights not in ("hub", "embedded", "random"):
         facts["weights"] = hashlib.blake2b(Path(config.weights).read_bytes()).hexdigest()
@@ -207,11 +232,17 @@ def _cache_key(config: BackboneConfig) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """Where tokens come from: cached features, or images through a backbone with its adapters."""
+    """Where tokens come from: cached features, or images through a backbone with its adapters.
+
+    Attributes
+    ----------
+    images : the images at the backbone's size, for many batches; without, they are resized anew.
+    """
 
     crowd: Crowd
     features: Features | None = None
     backbone: Backbone | None = None
+    images: Images | None = None
 
     def tokens(self, rows: NDArray[np.int64], device: torch.device, shift: int = 0) -> list[Tensor]:
         """Tokens of images, given as rows of the crowd file: one (B, P, D) per level.
@@ -219,12 +250,27 @@ class Source:
         `shift` moves every image by up to so many pixels in x and y (edges repeated), where images
         are read.
         """
+        return self.levels(self.read(rows).to(device), shift)
+
+    def read(self, rows: NDArray[np.int64]) -> Tensor:
+        """What `levels` makes tokens of, read from disk: features (B, P, ΣD) or images (B, 3, H,
+        W); any thread may call it.
+        """
         if self.features is not None:
-            tokens = torch.from_numpy(self.features.read(rows)).to(device).float()
-            return self.features.levels(tokens)
+            return torch.from_numpy(self.features.read(rows))
         assert self.backbone is not None
-        images = self.backbone.preprocess(self.crowd.pixels(rows))
-        return self.backbone(shifted(images, shift) if shift else images)
+        if self.images is not None:
+            return torch.from_numpy(self.images.read(rows))
+        return self.backbone.resize(self.crowd.pixels(rows))
+
+    def levels(self, read: Tensor, shift: int = 0) -> list[Tensor]:
+        """Tokens of what `read` gave, brought to the device that computes; see `tokens`."""
+        if self.features is not None:
+            return self.features.levels(read.float())
+        assert self.backbone is not None
+        images = self.backbone.normalise(read)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.adapters is not None):
+            return self.backbone(shifted(images, shift) if shift else images)
 
     @property
     def maker(self) -> Features | Backbone:
@@ -253,3 +299,48 @@ class Source:
     def adapters(self) -> nn.Module | None:
         """Adapters that are trained together with the encoder, if any."""
         return self.backbone.adapters if self.backbone is not None else None
+
+
+def choose_source(
+    crowd: Crowd,
+    config: BackboneConfig,
+    device: torch.device,
+    precision: str = "fp32",
+    seed: int = 0,
+) -> Source:
+    """Where the tokens of a crowd come from, for many batches.
+
+    With adapters, images go through the backbone. A backbone without is frozen: its features are
+    cached, unless the device makes those of a batch, which is tried, in less time than a disk reads
+    them.
+
+    Parameters
+    ----------
+    precision : "fp32", or "bf16" for autocast, of what is tried.
+    seed : of the adapters' first weights.
+    """
+    root, frozen = cache_root(), not config.adapter_rank
+    if frozen and device.type == "cpu":
+        return Source(crowd, Features(crowd, config, root / "features", str(device)))
+    backbone = Backbone(config, seed).to(device)
+    if frozen:
+        made, bytes_read = _seconds(backbone, device, precision), 2 * BATCH * backbone.n_tokens
+        read = bytes_read * sum(backbone.widths) / DISK
+        log.info(
+            "features of %d images: made by %s in %.3f s, read from a disk in %.3f s; they are %s",
+            *(BATCH, device, made, read, "made anew" if made < read else "cached"),
+        )
+        if made > read:
+            return Source(crowd, Features(crowd, config, root / "features", str(device)))
+    return Source(crowd, None, backbone, Images(crowd, backbone, root / "images"))
+
+
+def _seconds(backbone: Backbone, device: torch.device, precision: str) -> float:
+    """Time that a backbone takes for a batch, the least of three."""
+    images, seconds = torch.zeros(BATCH, 3, *backbone.image_size, device=device), []
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.inference_mode(), autocast(device, precision):
+            torch.stack([level.mean() for level in backbone(images)]).tolist()  # waits for it
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -15,13 +15,16 @@ Each step is exact algebra, and moves work from (image, voxel) pairs to voxels:
        out    = w · z + u · gelu(W1 z + b1)
 
    is computed in tiles: a few images with a few voxels, small enough to stay in the processor's
-   cache. Nothing of the size (B, V, P) outlives its tile: the backward pass computes the attention
-   again, as flash attention and gradient checkpointing do. The layers after it, (B, V, 4C) and
-   smaller, are kept up to a fixed number of bytes (`KEEP`), and else computed again too.
+   cache. Nothing of the size (B, V, P) or (B, V, 4C) outlives its tile beyond a fixed number of
+   bytes (`KEEP`): the backward pass computes it again, as flash attention and gradient
+   checkpointing do.
+
+A GPU gets step 2 only (`respond_on_gpu`): pooling is the fused attention that torch has, whose
+kernels never store (B, V, P) either, and the rest is compiled, where there is a compiler.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -29,15 +32,39 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ubrain.progress import log
+
 if TYPE_CHECKING:
     from ubrain.model import UniversalEncoder
 
 # In the largest tensor of a tile; measured on CPU, from 1 << 18 to 1 << 22.
-NUMBERS_PER_TILE = {"cpu": 1 << 21, "cuda": 1 << 26}
-VOXELS_PER_TILE = {"cpu": 256, "cuda": 8192}
+NUMBERS_PER_TILE = 1 << 21
+VOXELS_PER_TILE = 256
 # Bytes that a level's forward pass may leave for the backward pass; more gained nothing on CPU.
 KEEP = 32 << 20
 aten = torch.ops.aten
+
+
+class Compiled:
+    """A function, compiled at its first call; as it is, where torch cannot compile it."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._plain = function
+        self._call: Callable[..., Tensor] | None = None
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        self._call = self._call or torch.compile(self._plain, dynamic=True)
+        try:
+            return self._call(*inputs)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # no compiler, no Triton, an old card: whatever torch says
+            if self._call is self._plain:
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            log.info("computing without compiling, which torch cannot here: %s", reason[:200])
+            self._call = self._plain
+            return self._plain(*inputs)
 
 
 class VoxelTerms(NamedTuple):
@@ -86,6 +113,52 @@ def respond(
 ) -> Tensor:
     """Responses (B, V) to images given by projected tokens, one (B, P, C) per level."""
     return respond_by_level(encoder, projected, voxels, keep).sum(0)
+
+
+def respond_on_gpu(
+    encoder: "UniversalEncoder",
+    projected: Sequence[Tensor],
+    e: Tensor,
+    keep: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """As `UniversalEncoder.respond`, by kernels that torch has for a GPU.
+
+    Voxels are the queries of the attention, tokens its keys and values. Its fastest kernels want
+    both of one size, a multiple of 8: what is shorter is filled up with zeros, which add nothing.
+    """
+    if keep is None and encoder.training:
+        keep = dropout_masks(encoder, len(projected[0]), e.shape[-2], e.device)
+    channels, parts, levels = encoder.config.channels, list[Tensor](), list[Any](encoder.levels)
+    size = -(-max(channels, encoder.config.embedding_size) // 8) * 8
+    for i, (level, x, weights) in enumerate(zip(levels, projected, encoder.what(e), strict=True)):
+        query = encoder.queries(level, e).expand(len(x), -1, -1)
+        key = level.key(x) + encoder.positions()
+        q, k, v = (F.pad(t.to(x.dtype), (0, size - t.shape[2]))[:, None] for t in (query, key, x))
+        pooled = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0, :, :channels]
+        terms = weights, weights @ level.fc2.weight, weights @ level.fc2.bias
+        mask = None if keep is None else keep[i]
+        parts.append(read_out(pooled, *terms, level, mask, encoder.config.dropout))
+    return torch.stack(parts).sum(0)
+
+
+def _read_out(
+    pooled: Tensor,
+    weights: Tensor,
+    hidden_weights: Tensor,
+    constant: Tensor,
+    level: Any,
+    keep: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """One level's part of the responses (B, V), from what was pooled, (B, V, C)."""
+    z = level.norm(pooled)
+    if keep is not None:
+        z = z * keep / (1 - dropout)
+    units = F.gelu(level.fc1(z))
+    return (weights * z).sum(-1) + (hidden_weights * units).sum(-1) + constant
+
+
+read_out = Compiled(_read_out)
 
 
 def respond_by_level(
@@ -158,11 +231,11 @@ class _Readout(torch.autograd.Function):
         out = x.new_empty(len(x), tensors[0].shape[1])
         left: list[Tensor | None] = []
         for tile in _tiles(x, tensors, keep, dtype):
-            layers = tile.layers(tile.attention())
+            layers = tile.layers()
             room -= sum(t.nbytes for t in layers)
             left += layers if room >= 0 else [None] * len(layers)
-            part = F.gelu(layers.hidden).mul_(tile.hidden_readout).sum(2).to(out.dtype)
-            out[tile.images, tile.voxels] = part.add_((layers.z * tile.readout).sum(2))
+            part = _dot(layers.units, tile.hidden_readout).to(out.dtype)
+            out[tile.images, tile.voxels] = part.add_(_dot(layers.z, tile.readout)).T
         ctx.save_for_backward(x, *tensors, keep, *left)
         ctx.dtype = dtype
         return out
@@ -173,14 +246,13 @@ class _Readout(torch.autograd.Function):
         x, *tensors, keep = ctx.saved_tensors[:10]
         left = ctx.saved_tensors[10:]
         sums = [torch.zeros_like(t) for t in (x, *tensors)]
+        n = len(_Layers._fields)
         with torch.autocast(x.device.type, enabled=False):  # the types are chosen already
             for i, tile in enumerate(_tiles(x, tensors, keep, ctx.dtype)):
-                attention = tile.attention()
-                mine = left[5 * i : 5 * i + 5]
-                layers = tile.layers(attention) if mine[0] is None else _Layers(*mine)
-                tile.backward(
-                    gradient[tile.images, tile.voxels, None].to(ctx.dtype), attention, layers, sums
-                )
+                mine = left[n * i : n * i + n]
+                layers = tile.layers() if mine[0] is None else _Layers(*mine)
+                g = gradient[tile.images, tile.voxels].T.to(ctx.dtype).contiguous()
+                tile.backward(g[..., None], layers, sums)
         return (*sums, None, None, None)
 
 
@@ -194,24 +266,16 @@ def _tiles(
     n_images, n_voxels = _tile_shape(x, tensors)
     for voxels in _slices(per_voxel[0].shape[1], n_voxels):
         some = [t[:, voxels].to(dtype) for t in per_voxel]
-        if shares:
-            some[0] = (
-                some[0].expand(n_images, -1, -1).contiguous()
-            )  # or each product would do it again
         for images in _slices(len(x), n_images):
-            mine = x[images]
-            folded, bias, direct, hidden = (
-                (some[0][: len(mine)], *some[1:]) if shares else (t[images] for t in some)
-            )
-            kept = None if keep is None else keep[images, voxels].to(dtype)
-            yield _Tile(images, voxels, mine, folded, bias, direct, hidden, shared, kept)
+            mine = [(t if shares else t[images]).transpose(0, 1) for t in some]
+            kept = None if keep is None else keep[images, voxels].transpose(0, 1)
+            yield _Tile(images, voxels, x[images], mine[0], mine[1], mine[2], mine[3], shared, kept)
 
 
 def _tile_shape(x: Tensor, tensors: list[Tensor]) -> tuple[int, int]:
     """Images and voxels of a tile."""
-    kind = x.device.type if x.device.type in NUMBERS_PER_TILE else "cuda"
-    pairs = NUMBERS_PER_TILE[kind] // max(x.shape[1], tensors[3].shape[2])
-    n_voxels = min(VOXELS_PER_TILE[kind], tensors[0].shape[1])
+    pairs = NUMBERS_PER_TILE // max(x.shape[1], tensors[3].shape[2])
+    n_voxels = min(VOXELS_PER_TILE, tensors[0].shape[1])
     return min(max(1, pairs // n_voxels), len(x)), n_voxels
 
 
@@ -220,91 +284,93 @@ def _slices(n: int, step: int) -> Iterator[slice]:
 
 
 class _Layers(NamedTuple):
-    """What lies between attention and readout in one tile."""
+    """What lies between the tokens and the readout in one tile."""
 
-    pooled: Tensor  # (b, v, C)
-    mean: Tensor  # (b, v, 1)
-    rstd: Tensor  # (b, v, 1)
-    z: Tensor  # (b, v, C)
-    hidden: Tensor  # (b, v, 4C)
+    attention: Tensor  # (v, b, P)
+    pooled: Tensor  # (v, b, C)
+    mean: Tensor  # (v, b, 1)
+    rstd: Tensor  # (v, b, 1)
+    z: Tensor  # (v, b, C)
+    hidden: Tensor  # (v, b, 4C)
+    units: Tensor  # (v, b, 4C), gelu(hidden)
 
 
 class _Tile(NamedTuple):
-    """b images with v voxels; G is 1 if they share their voxels, else b."""
+    """v voxels with b images; G is 1 if images share the voxels, else b.
+
+    Voxels come first: what they share among images then meets all images in one matrix product.
+    """
 
     images: slice
     voxels: slice
     x: Tensor  # (b, P, C)
-    folded: Tensor  # (b, v, C)
-    bias: Tensor  # (G, v, P)
-    readout: Tensor  # (G, v, C)
-    hidden_readout: Tensor  # (G, v, 4C)
+    folded: Tensor  # (v, G, C)
+    bias: Tensor  # (v, G, P)
+    readout: Tensor  # (v, G, C)
+    hidden_readout: Tensor  # (v, G, 4C)
     shared: SharedTerms
-    keep: Tensor | None  # (b, v, C), 0 or 1
+    keep: Tensor | None  # (v, b, C), boolean
 
-    def attention(self) -> Tensor:
-        """Spatial attention, (b, v, P)."""
-        bias = self.bias.expand(len(self.x), -1, -1)
-        scores = torch.baddbmm(bias, self.folded, self.x.transpose(1, 2))
-        return torch.softmax(scores, 2)
-
-    def layers(self, attention: Tensor) -> "_Layers":
-        """Everything between the attention and the readout."""
-        pooled = torch.bmm(attention, self.x)
+    def layers(self) -> "_Layers":
+        """Everything from the attention to the readout."""
+        folded = self.folded.expand(-1, len(self.x), -1)
+        attention = torch.softmax(_by_image(folded, self.x.transpose(1, 2)).add_(self.bias), 2)
+        pooled = _by_image(attention, self.x)
         norm = (pooled.shape[2:], self.shared.norm_weight, self.shared.norm_bias)
         z, mean, rstd = aten.native_layer_norm(pooled, *norm, 1e-5)
         if self.keep is not None:
             z.mul_(self.keep)
-        return _Layers(
-            pooled, mean, rstd, z, F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias)
-        )
+        hidden = F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias)
+        return _Layers(attention, pooled, mean, rstd, z, hidden, F.gelu(hidden))
 
-    def backward(self, g: Tensor, attention: Tensor, layers: "_Layers", sums: list[Tensor]) -> None:
-        """Add this tile's gradients, g (b, v, 1), to `sums`, in the order of `_Readout`."""
-        (
-            d_x,
-            d_folded,
-            d_bias,
-            d_readout,
-            d_hidden_readout,
-            d_norm_weight,
-            d_norm_bias,
-            d_fc1_weight,
-            d_fc1_bias,
-        ) = sums
+    def backward(self, g: Tensor, layers: "_Layers", sums: list[Tensor]) -> None:
+        """Add this tile's gradients, g (v, b, 1), to `sums`, in the order of `_Readout`."""
+        d_x, d_folded, d_bias, d_readout, d_hidden_readout, *d_shared = sums
         rows = (g.numel(), -1)
 
-        self._add(d_hidden_readout, F.gelu(layers.hidden).mul_(g))
-        dh = aten.gelu_backward(self.hidden_readout * g, layers.hidden).view(rows)
-        d_fc1_weight += dh.T @ layers.z.view(rows)
-        d_fc1_bias += dh.sum(0)
+        self._add(d_hidden_readout, layers.units, g)
+        self._add(d_readout, layers.z, g)
+        dh = aten.gelu_backward(self.hidden_readout * g, layers.hidden).reshape(rows)
         dz = (dh @ self.shared.fc1_weight).view_as(layers.z).addcmul_(self.readout, g)
-        self._add(d_readout, layers.z * g)
         if self.keep is not None:
             dz.mul_(self.keep)
 
-        norm = (
-            layers.mean,
-            layers.rstd,
-            self.shared.norm_weight,
-            self.shared.norm_bias,
-            [True, True, True],
-        )
-        dp, d_weight, d_norm = aten.native_layer_norm_backward(
-            dz, layers.pooled, dz.shape[2:], *norm
-        )
-        d_norm_weight += d_weight
-        d_norm_bias += d_norm
-        ds = torch.bmm(dp, self.x.transpose(1, 2))
-        ds = aten._softmax_backward_data(ds, attention, 2, ds.dtype)  # (b, v, P)
-        self._add(d_bias, ds)
-        self._add(d_folded, torch.bmm(ds, self.x))
-        part = torch.bmm(attention.transpose(1, 2), dp)
-        d_x[self.images] += part.baddbmm_(ds.transpose(1, 2), self.folded)
+        norm = (layers.mean, layers.rstd, *self.shared[:2], [True, True, True])
+        dp, *d_norm = aten.native_layer_norm_backward(dz, layers.pooled, dz.shape[2:], *norm)
+        for total, part in zip(
+            d_shared, (*d_norm, dh.T @ layers.z.view(rows), dh.sum(0)), strict=True
+        ):
+            total += part
 
-    def _add(self, total: Tensor, part: Tensor) -> None:
-        """Add (b, v, ·) to its place in (G, V, ·), summed over images that share voxels."""
-        if len(total) == 1:
-            total[0, self.voxels] += part.sum(0)
+        ds = _by_image(dp, self.x.transpose(1, 2))
+        ds = aten._softmax_backward_data(ds, layers.attention, 2, ds.dtype)  # (v, b, P)
+        self._add(d_bias, ds)
+        self._add(d_folded, _by_image(ds, self.x))
+        part = torch.bmm(layers.attention.permute(1, 2, 0), dp.transpose(0, 1))  # (b, P, C)
+        folded = self.folded.expand(-1, len(self.x), -1).transpose(0, 1)
+        d_x[self.images] += part.baddbmm_(ds.permute(1, 2, 0), folded)
+
+    def _add(self, total: Tensor, part: Tensor, g: Tensor | None = None) -> None:
+        """Add (v, b, ·), times g, to its place in (G, V, ·), summed over images that share
+        voxels.
+        """
+        if len(total) > 1:
+            total[self.images, self.voxels] += (part if g is None else part * g).transpose(0, 1)
+        elif g is None:
+            total[0, self.voxels] += part.sum(1)
         else:
-            total[self.images, self.voxels] += part
+            total[0, self.voxels] += torch.bmm(g.transpose(1, 2), part)[:, 0]
+
+
+def _by_image(a: Tensor, b: Tensor) -> Tensor:
+    """Each image's product: (v, b, n) and (b, n, m) give (v, b, m)."""
+    out = a.new_empty(*a.shape[:2], b.shape[2])
+    torch.bmm(a.transpose(0, 1), b, out=out.transpose(0, 1))
+    return out
+
+
+def _dot(a: Tensor, weights: Tensor) -> Tensor:
+    """Σ a · weights over the last axis: (v, b, n) and (v, G, n) give (v, b)."""
+    if weights.shape[1] == 1:
+        return torch.bmm(a, weights.transpose(1, 2))[..., 0]
+    return (a * weights).sum(2)

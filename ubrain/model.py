@@ -118,6 +118,8 @@ class UniversalEncoder(nn.Module):
         self, projected: Sequence[Tensor], e: Tensor, keep: Sequence[Tensor] | None = None
     ) -> Tensor:
         """As `forward`, from projected tokens x, one (B, P, C) per level, and embeddings e."""
+        if self.fast and e.device.type == "cuda":
+            return kernels.respond_on_gpu(self, projected, e, keep)
         if self.fast:
             return kernels.respond(self, projected, kernels.voxel_terms(self, e), keep)
         responses = torch.zeros((), dtype=e.dtype, device=e.device)

@@ -45,6 +45,12 @@ def choose_device(name: str) -> torch.device:
         raise UbrainError(f"device {name!r} is not available: {error}") from error
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 where asked for; a GPU then multiplies in TF32 what remains float32."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 class Group:
     """The processes of this training; a group of one if nobody launched several.
 

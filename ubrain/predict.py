@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubrain import kernels, scores
+from ubrain.batches import read_ahead
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
+from ubrain.parallel import autocast
 
 if TYPE_CHECKING:
     from ubrain.features import Source
@@ -79,7 +81,7 @@ class Predictor:
         with autocast(self.device, self.precision):
             projected = self.encoder.project(tokens)
             for block in self._blocks:
-                if self.encoder.fast:
+                if self.encoder.fast and self.device.type != "cuda":
                     part = kernels.respond(self.encoder, projected, self._terms(block))
                 else:
                     part = self.encoder.respond(projected, self._embedding[block])
@@ -118,11 +120,13 @@ def share_memory(
     if precision == "bf16":
         voxel = 2 * terms * n_levels + 4 * (terms + config.embedding_size)
     pair = 4 * (2 * n_levels + 1)  # each image with each voxel of a block: levels, stack and sum
-    # Of each voxel in a tile: scores, weights, what is pooled and normalised, hidden units.
-    kind = device if device in kernels.VOXELS_PER_TILE else "cuda"
-    tile = kernels.VOXELS_PER_TILE[kind]
-    together = max(1, kernels.NUMBERS_PER_TILE[kind] // max(p, hidden) // tile)
-    in_tile = 4 * min(batch, together) * (2 * p + 5 * c + 2 * hidden)
+    # Of each voxel in a tile: scores, weights, what is pooled and normalised, hidden units. A GPU
+    # has one tile, of all images and voxels, and its queries instead of scores.
+    tile, together, scored = n_voxels, batch, max(c, config.embedding_size)
+    if device != "cuda":
+        tile, scored = kernels.VOXELS_PER_TILE, p
+        together = max(1, kernels.NUMBERS_PER_TILE // max(p, hidden) // tile)
+    in_tile = 4 * min(batch, together) * (2 * scored + 5 * c + 2 * hidden)
 
     one = voxel + in_tile
     images = min(batch, max(memory // 2 // image, 1), (memory - one) // (image + pair))
@@ -138,19 +142,14 @@ def share_memory(
     return images, block
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 where asked for."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def stream(
     predictor: Predictor, source: "Source", rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Batches of image rows of the crowd file, with the responses (n_images, n_voxels) to them."""
-    for start in range(0, len(rows), predictor.images):
-        some = rows[start : start + predictor.images]
+    parts = [rows[i : i + predictor.images] for i in range(0, len(rows), predictor.images)]
+    for some, read in zip(parts, read_ahead(source.read, parts), strict=True):
         with torch.inference_mode(), autocast(predictor.device, predictor.precision):
-            tokens = source.tokens(some, predictor.device)
+            tokens = source.levels(read.to(predictor.device))
         yield some, predictor(tokens)
 
 

@@ -15,30 +15,28 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ubrain import checkpoint
+from ubrain.batches import Batch, Plan, prepared
 from ubrain.config import EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.optim import BETA2, EmbeddingAdam, Rate
-from ubrain.parallel import Group, choose_device, interleave, launched
+from ubrain.parallel import Group, autocast, choose_device, launched
 from ubrain.paths import atomic, write_text
-from ubrain.predict import Predictor, autocast, correlate
+from ubrain.predict import Predictor, correlate
 from ubrain.progress import log, track
 from ubrain.resume import refuse_others, remove_partials, work
 
 if TYPE_CHECKING:
-    from ubrain.crowd import Crowd
     from ubrain.features import Source
 
 # Of model and training together: raise it when the same settings no longer give the same encoder,
@@ -107,32 +105,31 @@ def fit(
         for epoch in track(epochs, len(epochs), label) if group.first else epochs:
             if config.schedule == "plateau" and state.rate < config.min_learning_rate:
                 break
-            rates, steps, losses = plan.rates(epoch, state.rate), plan.steps(epoch), list[float]()
+            rates, steps, losses = plan.rates(epoch, state.rate), plan.steps(epoch), list[Tensor]()
             trainee.announce(steps, rates)
             encoder.train()
-            for rate, step in zip(rates, steps, strict=True):
-                for batch in (batch for batch in step if batch.subject in trainee.own):
+            mine = [[batch for batch in step if batch.subject in trainee.own] for step in steps]
+            ready = prepared(source, chain.from_iterable(mine), device)
+            for rate, step, own in zip(rates, steps, mine, strict=True):
+                for batch, voxels, read, target in islice(ready, len(own)):
                     torch.manual_seed(batch.seed)  # of dropout and of image shifts
-                    voxels = torch.from_numpy(batch.voxels).to(device)
                     embedding = embeddings[batch.subject].read(voxels).requires_grad_()
                     with autocast(device, config.precision):
-                        tokens = source.tokens(batch.rows, device, config.image_shift)
-                        predicted = encoder(tokens, embedding)
-                    measured = source.crowd[batch.subject].responses_to(batch.rows, batch.voxels)
-                    target = torch.from_numpy(measured).to(device)
+                        predicted = encoder(source.levels(read, config.image_shift), embedding)
                     loss = loss_of(predicted.float(), target, config)
-                    if not torch.isfinite(loss):
-                        raise UbrainError(
-                            f"the loss became {loss.item()} in epoch {epoch + 1}; try a lower"
-                            " learning rate"
-                        )
                     loss.backward()
                     assert embedding.grad is not None
                     embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
-                    losses.append(loss.item())
+                    losses.append(loss.detach())
                 trainee.step(rate, len(step))
-            all_losses = list(chain.from_iterable(group.gather(losses)))
+            # here, and nowhere else in an epoch, a GPU is waited for
+            values: list[float] = torch.stack(losses).tolist() if losses else []
+            all_losses = list(chain.from_iterable(group.gather(values)))
             mean = math.fsum(all_losses) / len(all_losses)  # fsum: the same for any order
+            if not math.isfinite(mean):
+                raise UbrainError(
+                    f"the loss became {mean} in epoch {epoch + 1}; try a lower learning rate"
+                )
             state = state.after(mean, trainee.validate(), rates[0].learning_rate, config)
             trainee.save(state)
             if board:
@@ -196,7 +193,7 @@ class Trainee:
     def __init__(
         self,
         source: "Source",
-        plan: "Plan",
+        plan: Plan,
         encoder_config: EncoderConfig,
         group: Group,
         folder: Path,
@@ -231,7 +228,7 @@ class Trainee:
         subject = self.encoder.subject
         self.embeddings = {name: EmbeddingAdam(subject(name), amsgrad) for name in self.own}
 
-    def announce(self, steps: list[list["Batch"]], rates: list[Rate]) -> None:
+    def announce(self, steps: list[list[Batch]], rates: list[Rate]) -> None:
         """Tell the embeddings' optimisers the learning rates of their coming batches.
 
         They move drawn rows only, and must know what is to come; see `ubrain.optim`.
@@ -342,84 +339,6 @@ class Trainee:
 
     def _file(self, epoch: int, subject: str = "") -> Path:
         return self.folder / WORK / f"{epoch:05d}{'-' * bool(subject)}{subject}.pt"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one subject, the voxels drawn for them, and the seed of all that is random."""
-
-    subject: str
-    rows: NDArray[np.int64]
-    voxels: NDArray[np.int64]
-    seed: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained when: a function of the seed and the epoch only."""
-
-    crowd: "Crowd"
-    subjects: tuple[str, ...]
-    config: TrainingConfig
-    seed: int
-
-    def batches_of(self, subject: str) -> int:
-        """Batches of a subject in each epoch."""
-        return max(
-            1, round(len(self.crowd[subject].image_rows("train")) / self.config.batch_images)
-        )
-
-    @cached_property
-    def steps_per_epoch(self) -> int:
-        """Steps of all subjects in each epoch."""
-        return -(-sum(map(self.batches_of, self.subjects)) // self.config.batches_per_step)
-
-    @cached_property
-    def epochs(self) -> int:
-        """Number of epochs."""
-        return max(self.config.epochs, -(-self.config.min_steps // self.steps_per_epoch))
-
-    def rates(self, epoch: int, plateau: float) -> list[Rate]:
-        """Learning rate and β1 of each step of an epoch."""
-        if self.config.schedule == "plateau":
-            return [Rate(plateau)] * self.steps_per_epoch
-        return self._one_cycle[epoch * self.steps_per_epoch :][: self.steps_per_epoch]
-
-    @cached_property
-    def _one_cycle(self) -> list[Rate]:
-        n, highest = self.epochs * self.steps_per_epoch, self.config.learning_rate
-        if n < 10:  # too short for a cycle of rising and falling
-            return [Rate(highest)] * n
-        adam = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
-        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, highest, total_steps=n, pct_start=0.2)
-        rates = []
-        for i in range(n):
-            group = adam.param_groups[0]
-            rates.append(Rate(float(group["lr"]), float(group["betas"][0])))
-            adam.step()  # without gradients: torch wants it before the schedule's step
-            if i + 1 < n:
-                cycle.step()
-        return rates
-
-    def steps(self, epoch: int) -> list[list[Batch]]:
-        """The batches of each step of an epoch: every training image of every subject once."""
-        rng = np.random.default_rng([self.seed, epoch])
-        drawn = []
-        for name in self.subjects:
-            rows = rng.permutation(self.crowd[name].image_rows("train"))
-            drawn += [(name, np.sort(part)) for part in np.array_split(rows, self.batches_of(name))]
-        drawn = [drawn[i] for i in rng.permutation(len(drawn))]
-        per_step = self.config.batches_per_step
-        if per_step > 1:  # neighbouring batches of different subjects: work for all processes
-            large_first = sorted(self.subjects, key=lambda n: -self.batches_of(n))  # as `Group.own`
-            drawn = interleave(drawn, {name: i for i, name in enumerate(large_first)})
-        batches = []
-        for i, (name, rows) in enumerate(drawn):
-            n_voxels = self.crowd[name].n_voxels
-            some = rng.choice(n_voxels, min(self.config.voxels_per_step, n_voxels), replace=False)
-            seed = int(np.random.SeedSequence([self.seed, epoch, i]).generate_state(1)[0])
-            batches.append(Batch(name, rows, np.sort(some), seed))
-        return [batches[i : i + per_step] for i in range(0, len(batches), per_step)]
 
 
 def settings_of(

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import re
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -19,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ubrain.backbone import Backbone
+from ubrain.batches import read_ahead
 from ubrain.checkpoint import (
     CONFIG,
     READOUT,
@@ -35,13 +34,12 @@ from ubrain.exchange import maps
 from ubrain.exchange.hub import fetch
 from ubrain.exchange.readouts import ReadoutPredictor, load_readout
 from ubrain.model import UniversalEncoder
-from ubrain.parallel import choose_device
+from ubrain.parallel import autocast, choose_device
 from ubrain.paths import write_text
-from ubrain.predict import IMAGES, MEMORY, PRECISIONS, Predictor, autocast
+from ubrain.predict import IMAGES, MEMORY, PRECISIONS, Predictor
 from ubrain.progress import log, track
 from ubrain.resume import remove_partials, require_space, work
 
-READERS = 4  # threads that read images, and images that are read ahead
 DTYPES = ("float32", "float16")
 UNITS = {"": 1} | {f"{p}B": 10 ** (3 * i) for i, p in enumerate("KMGT", 1)}
 UNITS |= {f"{p}IB": 2 ** (10 * i) for i, p in enumerate("KMGT", 1)}
@@ -300,7 +298,11 @@ def _compute(done: Predicted, backbone: Backbone, predictor: Predictor, precisio
     n = len(done.source)
     starts = range(done.done, n, done.step)
     label = f"predicting {n} images × {predictor.n_voxels} voxels"
-    with closing(_read_ahead(done.source, range(done.done, n))) as pixels:
+
+    def read(row: int) -> NDArray[np.uint8]:
+        return np.array(done.source.pixels(row))  # a copy that may be written to, as torch wants it
+
+    with closing(read_ahead(read, range(done.done, n))) as pixels:
         for start in track(starts, len(starts), label):
             with (
                 torch.inference_mode(),
@@ -312,22 +314,6 @@ def _compute(done: Predicted, backbone: Backbone, predictor: Predictor, precisio
                 )
                 responses = predictor(backbone(images))
             done.add(responses)
-
-
-def _read_ahead(source: ImageSource, rows: Iterable[int]) -> Generator[NDArray[np.uint8]]:
-    """Pixels of images in order; while one is worked on, the next few are read."""
-
-    def read(row: int) -> NDArray[np.uint8]:
-        return np.array(source.pixels(row))  # a copy that may be written to, as torch wants it
-
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[Future[NDArray[np.uint8]]] = deque()
-        for row in rows:
-            waiting.append(pool.submit(read, row))
-            if len(waiting) > READERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from torch import Tensor
 from ubrain import checkpoint
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
-from ubrain.predict import Predictor, autocast
+from ubrain.parallel import autocast
+from ubrain.predict import Predictor
 from ubrain.readout import BUFFERS, LinearReadout, features
 
 

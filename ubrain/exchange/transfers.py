@@ -15,16 +15,15 @@ from safetensors.torch import save_file
 
 from ubrain import checkpoint
 from ubrain import transfer as new_voxels
-from ubrain.backbone import Backbone
 from ubrain.config import TransferConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.exchange import hub
 from ubrain.exchange.readouts import ReadoutPredictor
-from ubrain.features import Features, Source
+from ubrain.features import Source, choose_source
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import choose_device
-from ubrain.paths import atomic, cache_root
+from ubrain.paths import atomic
 from ubrain.predict import correlate
 from ubrain.progress import log
 from ubrain.readout import LinearReadout
@@ -114,13 +113,8 @@ def open_encoder(
 ) -> tuple[UniversalEncoder, Source]:
     """An encoder from a checkpoint folder, and the source of its tokens of a crowd's images."""
     config, where = checkpoint.backbone_config(folder), choose_device(device)
-    if config.adapter_rank:
-        backbone = Backbone(config).to(where)
-        encoder, source = checkpoint.load(folder, backbone.adapters), Source(crowd, None, backbone)
-    else:
-        features = Features(crowd, config, cache_root() / "features", device)
-        encoder, source = checkpoint.load(folder), Source(crowd, features)
-    return encoder.to(where), source
+    source = choose_source(crowd, config, where)
+    return checkpoint.load(folder, source.adapters).to(where), source
 
 
 def _check_out(out: Path, settings: dict[str, Any], names: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from ubrain.analysis import stats
 from ubrain.crowd import Crowd, Subject
 from ubrain.data import simulate
 from ubrain.errors import UbrainError
-from ubrain.features import Features, Source
+from ubrain.features import Features, Source, choose_source
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import choose_device
 from ubrain.progress import log
@@ -139,7 +139,11 @@ class Lab:
     @cached_property
     def source(self) -> Source:
         """Where the encoder's tokens come from."""
-        return Source(self.crowd, self.features)
+        training = self.profile.training
+        device = choose_device(training.device)
+        if device.type == "cpu":
+            return Source(self.crowd, self.features)
+        return choose_source(self.crowd, self.profile.backbone, device, training.precision)
 
     def encoder(
         self,

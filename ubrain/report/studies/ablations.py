@@ -11,10 +11,9 @@ from scipy.stats import t as student
 
 from ubrain import predict, scores
 from ubrain.analysis.stats import Interval
-from ubrain.backbone import Backbone
 from ubrain.config import EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
-from ubrain.features import Source
+from ubrain.features import Source, choose_source
 from ubrain.parallel import choose_device
 from ubrain.progress import track
 from ubrain.report.lab import Lab
@@ -147,7 +146,7 @@ def source_of(lab: Lab, variant: Variant, seed: int) -> Source:
     if variant.adapter_rank is not None:
         config = replace(lab.profile.backbone, adapter_rank=variant.adapter_rank)
         device = choose_device(lab.profile.training.device)
-        return Source(lab.crowd, backbone=Backbone(config, seed).to(device))
+        return choose_source(lab.crowd, config, device, lab.profile.training.precision, seed)
     if variant.levels is not None:
         return Source(lab.crowd, lab.features.select(variant.levels))
     return lab.source

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain import train
 from ubrain.analysis import stats
+from ubrain.batches import Plan
 from ubrain.config import TrainingConfig
 from ubrain.progress import log
 from ubrain.report import figures
@@ -93,7 +93,7 @@ def steps(lab: Lab, subjects: Sequence[str], training: TrainingConfig) -> int:
     """How many steps the training of these subjects has at most (a plateau schedule may stop
     earlier).
     """
-    plan = train.Plan(lab.crowd, tuple(subjects), training, lab.seed)
+    plan = Plan(lab.crowd, tuple(subjects), training, lab.seed)
     return plan.epochs * plan.steps_per_epoch
 
 
@@ -105,7 +105,7 @@ def plan(lab: Lab, trained: Sequence[Training]) -> pd.DataFrame:
     rows, everybody = [], trained[0].subjects
     for t in trained:
         n_steps = steps(lab, t.subjects, t.config)
-        schedule = train.Plan(lab.crowd, tuple(t.subjects), t.config, lab.seed)
+        schedule = Plan(lab.crowd, tuple(t.subjects), t.config, lab.seed)
         batches = {s: schedule.batches_of(s) for s in t.subjects}
         share = sum(batches[s] for s in t.subjects if s in everybody) / sum(batches.values())
         main_steps = round(n_steps * share)

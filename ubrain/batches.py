@@ -1,0 +1,144 @@
+"""What is trained when, and read ahead of time, so that no computation waits for a disk."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ubrain.config import TrainingConfig
+from ubrain.optim import Rate
+from ubrain.parallel import interleave
+
+if TYPE_CHECKING:
+    from ubrain.crowd import Crowd
+    from ubrain.features import Source
+
+T = TypeVar("T")
+U = TypeVar("U")
+READERS = 4  # threads that read, and items that are read ahead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one subject, the voxels drawn for them, and the seed of all that is random."""
+
+    subject: str
+    rows: NDArray[np.int64]
+    voxels: NDArray[np.int64]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained when: a function of the seed and the epoch only."""
+
+    crowd: "Crowd"
+    subjects: tuple[str, ...]
+    config: TrainingConfig
+    seed: int
+
+    def batches_of(self, subject: str) -> int:
+        """Batches of a subject in each epoch."""
+        return max(
+            1, round(len(self.crowd[subject].image_rows("train")) / self.config.batch_images)
+        )
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Steps of all subjects in each epoch."""
+        return -(-sum(map(self.batches_of, self.subjects)) // self.config.batches_per_step)
+
+    @cached_property
+    def epochs(self) -> int:
+        """Number of epochs."""
+        return max(self.config.epochs, -(-self.config.min_steps // self.steps_per_epoch))
+
+    def rates(self, epoch: int, plateau: float) -> list[Rate]:
+        """Learning rate and β1 of each step of an epoch."""
+        if self.config.schedule == "plateau":
+            return [Rate(plateau)] * self.steps_per_epoch
+        return self._one_cycle[epoch * self.steps_per_epoch :][: self.steps_per_epoch]
+
+    @cached_property
+    def _one_cycle(self) -> list[Rate]:
+        n, highest = self.epochs * self.steps_per_epoch, self.config.learning_rate
+        if n < 10:  # too short for a cycle of rising and falling
+            return [Rate(highest)] * n
+        adam = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, highest, total_steps=n, pct_start=0.2)
+        rates = []
+        for i in range(n):
+            group = adam.param_groups[0]
+            rates.append(Rate(float(group["lr"]), float(group["betas"][0])))
+            adam.step()  # without gradients: torch wants it before the schedule's step
+            if i + 1 < n:
+                cycle.step()
+        return rates
+
+    def steps(self, epoch: int) -> list[list[Batch]]:
+        """The batches of each step of an epoch: every training image of every subject once."""
+        rng = np.random.default_rng([self.seed, epoch])
+        drawn = []
+        for name in self.subjects:
+            rows = rng.permutation(self.crowd[name].image_rows("train"))
+            drawn += [(name, np.sort(part)) for part in np.array_split(rows, self.batches_of(name))]
+        drawn = [drawn[i] for i in rng.permutation(len(drawn))]
+        per_step = self.config.batches_per_step
+        if per_step > 1:  # neighbouring batches of different subjects: work for all processes
+            large_first = sorted(self.subjects, key=lambda n: -self.batches_of(n))  # as `Group.own`
+            drawn = interleave(drawn, {name: i for i, name in enumerate(large_first)})
+        batches = []
+        for i, (name, rows) in enumerate(drawn):
+            n_voxels = self.crowd[name].n_voxels
+            some = rng.choice(n_voxels, min(self.config.voxels_per_step, n_voxels), replace=False)
+            seed = int(np.random.SeedSequence([self.seed, epoch, i]).generate_state(1)[0])
+            batches.append(Batch(name, rows, np.sort(some), seed))
+        return [batches[i : i + per_step] for i in range(0, len(batches), per_step)]
+
+
+class Ready(NamedTuple):
+    """A batch where it is computed."""
+
+    batch: Batch
+    voxels: Tensor  # (V,)
+    read: Tensor  # features or images, for `Source.levels`
+    target: Tensor  # (B, V), measured responses
+
+
+def prepared(source: "Source", batches: Iterable[Batch], device: torch.device) -> Generator[Ready]:
+    """Batches with their data on the device, in order; the next ones are read meanwhile.
+
+    To a GPU they go through pinned memory, so copying one does not wait for the computation of
+    another. What is in a batch does not depend on how many threads read.
+    """
+
+    def read(batch: Batch) -> tuple[Batch, list[Tensor]]:
+        measured = source.crowd[batch.subject].responses_to(batch.rows, batch.voxels)
+        parts = [torch.from_numpy(batch.voxels), source.read(batch.rows)]
+        parts.append(torch.from_numpy(measured))
+        pin = device.type == "cuda"
+        return batch, [t.pin_memory() if pin and t.device.type == "cpu" else t for t in parts]
+
+    for batch, parts in read_ahead(read, batches):
+        yield Ready(batch, *(t.to(device, non_blocking=True) for t in parts))
+
+
+def read_ahead(read: Callable[[T], U], items: Iterable[T], readers: int = READERS) -> Generator[U]:
+    """`read` of each item, in order; while one is worked on, threads read the next few."""
+    pool, waiting = ThreadPoolExecutor(readers), deque[Future[U]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
