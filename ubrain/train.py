@@ -30,7 +30,7 @@ from ubrain.config import EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.optim import BETA2, EmbeddingAdam, Rate
-from ubrain.parallel import Group, autocast, choose_device, launched
+from ubrain.parallel import Group, autocast, choose_device, keep_freed_memory, launched
 from ubrain.paths import atomic, write_text
 from ubrain.predict import Predictor, correlate
 from ubrain.progress import log, track
@@ -88,6 +88,7 @@ def fit(
         If a subject has no training images, or too few val images, an option is unknown, or `out`
         holds a training with other settings.
     """
+    keep_freed_memory()
     encoder_config = replace(encoder_config, widths=source.widths, n_tokens=source.n_tokens)
     settings = settings_of(source, subjects, encoder_config, config, seed)
     device = choose_device(config.device)

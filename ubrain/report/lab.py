@@ -27,7 +27,7 @@ from ubrain.data import simulate
 from ubrain.errors import UbrainError
 from ubrain.features import Features, Source, choose_source
 from ubrain.model import UniversalEncoder
-from ubrain.parallel import choose_device
+from ubrain.parallel import choose_device, keep_freed_memory
 from ubrain.progress import log
 from ubrain.report import claims, figures
 from ubrain.report.figures.png import compressed
@@ -103,6 +103,7 @@ class Lab:
         subjects: Sequence[str] | None = None,
     ) -> None:
         self.started = time.monotonic()
+        keep_freed_memory()
         self.notebook, self.seed = notebook, seed
         self.profile = config.load_profile(profile)
         out = os.environ.get("UBRAIN_OUT")  # set by a run, which knows its own name
