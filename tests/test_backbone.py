@@ -21,7 +21,6 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
-from ubrain import backbone as backbone_module
 from ubrain import features as features_module
 from ubrain.backbone import Backbone, shifted
 from ubrain.cli import app

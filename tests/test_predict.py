@@ -861,7 +861,7 @@ def test_memory_in_other_words_is_refused(text):
 def crowd_source(crowd, tmp_path_factory):
     features = Features(crowd, CNN, tmp_path_factory.mktemp("features"))
     source = Source(crowd, features)
-    yield source, encoder_on(features, {name: crowd[name].n_voxels for name in crowd.subjects})
+    return source, encoder_on(features, {name: crowd[name].n_voxels for name in crowd.subjects})
 
 
 def test_a_crowd_is_predicted_and_evaluated_the_same_in_the_least_memory(crowd_source):
