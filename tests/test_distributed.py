@@ -214,11 +214,11 @@ def nan_in_the_last_process(place, name):
     return fit(place, name)
 
 
-def test_an_error_in_one_process_ends_all(place):
+def test_a_loss_that_is_not_finite_in_one_process_ends_all(place):
     found = launch(2, nan_in_the_last_process, place, "nan")
     assert found.seconds < PROMPT
-    assert "process 0 of 2 lost the others" in found.told[0]
-    assert "the loss became nan in epoch 1" in found.told[1]
+    for told in found.told:
+        assert "the loss became nan in epoch 1" in told
 
 
 @pytest.mark.parametrize(
