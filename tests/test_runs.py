@@ -500,6 +500,16 @@ def test_the_environment_is_that_of_the_run_and_restored(
         assert environment["UBRAIN_OUT"] == str(tmp_path / "out/unfinished/simulated-fast")
 
 
+def test_how_long_the_rest_takes_follows_from_the_published_run(instead, monkeypatch, caplog):
+    caplog.set_level("INFO", "ubrain")
+    monkeypatch.setattr(runs.results, "published", lambda run, notebook: {"seconds": 1e5})
+    monkeypatch.setattr(runs, "_compare", lambda run, file: None)
+    with pytest.raises(UbrainError):
+        runs.run_notebooks("0*", jobs=1)
+    counts = [m for m in caplog.messages if " of 3 after " in m]
+    assert counts == ["1 of 3 after 0 s", "2 of 3 after 0 s, about 0 s left", "3 of 3 after 0 s"]
+
+
 def test_on_a_gpu_notebooks_run_one_after_another(instead, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(UbrainError):

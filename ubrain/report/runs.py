@@ -153,10 +153,11 @@ def run_notebooks(
         For an unknown, mistyped or impossible setting, before anything runs; or, when all others
         have finished, if a cell of a notebook fails.
     """
-    from ubrain.report.lab import run_name
-
     sources = find_notebooks(pattern)
     given = check_settings(sources, profile, crowd, seed, parameters or {})
+
+    from ubrain.report.lab import run_name
+
     extra = [slug(k, v) for k, v in sorted(given.items()) if k not in ("crowd", "profile", "seed")]
     run = "-".join([run_name(given["crowd"], given["profile"], given["seed"]), *extra])
     folder = make_folder(out or _finished(run))
@@ -176,13 +177,13 @@ def run_notebooks(
                 seconds[source.stem] = took
                 file = _move(source.stem, staging, folder, folder / "figures")
                 outcomes[source] = Outcome(source.stem, file, _compare(run, file))
-            elapsed, text = time.monotonic() - began, ""
-            if seconds and all(was.values()):  # as long as published, scaled by what has finished
+            done, elapsed = len(outcomes) + len(errors), time.monotonic() - began
+            text = f"{done} of {len(sources)} after {elapsed:.0f} s"
+            if done < len(sources) and seconds and all(was.values()):  # scaled by what has finished
                 scale = sum(seconds.values()) / sum(was[name] for name in seconds)
                 left = max(0, scale * sum(was.values()) / jobs - elapsed)
-                text = f", about {left:.0f} s left"
-            done = len(outcomes) + len(errors)
-            log.info("%d of %d after %.0f s%s", done, len(sources), elapsed, text)
+                text += f", about {left:.0f} s left"
+            log.info(text)
     for empty in (staging / "figures", staging, staging.parent):
         with suppress(OSError):  # another process runs another notebook, or one has failed
             empty.rmdir()
@@ -303,8 +304,8 @@ def check_settings(
 
 
 def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
-    """Execute one notebook; it writes its numbers and figures to `out`, where the executed notebook
-    goes too, with the verdict of these numbers in its cell tagged `answer`.
+    """Execute one notebook; it writes its numbers and figures to `out`, which is `$UBRAIN_OUT`; the
+    executed notebook goes there too, with the verdict of these numbers in its cell tagged `answer`.
 
     Raises
     ------
