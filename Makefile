@@ -5,6 +5,7 @@ PROFILE ?= fast
 SEED    ?= 0
 CROWD   ?=
 NOTEBOOK ?= *
+JOBS    ?= auto
 WORKERS ?= auto
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
@@ -14,7 +15,7 @@ STAMP   := $(VENV)/.installed
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
-	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  WORKERS=2  PYTHON=python3'
+	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  JOBS=2  WORKERS=2  PYTHON=python3'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ubrain needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0])'
@@ -30,7 +31,7 @@ SETTINGS = --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
 # the scoreboard is printed also where a number does not agree, which is the exit code
 reproduce: $(STAMP)  ## simulate, run the notebooks, compare with the published numbers, print the scoreboard
 	@status=0; \
-	$(BIN)/ubrain run '$(NOTEBOOK)' $(SETTINGS) || status=$$?; \
+	$(BIN)/ubrain run '$(NOTEBOOK)' $(SETTINGS) --jobs $(JOBS) || status=$$?; \
 	$(BIN)/ubrain report $(SETTINGS) && exit $$status
 
 publish: $(STAMP)  ## maintainers: put the finished run into papermill_runs/, figures/ and the README

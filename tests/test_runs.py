@@ -5,13 +5,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from functools import wraps
 from pathlib import Path
 
 import jupytext
 import nbformat
+import psutil
 import pytest
 from click.testing import CliRunner
 from jupyter_client.kernelspec import get_kernel_spec
@@ -63,6 +66,31 @@ print("value is", value)
 FAILS = HEADER + 'print("before")\n\n# %%\nraise RuntimeError("broken on purpose")\n'
 SILENT = HEADER + "value\n"
 DIES = HEADER + "import os\n\nos._exit(1)\n"
+TRAINS = (
+    HEADER
+    + """from pathlib import Path
+
+from ubrain import train
+from ubrain.report.lab import Lab
+
+begun, unfinished = [], train.unfinished
+train.unfinished = lambda *a: begun.append(a) or unfinished(*a)
+lab = Lab("NAME", crowd, profile, seed, ["S1"])
+lab.encoder(["S1"])
+lab.record("trainings", len(begun))
+lab.finish()
+"""
+)
+WAITS = (
+    HEADER
+    + """import os
+import time
+from pathlib import Path
+
+Path(os.environ["UBRAIN_CACHE"], f"{os.getpid()}.pid").touch()
+time.sleep(600)
+"""
+)
 
 
 @pytest.fixture
@@ -349,22 +377,25 @@ def test_parameters_on_the_command_line(monkeypatch, words):
 
     @wraps(runs.run_notebooks)
     def instead(*a):
-        seen.update(notebook=a[0], given=a[4], out=a[5])
+        seen.update(notebook=a[0], given=a[4], out=a[5], jobs=a[6])
         return []
 
     monkeypatch.setattr(runs, "run_notebooks", instead)
-    for order in (["98_ok", *words], [*words, "98_ok"]):
-        done = CliRunner().invoke(app, ["run", *order, "--out", "here"])
+    for order, jobs in ((["98_ok", *words], "2"), ([*words, "98_ok"], "auto")):
+        done = CliRunner().invoke(app, ["run", *order, "--out", "here", "--jobs", jobs])
         assert done.exit_code == 0, done.output
         assert seen == {
             "notebook": "98_ok",
             "given": {"n": [25, 100], "seed": 3},
             "out": Path("here"),
+            "jobs": {"2": 2, "auto": 0}[jobs],
         }
 
 
-@pytest.mark.parametrize("words", [["-p", "seed"], ["-p"], ["-p", "a", "b", "-p", "seed"]])
-def test_a_parameter_without_a_value_is_refused(project, monkeypatch, words):
+@pytest.mark.parametrize(
+    "words", [["-p", "seed"], ["-p"], ["-p", "a", "b", "-p", "seed"], ["--jobs", "many"]]
+)
+def test_an_option_without_a_right_value_is_refused(project, monkeypatch, words):
     refuse = wraps(runs.run_notebooks)(lambda *a: pytest.fail("it ran"))
     monkeypatch.setattr(runs, "run_notebooks", refuse)
     done = CliRunner().invoke(app, ["run", "98_ok", *words])
@@ -414,6 +445,103 @@ def test_a_notebook_without_numbers_is_refused(project):
     ):
         runs.run_notebooks("97_silent")
     assert not published(project)
+
+
+@pytest.fixture
+def instead(project, monkeypatch):
+    """Notebooks 01, 04 and 07, and a list of what ran, with its environment, instead of kernels; 01
+    and 07 fail.
+    """
+    ran = []
+
+    def execute(source, given, out):
+        ran.append((source.stem, dict(os.environ)))
+        if source.stem in ("01_a", "07_c"):
+            raise UbrainError(f"{source.stem} is broken")
+
+    for name in ("01_a", "04_b", "07_c"):
+        (project / "notebooks" / f"{name}.py").write_text(SUCCEEDS)
+    monkeypatch.setattr(runs, "execute", execute)
+    monkeypatch.setattr(runs, "_move", lambda name, *_: Path(f"{name}.json"))
+    monkeypatch.setattr(runs, "n_cores", lambda: 6)
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("jobs", "order"), [(1, ["01_a", "04_b", "07_c"]), (2, ["01_a", "07_c", "04_b"])]
+)
+def test_when_notebooks_fail_the_others_finish(instead, caplog, jobs, order):
+    caplog.set_level("INFO", "ubrain")
+    with pytest.raises(UbrainError, match=r"^01_a is broken\n07_c is broken$"):
+        runs.run_notebooks("0*", jobs=jobs)
+    assert sorted(name for name, _ in instead) == ["01_a", "04_b", "07_c"]
+    lines = [f"{name}: running ({i} of 3, {3 - i} waiting)" for i, name in enumerate(order, 1)]
+    assert set(lines) <= set(caplog.messages)
+    assert "04_b: 0 s" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("jobs", "given", "threads"),
+    [(1, None, None), (2, None, "3"), (None, None, "2"), (2, "5", "5"), (99, None, "2")],
+)
+def test_the_environment_is_that_of_the_run_and_restored(
+    instead, monkeypatch, tmp_path, jobs, given, threads
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    before = dict(os.environ)
+    with pytest.raises(UbrainError):
+        runs.run_notebooks("0*", out=tmp_path / "out", jobs=jobs)
+    assert dict(os.environ) == before
+    for _, environment in instead:
+        assert environment.get("OMP_NUM_THREADS") == threads
+        assert environment["UBRAIN_OUT"] == str(tmp_path / "out/unfinished/simulated-fast")
+
+
+def test_how_long_the_rest_takes_follows_from_the_published_run(instead, monkeypatch, caplog):
+    caplog.set_level("INFO", "ubrain")
+    monkeypatch.setattr(runs.results, "published", lambda run, notebook: {"seconds": 1e5})
+    monkeypatch.setattr(runs, "_compare", lambda run, file: None)
+    with pytest.raises(UbrainError):
+        runs.run_notebooks("0*", jobs=1)
+    counts = [m for m in caplog.messages if " of 3 after " in m]
+    assert counts == ["1 of 3 after 0 s", "2 of 3 after 0 s, about 0 s left", "3 of 3 after 0 s"]
+
+
+def test_on_a_gpu_notebooks_run_one_after_another(instead, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UbrainError):
+        runs.run_notebooks("0*")
+    assert [name for name, _ in instead] == ["01_a", "04_b", "07_c"]
+
+
+def test_two_notebooks_side_by_side_train_an_encoder_once(project):
+    for name in ("01_a", "02_b"):
+        text = TRAINS.replace("NAME", name)
+        (project / "notebooks" / f"{name}.py").write_text(text)
+    here = Path.cwd()
+    outcomes = runs.run_notebooks("0*", profile="smoke", jobs=2)
+    assert [o.notebook for o in outcomes] == ["01_a", "02_b"]
+    documents = [json.loads(o.file.read_text()) for o in outcomes]
+    assert sum(d["results"][0]["value"] for d in documents) == 1
+    assert Path.cwd() == here
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_ends_the_kernels(project):
+    for name in ("01_a", "02_b", "03_c"):
+        (project / "notebooks" / f"{name}.py").write_text(WAITS)
+    command = [sys.executable, "-m", "ubrain.cli", "run", "0*", "--jobs", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while running.poll() is None and len(found := [*project.glob("cache/*.pid")]) < 2:
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    assert "03_c" not in said
+    assert not any(psutil.pid_exists(int(path.stem)) for path in found)
 
 
 def commit(project, message="x"):

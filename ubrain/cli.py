@@ -262,7 +262,7 @@ def predict(memory: str = "2GiB", **given: Any) -> None:
     "report.runs:run_notebooks",
     arguments="pattern",
     names="pattern=notebook",
-    without="parameters",
+    without="parameters jobs",
 )
 def run(
     pattern: str,
@@ -270,6 +270,7 @@ def run(
     crowd: str | None,
     seed: int,
     out: Path | None,
+    jobs: str = "auto",
     parameter: list[str] | None = None,
     force: bool = False,
 ) -> None:
@@ -277,15 +278,19 @@ def run(
 
     Parameters
     ----------
+    jobs : notebooks at the same time, or auto: as many as cores, at most 4; on a GPU one.
     parameter : a parameter of the notebook, value in YAML: -p seed 3 -p n_images "[25, 100]".
     """
     from ubrain.report import runs
 
     if force:
         raise UbrainError("run has no --force: `ubrain publish` replaces the published run")
+    if jobs != "auto" and not jobs.isdecimal():
+        raise UbrainError(f"--jobs {jobs}: expected a number, or auto")
+    n_jobs = 0 if jobs == "auto" else int(jobs)
     given = runs.parse_parameters(parameter or [])
     crowd = str(Path(crowd)) if crowd else None
-    outcomes = runs.run_notebooks(pattern, profile, crowd, seed, given, out)
+    outcomes = runs.run_notebooks(pattern, profile, crowd, seed, given, out, n_jobs)
     for outcome in outcomes:
         print(outcome.file)
     sys.exit(any(outcome.agrees is False for outcome in outcomes))

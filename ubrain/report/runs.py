@@ -1,5 +1,7 @@
 """Notebooks as runs: rebuilt from their .py, executed by papermill with checked parameters,
 compared with the published run, and published by maintainers.
+
+What takes long to import is imported where it is used: the help of a command need not wait for it.
 """
 
 import ast
@@ -14,30 +16,22 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jupytext
-import matplotlib.pyplot as plt
-import nbformat
-import papermill
+import psutil
 import yaml
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.exceptions import PapermillException
 
 from ubrain import paths
 from ubrain.config import load_profile
-from ubrain.crowd import Crowd
-from ubrain.data.simulate import scenes
 from ubrain.errors import UbrainError
 from ubrain.progress import log
-from ubrain.report import claims, figures, results
-from ubrain.report.figures.png import compressed
-from ubrain.report.lab import FIGURE_RC, run_name
+from ubrain.report import claims, results
 
 KERNEL = "python3"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": KERNEL}
@@ -46,6 +40,10 @@ UNFINISHED = "unfinished"  # in a run's folder, what is running or has failed
 README_RUN = "simulated-fast"  # the run of the README's scoreboard and overview figure
 NO_CODE = ("papermill_runs/", "figures/", "README.md", "docs/")  # no number depends on these
 MOST_SHOWN = 20  # numbers that do not agree
+MOST_JOBS = 4  # notebooks at the same time, unless told otherwise
+# In this order notebooks start side by side: 00 trains the crowd that all but 07 want, while 01
+# fits baselines; then what trains, the longest first; 04 last, which reads the encoders of 01.
+START = "00 01 02 03 07 05 06 08 04"
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,9 @@ def notebook_text(source: Path) -> str:
     """The .ipynb that belongs to a .py: no outputs, and cell ids that depend on nothing but the
     order of the cells.
     """
+    import jupytext
+    import nbformat
+
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{source.stem}-{number:02d}"
@@ -124,6 +125,7 @@ def run_notebooks(
     seed: int = 0,
     parameters: Mapping[str, Any] | None = None,
     out: Path | None = None,
+    jobs: int | None = None,
 ) -> list[Outcome]:
     """Execute notebooks, and compare their numbers with the published ones, if there are any.
 
@@ -138,30 +140,63 @@ def run_notebooks(
     parameters : more parameters, of notebooks that have them; `profile`, `crowd` and `seed` may
         stand among them.
     out : folder for executed notebooks, numbers and (in `figures/`) figures; default: in the cache.
+    jobs : notebooks at the same time; 0 or None: as many as processor cores, at most 4, but one
+        where there is a CUDA device.
+
+    Returns
+    -------
+    One outcome per notebook, in the order of their names.
 
     Raises
     ------
     UbrainError
-        For an unknown, mistyped or impossible setting, before anything runs; or if a cell fails.
+        For an unknown, mistyped or impossible setting, before anything runs; or, when all others
+        have finished, if a cell of a notebook fails.
     """
     sources = find_notebooks(pattern)
     given = check_settings(sources, profile, crowd, seed, parameters or {})
+
+    from ubrain.report.lab import run_name
+
     extra = [slug(k, v) for k, v in sorted(given.items()) if k not in ("crowd", "profile", "seed")]
     run = "-".join([run_name(given["crowd"], given["profile"], given["seed"]), *extra])
     folder = make_folder(out or _finished(run))
     staging = folder / UNFINISHED / run
-    outcomes = []
-    for source in sources:
-        started = time.monotonic()
-        log.info("%s: running", source.stem)
-        execute(source, given, staging)
-        log.info("%s: %.0f s", source.stem, time.monotonic() - started)
-        file = _move(source.stem, staging, folder, folder / "figures")
-        outcomes.append(Outcome(source.stem, file, _compare(run, file)))
+    jobs = _n_jobs(jobs, len(sources))
+    documents = {s.stem: results.published(run, s.stem) or {} for s in sources}
+    was: dict[str, float] = {name: d.get("seconds", 0) for name, d in documents.items()}
+    began, seconds = time.monotonic(), dict[str, float]()
+    outcomes, errors = dict[Path, Outcome](), dict[Path, str]()
+    with closing(_execute_all(sources, given, staging, jobs)) as finished:
+        for source, took, error in finished:
+            if error:
+                log.warning("%s: failed after %.0f s", source.stem, took)
+                errors[source] = str(error)
+            else:
+                log.info("%s: %.0f s", source.stem, took)
+                seconds[source.stem] = took
+                file = _move(source.stem, staging, folder, folder / "figures")
+                outcomes[source] = Outcome(source.stem, file, _compare(run, file))
+            done, elapsed = len(outcomes) + len(errors), time.monotonic() - began
+            text = f"{done} of {len(sources)} after {elapsed:.0f} s"
+            if done < len(sources) and seconds and all(was.values()):  # scaled by what has finished
+                scale = sum(seconds.values()) / sum(was[name] for name in seconds)
+                left = max(0, scale * sum(was.values()) / jobs - elapsed)
+                text += f", about {left:.0f} s left"
+            log.info(text)
     for empty in (staging / "figures", staging, staging.parent):
         with suppress(OSError):  # another process runs another notebook, or one has failed
             empty.rmdir()
-    return outcomes
+    if errors:
+        raise UbrainError("\n".join(errors[source] for source in sources if source in errors))
+    return [outcomes[source] for source in sources]
+
+
+def n_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def publish(
@@ -188,6 +223,8 @@ def publish(
         If files have changed since the last commit, or the run is not one of this commit: made with
         uncommitted changes, from other notebooks, or by other code.
     """
+    from ubrain.report.lab import run_name
+
     run = run_name(crowd, profile, seed)
     folder = _finished(run)
     sources = [s for s in find_notebooks(pattern) if (folder / f"{s.stem}.json").exists()]
@@ -216,6 +253,9 @@ def same_sources(executed: Path, source: Path) -> bool:
     """Whether an executed notebook has the code cells of a source (.py), and no others but the
     parameters that papermill injected.
     """
+    import jupytext
+    import nbformat
+
     ran, now = (
         [
             c.source
@@ -256,35 +296,39 @@ def check_settings(
     if given["seed"] is None or given["seed"] < 0:
         raise UbrainError(f"seed: expected 0 or a positive number, got {given['seed']!r}")
     if given["crowd"] is not None:
+        from ubrain.crowd import Crowd
+
         Crowd(given["crowd"]).close()
         given["crowd"] = str(Path(given["crowd"]).resolve())
     return given
 
 
 def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
-    """Execute one notebook; it writes its numbers and figures to `out`, where the executed notebook
-    goes too, with the verdict of these numbers in its cell tagged `answer`.
+    """Execute one notebook; it writes its numbers and figures to `out`, which is `$UBRAIN_OUT`; the
+    executed notebook goes there too, with the verdict of these numbers in its cell tagged `answer`.
 
     Raises
     ------
     UbrainError
         If a cell fails; the executed notebook is kept.
     """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillException
+
     out.mkdir(parents=True, exist_ok=True)
     for old in (out / "figures").glob(f"{source.stem}__*"):
         old.unlink()
     (out / f"{source.stem}.json").unlink(missing_ok=True)
     plain, executed = out / f".{source.stem}.input.ipynb", out / f"{source.stem}.ipynb"
     paths.write_text(plain, notebook_text(source))
-    before = dict(os.environ)
-    os.environ.update(UBRAIN_OUT=str(out.resolve()), UBRAIN_PROGRESS="lines")
     try:
         papermill.execute_notebook(
             plain,
             executed,
             parameters=dict(parameters),
             kernel_name=KERNEL,
-            cwd=str(source.parent),
+            resources={"metadata": {"path": str(source.parent)}},  # cwd= is that of all threads
             progress_bar=False,
             log_output=False,
         )
@@ -293,8 +337,6 @@ def execute(source: Path, parameters: Mapping[str, Any], out: Path) -> Path:
             f"{source.stem} failed; the executed notebook is {executed}\n{error}"
         ) from None
     finally:
-        os.environ.clear()
-        os.environ.update(before)
         plain.unlink(missing_ok=True)
     if not (out / f"{source.stem}.json").exists():
         raise UbrainError(
@@ -361,6 +403,12 @@ def draw_overview(run: str) -> Path:
     UbrainError
         If the run has no results.
     """
+    import matplotlib.pyplot as plt
+
+    from ubrain.data.simulate import scenes
+    from ubrain.report import figures
+    from ubrain.report.lab import FIGURE_RC
+
     documents = results.read_results(paths.run_dir(run))
     image, _ = scenes.render(*OVERVIEW_SCENE)
     with plt.rc_context(FIGURE_RC):
@@ -472,6 +520,58 @@ def make_folder(out: Path) -> Path:
     return out.resolve()
 
 
+def _n_jobs(jobs: int | None, n: int) -> int:
+    """How many of n notebooks run at the same time."""
+    if not jobs and n > 1:
+        import torch  # notebooks side by side would share the memory of a GPU
+
+        jobs = 1 if torch.cuda.is_available() else min(n_cores(), MOST_JOBS)
+    return min(jobs or 1, n)
+
+
+def _execute_all(
+    sources: Sequence[Path], given: Mapping[str, Any], out: Path, jobs: int
+) -> Generator[tuple[Path, float, UbrainError | None]]:
+    """Execute notebooks, so many at a time; yields each when it has ended, with its seconds and
+    its error. Whatever stops this early, Ctrl-C too, ends the kernels.
+    """
+    from jupyter_core.utils import ensure_event_loop
+
+    order = sources if jobs == 1 else sorted(sources, key=lambda s: START.find(s.stem[:2]))
+
+    def timed(number: int, source: Path) -> tuple[Path, float, UbrainError | None]:
+        n, started, failure = len(order), time.monotonic(), None
+        log.info("%s: running (%d of %d, %d waiting)", source.stem, number, n, n - number)
+        try:
+            with closing(ensure_event_loop()):  # that of this thread
+                execute(source, given, out)
+        except UbrainError as error:
+            failure = error
+        return source, time.monotonic() - started, failure
+
+    before, others = dict(os.environ), psutil.Process().children(recursive=True)
+    os.environ.update(UBRAIN_OUT=str(out.resolve()), UBRAIN_PROGRESS="lines")
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores() // jobs)))
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            running = [pool.submit(timed, i, source) for i, source in enumerate(order, 1)]
+            try:
+                for future in as_completed(running):
+                    yield future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                while not all(future.done() for future in running):
+                    for kernel in {*psutil.Process().children(recursive=True)} - {*others}:
+                        with suppress(psutil.NoSuchProcess):
+                            kernel.kill()
+                    time.sleep(0.2)  # one may just be starting
+                raise
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _finished(run: str) -> Path:
     """Folder of a run that is not published, or not yet."""
     return paths.cache_root() / "runs" / run
@@ -480,6 +580,10 @@ def _finished(run: str) -> Path:
 @lru_cache
 def _defaults(source: Path, text: str) -> dict[str, Any]:
     """Name and default of every parameter; the parameters cell holds literals only."""
+    import jupytext
+    import nbformat
+    import papermill
+
     notebook = jupytext.reads(text, fmt="py")
     notebook.metadata["kernelspec"] = KERNELSPEC
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
@@ -502,6 +606,10 @@ def _defaults(source: Path, text: str) -> dict[str, Any]:
 
 def _tidy(executed: Path, parameters: Mapping[str, Any]) -> None:
     """Fill the cell tagged `answer`, and remove what differs from run to run or by machine."""
+    import nbformat
+
+    from ubrain.report.figures.png import compressed
+
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.pop("papermill", None)
     document = json.loads(executed.with_suffix(".json").read_text(encoding="utf-8"))

@@ -370,10 +370,7 @@ def _threads(jobs: int) -> dict[str, str]:
     """The share of each job in the threads of this machine, or of those that `$OMP_NUM_THREADS`
     allows.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    cores, allowed = runs.n_cores(), os.environ.get("OMP_NUM_THREADS", "")
     cores = min(cores, int(allowed)) if allowed.isdigit() and int(allowed) else cores
     return {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
 

@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from nilearn import datasets, surface
 from numpy.typing import NDArray
 
 FOVEA, CALCARINE_END = (14, -98, -4), (17, -62, 6)  # the two ends of V1
@@ -47,6 +46,8 @@ def vertices() -> pd.DataFrame:
 
 
 def _hemisphere(side: str) -> pd.DataFrame:
+    from nilearn import datasets, surface  # takes longer to import than all else here
+
     mesh = datasets.fetch_surf_fsaverage("fsaverage5")
     name = {"L": "left", "R": "right"}[side]
     white = surface.load_surf_mesh(mesh[f"white_{name}"]).coordinates
