@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import torch
 
-from ubrain.batches import Plan, prepared
+from ubrain.batches import READERS, Plan, prepared
 from ubrain.config import TrainingConfig
 from ubrain.crowd import FORMAT, TEXT, VERSION, Crowd
 from ubrain.features import SHARD, Images, Source
@@ -87,7 +87,8 @@ def measure(folder: Path, sizes: dict[str, int], n_batches: int) -> dict[str, An
         source = Source(crowd, None, stub, Images(crowd, stub, root))
         plan = Plan(crowd, tuple(crowd.subjects), TrainingConfig(), seed=0)
         warm_up, steps = 20, plan.steps(0)
-        ready = prepared(source, (b for step in steps for b in step), torch.device("cpu"))
+        batches = (batch for step in steps for batch in step)
+        ready = prepared(source, batches, torch.device("cpu"), READERS)
         for _ in islice(ready, warm_up):
             pass
         start, used = time.perf_counter(), time.process_time()

@@ -112,12 +112,16 @@ class Ready(NamedTuple):
     target: Tensor  # (B, V), measured responses
 
 
-def prepared(source: "Source", batches: Iterable[Batch], device: torch.device) -> Generator[Ready]:
+def prepared(
+    source: "Source", batches: Iterable[Batch], device: torch.device, readers: int | None = None
+) -> Generator[Ready]:
     """Batches with their data on the device, in order; the next ones are read meanwhile.
 
     To a GPU they go through pinned memory, so copying one does not wait for the computation of
-    another. What is in a batch does not depend on how many threads read.
+    another. What is in a batch does not depend on how many threads read: by default one where they
+    would share the processor with the computation, else four.
     """
+    readers = readers or (1 if device.type == "cpu" else READERS)
 
     def read(batch: Batch) -> tuple[Batch, list[Tensor]]:
         measured = source.crowd[batch.subject].responses_to(batch.rows, batch.voxels)
@@ -126,7 +130,7 @@ def prepared(source: "Source", batches: Iterable[Batch], device: torch.device) -
         pin = device.type == "cuda"
         return batch, [t.pin_memory() if pin and t.device.type == "cpu" else t for t in parts]
 
-    for batch, parts in read_ahead(read, batches):
+    for batch, parts in read_ahead(read, batches, readers):
         yield Ready(batch, *(t.to(device, non_blocking=True) for t in parts))
 
 
