@@ -172,8 +172,9 @@ display(against.round(3), in_top1.round(3))
 # %% [markdown]
 # ## Time
 #
-# Seconds per newcomer and draw on this machine, mean over the directions that have this number of images. They are printed,
-# but not among the recorded numbers: they change from run to run.
+# Seconds per newcomer and draw on this machine, mean over the directions that have this number of images. All draws are
+# matched with the crowd at once, which counts in equal shares for each of them, for matching and again for ours. The seconds
+# are printed, but not among the recorded numbers: they change from run to run.
 
 # %%
 table.pivot_table("seconds", "method", "n_images", sort=False).sort_index(axis=1).round(1)

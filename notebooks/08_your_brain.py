@@ -103,11 +103,8 @@ lab.save(fig, "images")
 
 # %%
 encoder = lab.encoder(lab.subjects)
-settings = {"config": lab.profile.transfer, "seed": seed}
-joined = {
-    condition: transfer.fit(encoder, mine.source, NAME, method=method, **settings)
-    for condition, method in METHODS.items()
-}
+newcomer = transfer.Newcomer.of(encoder, mine.source, NAME, config=lab.profile.transfer, seed=seed)
+joined = {condition: newcomer.fit(method) for condition, method in METHODS.items()}
 for condition, fitted in joined.items():
     shape, r = tuple(fitted.embeddings.shape), fitted.validation
     lab.record("held_out_r", r, condition, NAME, n=you.n_voxels, unit="r")

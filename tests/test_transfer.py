@@ -200,6 +200,31 @@ def test_a_weaker_pull_must_be_clearly_better():
     assert transfer._strongest(base + gain + 0.01 * noise) == 1
 
 
+def test_draws_matched_together_are_those_fitted_alone(encoder):
+    whole = newcomer(encoder, crowd_of(encoder)[:6], 60, noise=1.0)
+    some = [(np.arange(0, 60, 3), 1), (np.arange(60), 0)]
+    for view, (images, seed) in zip(whole.draws(some), some, strict=True):
+        head = transfer.Head(encoder, Tokens(), images)
+        alone = transfer.Newcomer(head, whole.crowd, whole.responses[images], QUICK, seed)
+        for method in transfer.METHODS:
+            together, expected = view.fit(method), alone.fit(method)
+            assert together.chosen == expected.chosen
+            torch.testing.assert_close(
+                together.embeddings, expected.embeddings, rtol=1e-3, atol=1e-4
+            )
+
+
+def test_the_gradient_for_few_pairs_is_that_of_the_kernels(encoder, monkeypatch):
+    head, found = transfer.Head(encoder, Tokens(), np.arange(20)), []
+    for most in (transfer.PLAIN, 0):
+        monkeypatch.setattr(transfer, "PLAIN", most)
+        torch.manual_seed(2)  # of dropout
+        embedding = crowd_of(encoder).requires_grad_()
+        out = head.train_on(embedding, np.arange(5, 15))
+        found.append((out, *torch.autograd.grad(out.square().sum(), embedding)))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-3)
+
+
 def test_the_same_seed_gives_the_same_embeddings(encoder):
     case = newcomer(encoder, crowd_of(encoder)[:4], 40, noise=1.0)
     for method in (transfer.ours, transfer.gradient):

@@ -163,11 +163,10 @@ class Components:
         (2 n_strengths + 1, n_held_out, n_voxels): with embedding and ridge, with ridge, with the
         embedding alone.
         """
-        found = []
-        for base in (f, torch.zeros_like(f)):
-            weights, offset = self.ridge((y - base)[fitted], fitted)
-            found.append((y - base)[held] - self.values[held] @ weights - offset[:, None])
-        return torch.cat([*found, (y - f)[held][None]])
+        both = torch.cat([y - f, y], 1)
+        weights, offset = self.ridge(both[fitted], fitted)
+        left = both[held] - self.values[held] @ weights - offset[:, None]
+        return torch.cat([*left.chunk(2, 2), (y - f)[held][None]])
 
     def fit(self, y: Tensor, f: Tensor, shares: Tensor) -> dict[str, Tensor]:
         """Weights, offset and scale of the mean over all candidates, by their shares."""

@@ -36,13 +36,17 @@ Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released c
 The others are ours.
 """
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
 METHODS = ("ours", "matching", "gradient")
 LEAST_IMAGES = 10
 IMAGES, VOXELS, CROWD_VOXELS = 32, 512, 4096  # at a time
+PLAIN = 1 << 21  # numbers in the largest tensor, up to which plain operations are faster
 WIDE = 1 << 30  # bytes of tokens, above which they are kept in half precision
 HELD_OUT = 150  # images; folds are added until so many are held out, more would tell little
 SCALES = (0.7, 0.85, 1.0, 1.2, 1.4)
@@ -95,6 +100,7 @@ class Head:
         _check_source(encoder, source)
         self.encoder, self.device = encoder.frozen(), encoder.position.device
         self.n_images, c = len(rows), encoder.config
+        self._at = torch.arange(len(rows), device=self.device)
         wide = len(rows) * c.n_tokens * c.channels * len(c.widths) * 4 > WIDE
         dtype = torch.float16 if wide else torch.float32
         shape = (len(rows), c.n_tokens, c.channels)
@@ -104,6 +110,13 @@ class Head:
                 projected = self.encoder.project(source.tokens(rows[some], self.device))
                 for kept, x in zip(self._x, projected, strict=True):
                     kept[some] = x.to(dtype)
+
+    def select(self, images: NDArray[np.int64]) -> "Head":
+        """A view of some of the images."""
+        view = copy.copy(self)
+        view.n_images = len(images)
+        view._at = self._at[torch.from_numpy(images).to(self.device)]
+        return view
 
     def respond(
         self,
@@ -124,8 +137,24 @@ class Head:
 
     def train_on(self, embedding: Tensor, images: NDArray[np.int64]) -> Tensor:
         """As `respond` for a few images, with dropout and with a gradient."""
-        keep = kernels.dropout_masks(self.encoder, len(images), len(embedding), self.device)
-        return self.encoder.respond(self._read(images), embedding, keep)
+        x, encoder = self._read(images), self.encoder
+        keep = kernels.dropout_masks(encoder, len(images), len(embedding), self.device)
+        hidden = encoder.config.mlp_ratio * encoder.config.channels
+        if not encoder.fast or len(images) * len(embedding) * hidden > PLAIN:
+            return encoder.respond(x, embedding, keep)
+        # Plain operations, whose layers all stay in memory: autograd leaves out the gradients of
+        # images and frozen weights, which `kernels.respond` computes.
+        terms, out = kernels.voxel_terms(encoder, embedding), torch.zeros((), device=self.device)
+        levels: list[Any] = list(encoder.levels)
+        for i, (level, tokens, voxels) in enumerate(zip(levels, x, terms, strict=True)):
+            pooled = kernels.attention(tokens, voxels) @ tokens
+            z = level.norm(pooled)
+            if keep is not None:
+                z = z * keep[i] / (1 - encoder.config.dropout)
+            units = F.gelu(level.fc1(z))
+            out = out + (z * voxels.readout).sum(2) + (units * voxels.hidden_readout).sum(2)
+            out = out + voxels.constant
+        return out
 
     def features(self) -> list[Tensor]:
         """What linear readouts read of the images, (n_images, n_squares, C) each."""
@@ -154,7 +183,7 @@ class Head:
         return (self._read(images[some]) for some in slices(len(images), IMAGES))
 
     def _read(self, images: NDArray[np.int64]) -> list[Tensor]:
-        at = torch.from_numpy(images).to(self.device)
+        at = self._at[torch.from_numpy(images).to(self.device)]
         return [t[at].float() for t in self._x]
 
 
@@ -271,6 +300,7 @@ class Newcomer:
     ----------
     crowd : (n_crowd_voxels, E), embeddings.
     responses : (n_images, n_voxels), rows as the images of the head.
+    matched : what `match` says of the newcomer's `parts`, if it is known already.
     """
 
     head: Head
@@ -278,6 +308,27 @@ class Newcomer:
     responses: Tensor
     config: TransferConfig
     seed: int = 0
+    matched: list[list[Matched]] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        encoder: UniversalEncoder,
+        source: "Source",
+        subject: str,
+        rows: NDArray[np.int64] | None = None,
+        config: TransferConfig | None = None,
+        seed: int = 0,
+        voxels: NDArray[np.int64] | None = None,
+    ) -> "Newcomer":
+        """A new subject before a frozen encoder; parameters as of `fit`."""
+        rows = images_of(source.crowd, subject) if rows is None else rows
+        known = [e.detach().cpu() for e in encoder.embeddings.values()]
+        crowd = torch.cat([torch.empty(0, encoder.config.embedding_size), *known])
+        head, some = Head(encoder, source, rows), slice(None) if voxels is None else voxels
+        responses = torch.from_numpy(source.crowd[subject].responses_to(rows, some))
+        tensors = crowd.to(head.device), responses.to(head.device)
+        return cls(head, *tensors, config or TransferConfig(), seed)
 
     def folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Images to fit on and to hold out, until at least `HELD_OUT` images are held out."""
@@ -286,6 +337,44 @@ class Newcomer:
         parts = [np.sort(part) for part in np.array_split(order, self.config.folds)]
         enough = max(-(-HELD_OUT * self.config.folds // n), 1)
         return [(np.setdiff1d(order, held), held) for held in parts[:enough]]
+
+    def parts(self) -> list[NDArray[np.int64]]:
+        """Images to match on: those that each fold fits on, and all."""
+        return [*(fitted for fitted, _ in self.folds()), np.arange(self.head.n_images)]
+
+    @cached_property
+    def prior(self) -> "_Prior":
+        """The matching, made once for all methods."""
+        return _Prior.of(self)
+
+    def fit(self, method: str = "ours") -> "Fitted":
+        """By one of `METHODS`; see the module's text."""
+        return {"ours": ours, "matching": matching, "gradient": gradient}[method](self)
+
+    def draws(self, some: Sequence[tuple[NDArray[np.int64], int]]) -> list["Newcomer"]:
+        """The newcomer with some of its images, and a seed, several times.
+
+        All of them are matched in one pass over the crowd, which takes longest; what is held is
+        (n_voxels, E) for each temperature, draw and fold.
+        """
+        views = [
+            replace(
+                self, head=self.head.select(images), responses=self.responses[images], seed=seed
+            )
+            for images, seed in some
+        ]
+        parts = [
+            [images[part] for part in view.parts()]
+            for (images, _), view in zip(some, views, strict=True)
+        ]
+        everything = list(chain(*parts))
+        found = iter(
+            match(self.head, self.crowd, self.responses, everything, self.config.temperatures)
+        )
+        return [
+            replace(view, matched=list(islice(found, len(mine))))
+            for view, mine in zip(views, parts, strict=True)
+        ]
 
 
 def fit(
@@ -315,14 +404,8 @@ def fit(
         backbone.
     """
     rows = images_of(source.crowd, subject) if rows is None else rows
-    known = [e.detach().cpu() for e in encoder.embeddings.values()]
-    crowd = torch.cat([torch.empty(0, encoder.config.embedding_size), *known])
-    _check(method, subject, len(rows), len(crowd))
-    head = Head(encoder, source, rows)
-    responses = source.crowd[subject].responses_to(rows, slice(None) if voxels is None else voxels)
-    tensors = crowd.to(head.device), torch.from_numpy(responses).to(head.device)
-    newcomer = Newcomer(head, *tensors, config or TransferConfig(), seed)
-    return {"ours": ours, "matching": matching, "gradient": gradient}[method](newcomer)
+    _check(method, subject, len(rows), sum(map(len, encoder.embeddings.values())))
+    return Newcomer.of(encoder, source, subject, rows, config, seed, voxels).fit(method)
 
 
 def images_of(
@@ -356,7 +439,7 @@ def _check(method: str, subject: str, n_images: int, n_crowd: int) -> None:
 
 def matching(newcomer: Newcomer) -> Fitted:
     """The posterior mean of the crowd's embeddings, with a scale fitted to each voxel."""
-    prior = _Prior.of(newcomer)
+    prior = newcomer.prior
     embeddings = _scaled(newcomer, prior.matched.mean)
     return Fitted(embeddings, prior.words, prior.validation)
 
@@ -373,10 +456,8 @@ class _Prior:
     @classmethod
     def of(cls, newcomer: Newcomer) -> "_Prior":
         head, y, folds = newcomer.head, newcomer.responses, newcomer.folds()
-        everything = np.arange(head.n_images)
-        parts = [fitted for fitted, _ in folds]
-        *found, final = match(
-            head, newcomer.crowd, y, [*parts, everything], newcomer.config.temperatures
+        *found, final = newcomer.matched or match(
+            head, newcomer.crowd, y, newcomer.parts(), newcomer.config.temperatures
         )
         held_out = np.concatenate([held for _, held in folds])
         r = []
@@ -405,7 +486,7 @@ def _scaled(newcomer: Newcomer, embeddings: Tensor) -> Tensor:
 
 def ours(newcomer: Newcomer) -> Fitted:
     """Matching, then Gauss–Newton steps that are pulled toward it; see the module's text."""
-    prior = _Prior.of(newcomer)
+    prior = newcomer.prior
     pulls = [*newcomer.config.pulls, math.inf]
     blocks = [
         _Block(newcomer, prior, voxels) for voxels in slices(newcomer.responses.shape[1], VOXELS)
@@ -416,11 +497,14 @@ def ours(newcomer: Newcomer) -> Fitted:
     best = _strongest(r := _r(moments))
     pull, scale = pulls[best], _slope(moments[:, best])
     components = Components(newcomer.head.features())
-    some = _Block(newcomer, prior, slice(None, None, len(blocks))).misses(components, pull, scale)
+    ends = [torch.cat(fold) for fold in zip(*(block.ends[best] for block in blocks), strict=True)]
+    some = _Block(newcomer, prior, slice(None, None, len(blocks))).misses(components, ends, scale)
     shares = no_readout(newcomer.responses.shape[1], some.device)
     if is_clear(some):
-        steps = track(blocks, len(blocks), "choosing the readout")
-        errors = [block.misses(components, pull, scale).square().sum(1) for block in steps]
+        errors = [some.square().sum(1)]
+        if len(blocks) > 1:
+            steps = track(blocks, len(blocks), "choosing the readout")
+            errors = [block.misses(components, ends, scale).square().sum(1) for block in steps]
         shares = candidates(torch.cat(errors, 1), some.shape[1])
     embeddings, parts = [], []
     for block in track(blocks, len(blocks), f"fitting {newcomer.responses.shape[1]} voxels"):
@@ -466,33 +550,37 @@ class _Block:
         self.root = torch.linalg.cholesky(covariance + floor)  # e = m + root z
 
     def moments(self, pulls: Sequence[float]) -> Tensor:
-        """Centred sums of f y, f f, y y over held-out images, (3, n_pulls, n_voxels), by pull."""
+        """Centred sums of f y, f f, y y over held-out images, (3, n_pulls, n_voxels), by pull.
+
+        The embeddings, a list of (n_voxels, E) by fold for each pull, are left in `ends`.
+        """
         predicted: list[list[Tensor]] = [[] for _ in pulls]
+        self.ends: list[list[Tensor]] = [[] for _ in pulls]
         folds = self.newcomer.folds()
         for matched, (images, held) in zip(self.prior.of_fold, folds, strict=True):
             zero, noise = self.start(matched, images)
             gram, right = self.normal_equations(matched, zero, images)
-            for out, pull in zip(predicted, pulls, strict=True):
+            for out, ends, pull in zip(predicted, self.ends, pulls, strict=True):
                 z = _solve(gram, right, pull * noise) if pull < math.inf else zero
-                out.append(self.newcomer.head.respond(self.embedding(matched, z), held))
+                ends.append(self.embedding(matched, z))
+                out.append(self.newcomer.head.respond(ends[-1], held))
         held_out = np.concatenate([held for _, held in folds])
         f, y = torch.stack([torch.cat(p) for p in predicted]), self.y[held_out]
         f, y = f - f.mean(1, keepdim=True), (y - y.mean(0)).expand_as(f)
         return torch.stack([(f * y).sum(1), f.square().sum(1), y.square().sum(1)])
 
-    def misses(self, components: Components, pull: float, scale: float) -> Tensor:
-        """What candidates leave over on held-out images, (n_candidates, n_images, n_voxels)."""
+    def misses(self, components: Components, ends: Sequence[Tensor], scale: float) -> Tensor:
+        """What candidates leave over on held-out images, (n_candidates, n_images, n_voxels).
+
+        Parameters
+        ----------
+        ends : embeddings of all the newcomer's voxels, by fold.
+        """
         parts = []
-        for matched, (images, held) in zip(self.prior.of_fold, self.newcomer.folds(), strict=True):
-            z, noise = self.start(matched, images)
-            if pull < math.inf:
-                z = _solve(*self.normal_equations(matched, z, images), pull * noise)
-            f = scale * self.newcomer.head.respond(self.embedding(matched, z))
-            parts.append(
-                components.misses(
-                    self.y, f, *(torch.from_numpy(i).to(f.device) for i in (images, held))
-                )
-            )
+        for end, fold in zip(ends, self.newcomer.folds(), strict=True):
+            f = scale * self.newcomer.head.respond(end[self.voxels])
+            images, held = (torch.from_numpy(i).to(f.device) for i in fold)
+            parts.append(components.misses(self.y, f, images, held))
         return torch.cat(parts, 1)
 
     def fit(self, pull: float) -> Tensor:

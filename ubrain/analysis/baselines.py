@@ -2,6 +2,7 @@
 feature readout.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -204,8 +205,9 @@ class FactorisedReadout(nn.Module):
         for norm, linear, space, feature, x in zip(
             self.norms, self.inputs, self.space, self.feature, levels, strict=True
         ):
-            pooled = space @ linear(norm(x))  # (B, V, C)
-            out = out + (pooled * feature).sum(2)
+            y = linear(norm(x)).transpose(0, 1)  # (P, B, C)
+            pooled = (space @ y.flatten(1)).unflatten(1, y.shape[1:])  # (V, B, C)
+            out = out + (pooled @ feature[:, :, None])[:, :, 0].T
         return out
 
     def penalty(self) -> Tensor:
@@ -232,66 +234,46 @@ def factorised(
             f"subject {subject.name!r} has {len(val)} val images; the readout needs some to"
             " choose by"
         )
-    best: Fitted | None = None
-    for penalty in config.factorised_penalties:
-        fitted = _fit_factorised(subject, features, config, penalty, rows, val, seed)
-        if best is None or fitted.validation > best.validation:
-            best = fitted
-    assert best is not None
-    log.info("factorised readout of %s: %s, val r %.3f", subject.name, best.chosen, best.validation)
-    return best
-
-
-def _fit_factorised(
-    subject: Subject,
-    features: Features,
-    config: BaselineConfig,
-    penalty: float,
-    rows: NDArray[np.int64],
-    val: NDArray[np.int64],
-    seed: int,
-) -> Fitted:
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    model = FactorisedReadout(
-        features.widths, features.n_tokens, subject.n_voxels, config.factorised_channels
-    )
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    per_epoch = -(-len(rows) // 32)
+    rng, models = np.random.default_rng(seed), list[FactorisedReadout]()
+    for _ in config.factorised_penalties:  # all see the same batches, which are read once
+        torch.manual_seed(seed)
+        sizes = features.n_tokens, subject.n_voxels, config.factorised_channels
+        models.append(FactorisedReadout(features.widths, *sizes))
+    parameters = nn.ModuleList(models).parameters()
+    optimiser = torch.optim.Adam(parameters, lr=3e-3, fused=True)
+    per_epoch, n_epochs = -(-len(rows) // 32), config.factorised_epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 3e-3, total_steps=per_epoch * config.factorised_epochs
+        optimiser, 3e-3, total_steps=per_epoch * n_epochs
     )
-    measured_val = subject.responses_to(val)
-    best: tuple[float, int, dict[str, Tensor]] = (-np.inf, 0, {})
-    for epoch in range(config.factorised_epochs):
-        for batch in np.array_split(rng.permutation(rows), per_epoch):
-            batch = np.sort(batch)
-            target = torch.from_numpy(subject.responses_to(batch))
-            loss = (
-                nn.functional.mse_loss(model(_tokens(features, batch)), target)
-                + penalty * model.penalty()
-            )
-            optimiser.zero_grad()
-            loss.backward()
+    measured = subject.responses_to(val)
+    best, words, kept = -np.inf, "", models[0]
+    for epoch in range(1, n_epochs + 1):
+        for batch in map(np.sort, np.array_split(rng.permutation(rows), per_epoch)):
+            tokens, target = _tokens(features, batch), torch.from_numpy(subject.responses_to(batch))
+            for penalty, model in zip(config.factorised_penalties, models, strict=True):
+                loss = nn.functional.mse_loss(model(tokens), target) + penalty * model.penalty()
+                loss.backward()
             optimiser.step()
+            optimiser.zero_grad()
             schedule.step()
-        score = float(np.nanmean(scores.correlation(_read_out(model, features, val), measured_val)))
-        if score > best[0]:
-            best = score, epoch + 1, {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_state_dict(best[2])
-    predicted = _read_out(model, features, subject.image_rows("test"))
-    return Fitted(
-        predicted, f"penalty {penalty:g}, {best[1]} of {config.factorised_epochs} epochs", best[0]
-    )
+        for i, predicted in enumerate(_read_out(models, features, val)):
+            score = float(np.nanmean(scores.correlation(predicted, measured)))
+            if score > best:
+                penalty, kept = config.factorised_penalties[i], copy.deepcopy(models[i])
+                best, words = score, f"penalty {penalty:g}, {epoch} of {n_epochs} epochs"
+    (predicted,) = _read_out([kept], features, subject.image_rows("test"))
+    log.info("factorised readout of %s: %s, val r %.3f", subject.name, words, best)
+    return Fitted(predicted, words, best)
 
 
 @torch.inference_mode()
 def _read_out(
-    model: FactorisedReadout, features: Features, rows: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    return torch.cat(
-        [model(_tokens(features, rows[i : i + 64])) for i in range(0, len(rows), 64)]
-    ).numpy()
+    models: Sequence[FactorisedReadout], features: Features, rows: NDArray[np.int64]
+) -> list[NDArray[np.float32]]:
+    """Predicted responses (n_images, n_voxels) of each model."""
+    batches = (_tokens(features, rows[i : i + 64]) for i in range(0, len(rows), 64))
+    parts = [[model(tokens) for model in models] for tokens in batches]
+    return [torch.cat(mine).numpy() for mine in zip(*parts, strict=True)]
 
 
 def _tokens(features: Features, rows: NDArray[np.int64]) -> list[Tensor]:

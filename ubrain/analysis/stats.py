@@ -242,15 +242,16 @@ def permutation_p(
 
     Returns
     -------
-    (n_voxels,); NaN where the correlation is.
+    (n_voxels,); NaN where the correlation is, and where a value is missing.
     """
-    p, m = np.asarray(predicted), np.asarray(measured)
-    observed = scores.correlation(p, m)
+    p, m = (np.asarray(a, dtype=np.float64) for a in (predicted, measured))
+    observed, p, m = scores.correlation(p, m), p - p.mean(0), m - m.mean(0)
+    least = (observed - 1e-12) * np.sqrt((p**2).sum(0) * (m**2).sum(0))
     rng = np.random.default_rng(seed)
     exceed = np.zeros(p.shape[1])
     for _ in range(n_permutations):
-        exceed += scores.correlation(p[rng.permutation(len(p))], m) >= observed - 1e-12
-    return np.where(np.isnan(observed), np.nan, (1 + exceed) / (1 + n_permutations))
+        exceed += np.einsum("iv,iv->v", p[rng.permutation(len(p))], m) >= least
+    return np.where(np.isnan(least), np.nan, (1 + exceed) / (1 + n_permutations))
 
 
 def fdr(p: ArrayLike) -> Array:

@@ -116,34 +116,43 @@ def few_images(lab: Lab, subject: str, n_images: Sequence[int] | None = None) ->
     return found
 
 
-def predicted_by(lab: Lab, encoder: UniversalEncoder, few: Few, method: str) -> NDArray[np.float32]:
+def joined(
+    lab: Lab, encoder: UniversalEncoder, fews: Sequence[Few]
+) -> tuple[list[transfer.Newcomer], transfer.Head]:
+    """One newcomer before the encoder of a crowd without it, as each of `fews` sees it, and its
+    test images; all are matched with the crowd at once.
+    """
+    name, voxels = fews[0].subject.name, fews[0].voxels
+    images, test = transfer.images_of(lab.crowd, name), lab.crowd[name].image_rows("test")
+    config = lab.profile.transfer
+    whole = transfer.Newcomer.of(encoder, lab.source, name, images, config, voxels=voxels)
+    rows = [transfer.images_of(lab.crowd.select(few.subject), name) for few in fews]
+    seeds = [lab.seed + few.draw for few in fews]
+    draws = zip((np.searchsorted(images, r) for r in rows), seeds, strict=True)
+    return whole.draws(list(draws)), transfer.Head(encoder, lab.source, test)
+
+
+def predicted_by(
+    lab: Lab, few: Few, method: str, newcomer: transfer.Newcomer, test: transfer.Head
+) -> NDArray[np.float32]:
     """Test responses (n_images, n_voxels) of a newcomer with few images, as a method predicts them.
 
     Parameters
     ----------
-    encoder : of a crowd without the newcomer.
     method : a condition: ridge, the encoder from scratch, gradient, matching or ours.
+    newcomer, test : of this `few`, as from `joined`.
     """
     subject, profile, seed = few.subject, lab.profile, lab.seed + few.draw
-    source = replace(lab.source, crowd=lab.crowd.select(subject))
-    test = subject.image_rows("test")
     if method == RIDGE:  # without the search over levels, which takes longest and gains least here
         light = replace(profile.baselines, band_draws=0)
         return baselines.ridge(subject, lab.features, light, seed).predicted
     if method == ALONE:
+        source = replace(lab.source, crowd=lab.crowd.select(subject))
         steps, n_voxels = profile.transfer.scratch_steps, subject.n_voxels
         training = replace(profile.training, epochs=1, min_steps=steps, voxels_per_step=n_voxels)
         alone = train.fit(source, [subject.name], profile.encoder, training, seed)
-        return predict.predict(alone, source, subject.name, test)
-    fitted = transfer.fit(
-        encoder,
-        source,
-        subject.name,
-        method=METHODS[method],
-        config=profile.transfer,
-        seed=seed,
-    )
-    return fitted.respond(transfer.Head(encoder, source, test)).cpu().numpy()
+        return predict.predict(alone, source, subject.name, subject.image_rows("test"))
+    return newcomer.fit(METHODS[method]).respond(test).cpu().numpy()
 
 
 COLUMNS = [
@@ -173,19 +182,27 @@ def curves(
     resamples of images and voxels.
     """
     rows = []
+    known: dict[tuple[str, int, int, str], list] = {}  # what needs no crowd: once for all of them
     for direction in directions:
         encoder = lab.encoder(list(direction.crowd))
         for name in direction.newcomers:
-            for few in few_images(lab, name, n_images):
+            fews, start = few_images(lab, name, n_images), time.monotonic()
+            draws, test = joined(lab, encoder, fews)
+            shared = (time.monotonic() - start) / len(fews)  # seconds, mostly of matching
+            for few, newcomer in zip(fews, draws, strict=True):
                 scratch = few.draw == 0 and (
                     few.all_images or few.n_images in lab.profile.transfer.scratch_images
                 )
                 for method in methods or [RIDGE, *([ALONE] if scratch else []), *METHODS]:
-                    start = time.monotonic()
-                    predicted = predicted_by(lab, encoder, few, method)
-                    seconds = time.monotonic() - start
+                    start, key = time.monotonic(), (name, few.n_images, few.draw, method)
+                    if not (scored := known.get(key)):
+                        predicted = predicted_by(lab, few, method, newcomer, test)
+                        seconds = time.monotonic() - start + shared * (method in (MATCHING, OURS))
+                        scored = _scores(lab, predicted, few.subject, seconds)
+                    if method in (RIDGE, ALONE):
+                        known[key] = scored
                     where = [direction.name, name, method, few.draw, few.n_images, few.all_images]
-                    rows.append([*where, *_scores(lab, predicted, few.subject, seconds)])
+                    rows.append([*where, *scored])
     table = pd.DataFrame(rows, columns=COLUMNS)
     for (name, subject, method, n), group in table.groupby(
         ["direction", "subject", "method", "n_images"], sort=False
@@ -354,13 +371,15 @@ def robustness(
         other.profile = replace(other.profile, training=training)
         *known, new = other.subjects
         types = truth.voxels(other.crowd, new)["type"].to_numpy()
-        for few in few_images(other, new, n_images):
+        fews = few_images(other, new, n_images)
+        draws, test = joined(other, other.encoder(known), fews)
+        for few, newcomer in zip(fews, draws, strict=True):
             measured = few.subject.responses("test")
             groups = {"all": np.ones(len(few.voxels), bool)}
             if lacking := parts[0].lacking:
                 groups[lacking] = types[few.voxels] == lacking
             for method in (RIDGE, *METHODS):
-                predicted = predicted_by(other, other.encoder(known), few, method)
+                predicted = predicted_by(other, few, method, newcomer, test)
                 r = np.nan_to_num(scores.correlation(predicted, measured))
                 rows += [
                     [crowd, f"{group} ({mask.sum()})", few.n_images, method, np.median(r[mask])]
