@@ -82,6 +82,20 @@ def test_values_and_gradients_agree_with_the_formulas(
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max()))
 
 
+@pytest.mark.parametrize("without", [(), ("functional",)])
+def test_a_frozen_encoder_gives_voxels_the_same_gradients(without):
+    encoder, tokens = make(torch.float64, replace(CONFIG, without=without))
+    e = embeddings(encoder, torch.float64, per_image=False)
+    target = torch.randn(5, 6, dtype=torch.float64)
+    masks = [torch.rand(5, 6, CONFIG.channels) > CONFIG.dropout for _ in CONFIG.widths]
+    trained, frozen = (
+        torch.autograd.grad((form(tokens, e, masks) * target).sum(), e)[0]
+        for form in (encoder, encoder.frozen())
+    )
+    assert trained.abs().max() > 0
+    torch.testing.assert_close(frozen, trained)
+
+
 def seen_by_softmax(encoder):
     """All shared weights but the bias of the keys, which adds the same to the scores of all
     tokens.

@@ -245,7 +245,8 @@ class _Readout(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors, keep = ctx.saved_tensors[:10]
         left = ctx.saved_tensors[10:]
-        sums = [torch.zeros_like(t) for t in (x, *tensors)]
+        wanted = zip((x, *tensors), ctx.needs_input_grad[:9], strict=True)
+        sums = [torch.zeros_like(t) if wants else None for t, wants in wanted]
         n = len(_Layers._fields)
         with torch.autocast(x.device.type, enabled=False):  # the types are chosen already
             for i, tile in enumerate(_tiles(x, tensors, keep, ctx.dtype)):
@@ -323,8 +324,10 @@ class _Tile(NamedTuple):
         hidden = F.linear(z, self.shared.fc1_weight, self.shared.fc1_bias)
         return _Layers(attention, pooled, mean, rstd, z, hidden, F.gelu(hidden))
 
-    def backward(self, g: Tensor, layers: "_Layers", sums: list[Tensor]) -> None:
-        """Add this tile's gradients, g (v, b, 1), to `sums`, in the order of `_Readout`."""
+    def backward(self, g: Tensor, layers: "_Layers", sums: list[Tensor | None]) -> None:
+        """Add this tile's gradients, g (v, b, 1), to `sums`, in the order of `_Readout`; None is
+        not wanted.
+        """
         d_x, d_folded, d_bias, d_readout, d_hidden_readout, *d_shared = sums
         rows = (g.numel(), -1)
 
@@ -335,25 +338,31 @@ class _Tile(NamedTuple):
         if self.keep is not None:
             dz.mul_(self.keep)
 
-        norm = (layers.mean, layers.rstd, *self.shared[:2], [True, True, True])
+        trained = d_shared[0] is not None  # the shared weights, all or none of them
+        norm = (layers.mean, layers.rstd, *self.shared[:2], [True, trained, trained])
         dp, *d_norm = aten.native_layer_norm_backward(dz, layers.pooled, dz.shape[2:], *norm)
-        for total, part in zip(
-            d_shared, (*d_norm, dh.T @ layers.z.view(rows), dh.sum(0)), strict=True
-        ):
-            total += part
+        if trained:
+            parts = (*d_norm, dh.T @ layers.z.view(rows), dh.sum(0))
+            for total, part in zip(d_shared, parts, strict=True):
+                assert total is not None
+                total += part
 
         ds = _by_image(dp, self.x.transpose(1, 2))
         ds = aten._softmax_backward_data(ds, layers.attention, 2, ds.dtype)  # (v, b, P)
         self._add(d_bias, ds)
         self._add(d_folded, _by_image(ds, self.x))
+        if d_x is None:
+            return
         part = torch.bmm(layers.attention.permute(1, 2, 0), dp.transpose(0, 1))  # (b, P, C)
         folded = self.folded.expand(-1, len(self.x), -1).transpose(0, 1)
         d_x[self.images] += part.baddbmm_(ds.permute(1, 2, 0), folded)
 
-    def _add(self, total: Tensor, part: Tensor, g: Tensor | None = None) -> None:
+    def _add(self, total: Tensor | None, part: Tensor, g: Tensor | None = None) -> None:
         """Add (v, b, ·), times g, to its place in (G, V, ·), summed over images that share
         voxels.
         """
+        if total is None:
+            return
         if len(total) > 1:
             total[self.images, self.voxels] += (part if g is None else part * g).transpose(0, 1)
         elif g is None:

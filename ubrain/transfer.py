@@ -42,11 +42,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -72,7 +71,6 @@ if TYPE_CHECKING:
 METHODS = ("ours", "matching", "gradient")
 LEAST_IMAGES = 10
 IMAGES, VOXELS, CROWD_VOXELS = 32, 512, 4096  # at a time
-PLAIN = 1 << 21  # numbers in the largest tensor, up to which plain operations are faster
 WIDE = 1 << 30  # bytes of tokens, above which they are kept in half precision
 HELD_OUT = 150  # images; folds are added until so many are held out, more would tell little
 SCALES = (0.7, 0.85, 1.0, 1.2, 1.4)
@@ -137,24 +135,8 @@ class Head:
 
     def train_on(self, embedding: Tensor, images: NDArray[np.int64]) -> Tensor:
         """As `respond` for a few images, with dropout and with a gradient."""
-        x, encoder = self._read(images), self.encoder
-        keep = kernels.dropout_masks(encoder, len(images), len(embedding), self.device)
-        hidden = encoder.config.mlp_ratio * encoder.config.channels
-        if not encoder.fast or len(images) * len(embedding) * hidden > PLAIN:
-            return encoder.respond(x, embedding, keep)
-        # Plain operations, whose layers all stay in memory: autograd leaves out the gradients of
-        # images and frozen weights, which `kernels.respond` computes.
-        terms, out = kernels.voxel_terms(encoder, embedding), torch.zeros((), device=self.device)
-        levels: list[Any] = list(encoder.levels)
-        for i, (level, tokens, voxels) in enumerate(zip(levels, x, terms, strict=True)):
-            pooled = kernels.attention(tokens, voxels) @ tokens
-            z = level.norm(pooled)
-            if keep is not None:
-                z = z * keep[i] / (1 - encoder.config.dropout)
-            units = F.gelu(level.fc1(z))
-            out = out + (z * voxels.readout).sum(2) + (units * voxels.hidden_readout).sum(2)
-            out = out + voxels.constant
-        return out
+        keep = kernels.dropout_masks(self.encoder, len(images), len(embedding), self.device)
+        return self.encoder.respond(self._read(images), embedding, keep)
 
     def features(self) -> list[Tensor]:
         """What linear readouts read of the images, (n_images, n_squares, C) each."""
