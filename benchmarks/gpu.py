@@ -186,9 +186,9 @@ def head(run: Run, found: Found) -> None:
                 if "seconds" in found[key]:
                     rate = pairs / found[key]["seconds"]
                     found[key]["m_pairs_per_second"] = rate / 1e6
-                    multiply_adds = run.sizes.multiply_adds(work == "training")
                     if limit:
-                        found[key]["share_of_limit"] = 2 * multiply_adds * rate / limit / 1e9
+                        share = run.sizes.share(rate, work == "training", limit)
+                        found[key]["share_of_limit"] = share
                 encoder.zero_grad()
     found["computed without compiling"] = kernels.read_out._call is kernels.read_out._plain
 
@@ -531,7 +531,8 @@ def main() -> None:
         parser.error("--out is missing")
     parallel.keep_freed_memory()
     everything: Found = {"started": time.strftime("%Y-%m-%d %H:%M:%S"), "tiny": given.tiny}
-    everything["sections"] = sections = {}
+    sections: dict[str, Found] = {}
+    everything["sections"] = sections
     with tempfile.TemporaryDirectory() as folder:
         os.environ["UBRAIN_CACHE"] = folder
         run = Run(parallel.choose_device(given.device), Path(folder), given.tiny)
