@@ -142,4 +142,7 @@ def test_the_script_for_a_card_runs_every_section_without_one(tmp_path):
     sections = json.loads(out.read_text())["sections"]
     assert list(sections) == [section.__name__ for section in gpu.SECTIONS]
     assert "error" not in out.read_text()
+    differences = sections["head"]["largest difference from plain, in fp32, in standard deviations"]
+    assert len(differences) == 6
+    assert max(differences.values()) < 1e-4
     assert sections["card"]["card"] == sections["whole_step"]["no adapters"]["busy_share"]
