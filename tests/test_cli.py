@@ -31,8 +31,7 @@ PROMISED = {
     "publish": "NOTEBOOK --crowd --profile --seed",
     "sweep": "GRID --jobs --max-runs --out",
     "report": "--check --crowd --figure --profile --seed --write",
-    "bench": "--checkpointing --crowd --device --images --json --no-checkpointing --no-whole-step"
-    " --precision --rounds --voxels --whole-step",
+    "bench": "--compiled --crowd --device --images --json --no-compiled --rounds --size --voxels",
     "notebooks": "--check --no-check",
     "import arrays": "--append --bad-voxels --dataset --images --no-append --no-transpose"
     " --normalise --out --responses --scanner --space --subject --test-fraction --test-images"

@@ -380,27 +380,25 @@ def report(
 
 @app.add("bench")
 def run_bench(
-    images: int = 32,
-    voxels: int = 5000,
-    crowd: int = 316_000,
+    size: str = "paper",
+    images: int | None = None,
+    voxels: int | None = None,
+    crowd: int | None = None,
     rounds: int = 3,
-    whole_step: bool = False,
-    precision: str = "fp32",
-    checkpointing: bool = True,
+    compiled: bool = False,
     device: str = "auto",
     json: Path | None = None,
 ) -> None:
-    """Time the encoder's head at the paper's size against the literal form of its formulas.
+    """Time the encoder's head against the literal form of its formulas, and a step, by part.
 
     Parameters
     ----------
-    images : in a step.
+    size : paper (on a CPU with 500 voxels of its 5,000), or fast, the laptop's profile.
+    images : in a step; by default those of the size, and so the following.
     voxels : drawn in a step.
     crowd : voxels that exist, of which --voxels are drawn in a step.
     rounds : of which the median is shown.
-    whole_step : instead: one step with the backbone and its adapters, by part.
-    precision : fp32 or bf16, for --whole-step.
-    checkpointing : gradient checkpointing, for --whole-step.
+    compiled : also time the formulas compiled by torch; on a CPU that takes long.
     device : auto, cpu, cuda, cuda:1.
     json : also write the measurements into this file.
     """
@@ -410,16 +408,12 @@ def run_bench(
         raise UbrainError("the benchmarks are not installed with ubrain; run this in a checkout")
     sys.path.insert(0, str(project_root()))
     bench = import_module("benchmarks.bench")
-    sizes = bench.Sizes(images=images, voxels=voxels, crowd=crowd)
-    if whole_step:
-        found = bench.whole_step(sizes, precision, checkpointing, device)
-        for part, value in found.items():
-            if part != "peak_bytes":
-                print(f"{part:<32} {value:>10.2f} s")
-        print(f"{'peak memory':<32} {found['peak_bytes'] / 1e9:>10.2f} GB")
-    else:
-        found = bench.bench(sizes, rounds, device)
-        print(bench.table(found))
+    given = {"images": images, "voxels": voxels, "crowd": crowd}
+    sizes = replace(
+        bench.choose_sizes(size, device), **{k: n for k, n in given.items() if n is not None}
+    )
+    found = bench.bench(sizes, rounds, device, compiled)
+    print(bench.table(found))
     if json is not None:
         bench.write_json(found, json)
 
