@@ -78,7 +78,7 @@ class EmbeddingAdam:
         """Embeddings (n, E) of voxels (n,) before the coming step; their gradient is for `step`."""
         stored, at = self.embeddings[rows], self._rest[self._done]
         ratio = self._ratio({k: t[rows] for k, t in self.moments.items()})
-        return stored.addcmul_(ratio, stored.new_tensor(at))
+        return stored.add_(ratio, alpha=at)
 
     @torch.no_grad()
     def step(self, rows: Tensor, values: Tensor, gradient: Tensor) -> None:

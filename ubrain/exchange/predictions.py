@@ -3,10 +3,12 @@
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +297,7 @@ class Predicted:
 
 def _compute(done: Predicted, backbone: Backbone, predictor: Predictor, precision: str) -> None:
     """Predict what is missing, batch by batch; batches are the same wherever a run was cut."""
-    n = len(done.source)
+    n, seconds = len(done.source), dict.fromkeys(("reading", "computing", "writing"), 0.0)
     starts = range(done.done, n, done.step)
     label = f"predicting {n} images × {predictor.n_voxels} voxels"
 
@@ -304,16 +306,26 @@ def _compute(done: Predicted, backbone: Backbone, predictor: Predictor, precisio
 
     with closing(read_ahead(read, range(done.done, n))) as pixels:
         for start in track(starts, len(starts), label):
+            marks = [time.monotonic()]
+            some = [next(pixels) for _ in range(min(done.step, n - start))]
+            marks.append(time.monotonic())
             with (
                 torch.inference_mode(),
                 autocast(predictor.device, precision),
                 _memory_enough(done.step),
             ):
-                images = torch.cat(
-                    [backbone.preprocess([next(pixels)]) for _ in range(min(done.step, n - start))]
-                )
+                images = torch.cat([backbone.preprocess([image]) for image in some])
                 responses = predictor(backbone(images))
+            marks.append(time.monotonic())
             done.add(responses)
+            for part, (before, after) in zip(
+                seconds, pairwise([*marks, time.monotonic()]), strict=True
+            ):
+                seconds[part] += after - before
+    if starts and (whole := sum(seconds.values())) > 0:
+        rate = (n - starts[0]) * predictor.n_voxels / whole / 1e6
+        parts = ", ".join(f"{part} {s / whole:.0%}" for part, s in seconds.items())
+        log.info("%.2f M image-voxels a second; %s of %.0f s", rate, parts, whole)
 
 
 @contextmanager
