@@ -160,7 +160,8 @@ def head(run: Run, found: Found) -> None:
         ):
             pooled = pool(level, x, encoder.queries(level, subject))
             terms = w, w @ level.fc2.weight, w @ level.fc2.bias
-            parts.append(kernels.read_out(pooled, *terms, level, keep and keep[i], dropout))
+            shared = kernels.SharedTerms.of(level)
+            parts.append(kernels.read_out(pooled, *terms, shared, keep and keep[i], dropout))
         return torch.stack(parts).sum(0)
 
     forms: dict[str, Callable[[], Tensor]] = {

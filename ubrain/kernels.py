@@ -85,6 +85,11 @@ class SharedTerms(NamedTuple):
     fc1_weight: Tensor  # (4C, C)
     fc1_bias: Tensor  # (4C,)
 
+    @classmethod
+    def of(cls, level: Any) -> "SharedTerms":
+        """Those of a level of the encoder."""
+        return cls(level.norm.weight, level.norm.bias, level.fc1.weight, level.fc1.bias)
+
 
 def voxel_terms(encoder: "UniversalEncoder", embedding: Tensor) -> list[VoxelTerms]:
     """Everything that depends on the voxels only, per level; once for many batches of images.
@@ -137,7 +142,8 @@ def respond_on_gpu(
         pooled = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0, :, :channels]
         terms = weights, weights @ level.fc2.weight, weights @ level.fc2.bias
         mask = None if keep is None else keep[i]
-        parts.append(read_out(pooled, *terms, level, mask, encoder.config.dropout))
+        shared, dropout = SharedTerms.of(level), encoder.config.dropout
+        parts.append(read_out(pooled, *terms, shared, mask, dropout))
     return torch.stack(parts).sum(0)
 
 
@@ -146,15 +152,15 @@ def _read_out(
     weights: Tensor,
     hidden_weights: Tensor,
     constant: Tensor,
-    level: Any,
+    shared: SharedTerms,
     keep: Tensor | None,
     dropout: float,
 ) -> Tensor:
     """One level's part of the responses (B, V), from what was pooled, (B, V, C)."""
-    z = level.norm(pooled)
+    z = F.layer_norm(pooled, pooled.shape[-1:], shared.norm_weight, shared.norm_bias)
     if keep is not None:
         z = z * keep / (1 - dropout)
-    units = F.gelu(level.fc1(z))
+    units = F.gelu(F.linear(z, shared.fc1_weight, shared.fc1_bias))
     return (weights * z).sum(-1) + (hidden_weights * units).sum(-1) + constant
 
 
@@ -173,10 +179,8 @@ def respond_by_level(
         keep = dropout_masks(encoder, *shape, projected[0].device)
     parts, levels = [], list[Any](encoder.levels)
     for i, (level, x, mine) in enumerate(zip(levels, projected, voxels, strict=True)):
-        norm, fc1 = level.norm, level.fc1
-        shared = SharedTerms(norm.weight, norm.bias, fc1.weight, fc1.bias)
         mask = None if keep is None else keep[i]
-        parts.append(readout(x, mine, shared, mask, encoder.config.dropout))
+        parts.append(readout(x, mine, SharedTerms.of(level), mask, encoder.config.dropout))
     return torch.stack(parts)
 
 
