@@ -486,26 +486,34 @@ def write_crowd(
 
 @contextmanager
 def watched() -> Iterator[dict[str, Any]]:
-    """Filled at the end: how many cores other processes used meanwhile, and their names.
+    """Filled at the end: how many cores others used meanwhile, and the names of those processes
+    that are still there.
 
-    Linux says so of each process; elsewhere it is the load less our own threads, without names.
+    Linux says how busy all cores were; elsewhere it is the load less our own threads, nameless.
     """
     found: dict[str, Any] = {"load_before": os.getloadavg()[0]}
-    before, start = _cpu_seconds(), time.perf_counter()
+    before, busy, start = _processes(), _busy_seconds(), time.perf_counter()
     yield found
-    took, after = time.perf_counter() - start, _cpu_seconds()
+    took, after = time.perf_counter() - start, _processes()
     found["load_after"] = os.getloadavg()[0]
-    used = [
-        (name, (s - before.get(number, (name, 0.0))[1]) / took)
-        for number, (name, s) in after.items()
-    ]
-    found["cores"] = sum(cores for _, cores in used)
-    found["names"] = sorted({name for name, cores in used if cores > 0.05})
-    if not after:
-        found["cores"] = max(0.0, found["load_after"] - torch.get_num_threads())
+    used = [(name, s - before.get(i, (name, 0))[1]) for i, (name, s) in after.items()]
+    found["names"] = sorted({name for name, s in used if s > 0.05 * took})
+    cores = found["load_after"] - torch.get_num_threads()
+    if busy is not None:
+        cores = ((_busy_seconds() or 0) - busy) / took
+    found["cores"] = max(0.0, cores)
 
 
-def _cpu_seconds() -> dict[int, tuple[str, float]]:
+def _busy_seconds() -> float | None:
+    """Processor time so far, of all cores and everybody but this process and its ended children."""
+    with suppress(OSError):
+        user, nice, system, _, _, *rest = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+        ticks = sum(map(int, (user, nice, system, *rest)))  # without idle cores, with stolen time
+        return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+    return None
+
+
+def _processes() -> dict[int, tuple[str, float]]:
     """Name and processor time so far of each process but this one and those that it started."""
     found, mine = {}, os.getpid()
     for path in Path("/proc").glob("[0-9]*/stat"):

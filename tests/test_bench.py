@@ -60,9 +60,11 @@ def test_a_busy_machine_is_warned_of(found):
     assert "WARNING" not in bench.table(found | {"others": {"cores": 0.1, "names": []}})
 
 
-def test_what_others_compute_is_seen(monkeypatch):
+def test_what_others_compute_is_seen_even_if_they_have_ended(monkeypatch):
     times = iter([{7: ("cc1plus", 1.0), 8: ("idle", 5.0)}, {7: ("cc1plus", 9.0), 8: ("idle", 5.0)}])
-    monkeypatch.setattr(bench, "_cpu_seconds", lambda: next(times))
+    busy = iter([100.0, 1e6])
+    monkeypatch.setattr(bench, "_processes", lambda: next(times))
+    monkeypatch.setattr(bench, "_busy_seconds", lambda: next(busy))
     with bench.watched() as others:
         pass
     assert others["names"] == ["cc1plus"]
