@@ -255,7 +255,7 @@ def training(run: Run, found: Found) -> None:
     """`train.fit` from images of a crowd file, and its input alone; on to 30 epochs of NSD."""
     with Crowd(run.crowd) as crowd:
         subjects, start = crowd.subjects, time.monotonic()
-        source = choose_source(crowd, run.sizes.backbone, run.device, "bf16")
+        source = choose_source(crowd, run.sizes.backbone, run.device)
         found["images cache, seconds"] = time.monotonic() - start
         config = TrainingConfig(
             epochs=2 if run.tiny else 6,
@@ -286,7 +286,7 @@ def training(run: Run, found: Found) -> None:
         # the same steps without adapters, from whatever is faster
         frozen = replace(run.sizes.backbone, adapter_rank=0)
         if run.cuda and not run.tiny:
-            plain = choose_source(crowd, frozen, run.device, "bf16")
+            plain = choose_source(crowd, frozen, run.device)
             seconds = bench.timed(lambda: train.fit(plain, subjects, encoder, config), run.device)
             found["no adapters"] = {
                 "from": "features" if plain.features else "images",

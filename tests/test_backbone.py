@@ -535,18 +535,14 @@ def test_images_are_kept_at_the_size_of_the_backbone(small_crowd, tmp_path):
             torch.testing.assert_close(a, b, rtol=0.02, atol=0.02 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(0.0, False), (10.0, True)])
-def test_a_fast_device_makes_features_anew(small_crowd, tmp_path, monkeypatch, seconds, kept):
+def test_a_gpu_makes_features_anew(small_crowd, tmp_path, monkeypatch):
     monkeypatch.setenv("UBRAIN_CACHE", str(tmp_path))
-    monkeypatch.setattr(features_module, "_seconds", lambda *_: seconds)
-    device = SimpleNamespace(type="other")
     monkeypatch.setattr(Backbone, "to", lambda self, _: self)
-    monkeypatch.setattr(features_module, "choose_device", lambda _: device)
     with Crowd(small_crowd) as crowd:
-        source = choose_source(crowd, CNN, device)
-        assert (source.features is not None, source.images is None) == (kept, kept)
-        on_cpu = choose_source(crowd, CNN, torch.device("cpu"))
-        assert on_cpu.features is not None
+        source = choose_source(crowd, CNN, torch.device("cuda"))
+        assert source.features is None
+        assert source.images is not None
+        assert choose_source(crowd, CNN, torch.device("cpu")).features is not None
 
 
 def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_begun(

@@ -224,14 +224,23 @@ def test_the_form_for_a_gpu_agrees_with_the_formulas(monkeypatch, per_image, siz
         torch.testing.assert_close(a, b)
 
 
-def test_what_cannot_be_compiled_is_computed_as_it_is(monkeypatch, caplog):
+@pytest.mark.parametrize("fails", ["forward", "backward"])
+def test_what_cannot_be_compiled_is_computed_as_it_is(monkeypatch, caplog, fails):
     def refuse(*_):
         raise RuntimeError("there is no compiler\nand more")
 
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: refuse)
+    def compiled(x):
+        if fails == "forward":
+            refuse()
+        y = 2 * x
+        y.register_hook(refuse)
+        return y
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
     caplog.set_level("INFO", "ubrain")
     double = kernels.Compiled(lambda x: 2 * x)
-    assert [double(3), double(4)] == [6, 8]
+    with torch.inference_mode():
+        assert [double(torch.tensor(x)).item() for x in (3.0, 4.0)] == [6, 8]
     assert [r.message for r in caplog.records] == [
         "computing without compiling, which torch cannot here: there is no compiler"
     ]

@@ -192,7 +192,8 @@ def shifted(images: Tensor, most: int) -> Tensor:
     height, width = images.shape[2:]
     # (B, 3, y, x, H, W)
     windows = F.pad(images, (most,) * 4, mode="replicate").unfold(2, height, 1).unfold(3, width, 1)
-    y, x = torch.randint(0, 2 * most + 1, (len(images), 2)).to(images.device).unbind(1)
+    moves = torch.randint(0, 2 * most + 1, (len(images), 2))
+    y, x = moves.to(images.device, non_blocking=True).unbind(1)
     return windows[torch.arange(len(images), device=images.device), :, y, x]
 
 

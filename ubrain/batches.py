@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 U = TypeVar("U")
-READERS = 4  # threads that read, and items that are read ahead
+READERS = 4  # threads that read for a GPU, and items that are read ahead; a CPU computes itself
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,9 @@ def prepared(
 ) -> Generator[Ready]:
     """Batches with their data on the device, in order; the next ones are read meanwhile.
 
-    To a GPU they go through pinned memory, so copying one does not wait for the computation of
-    another. What is in a batch does not depend on how many threads read: by default one where they
-    would share the processor with the computation, else four.
+    To a GPU they go through pinned memory, so nobody waits here while one is copied. What is in a
+    batch does not depend on how many threads read; by default see `n_readers`.
     """
-    readers = readers or (1 if device.type == "cpu" else READERS)
 
     def read(batch: Batch) -> tuple[Batch, list[Tensor]]:
         measured = source.crowd[batch.subject].responses_to(batch.rows, batch.voxels)
@@ -130,8 +128,13 @@ def prepared(
         pin = device.type == "cuda"
         return batch, [t.pin_memory() if pin and t.device.type == "cpu" else t for t in parts]
 
-    for batch, parts in read_ahead(read, batches, readers):
+    for batch, parts in read_ahead(read, batches, readers or n_readers(device)):
         yield Ready(batch, *(t.to(device, non_blocking=True) for t in parts))
+
+
+def n_readers(device: torch.device) -> int:
+    """How many threads read: few where they share the processor with the computation."""
+    return 1 if device.type == "cpu" else READERS
 
 
 def read_ahead(read: Callable[[T], U], items: Iterable[T], readers: int = READERS) -> Generator[U]:

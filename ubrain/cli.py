@@ -197,7 +197,7 @@ def train(
         for name in names:
             opened[name]
         device = choose_device(training.device)
-        source = choose_source(opened, backbone, device, training.precision, seed)
+        source = choose_source(opened, backbone, device, seed)
         fit(source, names, chosen.encoder, training, seed, out, tensorboard)
     if launched()[0] == 0:
         write_card(out)

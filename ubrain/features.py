@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import math
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,14 +21,13 @@ from ubrain.backbone import Backbone, shifted
 from ubrain.config import BackboneConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
-from ubrain.parallel import autocast, choose_device
+from ubrain.parallel import choose_device
 from ubrain.paths import atomic, cache_root, write_text
 from ubrain.progress import log, track
 from ubrain.resume import locked, require_space
 
 SHARD = 512  # images per file of a cache; a killed run loses at most one
 BATCH = 32  # images
-DISK = 2e9  # bytes a second that a good disk reads; features made faster than that are not kept
 
 
 class Made(NamedTuple):
@@ -302,45 +300,19 @@ class Source:
 
 
 def choose_source(
-    crowd: Crowd,
-    config: BackboneConfig,
-    device: torch.device,
-    precision: str = "fp32",
-    seed: int = 0,
+    crowd: Crowd, config: BackboneConfig, device: torch.device, seed: int = 0
 ) -> Source:
     """Where the tokens of a crowd come from, for many batches.
 
-    With adapters, images go through the backbone. A backbone without is frozen: its features are
-    cached, unless the device makes those of a batch, which is tried, in less time than a disk reads
-    them.
+    On a GPU, and with adapters everywhere, images go through the backbone. A backbone without
+    adapters is frozen: elsewhere its features are cached.
 
     Parameters
     ----------
-    precision : "fp32", or "bf16" for autocast, of what is tried.
     seed : of the adapters' first weights.
     """
-    root, frozen = cache_root(), not config.adapter_rank
-    if frozen and device.type == "cpu":
+    root = cache_root()
+    if device.type != "cuda" and not config.adapter_rank:
         return Source(crowd, Features(crowd, config, root / "features", str(device)))
     backbone = Backbone(config, seed).to(device)
-    if frozen:
-        made, bytes_read = _seconds(backbone, device, precision), 2 * BATCH * backbone.n_tokens
-        read = bytes_read * sum(backbone.widths) / DISK
-        log.info(
-            "features of %d images: made by %s in %.3f s, read from a disk in %.3f s; they are %s",
-            *(BATCH, device, made, read, "made anew" if made < read else "cached"),
-        )
-        if made > read:
-            return Source(crowd, Features(crowd, config, root / "features", str(device)))
     return Source(crowd, None, backbone, Images(crowd, backbone, root / "images"))
-
-
-def _seconds(backbone: Backbone, device: torch.device, precision: str) -> float:
-    """Time that a backbone takes for a batch, the least of three."""
-    images, seconds = torch.zeros(BATCH, 3, *backbone.image_size, device=device), []
-    for _ in range(3):
-        start = time.perf_counter()
-        with torch.inference_mode(), autocast(device, precision):
-            torch.stack([level.mean() for level in backbone(images)]).tolist()  # waits for it
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_map
 
 from ubrain.progress import log
 
@@ -49,22 +50,33 @@ class Compiled:
     """A function, compiled at its first call; as it is, where torch cannot compile it."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
-        self._plain = function
-        self._call: Callable[..., Tensor] | None = None
+        self._plain, self._call = function, function
+        self._tried = False
 
     def __call__(self, *inputs: Any) -> Tensor:
-        self._call = self._call or torch.compile(self._plain, dynamic=True)
-        try:
-            return self._call(*inputs)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:  # no compiler, no Triton, an old card: whatever torch says
-            if self._call is self._plain:
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            log.info("computing without compiling, which torch cannot here: %s", reason[:200])
-            self._call = self._plain
-            return self._plain(*inputs)
+        if not self._tried:
+            self._tried, self._call = True, torch.compile(self._plain, dynamic=True)
+            try:
+                self._try(inputs)
+            except Exception as error:  # no compiler, no Triton, an old card: whatever torch says
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                log.info("computing without compiling, which torch cannot here: %s", reason[:200])
+                self._call = self._plain
+        return self._call(*inputs)
+
+    def _try(self, inputs: Sequence[Any]) -> None:
+        """Forward and backward once, so that what fails, fails here."""
+        torch._dynamo.config.recompile_limit = 64  # shapes, precisions, with gradients or without
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = tree_map(
+                lambda x: (
+                    x.detach().clone().requires_grad_(x.is_floating_point())
+                    if isinstance(x, Tensor)
+                    else x
+                ),
+                inputs,
+            )
+            self._call(*leaves).sum().backward()
 
 
 class VoxelTerms(NamedTuple):
@@ -128,8 +140,9 @@ def respond_on_gpu(
 ) -> Tensor:
     """As `UniversalEncoder.respond`, by kernels that torch has for a GPU.
 
-    Voxels are the queries of the attention, tokens its keys and values. Its fastest kernels want
-    both of one size, a multiple of 8: what is shorter is filled up with zeros, which add nothing.
+    Voxels are the queries of the attention, tokens its keys and values. Its fastest kernels, in
+    half precision, want both of one size, a multiple of 8 up to 256: what is shorter is filled up
+    with zeros, which add nothing.
     """
     if keep is None and encoder.training:
         keep = dropout_masks(encoder, len(projected[0]), e.shape[-2], e.device)
@@ -137,8 +150,10 @@ def respond_on_gpu(
     size = -(-max(channels, encoder.config.embedding_size) // 8) * 8
     for i, (level, x, weights) in enumerate(zip(levels, projected, encoder.what(e), strict=True)):
         query = encoder.queries(level, e).expand(len(x), -1, -1)
-        key = level.key(x) + encoder.positions()
-        q, k, v = (F.pad(t.to(x.dtype), (0, size - t.shape[2]))[:, None] for t in (query, key, x))
+        key = F.linear(x, level.key.weight) + encoder.positions()  # its bias changes nothing
+        q, k, v = (t.to(x.dtype)[:, None] for t in (query, key, x))
+        if x.dtype.itemsize == 2 and size <= 256:
+            q, k, v = (F.pad(t, (0, size - t.shape[3])) for t in (q, k, v))
         pooled = F.scaled_dot_product_attention(q, k, v, scale=1.0)[:, 0, :, :channels]
         terms = weights, weights @ level.fc2.weight, weights @ level.fc2.bias
         mask = None if keep is None else keep[i]

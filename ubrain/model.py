@@ -118,7 +118,7 @@ class UniversalEncoder(nn.Module):
         self, projected: Sequence[Tensor], e: Tensor, keep: Sequence[Tensor] | None = None
     ) -> Tensor:
         """As `forward`, from projected tokens x, one (B, P, C) per level, and embeddings e."""
-        if self.fast and e.device.type == "cuda":
+        if self.fast and not self.tiled:
             return kernels.respond_on_gpu(self, projected, e, keep)
         if self.fast:
             return kernels.respond(self, projected, kernels.voxel_terms(self, e), keep)
@@ -174,6 +174,11 @@ class UniversalEncoder(nn.Module):
             )
         levels: list[Any] = list(self.levels)
         return [level.project_in(level.norm_in(t)) for level, t in zip(levels, tokens, strict=True)]
+
+    @property
+    def tiled(self) -> bool:
+        """Whether `ubrain.kernels` computes in tiles: not on a GPU."""
+        return self.fast and self.position.device.type != "cuda"
 
     @property
     def embedding_std(self) -> float:

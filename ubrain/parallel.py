@@ -56,12 +56,11 @@ def keep_freed_memory() -> None:
     with suppress(AttributeError, OSError, TypeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 28)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 where asked for; a GPU then multiplies in TF32 what remains float32."""
-    torch.backends.cuda.matmul.allow_tf32 = precision == "bf16"
+    """bf16 where asked for."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ubrain import kernels, scores
-from ubrain.batches import read_ahead
+from ubrain.batches import n_readers, read_ahead
 from ubrain.config import EncoderConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
@@ -26,8 +26,8 @@ PRECISIONS = ("fp32", "bf16")
 class Predictor:
     """An encoder, ready to answer for some voxels of one subject.
 
-    What depends on the voxel only is computed once, or, where that would not fit, once per batch in
-    blocks of voxels.
+    What depends on the voxel only is computed once, or, where that would not fit and on a GPU, once
+    per batch in blocks of voxels.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Predictor:
         with autocast(self.device, self.precision):
             projected = self.encoder.project(tokens)
             for block in self._blocks:
-                if self.encoder.fast and self.device.type != "cuda":
+                if self.encoder.tiled:
                     part = kernels.respond(self.encoder, projected, self._terms(block))
                 else:
                     part = self.encoder.respond(projected, self._embedding[block])
@@ -122,7 +122,7 @@ def share_memory(
     pair = 4 * (2 * n_levels + 1)  # each image with each voxel of a block: levels, stack and sum
     # Of each voxel in a tile: scores, weights, what is pooled and normalised, hidden units. A GPU
     # has one tile, of all images and voxels, and its queries instead of scores.
-    tile, together, scored = n_voxels, batch, max(c, config.embedding_size)
+    tile, together, scored = max(1, n_voxels), batch, max(c, config.embedding_size)
     if device != "cuda":
         tile, scored = kernels.VOXELS_PER_TILE, p
         together = max(1, kernels.NUMBERS_PER_TILE // max(p, hidden) // tile)
@@ -147,7 +147,8 @@ def stream(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Batches of image rows of the crowd file, with the responses (n_images, n_voxels) to them."""
     parts = [rows[i : i + predictor.images] for i in range(0, len(rows), predictor.images)]
-    for some, read in zip(parts, read_ahead(source.read, parts), strict=True):
+    ahead = read_ahead(source.read, parts, n_readers(predictor.device))
+    for some, read in zip(parts, ahead, strict=True):
         with torch.inference_mode(), autocast(predictor.device, predictor.precision):
             tokens = source.levels(read.to(predictor.device))
         yield some, predictor(tokens)

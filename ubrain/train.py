@@ -67,7 +67,7 @@ def fit(
     Every epoch shows each training image of each subject once; a batch has images of one subject
     and a random set of its voxels. The weights of the epoch with the best validation score are
     returned; the score is the 75th percentile, over all voxels of all subjects, of the correlation
-    on the val images. Same seed and device: same weights.
+    on the val images. Same seed: same weights, on a CPU.
 
     Parameters
     ----------
@@ -377,6 +377,8 @@ def settings_of(
         "encoder": asdict(encoder_config),
         "training": asdict(config),
     }
+    if source.images is not None and not source.config.adapter_rank:
+        settings["tokens"] = "made anew"  # on a GPU, from rounded images: nearly those of a cache
     plain: dict[str, Any] = json.loads(json.dumps(settings))  # as it comes back: tuples are lists
     return plain
 

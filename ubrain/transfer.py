@@ -124,12 +124,13 @@ class Head:
     ) -> Tensor:
         """Predicted responses (n_images, n_voxels) of voxels given by embeddings (n_voxels, E)."""
         with torch.no_grad():
-            terms, parts = kernels.voxel_terms(self.encoder, embedding), []
+            encoder, parts = self.encoder, []
+            terms = kernels.voxel_terms(encoder, embedding) if encoder.tiled else None
             for x in self._batches(images):
-                if self.encoder.fast:
-                    responses = kernels.respond(self.encoder, x, terms)
+                if terms is not None:
+                    responses = kernels.respond(encoder, x, terms)
                 else:
-                    responses = self.encoder.respond(x, embedding)
+                    responses = encoder.respond(x, embedding)
                 parts.append(responses if readout is None else readout(responses, x))
             return torch.cat(parts)
 

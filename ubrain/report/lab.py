@@ -150,11 +150,10 @@ class Lab:
     @cached_property
     def source(self) -> Source:
         """Where the encoder's tokens come from."""
-        training = self.profile.training
-        device = choose_device(training.device)
-        if device.type == "cpu":
+        device = choose_device(self.profile.training.device)
+        if device.type != "cuda":
             return Source(self.crowd, self.features)
-        return choose_source(self.crowd, self.profile.backbone, device, training.precision)
+        return choose_source(self.crowd, self.profile.backbone, device)
 
     def encoder(
         self,

@@ -171,7 +171,7 @@ def run_notebooks(
         for source, took, error in finished:
             if error:
                 log.warning("%s: failed after %.0f s", source.stem, took)
-                errors[source] = str(error)
+                errors[source] = str(error) or type(error).__name__
             else:
                 log.info("%s: %.0f s", source.stem, took)
                 seconds[source.stem] = took
@@ -531,7 +531,7 @@ def _n_jobs(jobs: int | None, n: int) -> int:
 
 def _execute_all(
     sources: Sequence[Path], given: Mapping[str, Any], out: Path, jobs: int
-) -> Generator[tuple[Path, float, UbrainError | None]]:
+) -> Generator[tuple[Path, float, Exception | None]]:
     """Execute notebooks, so many at a time; yields each when it has ended, with its seconds and
     its error. Whatever stops this early, Ctrl-C too, ends the kernels.
     """
@@ -539,13 +539,13 @@ def _execute_all(
 
     order = sources if jobs == 1 else sorted(sources, key=lambda s: START.find(s.stem[:2]))
 
-    def timed(number: int, source: Path) -> tuple[Path, float, UbrainError | None]:
+    def timed(number: int, source: Path) -> tuple[Path, float, Exception | None]:
         n, started, failure = len(order), time.monotonic(), None
         log.info("%s: running (%d of %d, %d waiting)", source.stem, number, n, n - number)
         try:
             with closing(ensure_event_loop()):  # that of this thread
                 execute(source, given, out)
-        except UbrainError as error:
+        except Exception as error:  # a kernel that does not start, too
             failure = error
         return source, time.monotonic() - started, failure
 

@@ -146,7 +146,7 @@ def source_of(lab: Lab, variant: Variant, seed: int) -> Source:
     if variant.adapter_rank is not None:
         config = replace(lab.profile.backbone, adapter_rank=variant.adapter_rank)
         device = choose_device(lab.profile.training.device)
-        return choose_source(lab.crowd, config, device, lab.profile.training.precision, seed)
+        return choose_source(lab.crowd, config, device, seed)
     if variant.levels is not None:
         return Source(lab.crowd, lab.features.select(variant.levels))
     return lab.source
