@@ -1,5 +1,6 @@
 """Reading a crowd: responses, noise ceilings and rows, against plain numpy on the raw datasets."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from ubrain.crowd import Crowd
 from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.errors import UbrainError
-from ubrain.trials import read_rows
+from ubrain.trials import Trials, read_rows
 
 SPLITS = ("train", "val", "test")
 
@@ -336,3 +337,27 @@ def test_a_view_is_the_same_however_it_was_asked_for(crowd: Crowd) -> None:
     assert len(crowd["S1"].select(images={"train": []}).images("train")) == 0
     with pytest.raises(UbrainError, match="unknown split 'trian'"):
         crowd["S1"].select(images={"trian": [1]})
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": (1, 40)}, {"chunks": (7, 40)}])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("voxels", [slice(None), slice(3, 30, 2), np.array([39, 0, 5])])
+def test_trials_are_read_from_their_places_in_the_file(
+    small_crowd, tmp_path, options, dtype, voxels
+):
+    """As a crowd file has them, in pieces of another height, and where they lie in other ways."""
+    path, rng = tmp_path / "crowd.h5", np.random.default_rng(0)
+    shutil.copy(small_crowd, path)
+    with h5py.File(path, "r+") as file:
+        group = file["subjects"][next(iter(file["subjects"]))]
+        n = len(group["responses"])
+        data = rng.normal(size=(n, 40)).astype(dtype)
+        del group["responses"]
+        group.create_dataset("responses", data=data, **options)
+        name = group.name
+    rows = rng.permutation(n)[:20]
+    with h5py.File(path) as file:
+        trials = Trials(file[name])
+        assert (trials._places is not None) == bool(options)
+        np.testing.assert_array_equal(trials.raw(rows, voxels), data[rows][:, voxels])
+        assert trials.raw(rows[:0], voxels).shape == (0, data[:, voxels].shape[1])
