@@ -121,6 +121,7 @@ def test_ctrl_c_says_that_the_same_command_continues(monkeypatch, capsys) -> Non
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ubrain.crowd.Crowd.__init__", stop)
+    monkeypatch.setattr(cli.os, "_exit", sys.exit)
     monkeypatch.setattr(sys, "argv", ["ubrain", "info", "x.h5"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

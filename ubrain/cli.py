@@ -6,6 +6,7 @@ line has.
 
 import errno
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -593,7 +594,11 @@ def main() -> None:
         message = "stopped; nothing half-written is left, the same command continues"
         code = 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
     if message:
-        print(f"ubrain: {message}", file=sys.stderr)
+        print(f"ubrain: {message}", file=sys.stderr, flush=True)
+    if (
+        code == 130
+    ):  # whoever stops it does not want to wait for threads and sockets of dead kernels
+        os._exit(code)
     sys.exit(code)
 
 

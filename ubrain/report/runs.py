@@ -40,6 +40,7 @@ UNFINISHED = "unfinished"  # in a run's folder, what is running or has failed
 README_RUN = "simulated-fast"  # the run of the README's scoreboard and overview figure
 NO_CODE = ("papermill_runs/", "figures/", "README.md", "docs/")  # no number depends on these
 MOST_SHOWN = 20  # numbers that do not agree
+PATIENCE = 10  # seconds that killed kernels are waited for
 MOST_JOBS = 4  # notebooks at the same time, unless told otherwise
 # In this order notebooks start side by side: 00 trains the crowd that all but 07 want, while 01
 # fits baselines; then what trains, the longest first; 04 last, which reads the encoders of 01.
@@ -553,20 +554,20 @@ def _execute_all(
     os.environ.update(UBRAIN_OUT=str(out.resolve()), UBRAIN_PROGRESS="lines")
     if jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores() // jobs)))
+    pool = ThreadPoolExecutor(jobs)
+    running = [pool.submit(timed, i, source) for i, source in enumerate(order, 1)]
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            running = [pool.submit(timed, i, source) for i, source in enumerate(order, 1)]
-            try:
-                for future in as_completed(running):
-                    yield future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                while not all(future.done() for future in running):
-                    for kernel in {*psutil.Process().children(recursive=True)} - {*others}:
-                        with suppress(psutil.NoSuchProcess):
-                            kernel.kill()
-                    time.sleep(0.2)  # one may just be starting
-                raise
+        for future in as_completed(running):
+            yield future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        last = time.monotonic() + PATIENCE
+        while not all(future.done() for future in running) and time.monotonic() < last:
+            for kernel in {*psutil.Process().children(recursive=True)} - {*others}:
+                with suppress(psutil.NoSuchProcess):
+                    kernel.kill()
+            time.sleep(0.2)  # one may just be starting
+        raise
     finally:
         os.environ.clear()
         os.environ.update(before)
