@@ -474,7 +474,8 @@ def write_crowd(
             group.attrs.update(facts, normalise="none")
             y = x @ rng.standard_normal((x.shape[1], n_voxels), np.float32)
             y += y.std() * rng.standard_normal(y.shape, np.float32)
-            group["responses"] = (y / y.std()).astype(np.float16)
+            data = (y / y.std()).astype(np.float16)
+            group.create_dataset("responses", data=data, chunks=(1, n_voxels))  # as crowd files do
             group["session_moments"] = np.zeros((2, 1, n_voxels), np.float32)
             group["trials/image"] = np.arange(n_images, dtype=np.int32)
             for column in ("session", "repeat"):

@@ -1,8 +1,6 @@
 """The workbench of the notebooks, on the smoke profile: one training, one JSON, clear refusals."""
 
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 
 from ubrain.errors import UbrainError
 from ubrain.report import claims
-from ubrain.report.lab import ALONE, CROWD, Lab, locked, run_name
+from ubrain.report.lab import ALONE, CROWD, Lab, run_name
 from ubrain.report.results import Record
 
 
@@ -21,23 +19,6 @@ def test_a_training_is_done_once(lab, monkeypatch):
     np.testing.assert_array_equal(lab.predict(first, "S1"), lab.predict(again, "S1"))
     with pytest.raises(pytest.fail.Exception):
         lab.encoder(["S2"])
-
-
-def test_who_waits_for_another_says_for_what(tmp_path, caplog):
-    caplog.set_level("INFO", "ubrain")
-
-    def make() -> None:
-        with locked(tmp_path / "x", "the encoder of S1"):
-            pass
-
-    make()
-    assert not caplog.messages
-    with ThreadPoolExecutor(1) as pool, locked(tmp_path / "x", "the encoder of S1"):
-        waiting = pool.submit(make)
-        while not caplog.messages:
-            time.sleep(0.01)
-        assert not waiting.done()
-    assert caplog.messages == ["waiting for the encoder of S1, which another notebook makes"]
 
 
 def test_finish_writes_what_was_recorded(lab):

@@ -205,7 +205,7 @@ def test_little_of_images_with_voxels_is_kept_for_the_backward_pass(monkeypatch,
 @pytest.mark.parametrize("size", [4, 16], ids=["short-embedding", "long-embedding"])
 @pytest.mark.parametrize("without", [(), ("spatial",), ("position",), ("functional",)])
 def test_the_form_for_a_gpu_agrees_with_the_formulas(monkeypatch, per_image, size, without):
-    """Computed on the CPU, where torch has the same operators; compiling is tried elsewhere."""
+    """Computed on the CPU, where torch has the same operators; without compiling."""
     monkeypatch.setattr(kernels, "read_out", kernels._read_out)
     config = replace(CONFIG, embedding_size=size, without=without)
     encoder, tokens = make(torch.float64, config)
@@ -222,6 +222,23 @@ def test_the_form_for_a_gpu_agrees_with_the_formulas(monkeypatch, per_image, siz
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_the_form_for_a_gpu_fills_up_what_is_short_in_half_precision(monkeypatch):
+    monkeypatch.setattr(kernels, "read_out", kernels._read_out)
+    sizes, attend = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F,
+        "scaled_dot_product_attention",
+        lambda *t, scale: sizes.append([x.shape[-1] for x in t]) or attend(*t, scale=scale),
+    )
+    encoder, tokens = make(torch.float32, replace(CONFIG, embedding_size=12))
+    e = encoder.eval().subject("A")
+    exact = plain(encoder, tokens, e)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = kernels.respond_on_gpu(encoder, encoder.project(tokens), e)
+    assert sizes == [[16, 16, 16]] * len(CONFIG.widths)
+    assert F.cosine_similarity(rounded.float().flatten(), exact.flatten(), dim=0) > 0.99
 
 
 @pytest.mark.parametrize("fails", ["forward", "backward"])

@@ -595,9 +595,7 @@ def main() -> None:
         code = 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
     if message:
         print(f"ubrain: {message}", file=sys.stderr, flush=True)
-    if (
-        code == 130
-    ):  # whoever stops it does not want to wait for threads and sockets of dead kernels
+    if code == 130:  # without waiting for threads and sockets that dead kernels have left
         os._exit(code)
     sys.exit(code)
 

@@ -7,6 +7,7 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,13 @@ class Cached:
     appears when it is complete; so a killed run loses one file at most, readers never see half of
     one, and two processes that fill the cache wait for each other.
 
+    Parameters
+    ----------
+    crowd : the crowd whose images are read.
+    folder : of the cache.
+    maker : called if an array is missing.
+    what, advice : for messages: the arrays, and what to do if the disk is too small.
+
     Attributes
     ----------
     dtype : of the arrays.
@@ -55,8 +63,10 @@ class Cached:
 
     dtype: torch.dtype
 
-    def __init__(self, crowd: Crowd, folder: Path, what: str, advice: str) -> None:
-        self._crowd, self.folder, self._what, self._advice = crowd, folder, what, advice
+    def __init__(
+        self, crowd: Crowd, folder: Path, maker: Callable[[], Made], what: str, advice: str
+    ) -> None:
+        self._crowd, self.folder = crowd, folder
         self._shards: dict[Path, NDArray] = {}
         self._place: dict[str, tuple[int, int]] = {}  # of an image, by content: shard and row
         self._find_shards()
@@ -64,7 +74,7 @@ class Cached:
             with locked(self.folder, f"the cache of {what}", wait=True):
                 self._find_shards()
                 if missing := self._missing():
-                    self._fill(missing)
+                    self._fill(missing, maker(), what, advice)
             self._find_shards()
         self._arrays = list(self._shards.values())
         places = [self._place[digest] for digest in crowd.content]
@@ -75,9 +85,6 @@ class Cached:
         places = self._places[np.atleast_1d(rows)]
         found = [self._arrays[shard][row] for shard, row in places]
         return np.stack(found) if found else np.empty_like(self._arrays[0][:0])
-
-    def _maker(self) -> Made:
-        raise NotImplementedError
 
     def _find_shards(self) -> None:
         for path in sorted(set(self.folder.glob("*.bin")) - set(self._shards)):
@@ -95,12 +102,11 @@ class Cached:
     def _missing(self) -> list[int]:
         return [row for row, digest in enumerate(self._crowd.content) if digest not in self._place]
 
-    def _fill(self, rows: list[int]) -> None:
-        made = self._maker()
+    def _fill(self, rows: list[int], made: Made, what: str, advice: str) -> None:
         size = math.prod(made.shape) * self.dtype.itemsize
-        require_space(self.folder, len(rows) * size, self._advice)
-        log.info("computing %s of %d images", self._what, len(rows))
-        starts = iter(track(range(0, len(rows), BATCH), -(-len(rows) // BATCH), self._what))
+        require_space(self.folder, len(rows) * size, advice)
+        log.info("computing %s of %d images", what, len(rows))
+        starts = iter(track(range(0, len(rows), BATCH), -(-len(rows) // BATCH), what))
         for first in range(0, len(rows), SHARD):
             mine = rows[first : first + SHARD]
             path = self.folder / f"{uuid.uuid4().hex}.bin"
@@ -138,10 +144,22 @@ class Features(Cached):
             raise UbrainError(
                 "features cannot be cached while adapters change them; set adapter_rank to 0"
             )
-        self.config, self._device = config, device
+        self.config = config
         self._columns: NDArray[np.int64] | None = None  # of a view, those of its levels
+
+        def maker() -> Made:
+            backbone = Backbone(config).to(choose_device(device))
+
+            @torch.inference_mode()
+            def make(rows: list[int]) -> Tensor:
+                return torch.cat(backbone(backbone.preprocess(crowd.pixels(rows))), 2)
+
+            widths, n_tokens = backbone.widths, backbone.n_tokens
+            facts = {"widths": widths, "n_tokens": n_tokens}
+            return Made(make, (n_tokens, sum(widths)), facts)
+
         advice = "set UBRAIN_CACHE to a folder on a larger disk, or read fewer levels"
-        super().__init__(crowd, root / _cache_key(config), f"{config.name} features", advice)
+        super().__init__(crowd, root / _cache_key(config), maker, f"{config.name} features", advice)
         self.widths: tuple[int, ...] = tuple(self.facts["widths"])
         self.n_tokens = int(self.facts["n_tokens"])
 
@@ -178,17 +196,6 @@ class Features(Cached):
         view._columns = columns if self._columns is None else self._columns[columns]
         return view
 
-    def _maker(self) -> Made:
-        backbone = Backbone(self.config).to(choose_device(self._device))
-
-        @torch.inference_mode()
-        def make(rows: list[int]) -> Tensor:
-            return torch.cat(backbone(backbone.preprocess(self._crowd.pixels(rows))), 2)
-
-        widths, n_tokens = backbone.widths, backbone.n_tokens
-        facts = {"widths": widths, "n_tokens": n_tokens}
-        return Made(make, (n_tokens, sum(widths)), facts)
-
 
 class Images(Cached):
     """Images of a crowd at the size that a backbone takes, made once: (3, height, width) uint8.
@@ -203,17 +210,15 @@ class Images(Cached):
     dtype = torch.uint8
 
     def __init__(self, crowd: Crowd, backbone: Backbone, root: Path) -> None:
-        self._backbone = backbone
+        def make(rows: list[int]) -> Tensor:
+            return (backbone.resize(crowd.pixels(rows)) * 255).round()
+
         height, width = backbone.image_size
         folder = root / f"{height}x{width}-{backbone.interpolation}"
+        maker = partial(Made, make, (3, height, width), {})
+        what = f"images of {height} x {width} pixels"
         advice = "set UBRAIN_CACHE to a folder on a larger disk"
-        super().__init__(crowd, folder, f"images of {height} x {width} pixels", advice)
-
-    def _maker(self) -> Made:
-        def make(rows: list[int]) -> Tensor:
-            return (self._backbone.resize(self._crowd.pixels(rows)) * 255).round()
-
-        return Made(make, (3, *self._backbone.image_size), {})
+        super().__init__(crowd, folder, maker, what, advice)
 
 
 def _cache_key(config: BackboneConfig) -> str:

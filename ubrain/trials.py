@@ -178,17 +178,15 @@ class Trials:
 
 
 def read_rows(dataset: h5py.Dataset, rows: Rows, columns: Voxels = slice(None)) -> NDArray:
-    """Rows of a dataset in any order, read in runs: far faster than h5py's own point selection."""
+    """Rows of a table in any order, read in runs: far faster than h5py's own point selection."""
     if not len(rows):
-        return dataset[:0][:, columns] if dataset.ndim == 2 else dataset[:0]
+        return dataset[:0][:, columns]
     unique, inverse = np.unique(rows, return_inverse=True)
     starts = np.flatnonzero(np.diff(unique, prepend=-2) != 1)
     by_file = isinstance(columns, slice) and columns.step in (None, 1)
     runs = []
     for start, stop in zip(starts, [*starts[1:], len(unique)], strict=True):
         run = slice(int(unique[start]), int(unique[stop - 1]) + 1)
-        runs.append(
-            dataset[run, columns] if by_file and dataset.ndim == 2 else dataset[run][:, columns]
-        )
+        runs.append(dataset[run, columns] if by_file else dataset[run][:, columns])
     values = np.concatenate(runs)
     return values if np.array_equal(inverse, np.arange(len(values))) else values[inverse]

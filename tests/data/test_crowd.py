@@ -247,13 +247,6 @@ def test_read_rows_is_fancy_indexing(
         np.testing.assert_array_equal(read_rows(dataset, chosen, columns), data[chosen][:, columns])
 
 
-def test_read_rows_of_images(tmp_path: Path) -> None:
-    data = np.arange(5 * 2 * 3 * 3).reshape(5, 2, 3, 3)
-    with h5py.File(tmp_path / "data.h5", "w") as file:
-        dataset = file.create_dataset("data", data=data)
-        np.testing.assert_array_equal(read_rows(dataset, np.array([4, 0, 4])), data[[4, 0, 4]])
-
-
 @pytest.mark.parametrize(
     ("ask", "message"),
     [

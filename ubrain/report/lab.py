@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -59,23 +59,13 @@ def simulated_crowd(profile: config.Profile, seed: int) -> Path:
     key = hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
     path = paths.cache_root() / f"simulated-{profile.name}-seed{seed}-{key}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, f"the crowd of profile {profile.name}, seed {seed}"):
+    with FileLock(f"{path}.lock"):  # of several notebooks that want it, one makes it
         if not path.exists():
             log.info("simulating the crowd of profile %s, seed %d", profile.name, seed)
             with paths.atomic(path) as partial:
                 for number, part in enumerate(profile.simulation):
                     simulate.simulate_crowd(partial, part, seed, append=number > 0)
     return path
-
-
-def locked(path: Path, what: str) -> AcquireReturnProxy:
-    """A lock beside `path`: of several notebooks that want what it is, one makes it."""
-    lock = FileLock(f"{path}.lock")
-    try:
-        return lock.acquire(blocking=False)
-    except Timeout:
-        log.info("waiting for %s, which another notebook makes", what)
-        return lock.acquire()
 
 
 def too_few_images(subject: Subject) -> str:
@@ -184,7 +174,7 @@ class Lab:
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder, f"the encoder of {', '.join(subjects)}"):
+        with FileLock(f"{folder}.lock"):  # of several notebooks that want it, one trains it
             return train.fit(source, subjects, encoder, training, seed, folder)
 
     def predict(self, encoder: UniversalEncoder, subject: str) -> NDArray[np.float32]:
