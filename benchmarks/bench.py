@@ -163,34 +163,48 @@ class Step:
         fused = device.type in ("cpu", "cuda")
         self.shared = torch.optim.Adam(trained, amsgrad=True, fused=fused)
         self.target = torch.randn(n_images, self._n_voxels, device=device)
+        self._replayed = kernels.Replayed(partial(self._differentiate, lambda part: None), trained)
         self.own.plan([Rate(1e-3)] * LONGEST)  # as many steps as can be made
 
-    def __call__(self, done: Callable[[str], None] = lambda part: None) -> None:
-        """Make the step, and tell `done` after each part."""
+    def __call__(self, done: Callable[[str], None] | None = None) -> None:
+        """Make the step as training does, replayed on a GPU; or by part, and tell `done` after
+        each.
+        """
+        told: Callable[[str], None] = done or (lambda part: None)
         rows = torch.randperm(len(self.own.embeddings), device=self.device)[: self._n_voxels]
-        embedding = self.own.read(rows).requires_grad_()
-        done("embeddings, read")
+        embedding = self.own.read(rows)
+        told("embeddings, read")
+        if self.backbone is None:
+            ready = self.tokens
+        else:
+            ready = [shifted(self.backbone.normalise(self.images), 3)]
+        work = self._replayed if done is None else partial(self._differentiate, told)
+        (gradient,) = work(embedding, self.target, *ready)
+        self.shared.step()
+        self.shared.zero_grad()
+        told("shared weights, update")
+        self.own.step(rows, embedding, gradient)
+        told("embeddings, update")
+
+    def _differentiate(
+        self, done: Callable[[str], None], embedding: Tensor, target: Tensor, *ready: Tensor
+    ) -> tuple[Tensor, ...]:
+        embedding, tokens = embedding.detach().requires_grad_(), list(ready)
         with autocast(self.device, self.precision):
-            if self.backbone is None:
-                tokens = self.tokens
-            else:
+            if self.backbone is not None:
                 with torch.set_grad_enabled(self._adapted):
-                    tokens = self.backbone(shifted(self.backbone.normalise(self.images), 3))
+                    tokens = self.backbone(*ready)
                 done("backbone, forward")
             leaves = [t.detach().requires_grad_(self._adapted) for t in tokens]
             predicted = self.encoder(leaves, embedding)
         done("head, forward")
-        loss_of(predicted.float(), self.target, TrainingConfig()).backward()
+        loss_of(predicted.float(), target, TrainingConfig()).backward()
         done("head, backward")
         if self._adapted:
             torch.autograd.backward(tokens, [t.grad for t in leaves])
             done("backbone, backward")
-        self.shared.step()
-        self.shared.zero_grad()
-        done("shared weights, update")
         assert embedding.grad is not None
-        self.own.step(rows, embedding.detach(), embedding.grad)
-        done("embeddings, update")
+        return (embedding.grad,)
 
 
 def bench(

@@ -214,14 +214,7 @@ def whole_step(run: Run, found: Found) -> None:
         mine["as a whole"]["step_seconds"] = mine["as a whole"]["seconds"] / 5
         mine["allocated_bytes"] = torch.cuda.max_memory_allocated() if run.cuda else NEEDS_CUDA
         mine["parts_seconds"] = bench.parts_of(step, 1 if run.tiny else 7)
-        mine["busy_share"] = busy_share(run, step)
-        if adapters:  # of the frozen one, compiling takes too long for what it tells
-            if not run.tiny:
-                backbone.forward = torch.compile(backbone.forward)  # type: ignore[method-assign]
-            again = attempt(run.measure, partial(several, step, 5), repeats=3, warm=1)
-            if "seconds" in again:
-                again["step_seconds"] = again["seconds"] / 5
-            mine["backbone compiled"] = again
+        mine["busy_share"] = busy_share(run, step, mine["as a whole"]["step_seconds"])
         del backbone, step
 
 
@@ -231,18 +224,21 @@ def several(step: Callable[[], None], n: int) -> None:
         step()
 
 
-def busy_share(run: Run, step: Callable[[], None], n: int = 5) -> float | str:
-    """Share of the time of some steps in which the card computes or copies."""
+def busy_share(run: Run, step: Callable[[], None], seconds: float, n: int = 5) -> float | str:
+    """Share of a step's `seconds` in which the card computes or copies: the profiler would stretch
+    them.
+    """
     if not run.cuda:
         return NEEDS_CUDA
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        seconds = bench.timed(partial(several, step, n), run.device)
+        several(step, n)
+        bench.finish(run.device)
     spans = sorted((e.time_range.start, e.time_range.end) for e in on_card(profiled.events()))
     busy, last = 0.0, -np.inf
     for start, end in spans:
         busy += max(0.0, end - max(start, last))
         last = max(last, end)
-    return busy / 1e6 / seconds
+    return busy / 1e6 / n / seconds
 
 
 def on_card(events: Sequence[Any]) -> list[Any]:
@@ -340,7 +336,7 @@ def waits(run: Run, predictor: Predictor, source: Source, rows: Any, out: Any) -
         read = read.to(run.device)
         done()
         with autocast(run.device, "bf16"):
-            tokens = source.levels(read)
+            tokens = source.levels(source.ready(read))
             done()
             projected = predictor.encoder.project(tokens)
             e = predictor.encoder.subject("S1")

@@ -381,3 +381,26 @@ def test_the_plain_form_is_the_one_that_predicts_wherever_it_is_chosen(monkeypat
     found = [Predictor(encoder, "A")(tokens), head.respond(encoder.subject("A").detach())]
     for responses in found:
         np.testing.assert_allclose(responses, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_recorded_steps_add_gradients_and_give_what_was_computed():
+    """Without a GPU nothing is recorded; with one, replays are held equal to plain steps."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weight = torch.nn.Parameter(torch.arange(3.0, device=device))
+
+    def work(x):
+        x = x.detach().requires_grad_()
+        loss = (weight * x).square().sum()
+        loss.backward()
+        return loss.detach(), x.grad
+
+    step = kernels.Replayed(work, [weight])
+    for n in range(2, 8):
+        x = torch.full((3,), float(n), device=device)
+        for times in (1, 2):  # two batches of a step: their gradients add up
+            loss, gradient = step(x)
+            torch.testing.assert_close(loss, (weight.detach() * n).square().sum())
+            torch.testing.assert_close(gradient, 2 * weight.detach() ** 2 * n)
+            torch.testing.assert_close(weight.grad, times * 2 * weight.detach() * n**2)
+        weight.grad = None
+    assert (step._replay is not None) == (device.type == "cuda")

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ubrain.config import BackboneConfig
 from ubrain.errors import UbrainError
+from ubrain.kernels import Compiled
 
 EMBEDDED = "tf_efficientnet_lite0"
 REGISTERS = ("prefix", "last")
@@ -64,9 +65,13 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1))
         self.interpolation = "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic"
-        self.adapters: nn.ModuleList | None = (
-            self._add_adapters(seed) if config.adapter_rank else None
-        )
+        self.adapters = self._make_adapters(seed) if config.adapter_rank else None
+        scale = config.adapter_alpha / max(config.adapter_rank, 1)
+        for i, block in enumerate(getattr(self.model, "blocks", ()) if self._is_vit else ()):
+            adapter = self.adapters[i] if self.adapters else None
+            block.forward = partial(run_block, block, adapter, scale)
+        if self.adapters and config.checkpointing:
+            self.model.set_grad_checkpointing(True)  # of adapters, too
         with torch.no_grad():
             levels = self(torch.zeros(1, 3, *self.image_size))
         self.widths = tuple(level.shape[2] for level in levels)
@@ -148,40 +153,46 @@ class Backbone(nn.Module):
             else patches
         )
 
-    def _add_adapters(self, seed: int) -> nn.ModuleList:
-        """x + A(B(x)) · alpha / r after every block, B (D to r), A (r to D); B starts at zero."""
+    def _make_adapters(self, seed: int) -> nn.ModuleList:
+        """For every block x + A(B(x)) · alpha / r: B (D to r), A (r to D); B starts at zero."""
         blocks = getattr(self.model, "blocks", None)
         if not self._is_vit or blocks is None:
             raise UbrainError(
                 f"{self.config.name}: adapters need a vision transformer; set adapter_rank to 0"
             )
-        rank, width = self.config.adapter_rank, self.model.embed_dim
-        adapters = nn.ModuleList()
+        rank, width, adapters = self.config.adapter_rank, self.model.embed_dim, nn.ModuleList()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for block in blocks:
-                adapter = nn.Sequential(
-                    nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
-                )
-                nn.init.zeros_(next(adapter.parameters()))
-                adapters.append(adapter)
-                block.register_forward_hook(_adapted(adapter, self.config.adapter_alpha / rank))
-        if (
-            self.config.checkpointing
-        ):  # of the block with its hook, so the adapter is computed anew, too
-            self.model.set_grad_checkpointing(True)
+            for _ in blocks:
+                down, up = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
+                nn.init.zeros_(down.weight)
+                adapters.append(nn.Sequential(down, up))
         return adapters
 
 
-def _adapted(adapter: nn.Module, scale: float) -> Callable[..., Tensor]:
-    def hook(_block: nn.Module, _inputs: Any, x: Any) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise UbrainError(
-                "adapters need blocks that give one tensor, which those of this model do not"
-            )
-        return x + adapter(x) * scale
+def run_block(
+    block: nn.Module, adapter: nn.Module | None, scale: float, x: Tensor, *rest: Any, **options: Any
+) -> Tensor:
+    """A block of a vision transformer and its adapter, if it has one; compiled on a GPU."""
+    compute = compiled_block if x.is_cuda else plain_block
+    return compute(block, adapter, scale, x, *rest, **options)
 
-    return hook
+
+def plain_block(
+    block: nn.Module, adapter: nn.Module | None, scale: float, x: Tensor, *rest: Any, **options: Any
+) -> Tensor:
+    """As `run_block`, not compiled."""
+    x = type(block).forward(block, x, *rest, **options)
+    if adapter is None:
+        return x
+    if not isinstance(x, Tensor):
+        raise UbrainError(
+            "adapters need blocks that give one tensor, which those of this model do not"
+        )
+    return x + adapter(x) * scale
+
+
+compiled_block = Compiled(plain_block, dynamic=None)
 
 
 def shifted(images: Tensor, most: int) -> Tensor:

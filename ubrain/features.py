@@ -253,7 +253,7 @@ class Source:
         `shift` moves every image by up to so many pixels in x and y (edges repeated), where images
         are read.
         """
-        return self.levels(self.read(rows).to(device), shift)
+        return self.levels(self.ready(self.read(rows).to(device), shift))
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """What `levels` makes tokens of, read from disk: features (B, P, ΣD) or images (B, 3, H,
@@ -266,14 +266,21 @@ class Source:
             return torch.from_numpy(self.images.read(rows))
         return self.backbone.resize(self.crowd.pixels(rows))
 
-    def levels(self, read: Tensor, shift: int = 0) -> list[Tensor]:
-        """Tokens of what `read` gave, brought to the device that computes; see `tokens`."""
+    def ready(self, read: Tensor, shift: int = 0) -> Tensor:
+        """What `read` gave, on the device that computes: images normalised and shifted."""
         if self.features is not None:
-            return self.features.levels(read.float())
+            return read.float()
         assert self.backbone is not None
         images = self.backbone.normalise(read)
+        return shifted(images, shift) if shift else images
+
+    def levels(self, ready: Tensor) -> list[Tensor]:
+        """Tokens of what `ready` gave: one (B, P, D) per level."""
+        if self.features is not None:
+            return self.features.levels(ready)
+        assert self.backbone is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.adapters is not None):
-            return self.backbone(shifted(images, shift) if shift else images)
+            return self.backbone(ready)
 
     @property
     def maker(self) -> Features | Backbone:

@@ -24,6 +24,7 @@ kernels never store (B, V, P) either, and the rest is compiled, where there is a
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ubrain.progress import log
 
@@ -47,24 +48,27 @@ aten = torch.ops.aten
 
 
 class Compiled:
-    """A function, compiled at its first call; as it is, where torch cannot compile it."""
+    """A function, compiled at its first call; as it is, where torch cannot compile it.
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self._plain, self._call = function, function
+    `dynamic` is torch's: kernels for any shape; None: for the first, and for any if others come.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], dynamic: bool | None = True) -> None:
+        self._plain, self._call, self._dynamic = function, function, dynamic
         self._tried = False
 
-    def __call__(self, *inputs: Any) -> Tensor:
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor:
         if not self._tried:
-            self._tried, self._call = True, torch.compile(self._plain, dynamic=True)
+            self._tried, self._call = True, torch.compile(self._plain, dynamic=self._dynamic)
             try:
-                self._try(inputs)
+                self._try(inputs, options)
             except Exception as error:  # no compiler, no Triton, an old card: whatever torch says
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 log.info("computing without compiling, which torch cannot here: %s", reason[:200])
                 self._call = self._plain
-        return self._call(*inputs)
+        return self._call(*inputs, **options)
 
-    def _try(self, inputs: Sequence[Any]) -> None:
+    def _try(self, inputs: Sequence[Any], options: dict[str, Any]) -> None:
         """Forward and backward once, so that what fails, fails here."""
         torch._dynamo.config.recompile_limit = 64  # shapes, precisions, with gradients or without
         with torch.inference_mode(False), torch.enable_grad():
@@ -76,7 +80,65 @@ class Compiled:
                 ),
                 inputs,
             )
-            self._call(*leaves).sum().backward()
+            given = [leaf for leaf in tree_leaves(leaves) if isinstance(leaf, Tensor)]
+            outputs = self._call(*leaves, **options).sum()
+            torch.autograd.grad(outputs, [t for t in given if t.requires_grad], allow_unused=True)
+
+
+class Replayed:
+    """Forward and backward pass of a step, recorded once as a CUDA graph, then replayed.
+
+    A step of the paper's size is some 2,000 kernels, and Python needs longer to start them than a
+    GPU to compute them. Recorded is the first shape of inputs that comes `WARM` times; other
+    shapes, and everything without a GPU, are computed as they come.
+
+    Parameters
+    ----------
+    work : gives tensors from tensors, and leaves gradients at the parameters.
+    parameters : that get gradients.
+    """
+
+    WARM = 3
+
+    def __init__(
+        self, work: Callable[..., tuple[Tensor, ...]], parameters: Sequence[Tensor]
+    ) -> None:
+        self._work, self._parameters = work, parameters
+        self._seen = Counter[tuple[Any, ...]]()
+        self._shape: tuple[Any, ...] = ()
+        self._replay: Callable[[], None] | None = None
+        self._inputs: Sequence[Tensor] = ()
+        self._outputs: Sequence[Tensor] = ()
+        self._gradients: Sequence[Tensor | None] = ()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The work's outputs; gradients are added to those that the parameters have."""
+        shape = tuple((t.shape, t.dtype) for t in inputs)
+        if self._replay is not None and shape == self._shape:
+            before = [None if p.grad is None else p.grad.clone() for p in self._parameters]
+            for mine, given in zip(self._inputs, inputs, strict=True):
+                mine.copy_(given)
+            self._replay()
+            for p, old, new in zip(self._parameters, before, self._gradients, strict=True):
+                p.grad = new if old is None or new is None else old + new
+            return tuple(t.clone() for t in self._outputs)
+        outputs = self._work(*inputs)
+        self._seen[shape] += 1
+        if inputs[0].is_cuda and not self._shape and self._seen[shape] == self.WARM:
+            self._shape = shape
+            self._record(inputs)
+        return outputs
+
+    def _record(self, inputs: Sequence[Tensor]) -> None:
+        gradients = [p.grad for p in self._parameters]
+        self._inputs, graph = [t.detach().clone() for t in inputs], torch.cuda.CUDAGraph()
+        for p in self._parameters:
+            p.grad = None  # so that the recorded pass gets its own, which a replay overwrites
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may read ahead
+            self._outputs = self._work(*self._inputs)
+        self._gradients, self._replay = [p.grad for p in self._parameters], graph.replay
+        for p, gradient in zip(self._parameters, gradients, strict=True):
+            p.grad = gradient
 
 
 class VoxelTerms(NamedTuple):

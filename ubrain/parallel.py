@@ -60,8 +60,10 @@ def keep_freed_memory() -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 where asked for."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """bf16 where asked for; a recorded step casts its weights anew, since they change."""
+    recording = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    enabled = precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=not recording)
 
 
 class Group:

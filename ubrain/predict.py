@@ -150,7 +150,7 @@ def stream(
     ahead = read_ahead(source.read, parts, n_readers(predictor.device))
     for some, read in zip(parts, ahead, strict=True):
         with torch.inference_mode(), autocast(predictor.device, predictor.precision):
-            tokens = source.levels(read.to(predictor.device))
+            tokens = source.levels(source.ready(read.to(predictor.device)))
         yield some, predictor(tokens)
 
 

@@ -28,6 +28,7 @@ from ubrain import checkpoint
 from ubrain.batches import Batch, Plan, prepared
 from ubrain.config import EncoderConfig, TrainingConfig
 from ubrain.errors import UbrainError
+from ubrain.kernels import Replayed
 from ubrain.model import UniversalEncoder
 from ubrain.optim import BETA2, EmbeddingAdam, Rate
 from ubrain.parallel import Group, autocast, choose_device, keep_freed_memory, launched
@@ -114,14 +115,11 @@ def fit(
             for rate, step, own in zip(rates, steps, mine, strict=True):
                 for batch, voxels, read, target in islice(ready, len(own)):
                     torch.manual_seed(batch.seed)  # of dropout and of image shifts
-                    embedding = embeddings[batch.subject].read(voxels).requires_grad_()
-                    with autocast(device, config.precision):
-                        predicted = encoder(source.levels(read, config.image_shift), embedding)
-                    loss = loss_of(predicted.float(), target, config)
-                    loss.backward()
-                    assert embedding.grad is not None
-                    embeddings[batch.subject].step(voxels, embedding.detach(), embedding.grad)
-                    losses.append(loss.detach())
+                    embedding = embeddings[batch.subject].read(voxels)
+                    images = source.ready(read, config.image_shift)
+                    loss, gradient = trainee.differentiate(images, embedding, target)
+                    embeddings[batch.subject].step(voxels, embedding, gradient)
+                    losses.append(loss)
                 trainee.step(rate, len(step))
             # here, and nowhere else in an epoch, a GPU is waited for
             values: list[float] = torch.stack(losses).tolist() if losses else []
@@ -189,6 +187,9 @@ class Trainee:
     ----------
     own : subjects of this process.
     embeddings : optimiser of the embeddings of each own subject.
+    differentiate : from images that the source made ready (B, 3, H, W), or features, embeddings
+        (V, E) and responses (B, V), the loss and the embeddings' gradient; that of the shared
+        weights is added to what they have.
     """
 
     def __init__(
@@ -222,6 +223,7 @@ class Trainee:
         if source.backbone is not None:
             source.backbone.to(self.device)
             self.parameters += [p for p in source.backbone.parameters() if p.requires_grad]
+        self.differentiate = Replayed(self._differentiate, self.parameters)
         amsgrad, fused = config.schedule == "plateau", self.device.type in ("cpu", "cuda")
         self.optimiser = torch.optim.Adam(
             self.parameters, lr=config.learning_rate, amsgrad=amsgrad, fused=fused
@@ -237,6 +239,17 @@ class Trainee:
         for name in self.own:
             mine = [rates[i] for i, step in enumerate(steps) for b in step if b.subject == name]
             self.embeddings[name].plan(mine)
+
+    def _differentiate(
+        self, images: Tensor, embedding: Tensor, target: Tensor
+    ) -> tuple[Tensor, ...]:
+        config, embedding = self.plan.config, embedding.detach().requires_grad_()
+        with autocast(self.device, config.precision):
+            predicted = self.encoder(self.source.levels(images), embedding)
+        loss = loss_of(predicted.float(), target, config)
+        loss.backward()
+        assert embedding.grad is not None
+        return loss.detach(), embedding.grad
 
     def step(self, rate: Rate, n_batches: int) -> None:
         """Move the shared weights by the mean gradient of a step's batches, everybody's."""
