@@ -29,6 +29,9 @@ class SimulationConfig:
     # factor on how much subjects differ in the shares of areas and functional types
     spread: float = 1.0
     lacking: str = ""  # a functional type that no voxel of these subjects has
+    # share of voxels whose functional type is one that all brains have; the types of the others are
+    # of their own brain alone
+    shared_function: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from ubrain.data import simulate
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.simulate import brains, simulate_crowd, truth
 from ubrain.data.simulate.brains import EARLY, make_brain
-from ubrain.data.simulate.scenes import CATEGORIES
+from ubrain.data.simulate.maps import energy_maps
+from ubrain.data.simulate.scenes import CATEGORIES, SIZE, render
 from ubrain.errors import UbrainError
 
 
@@ -89,7 +90,7 @@ def test_truth_is_there_and_only_there(crowd: Crowd) -> None:
     for name in crowd.subjects:
         subject, known = crowd[name], truth.voxels(crowd, name)
         assert set(subject.voxels.columns) == {"hemisphere", "vertex", "areas", "ncsnr"}
-        assert set(known.columns) == {"type", "x", "y", "sigma", "ncsnr"}
+        assert set(known.columns) == {"type", "x", "y", "sigma", "ncsnr", "private"}
         assert len(known) == subject.n_voxels
         assert not np.allclose(known.ncsnr, subject.voxels.ncsnr, atol=0.01)
         assert truth.noiseless_responses(crowd, name).shape == (10, subject.n_voxels)
@@ -119,6 +120,114 @@ def test_nobody_knows_the_truth_about_recordings(recording: SimpleNamespace) -> 
 def test_truth_of_unknown_subject(crowd: Crowd, read) -> None:
     with pytest.raises(UbrainError, match="'S9'"):
         read(crowd, "S9")
+
+
+# --- other stimuli
+
+
+def test_an_object_is_left_out_or_replaced_and_nothing_else_changes() -> None:
+    """Pixels change only within the size of the object; the other objects stay, in their order."""
+    for index in range(12):
+        pixels, scene = render(0, index)
+        for number, thing in enumerate(scene.things):
+            for category in ("", "vehicle"):
+                changed, left = render(0, index, {number: category})
+                y, x = np.nonzero((changed != pixels).any(2))
+                degrees = 8.4 / SIZE
+                away = np.hypot(
+                    (x + 0.5 - SIZE / 2) * degrees - thing.x,
+                    (SIZE / 2 - y - 0.5) * degrees - thing.y,
+                )
+                assert len(y) > 10
+                assert away.max() < thing.size
+                others = scene.things[:number] + scene.things[number + 1 :]
+                assert (
+                    tuple(t for i, t in enumerate(left.things) if i != number or not category)
+                    == others
+                )
+                assert left.place == scene.place
+                assert not category or left.things[number].category == category
+
+
+@pytest.mark.parametrize("name", ["small", "4T"])
+def test_the_truth_answers_for_any_image(request, name: str) -> None:
+    """A brain grown again responds to its test images as it did in the simulation."""
+    opened = request.getfixturevalue("crowd" if name == "small" else "four_tesla")
+    images = opened["S1"].images("test")
+    drawn = [truth.render_again(opened, image) for image in images]
+    pixels = np.stack([p for p, _ in drawn])
+    np.testing.assert_array_equal(pixels, opened.pixels(opened["S1"].image_rows("test")))
+    found = truth.responses(opened, "S1", pixels, [scene for _, scene in drawn])
+    np.testing.assert_allclose(found, truth.noiseless_responses(opened, "S1"), atol=1e-4)
+
+
+def test_without_a_face_the_true_response_of_face_voxels_falls(crowd: Crowd) -> None:
+    shown = truth.contents(crowd)
+    image = crowd.image_ids[np.flatnonzero(shown["face"] & ~shown["body"])[0]]
+    objects = truth.scenes(crowd)[image]["objects"]
+    faces = {i: "" for i, o in enumerate(objects) if o["category"] == "face"}
+    (before, after) = (truth.render_again(crowd, image, instead) for instead in ({}, faces))
+    pixels, scenes = zip(before, after, strict=True)
+    known = truth.voxels(crowd, "S1")["type"]
+    fall = -np.diff(truth.responses(crowd, "S1", np.stack(pixels), scenes), axis=0)[0]
+    assert (fall[known == "face"] > 0).all()
+    assert abs(fall[known == "place"]).mean() < 0.3 * fall[known == "face"].mean()
+
+
+def test_contents_are_those_of_the_scenes(crowd: Crowd) -> None:
+    table = truth.contents(crowd)
+    assert len(table) == len(crowd.image_ids)
+    assert (table[["none", "indoor", "outdoor"]].sum(axis=1) == 1).all()
+    for image, row in zip(crowd.image_ids, table.to_dict("records"), strict=True):
+        scene = truth.scenes(crowd)[image]
+        assert row[scene["place"]]
+        assert {c for c in CATEGORIES if row[c]} == {o["category"] for o in scene["objects"]}
+
+
+def test_a_brain_of_another_version_is_not_grown_again(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(truth, "VERSION", 0)
+    with pytest.raises(UbrainError, match="another version"):
+        truth.responses(crowd, "S1", np.zeros((0, SIZE, SIZE, 3), np.uint8), [])
+
+
+def test_no_scene_no_rendering(crowd: Crowd) -> None:
+    with pytest.raises(UbrainError, match=r"no scene of image 'cat\.png'"):
+        truth.render_again(crowd, "cat.png")
+
+
+# --- private functions
+
+
+def test_the_dial_changes_the_function_of_its_share_of_voxels_and_nothing_else() -> None:
+    whole, half, none = (make_brain(0, 1, 400, shared_function=s).voxels for s in (1, 0.5, 0))
+    assert not whole.private.any()
+    assert none.private.all()
+    assert half.private.mean() == pytest.approx(0.5, abs=0.1)
+    for table in (half, none):
+        same = ~table.private
+        assert (table.type[same] == whole.type[same]).all()
+        kept = ["area", "vertex", "x", "y", "sigma", "ncsnr"]
+        np.testing.assert_array_equal(table[kept].to_numpy(), whole[kept].to_numpy())
+    assert not set(none.type) & {*EARLY, *CATEGORIES, "place"}
+    assert not set(none.type) & set(make_brain(0, 2, 400, shared_function=0).voxels.type)
+    assert none.groupby(whole.type).type.nunique().eq(1).all()  # as many types as before
+
+
+def test_private_functions_of_two_brains_are_uncorrelated_on_average() -> None:
+    pixels, scenes = brains.reference_scenes(0)
+    maps = energy_maps(pixels)
+
+    def mean_r(share: float) -> float:
+        signals = []
+        for number in (0, 1):
+            brain = make_brain(0, number, 60, shared_function=share)
+            signals.append(brain._raw(pixels, scenes, maps).T)
+        return np.corrcoef(*signals)[: len(signals[0]), len(signals[0]) :].mean()
+
+    assert mean_r(1) > 0.1
+    assert abs(mean_r(0)) < 0.05
 
 
 # --- noise
@@ -243,6 +352,7 @@ def test_4t_images_are_grey_in_a_circle(four_tesla: Crowd) -> None:
         ({"images": 0, "voxels": 20}, "images: expected at least 10, got 0"),
         ({"test_images": 0}, "test_images: expected at least 2, got 0"),
         ({"images": -1}, "images: expected at least 10, got -1"),
+        ({"shared_function": 1.5}, "shared_function: expected 0 to 1, got 1.5"),
     ],
     ids=str,
 )

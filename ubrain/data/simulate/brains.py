@@ -1,22 +1,22 @@
 """Simulated brains: voxels with a functional type, a receptive field, tuning and noise.
 
 Early voxels read Gabor energy of the pixels under their receptive field, hV4 reads colour opponency
-and curvature, category voxels read the description of the scene. The encoder sees none of these,
-only the pixels.
+and curvature, category voxels read the description of the scene. These functions come from a list
+that all brains share; a voxel may have a function of its own brain instead, see
+`ubrain.data.simulate.private`. The encoder sees none of these, only the pixels.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.fft
 from numpy.typing import NDArray
 
 from ubrain.data.simulate import cortex
-from ubrain.data.simulate.scenes import CATEGORIES, FIELD_OF_VIEW, SIZE, Scene, render
+from ubrain.data.simulate.maps import FREQUENCIES, ORIENTATIONS, energy_maps, field_weights
+from ubrain.data.simulate.private import PrivateFunctions
+from ubrain.data.simulate.scenes import CATEGORIES, Scene, render
 
-GRID = 28  # energy maps are pooled to this many points per side
-ORIENTATIONS, FREQUENCIES = 6, (0.75, 1.5, 3.0)  # cycles per degree
 REFERENCE_SCENES, REFERENCE_OFFSET = 300, 10**9  # to scale signals on; no subject sees them
 SEMANTIC = (*CATEGORIES, "indoor", "outdoor")
 
@@ -42,6 +42,7 @@ AREAS: dict[str, tuple[int, dict[str, float]]] = {
 # receptive field size: sigma = a + b * eccentricity, degrees of visual angle
 SIGMA = {"V1": (0.25, 0.1), "V2": (0.35, 0.15), "V3": (0.5, 0.2), "hV4": (0.8, 0.28)}
 EARLY = ("V1", "V2", "V3", "hV4")
+TYPES = (*EARLY, *CATEGORIES, "place")  # that all brains share
 
 
 @dataclass
@@ -51,8 +52,9 @@ class Brain:
     Attributes
     ----------
     units : one row per unit (a voxel averages one or more): voxel, hemisphere, vertex, area, type,
-        x, y, sigma.
+        x, y, sigma, private.
     voxels : one row per voxel: the truth about it, with its ncsnr.
+    private : functions that no other brain has, of the units marked so; None if there are none.
     """
 
     units: pd.DataFrame
@@ -62,6 +64,7 @@ class Brain:
     exponent: NDArray[np.float32]  # (n_units,)
     mean: NDArray[np.float32]  # (n_voxels,), of the raw signal over the reference scenes
     scale: NDArray[np.float32]
+    private: PrivateFunctions | None = None
 
     def signals(self, pixels: NDArray[np.uint8], scenes: list[Scene]) -> NDArray[np.float32]:
         """Noiseless responses, mean 0 and variance 1 over reference scenes: (n_images, n_voxels).
@@ -71,33 +74,34 @@ class Brain:
         pixels : (n_images, SIZE, SIZE, 3), what was shown.
         scenes : what is on each image.
         """
-        raw = self._raw(energy_maps(pixels), scenes)
+        raw = self._raw(pixels, scenes, energy_maps(pixels))
         return ((raw - self.mean) / self.scale).astype(np.float32)
 
-    def calibrate(self, maps: NDArray[np.float32], scenes: list[Scene]) -> None:
-        """Set mean and scale from reference scenes."""
-        raw = self._raw(maps, scenes)
+    def calibrate(
+        self, pixels: NDArray[np.uint8], scenes: list[Scene], maps: NDArray[np.float32]
+    ) -> None:
+        """Set mean and scale from reference scenes and their `energy_maps`."""
+        raw = self._raw(pixels, scenes, maps)
         self.mean, self.scale = raw.mean(0), np.maximum(raw.std(0), 1e-6)
 
-    def _raw(self, maps: NDArray[np.float32], scenes: list[Scene]) -> NDArray[np.float32]:
-        early = self.units.type.isin(EARLY).to_numpy()
+    def _raw(
+        self, pixels: NDArray[np.uint8], scenes: list[Scene], maps: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        early = self.units.area.isin(EARLY).to_numpy()
+        private = self.units.private.to_numpy()
         out = np.empty((len(scenes), len(self.units)), np.float32)
-        out[:, early] = self._early(maps, early)
-        out[:, ~early] = self._semantic(scenes, ~early)
+        out[:, early & ~private] = self._early(maps, early & ~private)
+        out[:, ~early & ~private] = self._semantic(scenes, ~early & ~private)
+        if self.private is not None:
+            out[:, private] = self.private.responses(pixels, scenes)
         counts = np.bincount(self.units.voxel)
         sums = np.add.reduceat(out, np.cumsum(counts) - counts, axis=1)
         return (sums / counts).astype(np.float32)
 
     def _early(self, maps: NDArray[np.float32], which: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(mean of the maps under the receptive field · tuning) ^ exponent: (n_images, n_units)."""
-        u = self.units[which]
-        axis = (np.arange(GRID) + 0.5) / GRID * FIELD_OF_VIEW - FIELD_OF_VIEW / 2
-        sigma = u.sigma.to_numpy()[:, None]
-        across = np.exp(-((axis - u.x.to_numpy()[:, None]) ** 2) / (2 * sigma**2))
-        down = np.exp(-((-axis - u.y.to_numpy()[:, None]) ** 2) / (2 * sigma**2))
-        field = (down[:, :, None] * across[:, None, :]).reshape(len(u), -1).astype(np.float32)
-        field /= field.sum(1, keepdims=True) + 1e-6
-        drive = np.zeros((len(maps), len(u)), np.float32)
+        field = field_weights(self.units[which])
+        drive = np.zeros((len(maps), len(field)), np.float32)
         flat = maps.reshape(len(maps), maps.shape[1], -1)
         for m in range(maps.shape[1]):
             drive += (flat[:, m] @ field.T) * self.early_tuning[which][:, m]
@@ -126,6 +130,7 @@ def make_brain(
     snr: float = 1.0,
     spread: float = 1.0,
     lacking: str = "",
+    shared_function: float = 1.0,
 ) -> Brain:
     """Grow the brain of subject `number`: its own voxels, shares of areas, tuning and noise.
 
@@ -135,6 +140,8 @@ def make_brain(
     snr : factor on every ncsnr.
     spread : factor on how much subjects differ in the shares of areas and types.
     lacking : a functional type whose units take another type of their area.
+    shared_function : share of voxels whose type is one of the types of all brains. Which voxels
+        these are, everything else about the brain stays the same.
     """
     rng = np.random.default_rng([seed, number, 0xB8A1])
     voxels = _draw_voxels(rng, n_voxels, spread)
@@ -154,6 +161,17 @@ def make_brain(
     brain.voxels["type"] = units.groupby("voxel").type.first()
     brain.voxels[["x", "y", "sigma"]] = units.groupby("voxel")[["x", "y", "sigma"]].mean()
     brain.voxels["ncsnr"] = snr * _draw_ncsnr(rng, voxels.area.isin(EARLY).to_numpy())
+    own = np.random.default_rng([seed, number, 0x0E17])
+    brain.voxels["private"] = own.random(len(voxels)) >= shared_function
+    units["private"] = brain.voxels.private.to_numpy()[units.voxel]
+    if units.private.any():
+        for table in (units, brain.voxels):
+            table.loc[table.private, "type"] = table.type.map(
+                {name: f"S{number + 1}-{k}" for k, name in enumerate(TYPES, 1)}
+            )
+        brain.private = PrivateFunctions.draw(
+            own, units[units.private], units.area[units.private].isin(EARLY).to_numpy()
+        )
     return brain
 
 
@@ -161,55 +179,6 @@ def reference_scenes(seed: int) -> tuple[NDArray[np.uint8], list[Scene]]:
     """Scenes on which signals are scaled; no subject sees them."""
     drawn = [render(seed, REFERENCE_OFFSET + i) for i in range(REFERENCE_SCENES)]
     return np.stack([p for p, _ in drawn]), [s for _, s in drawn]
-
-
-def energy_maps(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Gabor energy, colour opponency and curvature of images.
-
-    Parameters
-    ----------
-    pixels : (n_images, SIZE, SIZE, 3)
-
-    Returns
-    -------
-    (n_images, n_maps, GRID, GRID): energy at every frequency and orientation; then red, green, blue
-    and yellow; then products of energies at neighbouring orientations, which are large where
-    contours bend.
-    """
-    rgb = pixels.astype(np.float32) / 255
-    grey = rgb.mean(3)
-    spectrum = scipy.fft.fft2(grey - grey.mean((1, 2), keepdims=True), workers=2)
-    energy = np.empty((len(rgb), len(FREQUENCIES) * ORIENTATIONS, GRID, GRID), np.float32)
-    for m, window in enumerate(_gabor_windows()):
-        energy[:, m] = _pool(np.abs(scipy.fft.ifft2(spectrum * window, workers=2)) ** 2)
-    red, green, blue = np.moveaxis(rgb, 3, 0)
-    opponent = red - green, blue - (red + green) / 2
-    colour = np.stack([_pool(np.maximum(s * c, 0)) for c in opponent for s in (1, -1)], 1)
-    middle = energy[:, ORIENTATIONS : 2 * ORIENTATIONS]
-    curvature = np.sqrt(middle * np.roll(middle, 2, axis=1))
-    return np.concatenate([energy * 30, colour, curvature * 30], 1)
-
-
-N_ENERGY = len(FREQUENCIES) * ORIENTATIONS
-N_MAPS = N_ENERGY + 4 + ORIENTATIONS
-
-
-def _gabor_windows() -> list[NDArray[np.float32]]:
-    """Transfer functions of quadrature Gabor filters: Gaussians on one side of frequencies."""
-    fx = scipy.fft.fftfreq(SIZE, FIELD_OF_VIEW / SIZE)[None]  # cycles per degree
-    fy = fx.T
-    windows = []
-    for frequency in FREQUENCIES:
-        for k in range(ORIENTATIONS):
-            angle = np.pi * k / ORIENTATIONS
-            distance = (fx - frequency * np.cos(angle)) ** 2 + (fy - frequency * np.sin(angle)) ** 2
-            windows.append(np.exp(-distance / (2 * (0.4 * frequency) ** 2)).astype(np.float32))
-    return windows
-
-
-def _pool(maps: NDArray) -> NDArray[np.float32]:
-    step = SIZE // GRID
-    return maps.reshape(len(maps), GRID, step, GRID, step).mean((2, 4), dtype=np.float32)
 
 
 def _draw_voxels(rng: np.random.Generator, n_voxels: int, spread: float) -> pd.DataFrame:
@@ -257,7 +226,7 @@ def _draw_fields(rng: np.random.Generator, units: pd.DataFrame) -> None:
 
 
 def _early_tuning(rng: np.random.Generator, units: pd.DataFrame) -> NDArray[np.float32]:
-    """Weights of each unit on the maps of `energy_maps`: (n_units, N_MAPS)."""
+    """Weights of each unit on the maps of `energy_maps`: (n_units, n_maps)."""
     n = len(units)
     orientation = rng.uniform(0, np.pi, n)[:, None]
     angles = np.pi * np.arange(ORIENTATIONS) / ORIENTATIONS

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ubrain.config import SimulationConfig
 from ubrain.data.crowdfile import CrowdWriter, split_by_content, write_crowd
-from ubrain.data.simulate.brains import Brain, energy_maps, make_brain, reference_scenes
+from ubrain.data.simulate.brains import Brain, make_brain, reference_scenes
+from ubrain.data.simulate.maps import energy_maps
 from ubrain.data.simulate.scenes import FIELD_OF_VIEW, SIZE, render
 from ubrain.errors import UbrainError
 from ubrain.progress import track
@@ -66,7 +67,8 @@ def simulate_crowd(
     Raises
     ------
     UbrainError
-        For an unknown scanner, a size below 1, or a file that cannot be written.
+        For an unknown scanner, a size below 1, a share that is none, or a file that cannot be
+        written.
     """
     if config.scanner not in SCANNERS:
         raise UbrainError(
@@ -79,6 +81,8 @@ def simulate_crowd(
     for what, (number, least) in {**sizes, "test_images": (n_test, 2)}.items():
         if number < least:
             raise UbrainError(f"{what}: expected at least {least}, got {number}")
+    if not 0 <= config.shared_function <= 1:
+        raise UbrainError(f"shared_function: expected 0 to 1, got {config.shared_function}")
     trials = n_own * scanner.repeats + n_test * scanner.test_repeats
     if scanner.averages_only:
         trials = n_own + n_test
@@ -91,6 +95,31 @@ def simulate_crowd(
         for _ in track(range(config.subjects), config.subjects, label):
             simulation.add_subject(n_own)
         simulation.write_scenes()
+
+
+def grow(config: SimulationConfig, seed: int, number: int, n_voxels: int) -> Brain:
+    """The brain of subject `number` of a simulation, not yet calibrated."""
+    scanner = SCANNERS[config.scanner]
+    return make_brain(
+        seed,
+        number,
+        n_voxels,
+        scanner.units_per_voxel,
+        scanner.snr * config.snr,
+        config.spread,
+        config.lacking,
+        config.shared_function,
+    )
+
+
+def shown(pixels: NDArray[np.uint8], scanner: str) -> NDArray[np.uint8]:
+    """What a scanner's screen shows of images (n, SIZE, SIZE, 3)."""
+    if not SCANNERS[scanner].grey:
+        return pixels
+    axis = np.abs(np.arange(SIZE) + 0.5 - SIZE / 2)
+    inside = (np.hypot(axis[:, None], axis) < SIZE / 2)[..., None]
+    grey = pixels.mean(3, keepdims=True)
+    return np.where(inside, grey, 127).repeat(3, axis=3).astype(np.uint8)
 
 
 class _Simulation:
@@ -109,7 +138,8 @@ class _Simulation:
         self.number = writer.n_subjects
         self.next_scene = writer.n_images
         pixels, self.reference = reference_scenes(seed)
-        self.reference_maps = energy_maps(self._shown(pixels))
+        self.reference_pixels = shown(pixels, self.name)
+        self.reference_maps = energy_maps(self.reference_pixels)
         self.descriptions: dict[str, str] = {}
         self.test = self._new_scenes(n_test)
 
@@ -117,29 +147,19 @@ class _Simulation:
         self.next_scene += n
         return range(self.next_scene - n, self.next_scene)
 
-    def _shown(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What the scanner's screen shows of images (n, SIZE, SIZE, 3)."""
-        if not self.scanner.grey:
-            return pixels
-        axis = np.abs(np.arange(SIZE) + 0.5 - SIZE / 2)
-        inside = (np.hypot(axis[:, None], axis) < SIZE / 2)[..., None]
-        grey = pixels.mean(3, keepdims=True)
-        return np.where(inside, grey, 127).repeat(3, axis=3).astype(np.uint8)
-
     def add_subject(self, n_own: int) -> None:
         """Simulate one subject and stream its images, trials and truth to the file."""
         rng = np.random.default_rng([self.seed, self.number, 0x5CA7])
-        config, scanner = self.config, self.scanner
-        brain = make_brain(
-            self.seed,
-            self.number,
-            round(config.voxels * rng.uniform(0.85, 1.15)),
-            scanner.units_per_voxel,
-            scanner.snr * config.snr,
-            config.spread,
-            config.lacking,
-        )
-        brain.calibrate(self.reference_maps, self.reference)
+        n_voxels = round(self.config.voxels * rng.uniform(0.85, 1.15))
+        brain = grow(self.config, self.seed, self.number, n_voxels)
+        brain.calibrate(self.reference_pixels, self.reference, self.reference_maps)
+        settings = {
+            "version": VERSION,
+            "seed": self.seed,
+            "number": self.number,
+            "n_voxels": n_voxels,
+            "config": asdict(self.config),
+        }
         self.number += 1
         name = f"S{self.number}"
         own = self._new_scenes(n_own)
@@ -160,11 +180,13 @@ class _Simulation:
                 dataset=f"simulated-{self.name}",
                 scanner=self.name,
                 space="fsaverage5",
-                account=f"simulated, like {scanner.like}; seed {self.seed}; {FIELD_OF_VIEW} degrees"
-                " of visual angle",
+                account=f"simulated, like {self.scanner.like}; seed {self.seed}; {FIELD_OF_VIEW}"
+                " degrees of visual angle",
             )
             self.writer.write_truth(f"{name}/noiseless_responses", signals[: len(self.test)])
-        for column in ("type", "x", "y", "sigma", "ncsnr"):
+        self.writer.write_truth(f"{name}/settings", json.dumps(settings))
+        self.writer.write_truth(f"{name}/signal_moments", np.stack([brain.mean, brain.scale]))
+        for column in ("type", "x", "y", "sigma", "ncsnr", "private"):
             self.writer.write_truth(f"{name}/voxels/{column}", brain.voxels[column].to_numpy())
 
     def _show(
@@ -174,11 +196,11 @@ class _Simulation:
         image_rows = []
         for start in range(0, len(scenes), BLOCK):
             drawn = [render(self.seed, scene) for scene in scenes[start : start + BLOCK]]
-            pixels = self._shown(np.stack([p for p, _ in drawn]))
-            for scene, shown, (_, description) in zip(scenes[start:], pixels, drawn, strict=False):
+            pixels = shown(np.stack([p for p, _ in drawn]), self.name)
+            for scene, image, (_, description) in zip(scenes[start:], pixels, drawn, strict=False):
                 image_id = f"scene-{scene:06d}"
                 split = "test" if scene in self.test else split_by_content(VAL_FRACTION, 0)
-                image_rows.append(self.writer.add_image(image_id, shown, split))
+                image_rows.append(self.writer.add_image(image_id, image, split))
                 self.descriptions[image_id] = json.dumps(description.describe())
             signals[start : start + BLOCK] = brain.signals(pixels, [s for _, s in drawn])
         return np.array(image_rows)

@@ -1,7 +1,8 @@
 """Rendered scenes, the stimuli of the simulated crowd: any number, free, known in content."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 FIELD_OF_VIEW = 8.4  # degrees of visual angle across an image, as in NSD
 SIZE = 112  # pixels
+DEGREES = FIELD_OF_VIEW / SIZE  # of a pixel
 CATEGORIES = ("face", "body", "food", "word", "animal", "vehicle")
 PLACES = ("none", "indoor", "outdoor")
 WORDS: tuple[str, ...] = ("mind", "wave", "bread", "river", "stone", "light", "house", "seven")
@@ -41,12 +43,25 @@ class Scene:
         things = [{"category": t.category, "x": t.x, "y": t.y, "size": t.size} for t in self.things]
         return {"place": self.place, "objects": things}
 
+    @classmethod
+    def described(cls, description: Mapping[str, Any]) -> "Scene":
+        """The scene of such values."""
+        return cls(description["place"], tuple(Thing(**t) for t in description["objects"]))
 
-def render(seed: int, index: int) -> tuple[NDArray[np.uint8], Scene]:
+
+def render(
+    seed: int, index: int, instead: Mapping[int, str] | None = None
+) -> tuple[NDArray[np.uint8], Scene]:
     """Draw scene number `index` of a world: (112, 112, 3) uint8 RGB, and what is on it.
 
-    Depends on nothing but `seed` and `index`.
+    Depends on nothing but the arguments.
+
+    Parameters
+    ----------
+    instead : number of an object -> the category that is drawn in its place, as large as it, or ""
+        for none. Every pixel that neither of the two objects covers stays as it was.
     """
+    instead = instead or {}
     rng = np.random.default_rng([seed, index, 0x5CE2E])
     place = PLACES[rng.choice(3, p=(0.5, 0.25, 0.25))]
     image = Image.fromarray(_noise_background(rng))
@@ -54,7 +69,17 @@ def render(seed: int, index: int) -> tuple[NDArray[np.uint8], Scene]:
         image = Image.blend(image, Image.new("RGB", image.size, _colour(rng, 60, 200)), 0.5)
     draw = ImageDraw.Draw(image)
     {"none": lambda *_: None, "indoor": _indoor, "outdoor": _outdoor}[place](draw, rng)
-    things = [_place_thing(draw, rng) for _ in range(rng.choice(4, p=(0.15, 0.35, 0.3, 0.2)))]
+    things = []
+    for number in range(rng.choice(4, p=(0.15, 0.35, 0.3, 0.2))):
+        if number not in instead:
+            things.append(_place_thing(draw, rng))
+            continue
+        thing = _place_thing(ImageDraw.Draw(image.copy()), rng)  # the same draws, out of sight
+        if category := instead[number]:
+            things.append(replace(thing, category=category))
+            x, y = SIZE / 2 + thing.x / DEGREES, SIZE / 2 - thing.y / DEGREES
+            own = np.random.default_rng([seed, index, number, 0x1157])
+            DRAW[category](draw, own, x, y, thing.size / DEGREES)
     pixels = np.asarray(image) * rng.uniform(0.75, 1.1) + rng.normal(0, 3, (SIZE, SIZE, 3))
     return np.clip(pixels, 0, 255).astype(np.uint8), Scene(place, tuple(things))
 
@@ -131,8 +156,7 @@ def _place_thing(draw: Draw, rng: Generator) -> Thing:
     size = SIZE * float(rng.uniform(0.2, 0.5))
     x, y = (float(v) for v in rng.uniform(0.18 * SIZE, 0.82 * SIZE, 2))
     DRAW[category](draw, rng, x, y, size)
-    degrees = FIELD_OF_VIEW / SIZE
-    return Thing(category, (x - SIZE / 2) * degrees, (SIZE / 2 - y) * degrees, size * degrees)
+    return Thing(category, (x - SIZE / 2) * DEGREES, (SIZE / 2 - y) * DEGREES, size * DEGREES)
 
 
 def _oval(draw: Draw, x: float, y: float, rx: float, ry: float, **style: Any) -> None:
