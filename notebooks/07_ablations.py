@@ -26,6 +26,7 @@
 # | attention | without spatial attention all tokens count alike; without position they are told apart by content only; without functional attention all voxels read the same channels |
 # | loss | the released code trains 1·MSE − 0.1·cos; others read the paper as 0.1·MSE − 0.9·cos |
 # | voxels per step | how many voxels are drawn for each batch of images; at the same number of steps fewer voxels are also less training |
+# | recipe | training as the released code does it, one difference at a time, and all of them with its learning rate and schedule |
 # | adapters | small trainable layers in the backbone, trained from images; only where the profile's backbone can have them (a vision transformer: profile paper) |
 #
 # All variants see the same subjects, images and number of steps, with two or

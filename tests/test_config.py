@@ -70,7 +70,7 @@ def test_unknown_profile_names_the_known_ones():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": 3}, "here: unknown option 'epochs'; known are name, simulation"),
+        ({"epochs": 3}, "here: unknown option 'epochs'; known are name, recipe, simulation"),
         ({"training": {"epoch": 3}}, "here: training: unknown option 'epoch'; known are epochs"),
         ({"training": {"epochs": "3"}}, "here: training: epochs: expected int, got '3'"),
         ({"training": {"epochs": 3.5}}, "here: training: epochs: expected int, got 3.5"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ubrain import optim
 from ubrain.errors import UbrainError
 from ubrain.optim import EmbeddingAdam, Rate
 
@@ -97,3 +98,29 @@ def test_planning_needs_no_second_copy_of_the_embeddings(monkeypatch):
     ours.plan([Rate(0.1)])
     assert max(largest) <= 4096
     assert sum(largest) == 10_000
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_coasting_through_steps_without_a_draw_is_dense_adam_over_all_steps(amsgrad, monkeypatch):
+    """Two subjects take turns at random; both move in all 600 steps. Without ε, to rounding."""
+    monkeypatch.setattr(optim, "EPSILON", 1e-30)
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 20, 4, generator=draw, dtype=torch.float64)
+    dense = start.clone().requires_grad_()
+    adam = torch.optim.Adam([dense], lr=0.05, amsgrad=amsgrad, eps=1e-30)
+    ours = [EmbeddingAdam(part.clone(), amsgrad) for part in start]
+    for each in ours:
+        each.plan([Rate(0.05)] * 600)
+    for _ in range(600):
+        who = int(torch.randint(2, (), generator=draw))
+        rows = torch.randperm(20, generator=draw)[:3]
+        values = ours[who].read(rows)
+        torch.testing.assert_close(values, dense.detach()[who, rows], rtol=1e-9, atol=1e-9)
+        gradient = values + torch.randn(3, 4, generator=draw, dtype=torch.float64)
+        dense.grad = torch.zeros_like(dense)
+        dense.grad[who, rows] = gradient
+        adam.step()
+        ours[who].step(rows, values, gradient)
+        ours[1 - who].coast()
+    together = torch.stack([each.embeddings for each in ours])
+    torch.testing.assert_close(together, dense.detach(), rtol=1e-9, atol=1e-9)

@@ -19,22 +19,25 @@ from safetensors.torch import load_file
 
 from ubrain import checkpoint, predict, scores, train
 from ubrain.backbone import Backbone
-from ubrain.config import BackboneConfig, EncoderConfig, SimulationConfig, TrainingConfig
+from ubrain.config import (
+    BackboneConfig,
+    EncoderConfig,
+    SimulationConfig,
+    TrainingConfig,
+    recipes,
+)
 from ubrain.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
 from ubrain.features import Features, Source
 
-ENCODER = EncoderConfig(embedding_size=16, channels=16)
-TRAINING = TrainingConfig(
-    epochs=4,
-    batch_images=16,
-    voxels_per_step=32,
-    learning_rate=0.003,
-    schedule="one-cycle",
-    device="cpu",
+OURS = recipes()["ours"]
+ENCODER = EncoderConfig(embedding_size=16, channels=16, **OURS["encoder"])
+SIZES = {"epochs": 4, "batch_images": 16, "voxels_per_step": 32, "device": "cpu"}
+TRAINING = TrainingConfig(**OURS["training"] | SIZES | {"learning_rate": 0.003})
+CNN = BackboneConfig(
+    "tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0, **OURS["backbone"]
 )
-CNN = BackboneConfig("tf_efficientnet_lite0", "embedded", (1, 3), 64, 4, False, 0)
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +97,11 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("schedule", ["one-cycle", "plateau"])
+@pytest.mark.parametrize("recipe", ["ours", "paper"])
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
-    source, tmp_path, monkeypatch, schedule
+    source, tmp_path, monkeypatch, recipe
 ):
-    config = replace(TRAINING, schedule=schedule)
+    config = replace(TRAINING, **recipes()[recipe]["training"])
     train.fit(source, ["S1", "S2"], ENCODER, config, 0, tmp_path / "whole")
     validate, calls = train.Trainee.validate, []
 

@@ -31,6 +31,7 @@ QUICK = TransferConfig(
     epochs=1,
     learning_rate=0.03,
     batch_images=16,
+    held_out="fold",
 )
 
 

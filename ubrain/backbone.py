@@ -20,7 +20,7 @@ from ubrain.errors import UbrainError
 from ubrain.kernels import Compiled
 
 EMBEDDED = "tf_efficientnet_lite0"
-REGISTERS = ("prefix", "last")
+REGISTERS, RESIZES = ("prefix", "last"), ("gaussian", "antialias")
 
 
 class Backbone(nn.Module):
@@ -65,6 +65,8 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1))
         self.interpolation = "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic"
+        if config.resize == "gaussian":
+            self.interpolation = "gaussian"
         self.adapters = self._make_adapters(seed) if config.adapter_rank else None
         scale = config.adapter_alpha / max(config.adapter_rank, 1)
         for i, block in enumerate(getattr(self.model, "blocks", ()) if self._is_vit else ()):
@@ -122,6 +124,8 @@ class Backbone(nn.Module):
         image = pixels.permute(2, 0, 1)[None].float() / 255
         if image.shape[2:] == self.image_size:
             return image
+        if self.interpolation == "gaussian":
+            return (smoothed(image, self.image_size) * 255).round() / 255
         return F.interpolate(image, self.image_size, mode=self.interpolation, antialias=True).clamp(
             0, 1
         )
@@ -208,7 +212,26 @@ def shifted(images: Tensor, most: int) -> Tensor:
     return windows[torch.arange(len(images), device=images.device), :, y, x]
 
 
+def smoothed(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, 3, H, W) brought to a smaller size as scikit-image's `resize` does by default.
+
+    Along each axis, a Gaussian of σ = (factor − 1) / 2 that ends at 4 σ, then linear interpolation.
+    """
+    for axis in (2, 3):
+        sigma = (images.shape[axis] / size[axis - 2] - 1) / 2
+        if (n := int(4 * sigma + 0.5)) > 0:
+            weights = torch.exp(-0.5 * (torch.arange(-n, n + 1, device=images.device) / sigma) ** 2)
+            kernel = torch.zeros(1, 1, 1, 2 * n + 1).to(images) + weights / weights.sum()
+            rows = images.transpose(axis, 3)  # the axis comes last
+            rows = F.pad(rows.flatten(0, 1), (n, n), mode="reflect")[:, None]
+            images = F.conv2d(rows, kernel).unflatten(0, images.shape[:2])[:, :, 0]
+            images = images.transpose(axis, 3)
+    return F.interpolate(images, size, mode="bilinear")
+
+
 def _check_options(config: BackboneConfig) -> None:
+    if config.resize not in RESIZES:
+        raise UbrainError(f"unknown resize {config.resize!r}; expected one of {', '.join(RESIZES)}")
     if config.registers not in REGISTERS:
         raise UbrainError(
             f"unknown registers {config.registers!r}; expected one of {', '.join(REGISTERS)}"

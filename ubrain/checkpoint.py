@@ -34,7 +34,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ubrain.config import BackboneConfig, EncoderConfig, from_mapping
+from ubrain.config import BackboneConfig, EncoderConfig, from_settings
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.paths import atomic, check_name
@@ -226,7 +226,7 @@ def describe(folder: str | Path) -> Description:
         if (folder / CONFIG).stat().st_size > MAX_CONFIG:
             raise UbrainError(f"{folder / CONFIG} has more than {MAX_CONFIG} bytes; refused")
         told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config = from_mapping(EncoderConfig, told["config"], where=str(folder / CONFIG))
+        config = from_settings(EncoderConfig, told["config"], where=str(folder / CONFIG))
         subjects = {check_name(str(name)): int(n) for name, n in told["subjects"].items()}
         recordings = {str(name): dict(r) for name, r in told.get("recordings", {}).items()}
         facts = dict(told.get("facts", {}))
@@ -243,7 +243,7 @@ def backbone_config(folder: str | Path) -> BackboneConfig:
             " it again with settings={'backbone': asdict(BackboneConfig(...))}"
         )
     where = f"{Path(folder) / CONFIG}: backbone"
-    config = from_mapping(BackboneConfig, told, where=where)
+    config = from_settings(BackboneConfig, told, where=where)
     for option, most in MOST.items():  # a folder from elsewhere should not ask for any memory
         if not 0 <= (value := getattr(config, option) or 0) <= most:
             raise UbrainError(f"{where}: {option}: expected at most {most}, got {value}")

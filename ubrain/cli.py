@@ -149,6 +149,7 @@ def train(
     crowd: Path,
     out: Path,
     profile: str = "fast",
+    recipe: str | None = None,
     subjects: Sequence[str] | None = None,
     seed: int = 0,
     pretrained: bool | None = None,
@@ -164,6 +165,7 @@ def train(
     crowd : crowd file (.h5).
     out : folder for the encoder, checkpoints and the log; rerun to resume.
     profile : smoke, fast or paper.
+    recipe : ours, or paper: how the released code trains; default: the profile's.
     subjects : names separated by commas; default: all.
     seed : seed of everything random.
     pretrained : short for --weights hub (a download), or random.
@@ -187,7 +189,7 @@ def train(
         given["weights"] = "hub" if pretrained else "random"
     if adapters is not None:
         given["adapter_rank"] = adapters
-    chosen = load_profile(profile)
+    chosen = load_profile(profile, recipe)
     model: dict[str, Any] = {"image_size": None} if "name" in given else {}
     model |= {f.name: given.pop(f.name) for f in fields(BackboneConfig) if f.name in given}
     if "epochs" in given:

@@ -1,4 +1,8 @@
-"""Every size and every choice, as dataclasses; profiles are YAML files that fill them."""
+"""Every size and every choice, as dataclasses; profiles are YAML files that fill them.
+
+Choices that make a training what it is are named together as a recipe (`recipes.yaml`): "paper",
+the authors' released code and the default of every option, and "ours".
+"""
 
 import dataclasses
 import types
@@ -13,6 +17,17 @@ import yaml
 from ubrain.errors import UbrainError
 
 T = TypeVar("T")
+START = 0.08838834764831845  # 1 / (2 √32), of the released code
+# What was done before there was an option for it; see `as_settings`.
+BEFORE = {
+    "resize": "antialias",
+    "functional_std": 1.0,
+    "position_std": None,
+    "batches": "one-subject",
+    "voxel_draws": "shared",
+    "embedding_steps": "own",
+    "validation": "by-subject",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,8 @@ class BackboneConfig:
     keep_cls: bool = True  # the class token of a ViT
     adapter_rank: int = 7  # 0: no adapters, features can be cached
     adapter_alpha: float = 0.01
+    # to that size: gaussian, smoothed, linear, rounded to uint8; or antialias, the model's own way
+    resize: str = "gaussian"
     # tokens that are dropped: "prefix", the registers, or as many "last" ones (an early release)
     registers: str = "prefix"
     # blocks are computed again in the backward pass: slower, less memory; for adapters
@@ -64,6 +81,8 @@ class EncoderConfig:
     mlp_ratio: int = 4
     dropout: float = 0.25
     embedding_scale: float = 0.1  # voxel embeddings start at N(0, (scale / (2 sqrt(E)))²)
+    functional_std: float = START  # of the start of functional attention F
+    position_std: float | None = START  # of the start of position; None: 1 / sqrt(E)
     # for ablations: spatial, position, functional; see `ubrain.model`
     without: tuple[str, ...] = ()
 
@@ -76,7 +95,11 @@ class TrainingConfig:
     # a small crowd has few steps in an epoch; it gets more epochs until it has had so many
     min_steps: int = 0
     batch_images: int = 32
+    batches: str = "mixed"  # of images of all subjects; or one-subject
     voxels_per_step: int = 5000  # drawn anew for each batch
+    # per-image: each has its own, drawn with replacement; shared: the same for a subject's images
+    voxel_draws: str = "per-image"
+    embedding_steps: str = "all"  # in which Adam moves a subject's embeddings: all, or its own
     # batches whose gradients are averaged; with several processes at least as many
     batches_per_step: int = 1
     learning_rate: float = 1e-3
@@ -87,6 +110,8 @@ class TrainingConfig:
     min_learning_rate: float = 1e-7
     mse_weight: float = 1.0
     cosine_weight: float = 0.1
+    # pooled: correlation of columns of drawn voxels, whatever the subject; or by-subject, of voxels
+    validation: str = "pooled"
     image_shift: int = 3  # pixels; only when training from images
     precision: str = "fp32"  # fp32, or bf16 (autocast)
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
@@ -116,8 +141,12 @@ class TransferConfig:
     steps: int = 2  # of ours, Gauss–Newton
     learning_rate: float = 1e-3  # of gradient alone, and the following
     epochs: int = 50
-    min_steps: int = 300  # few images have few steps in an epoch
+    min_steps: int = 0  # few images have few steps in an epoch
     batch_images: int = 32
+    # how gradient keeps the best: val, by the val images, 75th percentile of r after each
+    # epoch; or fold, a fifth of the images, mean r every 10 steps
+    held_out: str = "val"
+    image_shift: int = 3  # pixels; only from images
     voxels_per_step: int = 5000
     newcomers: int = 2  # in the notebook, of each direction, and the following
     voxels: int = 5000  # of a newcomer, at most, drawn at random
@@ -176,6 +205,7 @@ class Profile:
     """What a run of the notebooks uses: smaller profiles shrink work, they never skip cells."""
 
     name: str = "paper"
+    recipe: str = "paper"  # or ours; see `recipes`
     # one after the other, into one crowd file
     simulation: tuple[SimulationConfig, ...] = (SimulationConfig(),)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -200,20 +230,61 @@ def profile_names() -> list[str]:
     return sorted(names, key=lambda n: ({"smoke": 0, "fast": 1, "paper": 2}.get(n, 3), n))
 
 
-def load_profile(name: str) -> Profile:
+def recipes() -> dict[str, dict[str, Any]]:
+    """The named sets of options, as a profile would have them: recipe -> section -> options."""
+    table = yaml.safe_load(_read("recipes.yaml"))
+    names = ("ours", "paper")
+    return {
+        name: {s: {k: row[name] for k, row in rows.items()} for s, rows in table.items()}
+        for name in names
+    }
+
+
+def load_profile(name: str, recipe: str | None = None) -> Profile:
     """Read a profile by name.
+
+    Parameters
+    ----------
+    recipe : another recipe than the profile's own: all of its options take the place of those of
+        the profile.
 
     Raises
     ------
     UbrainError
-        If there is no such profile, or it has an unknown or mistyped option.
+        If there is no such profile or recipe, or it has an unknown or mistyped option.
     """
     if name not in profile_names():
         raise UbrainError(f"unknown profile {name!r}: expected one of {', '.join(profile_names())}")
-    text = (
-        resources.files("ubrain").joinpath("profiles", f"{name}.yaml").read_text(encoding="utf-8")
-    )
-    return from_mapping(Profile, {"name": name, **yaml.safe_load(text)}, where=f"profile {name!r}")
+    told = yaml.safe_load(_read(f"profiles/{name}.yaml"))
+    chosen, known = recipe or told.get("recipe", Profile.recipe), recipes()
+    if chosen not in known:
+        raise UbrainError(f"unknown recipe {chosen!r}: expected one of {', '.join(known)}")
+    for section, options in known[chosen].items():
+        own = told.get(section, {})
+        told[section] = {**options, **own} if recipe is None else {**own, **options}
+    told |= {"name": name, "recipe": chosen}
+    return from_mapping(Profile, told, where=f"profile {name!r}")
+
+
+def _read(name: str) -> str:
+    return resources.files("ubrain").joinpath(name).read_text(encoding="utf-8")
+
+
+def as_settings(config: Any) -> dict[str, Any]:
+    """Options of a config as plain values, to be kept beside what is made with them.
+
+    An option that has the value of `BEFORE` is left out, so what was made before there was such an
+    option has the same settings as what is made alike today.
+    """
+    options = dataclasses.asdict(config).items()
+    return {name: value for name, value in options if BEFORE.get(name, ...) != value}
+
+
+def from_settings(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """The opposite of `as_settings`; see `from_mapping`."""
+    hints = typing.get_type_hints(cls)
+    before = {name: value for name, value in BEFORE.items() if name in hints}
+    return from_mapping(cls, {**before, **values}, where)
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -6,7 +6,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from ubrain.backbone import Backbone, shifted
-from ubrain.config import BackboneConfig
+from ubrain.config import BackboneConfig, as_settings
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.parallel import choose_device
@@ -223,7 +223,7 @@ class Images(Cached):
 
 def _cache_key(config: BackboneConfig) -> str:
     """Name of the cache folder: everything that the features depend on but the image."""
-    facts = {**asdict(config), "timm": timm.__version__, "layout": 2}
+    facts = {**as_settings(config), "timm": timm.__version__, "layout": 2}
     del facts["checkpointing"]
     if config.weights not in ("hub", "embedded", "random"):
         facts["weights"] = hashlib.blake2b(Path(config.weights).read_bytes()).hexdigest()

@@ -90,8 +90,10 @@ class UniversalEncoder(nn.Module):
         size, channels, n_levels = config.embedding_size, config.channels, len(config.widths)
         self.config, self.fast = config, True
         self.levels = nn.ModuleList(Level(width, config) for width in config.widths)
-        self.position = nn.Parameter(torch.randn(config.n_tokens, size) / math.sqrt(size))
-        self.functional = nn.Parameter(torch.randn(size, n_levels * channels))
+        position, std = torch.randn(config.n_tokens, size), config.position_std
+        self.position = nn.Parameter(position / math.sqrt(size) if std is None else position * std)
+        functional = torch.randn(size, n_levels * channels)
+        self.functional = nn.Parameter(functional * config.functional_std)
         self.embeddings = nn.ParameterDict()
         for name, n_voxels in subjects.items():
             self.add_subject(name, n_voxels)

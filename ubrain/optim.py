@@ -3,7 +3,8 @@
 In a step only some voxels of one subject are drawn; the gradient of the others is zero. Dense Adam
 moves these all the same: their first moment m and second moment v decay by β1 and β2, and the
 embedding coasts along m / √v. With zero gradients this is known in advance, for all rows alike. Let
-τ = 1..T be the coming steps of a subject, B_τ and D_τ the products of β1 and β2 up to τ, and c_τ =
+τ = 1..T be the coming steps of a subject (its own, or all of a training, of which it coasts through
+those in which it has no images), B_τ and D_τ the products of β1 and β2 up to τ, and c_τ =
 rate_τ · √(1 − β2^t) / (1 − β1^t) · B_τ / √D_τ, with t the steps that the subject has had in all.
 Then
 
@@ -99,6 +100,10 @@ class EmbeddingAdam:
         for name, moment in some.items():
             self.moments[name][rows] = moment
         self.embeddings[rows] = values - self._ratio(some) * self._rest[self._done]
+        self.coast()
+
+    def coast(self) -> None:
+        """Let a step go by in which no voxel of this subject is drawn."""
         self._done += 1
         self.steps += 1
         if self._done == len(self._segment):

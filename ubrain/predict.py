@@ -184,3 +184,19 @@ def correlate(
     for some, predicted in stream(predictor, source, rows):
         running.add(predicted, source.crowd[subject].responses_to(some))
     return running.value()
+
+
+def pairs(
+    predictor: Predictor,
+    source: "Source",
+    subject: str,
+    rows: NDArray[np.int64],
+    voxels: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Predicted and measured responses (2, n_images, V) of voxels (n_images, V) of each image."""
+    done, parts = 0, []
+    for some, predicted in stream(predictor, source, rows):
+        mine, done = voxels[done : done + len(some)], done + len(some)
+        both = predicted, source.crowd[subject].responses_to(some)
+        parts.append([np.take_along_axis(responses, mine, 1) for responses in both])
+    return np.concatenate(parts, 1)

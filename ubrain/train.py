@@ -26,16 +26,17 @@ from torch import Tensor, nn
 
 from ubrain import checkpoint
 from ubrain.batches import Batch, Plan, prepared
-from ubrain.config import EncoderConfig, TrainingConfig
+from ubrain.config import EncoderConfig, TrainingConfig, as_settings
 from ubrain.errors import UbrainError
 from ubrain.kernels import Replayed
 from ubrain.model import UniversalEncoder
 from ubrain.optim import BETA2, EmbeddingAdam, Rate
 from ubrain.parallel import Group, autocast, choose_device, keep_freed_memory, launched
 from ubrain.paths import atomic, write_text
-from ubrain.predict import Predictor, correlate
+from ubrain.predict import Predictor, correlate, pairs
 from ubrain.progress import log, track
 from ubrain.resume import refuse_others, remove_partials, work
+from ubrain.scores import correlation
 
 if TYPE_CHECKING:
     from ubrain.features import Source
@@ -66,9 +67,10 @@ def fit(
     """Train an encoder on one subject or on a crowd.
 
     Every epoch shows each training image of each subject once; a batch has images of one subject
-    and a random set of its voxels. The weights of the epoch with the best validation score are
-    returned; the score is the 75th percentile, over all voxels of all subjects, of the correlation
-    on the val images. Same seed: same weights, on a CPU.
+    and random voxels of it. A step has one batch, or (`batches: mixed`) one of each subject whose
+    images are among its `batch_images`. The weights of the epoch with the best validation score are
+    returned; the score is the 75th percentile of correlations on the val images. Same seed: same
+    weights, on a CPU.
 
     Parameters
     ----------
@@ -113,18 +115,21 @@ def fit(
             mine = [[batch for batch in step if batch.subject in trainee.own] for step in steps]
             ready = prepared(source, chain.from_iterable(mine), device)
             for rate, step, own in zip(rates, steps, mine, strict=True):
-                for batch, voxels, read, target in islice(ready, len(own)):
+                for batch, voxels, read, target, which in islice(ready, len(own)):
                     torch.manual_seed(batch.seed)  # of dropout and of image shifts
                     embedding = embeddings[batch.subject].read(voxels)
                     images = source.ready(read, config.image_shift)
-                    loss, gradient = trainee.differentiate(images, embedding, target)
+                    share = torch.full((), batch.share, device=device)
+                    inputs = [images, embedding, target, share, *([] if which is None else [which])]
+                    loss, gradient = trainee.differentiate(*inputs)
                     embeddings[batch.subject].step(voxels, embedding, gradient)
                     losses.append(loss)
-                trainee.step(rate, len(step))
+                trainee.step(rate, step)
             # here, and nowhere else in an epoch, a GPU is waited for
             values: list[float] = torch.stack(losses).tolist() if losses else []
             all_losses = list(chain.from_iterable(group.gather(values)))
-            mean = math.fsum(all_losses) / len(all_losses)  # fsum: the same for any order
+            shares = math.fsum(batch.share for batch in chain.from_iterable(steps))
+            mean = math.fsum(all_losses) / shares  # fsum: the same for any order
             if not math.isfinite(mean):
                 raise UbrainError(
                     f"the loss became {mean} in epoch {epoch + 1}; try a lower learning rate"
@@ -187,9 +192,10 @@ class Trainee:
     ----------
     own : subjects of this process.
     embeddings : optimiser of the embeddings of each own subject.
-    differentiate : from images that the source made ready (B, 3, H, W), or features, embeddings
-        (V, E) and responses (B, V), the loss and the embeddings' gradient; that of the shared
-        weights is added to what they have.
+    differentiate : from images that the source made ready (B, 3, H, W), or features, embeddings,
+        responses (B, V), the batch's share of its step, and which embeddings an image has (B, V) if
+        not all: the loss, and the embeddings' gradient; that of the shared weights is added to what
+        they have.
     """
 
     def __init__(
@@ -202,8 +208,8 @@ class Trainee:
     ) -> None:
         self.source, self.plan, self.group, self.folder = source, plan, group, folder
         config, self.device = plan.config, group.device
-        n = min(config.batches_per_step, len(plan.subjects))
-        if group.size > n:
+        n = len(plan.subjects)
+        if group.size > (n if config.batches == "mixed" else min(config.batches_per_step, n)):
             raise UbrainError(
                 f"{group.size} processes need at least as many subjects (here"
                 f" {len(plan.subjects)}) and batches_per_step (here {config.batches_per_step};"
@@ -236,42 +242,61 @@ class Trainee:
 
         They move drawn rows only, and must know what is to come; see `ubrain.optim`.
         """
-        for name in self.own:
+        for name, adam in self.embeddings.items():
             mine = [rates[i] for i, step in enumerate(steps) for b in step if b.subject == name]
-            self.embeddings[name].plan(mine)
+            adam.plan(mine if self.plan.config.embedding_steps == "own" else rates)
 
     def _differentiate(
-        self, images: Tensor, embedding: Tensor, target: Tensor
+        self,
+        images: Tensor,
+        embedding: Tensor,
+        target: Tensor,
+        share: Tensor,
+        which: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        config, embedding = self.plan.config, embedding.detach().requires_grad_()
-        with autocast(self.device, config.precision):
-            predicted = self.encoder(self.source.levels(images), embedding)
-        loss = loss_of(predicted.float(), target, config)
+        embedding = embedding.detach().requires_grad_()
+        e = embedding if which is None else embedding[which]  # (V, E) or (B, V, E)
+        with autocast(self.device, self.plan.config.precision):
+            predicted = self.encoder(self.source.levels(images), e)
+        loss = share * loss_of(predicted.float(), target, self.plan.config)
         loss.backward()
         assert embedding.grad is not None
         return loss.detach(), embedding.grad
 
-    def step(self, rate: Rate, n_batches: int) -> None:
-        """Move the shared weights by the mean gradient of a step's batches, everybody's."""
-        if self.group.size > 1 or n_batches > 1:
+    def step(self, rate: Rate, step: list[Batch]) -> None:
+        """Move the shared weights by the mean gradient of a step's batches, everybody's.
+
+        Embeddings of own subjects that have no batch coast, if they take part in all steps.
+        """
+        if self.plan.config.embedding_steps == "all":
+            for name in {*self.own} - {batch.subject for batch in step}:
+                self.embeddings[name].coast()
+        if self.group.size > 1 or len(step) > 1:
             self.group.sum_gradients(self.parameters)
+            shares = math.fsum(batch.share for batch in step)
             for gradient in (p.grad for p in self.parameters if p.grad is not None):
-                gradient /= n_batches
+                gradient /= shares
         for group in self.optimiser.param_groups:
             group["lr"], group["betas"] = rate.learning_rate, (rate.beta1, BETA2)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
     def validate(self) -> float:
-        """75th percentile over all voxels of the correlation on val images."""
-        r = {}
+        """75th percentile of the correlation on val images: over all voxels of all subjects; or,
+        pooled, over columns, in each of which every image of every subject has a drawn voxel.
+        """
+        found, pooled = {}, self.plan.config.validation == "pooled"
         for name in self.own:
             rows = self.source.crowd[name].image_rows("val")
             predictor = Predictor(self.encoder, name, precision=self.plan.config.precision)
-            r[name] = correlate(predictor, self.source, name, rows)
-        everybody = {name: values for part in self.group.gather(r) for name, values in part.items()}
-        all_r = np.concatenate([everybody[name] for name in self.plan.subjects])
-        return float(np.percentile(np.nan_to_num(all_r, nan=0.0), 75))
+            if pooled:
+                found[name] = pairs(predictor, self.source, name, rows, self.plan.val_voxels(name))
+            else:
+                found[name] = correlate(predictor, self.source, name, rows)
+        everybody = {name: part for some in self.group.gather(found) for name, part in some.items()}
+        ordered = [everybody[name] for name in self.plan.subjects]
+        r = correlation(*np.concatenate(ordered, 1)) if pooled else np.concatenate(ordered)
+        return float(np.percentile(np.nan_to_num(r, nan=0.0), 75))
 
     def save(self, state: State) -> None:
         """Write everything that a killed training needs.
@@ -363,7 +388,14 @@ def settings_of(
     seed: int,
 ) -> dict[str, Any]:
     """Check the settings, and give everything that decides the result as plain values."""
-    choices = {"schedule": ("plateau", "one-cycle"), "precision": ("fp32", "bf16")}
+    choices = {
+        "schedule": ("plateau", "one-cycle"),
+        "precision": ("fp32", "bf16"),
+        "batches": ("mixed", "one-subject"),
+        "voxel_draws": ("per-image", "shared"),
+        "embedding_steps": ("all", "own"),
+        "validation": ("pooled", "by-subject"),
+    }
     for name, known in choices.items():
         if (value := getattr(config, name)) not in known:
             raise UbrainError(f"unknown {name} {value!r}: expected one of {', '.join(known)}")
@@ -375,6 +407,14 @@ def settings_of(
     for name in ("epochs", "batch_images", "voxels_per_step", "batches_per_step"):
         if (value := getattr(config, name)) < 1:
             raise UbrainError(f"{name} is {value}: expected 1 or more")
+    if config.batches_per_step > 1 and (config.batches, config.embedding_steps) != (
+        "one-subject",
+        "own",
+    ):
+        raise UbrainError(
+            f"batches_per_step is {config.batches_per_step}: only with batches 'one-subject' and"
+            " embedding_steps 'own' (recipe ours) can it be more than 1"
+        )
     for name in subjects:
         n_val = len(source.crowd[name].image_rows("val"))
         if n_val < LEAST_VAL_IMAGES or not len(source.crowd[name].image_rows("train")):
@@ -386,9 +426,9 @@ def settings_of(
         "crowd": source.crowd.fingerprint,
         "subjects": list(subjects),
         "seed": seed,
-        "backbone": asdict(replace(source.config, checkpointing=False)),  # which saves memory only
-        "encoder": asdict(encoder_config),
-        "training": asdict(config),
+        "backbone": as_settings(replace(source.config, checkpointing=False)),  # which saves memory
+        "encoder": as_settings(encoder_config),
+        "training": as_settings(config),
     }
     if source.images is not None and not source.config.adapter_rank:
         settings["tokens"] = "made anew"  # on a GPU, from rounded images: nearly those of a cache

@@ -4,7 +4,8 @@ The shared weights stay as they are, bit for bit; what is found is an embedding 
 voxel, from its responses y to n images.
 
 Gradient (the paper)
-    Adam from a random start; the embeddings that are best on held-out images are kept.
+    Adam from a random start; the embeddings that are best on held-out images are kept. As released
+    (`held_out: val`) these are the val images, looked at after each epoch, and images are shifted.
 Matching (ours)
     The encoder says how every voxel j of the crowd would respond to the same images, f_j. Under y =
     a f_j + c + noise, with a > 0, c and the noise variance unknown and integrated out, the evidence
@@ -62,7 +63,7 @@ from ubrain.readout import (
     is_clear,
     no_readout,
 )
-from ubrain.train import loss_of
+from ubrain.train import LEAST_VAL_IMAGES, loss_of
 
 if TYPE_CHECKING:
     from ubrain.crowd import Crowd
@@ -90,6 +91,7 @@ class Head:
     Attributes
     ----------
     n_images : number of images.
+    source, rows : as given; `rows` those of a view.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Head:
     ) -> None:
         _check_source(encoder, source)
         self.encoder, self.device = encoder.frozen(), encoder.position.device
-        self.n_images, c = len(rows), encoder.config
+        self.source, self.rows, self.n_images, c = source, rows, len(rows), encoder.config
         self._at = torch.arange(len(rows), device=self.device)
         wide = len(rows) * c.n_tokens * c.channels * len(c.widths) * 4 > WIDE
         dtype = torch.float16 if wide else torch.float32
@@ -112,7 +114,7 @@ class Head:
     def select(self, images: NDArray[np.int64]) -> "Head":
         """A view of some of the images."""
         view = copy.copy(self)
-        view.n_images = len(images)
+        view.n_images, view.rows = len(images), self.rows[images]
         view._at = self._at[torch.from_numpy(images).to(self.device)]
         return view
 
@@ -134,10 +136,17 @@ class Head:
                 parts.append(responses if readout is None else readout(responses, x))
             return torch.cat(parts)
 
-    def train_on(self, embedding: Tensor, images: NDArray[np.int64]) -> Tensor:
-        """As `respond` for a few images, with dropout and with a gradient."""
+    def train_on(self, embedding: Tensor, images: NDArray[np.int64], shift: int = 0) -> Tensor:
+        """As `respond` for a few images, with dropout and with a gradient.
+
+        `shift` moves them by up to so many pixels, if they come as images.
+        """
         keep = kernels.dropout_masks(self.encoder, len(images), len(embedding), self.device)
-        return self.encoder.respond(self._read(images), embedding, keep)
+        if not shift or self.source.features is not None:
+            return self.encoder.respond(self._read(images), embedding, keep)
+        with torch.no_grad():
+            x = self.encoder.project(self.source.tokens(self.rows[images], self.device, shift))
+        return self.encoder.respond(x, embedding, keep)
 
     def features(self) -> list[Tensor]:
         """What linear readouts read of the images, (n_images, n_squares, C) each."""
@@ -261,7 +270,7 @@ class Fitted:
     embeddings : (n_voxels, E)
     chosen : in words.
     validation : mean over voxels of the correlation on held-out images of the few, by which it was
-        chosen.
+        chosen; of gradient as released, the 75th percentile on the val images.
     readout : what the voxels read beside their embeddings, if the method has that.
     """
 
@@ -284,6 +293,7 @@ class Newcomer:
     crowd : (n_crowd_voxels, E), embeddings.
     responses : (n_images, n_voxels), rows as the images of the head.
     matched : what `match` says of the newcomer's `parts`, if it is known already.
+    subject, voxels : whose responses, and of which voxels (None: all), where val images are needed.
     """
 
     head: Head
@@ -292,6 +302,8 @@ class Newcomer:
     config: TransferConfig
     seed: int = 0
     matched: list[list[Matched]] | None = None
+    subject: str = ""
+    voxels: NDArray[np.int64] | None = None
 
     @classmethod
     def of(
@@ -311,7 +323,7 @@ class Newcomer:
         head, some = Head(encoder, source, rows), slice(None) if voxels is None else voxels
         responses = torch.from_numpy(source.crowd[subject].responses_to(rows, some))
         tensors = crowd.to(head.device), responses.to(head.device)
-        return cls(head, *tensors, config or TransferConfig(), seed)
+        return cls(head, *tensors, config or TransferConfig(), seed, None, subject, voxels)
 
     def folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Images to fit on and to hold out, until at least `HELD_OUT` images are held out."""
@@ -615,6 +627,8 @@ def _solve(gram: Tensor, right: Tensor, pull: Tensor) -> Tensor:
 
 def gradient(newcomer: Newcomer) -> Fitted:
     """The paper's transfer: Adam from a random start; the best on held-out images are kept."""
+    if newcomer.config.held_out == "val":
+        return _as_released(newcomer)
     fitted, held = newcomer.folds()[0]
     blocks = list(slices(newcomer.responses.shape[1], newcomer.config.voxels_per_step))
     found = [
@@ -641,11 +655,7 @@ def _by_gradient(
 ) -> tuple[Tensor, int]:
     """Embeddings of the best step, and which it was."""
     config, head, y = newcomer.config, newcomer.head, newcomer.responses[:, voxels]
-    torch.manual_seed(newcomer.seed)  # of the start and of dropout
-    rng = np.random.default_rng(newcomer.seed)
-    start = head.encoder.embedding_std * torch.randn(y.shape[1], newcomer.crowd.shape[1])
-    embedding = start.to(head.device).requires_grad_()
-    optimiser = torch.optim.Adam([embedding], lr=config.learning_rate, amsgrad=True)
+    embedding, optimiser, rng = _start(newcomer, y.shape[1])
     best, best_r, best_step = embedding.detach().clone(), -math.inf, 0
     n = _n_steps(config, len(fitted))
     for step in range(1, n + 1):
@@ -659,6 +669,51 @@ def _by_gradient(
             if r > best_r:
                 best, best_r, best_step = embedding.detach().clone(), r, step
     return best, best_step
+
+
+def _as_released(newcomer: Newcomer) -> Fitted:
+    """Embeddings of the epoch that is best on the val images, by the 75th percentile of r."""
+    config, head, y = newcomer.config, newcomer.head, newcomer.responses
+    subject = head.source.crowd[newcomer.subject]
+    val, some = subject.image_rows("val"), newcomer.voxels
+    fitted = np.flatnonzero(~np.isin(head.rows, val))
+    if len(val) < LEAST_VAL_IMAGES or not len(fitted):
+        raise UbrainError(
+            f"subject {subject.name!r}: {len(val)} val images and {len(fitted)} others are too few"
+            f" for a transfer by gradient as released, which needs {LEAST_VAL_IMAGES} and others;"
+            " profile fast holds out some of the others (held_out: fold)"
+        )
+    look = Head(head.encoder, head.source, val)
+    measured = torch.from_numpy(subject.responses_to(val, slice(None) if some is None else some))
+    measured = _unit(measured.to(head.device))
+    embedding, optimiser, rng = _start(newcomer, y.shape[1])
+    batches = list(slices(len(fitted), config.batch_images))
+    epochs = max(config.epochs, -(-config.min_steps // len(batches)))
+    best, best_r, best_epoch = embedding.detach().clone(), -math.inf, 0
+    for epoch in track(range(1, epochs + 1), epochs, "transfer by gradient"):
+        order = rng.permutation(fitted)
+        for part in batches:
+            images = np.sort(order[part])
+            optimiser.zero_grad()
+            for voxels in slices(len(embedding), config.voxels_per_step):
+                predicted = head.train_on(embedding[voxels], images, config.image_shift)
+                loss_of(predicted, y[images][:, voxels], TrainingConfig()).backward()
+            optimiser.step()
+        each = (_unit(look.respond(embedding.detach())) * measured).sum(0)
+        if (r := float(each.quantile(0.75))) > best_r:
+            best, best_r, best_epoch = embedding.detach().clone(), r, epoch
+    return Fitted(best, f"epoch {best_epoch} of {epochs}", best_r)
+
+
+def _start(
+    newcomer: Newcomer, n_voxels: int
+) -> tuple[Tensor, torch.optim.Optimizer, np.random.Generator]:
+    """Random embeddings of some voxels, their optimiser, and what draws images."""
+    torch.manual_seed(newcomer.seed)  # of the start and of dropout
+    std, size = newcomer.head.encoder.embedding_std, newcomer.crowd.shape[1]
+    embedding = (std * torch.randn(n_voxels, size)).to(newcomer.head.device).requires_grad_()
+    adam = torch.optim.Adam([embedding], lr=newcomer.config.learning_rate, amsgrad=True)
+    return embedding, adam, np.random.default_rng(newcomer.seed)
 
 
 def _mean_r(predicted: Tensor, measured: Tensor) -> float:

@@ -2,7 +2,7 @@
 are paired.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import torch
 from scipy.stats import ttest_1samp
 
 from ubrain import train
-from ubrain.config import BackboneConfig
+from ubrain.config import BackboneConfig, recipes
 from ubrain.errors import UbrainError
 from ubrain.report.lab import Lab
 from ubrain.report.studies import ablations as study
@@ -33,7 +33,7 @@ def lab(tmp_path_factory, small_crowd):
 def test_each_variant_changes_one_thing(lab):
     full, *others = study.variants(lab)
     table = study.settings_table(lab, [full, *others])
-    changed = (table != table.loc[study.FULL]).sum(axis=1)
+    changed = (table != table.loc[study.FULL]).drop(columns="steps").sum(axis=1)
     assert changed.drop(study.FULL).eq(1).all()
     assert len({v.name for v in others}) == len(others)
     assert {v.encoder.without for v in others} == {(), ("spatial",), ("position",), ("functional",)}
@@ -45,6 +45,33 @@ def test_all_variants_train_for_the_same_number_of_steps(lab):
     for v in study.variants(lab, n_steps=7):
         plan = train.Plan(lab.crowd, tuple(lab.subjects), v.training, 0)
         assert plan.epochs == -(-7 // plan.steps_per_epoch)
+
+
+def test_each_difference_of_the_other_recipe_is_a_variant_and_all_of_them_are_one(lab):
+    full, *others = study.variants(lab)
+    *alone, whole = [v for v in others if v.group == "recipe"]
+    options, paper = (
+        [{**asdict(v.encoder), **asdict(v.training)} for v in alone],
+        recipes()["paper"],
+    )
+    before = {**asdict(full.encoder), **asdict(full.training)}
+    changed = [{k for k in before if o[k] != before[k]} for o in options]
+    assert changed == [{name} for name in study.ALONE]
+    theirs = {**paper["encoder"], **paper["training"]}
+    assert {**before, **theirs} == {**asdict(whole.encoder), **asdict(whole.training)}
+    assert {k for k in theirs if theirs[k] != before[k]} == {
+        *study.ALONE,
+        "learning_rate",
+        "schedule",
+    }
+
+
+def test_variants_of_the_recipe_can_be_trained(lab):
+    lab.records.clear()
+    chosen = [v for v in study.variants(lab, n_steps=2) if v.group == "recipe"]
+    table = study.train_all(lab, chosen, 2)
+    assert np.isfinite(table["median_r"]).all()
+    assert table.groupby("subject")["median_r"].nunique().gt(len(study.ALONE)).all()
 
 
 def test_adapters_are_compared_with_training_from_images(lab):

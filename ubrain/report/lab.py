@@ -161,14 +161,18 @@ class Lab:
         """
         encoder, training = encoder or self.profile.encoder, training or self.profile.training
         source, seed = source or self.source, self.seed if seed is None else seed
-        tokens = source.features.folder.name if source.features else asdict(source.maker.config)
+        tokens = (
+            source.features.folder.name
+            if source.features
+            else config.as_settings(source.maker.config)
+        )
         settings = [
             self.crowd.fingerprint,
             tokens,
             list(subjects),
             seed,
-            asdict(encoder),
-            asdict(training),
+            config.as_settings(encoder),
+            config.as_settings(training),
             train.VERSION,
         ]
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 
 from ubrain import predict, scores
 from ubrain.analysis.stats import Interval
-from ubrain.config import EncoderConfig, TrainingConfig
+from ubrain.config import EncoderConfig, TrainingConfig, recipes
 from ubrain.errors import UbrainError
 from ubrain.features import Source, choose_source
 from ubrain.parallel import choose_device
@@ -20,6 +20,15 @@ from ubrain.report.lab import Lab
 from ubrain.report.studies.datasets import steps
 
 FULL, IMAGES = "full encoder", "trained from images"
+# Options of a recipe that are changed alone; learning rate and schedule belong to the whole.
+ALONE = {
+    "functional_std": "start of functional attention",
+    "position_std": "start of position",
+    "embedding_steps": "steps of embeddings",
+    "batches": "batches",
+    "voxel_draws": "draws of voxels",
+    "validation": "validation",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Variant:
     levels : which levels are kept, from 0; None: all.
     adapter_rank : of adapters; not None: trained from images, not from cached features (0: without
         adapters).
+    recipe : what is as in another recipe than the profile's, if anything is.
+    resize : how images are resized, where trained from images; None: as in the profile.
     """
 
     name: str
@@ -42,6 +53,8 @@ class Variant:
     against: str = FULL
     levels: tuple[int, ...] | None = None
     adapter_rank: int | None = None
+    recipe: str = ""
+    resize: str | None = None
 
 
 def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
@@ -72,6 +85,7 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
     for n in config.voxels_per_step:
         drawn, name = replace(training, voxels_per_step=n), f"{n} voxels per step"
         found.append(replace(base, name=name, group="voxels per step", training=drawn))
+    found += of_other_recipe(lab, base)
     if rank := config.adapter_rank:
         images = replace(base, name=IMAGES, group="adapters", adapter_rank=0)
         name = f"adapters of rank {rank}"
@@ -79,9 +93,30 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
     return found
 
 
+def of_other_recipe(lab: Lab, base: Variant) -> list[Variant]:
+    """Each option alone in which the other recipe differs from the profile's, and all of them."""
+    other = "ours" if lab.profile.recipe == "paper" else "paper"
+    table, found = recipes()[other], []
+    for name, words in ALONE.items():
+        section = "encoder" if name in table["encoder"] else "training"
+        changed = replace(getattr(base, section), **{name: table[section][name]})
+        what = f"{words}, {other}"
+        mine = replace(base, name=what, group="recipe", recipe=what)
+        found.append(replace(mine, **{section: changed}))
+    training = replace(base.training, **table["training"])
+    encoder, name = replace(base.encoder, **table["encoder"]), f"all of recipe {other}"
+    whole = replace(base, name=name, group="recipe", recipe=name)
+    found.append(replace(whole, encoder=encoder, training=training))
+    if lab.profile.ablations.adapter_rank:
+        name, resize = f"resizing, {other}", table["backbone"]["resize"]
+        images = replace(base, name=name, group="recipe", recipe=name, against=IMAGES)
+        found.append(replace(images, adapter_rank=0, resize=resize))
+    return found
+
+
 def settings_table(lab: Lab, chosen: list[Variant]) -> pd.DataFrame:
     """What distinguishes the variants: embedding size, levels, parts left out, loss, voxels per
-    step, steps, tokens.
+    step, recipe, steps, tokens.
     """
     n_levels = len(lab.profile.backbone.levels)
     rows = [
@@ -92,6 +127,7 @@ def settings_table(lab: Lab, chosen: list[Variant]) -> pd.DataFrame:
             "without": ", ".join(v.encoder.without) or "–",
             "loss": f"{v.training.mse_weight:g} MSE − {v.training.cosine_weight:g} cos",
             "voxels per step": v.training.voxels_per_step,
+            "recipe": v.recipe or lab.profile.recipe,
             "steps": steps(lab, subjects_of(lab), v.training),
             "tokens": (
                 "cached" if v.adapter_rank is None else f"images, adapters of rank {v.adapter_rank}"
@@ -145,6 +181,7 @@ def source_of(lab: Lab, variant: Variant, seed: int) -> Source:
     """Where the tokens of a variant come from: cached levels, or images through a backbone."""
     if variant.adapter_rank is not None:
         config = replace(lab.profile.backbone, adapter_rank=variant.adapter_rank)
+        config = replace(config, resize=variant.resize or config.resize)
         device = choose_device(lab.profile.training.device)
         return choose_source(lab.crowd, config, device, seed)
     if variant.levels is not None:
