@@ -649,6 +649,8 @@ def test_the_command_line_sets_every_option_of_the_backbone(small_crowd, tmp_pat
         "--registers",
         "last",
         "--keep-cls",
+        "--recipe",
+        "paper",
         "--seed",
         "9",
     ]

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 
 from ubrain import checkpoint, parallel, train
 from ubrain.cli import app
-from ubrain.config import SimulationConfig, load_profile
+from ubrain.config import SimulationConfig, load_profile, recipes
 from ubrain.crowd import Crowd
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
@@ -166,6 +166,14 @@ def test_the_plateau_schedule_is_that_of_one_process_too(place):
     launch(2, fit, place, "plateau by 2", config)
     assert_the_same_training(place.folder / "plateau by 2", place.folder / "plateau whole")
     assert len(set(log_of(place.folder / "plateau whole")[:, 3])) > 1
+
+
+def test_mixed_batches_are_shared_out_by_subject(place):
+    paper = recipes()["paper"]["training"]
+    config = replace(TRAINING, **paper, batches_per_step=1, epochs=2)
+    fit(place, "mixed whole", config)
+    launch(2, fit, place, "mixed by 2", config)
+    assert_the_same_training(place.folder / "mixed by 2", place.folder / "mixed whole")
 
 
 def fit_until(place, name, epoch):
