@@ -205,12 +205,12 @@ class Trainee:
     ) -> None:
         self.source, self.plan, self.group, self.folder = source, plan, group, folder
         config, self.device = plan.config, group.device
-        n = len(plan.subjects)
-        if group.size > (n if config.batches == "mixed" else min(config.batches_per_step, n)):
+        n, per_step = len(plan.subjects), config.batches_per_step
+        if group.size > (n if config.batches == "mixed" else min(per_step, n)):
+            needs = f" and batches_per_step (here {per_step}; --batches-per-step)"
             raise UbrainError(
-                f"{group.size} processes need at least as many subjects (here"
-                f" {len(plan.subjects)}) and batches_per_step (here {config.batches_per_step};"
-                " --batches-per-step)"
+                f"{group.size} processes need at least as many subjects (here {n})"
+                + needs * (config.batches != "mixed")
             )
         self.own = group.own({name: plan.batches_of(name) for name in plan.subjects})
         torch.manual_seed(plan.seed)
