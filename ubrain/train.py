@@ -264,7 +264,7 @@ class Trainee:
         """75th percentile of the correlation on val images: over all voxels of all subjects; or,
         pooled, over columns, in each of which every image of every subject has a drawn voxel.
         """
-        found, pooled = {}, self.plan.config.validation == "pooled"
+        found, pooled = dict[str, Any](), self.plan.config.validation == "pooled"
         for name in self.own:
             rows = self.source.crowd[name].image_rows("val")
             predictor = Predictor(self.encoder, name, precision=self.plan.config.precision)
