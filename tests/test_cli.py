@@ -22,8 +22,8 @@ PROMISED = {
     "fetch": "NAME --list --only --out --yes",
     "train": "--adapters --backbone --batches-per-step --checkpointing --crowd --device --epochs"
     " --grid --image-size --keep-cls --levels --no-checkpointing --no-keep-cls --no-pretrained"
-    " --no-tensorboard --out --precision --pretrained --profile --registers --seed --subjects"
-    " --tensorboard --weights",
+    " --no-tensorboard --out --precision --pretrained --profile --recipe --registers --seed"
+    " --subjects --tensorboard --weights",
     "transfer": "--checkpoint --crowd --device --images --method --out --profile --seed --subjects",
     "predict": "--areas --batch --checkpoint --device --dtype --images --memory --out --precision"
     " --reference --subject --weights",

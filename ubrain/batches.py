@@ -62,7 +62,7 @@ class Plan:
     seed: int
 
     def batches_of(self, subject: str) -> int:
-        """Batches of a subject in each epoch."""
+        """Batches of a subject in each epoch; of mixed ones, as many as would be full of it."""
         return max(
             1, round(len(self.crowd[subject].image_rows("train")) / self.config.batch_images)
         )
@@ -105,9 +105,9 @@ class Plan:
     def steps(self, epoch: int) -> list[list[Batch]]:
         """The batches of each step of an epoch: every training image of every subject once."""
         rng, config, number = np.random.default_rng([self.seed, epoch]), self.config, count()
-        mixed, steps = config.batches == "mixed", []
+        mixed, steps = config.batches == "mixed", list[list[Batch]]()
         for step in self._mixed(rng) if mixed else self._of_one_subject(rng):
-            n_images, batches = sum(len(rows) for _, rows in step), []
+            n_images, batches = sum(len(rows) for _, rows in step), list[Batch]()
             for name, rows in step:
                 n_voxels = self.crowd[name].n_voxels
                 drawn: NDArray[np.int64] | tuple[int, int] = (config.voxels_per_step, n_voxels)
@@ -171,15 +171,14 @@ def prepared(
     """
 
     def read(batch: Batch) -> tuple[Batch, list[Tensor]]:
-        voxels, which = batch.voxels, None
+        voxels, which = batch.voxels, list[Tensor]()
         if voxels.ndim == 2:
-            shape = voxels.shape
-            voxels, which = np.unique(voxels, return_inverse=True)
-            which = torch.from_numpy(which.reshape(shape))
+            voxels, places = np.unique(voxels, return_inverse=True)
+            which = [torch.from_numpy(places.reshape(len(batch.rows), -1))]
         measured = source.crowd[batch.subject].responses_to(batch.rows, voxels)
         parts = [torch.from_numpy(voxels), source.read(batch.rows), torch.from_numpy(measured)]
-        if which is not None:
-            parts = [*parts[:2], parts[2].gather(1, which), which]
+        if which:
+            parts = [*parts[:2], parts[2].gather(1, *which), *which]
         pin = device.type == "cuda"
         return batch, [t.pin_memory() if pin and t.device.type == "cpu" else t for t in parts]
 

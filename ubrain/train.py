@@ -208,12 +208,12 @@ class Trainee:
     ) -> None:
         self.source, self.plan, self.group, self.folder = source, plan, group, folder
         config, self.device = plan.config, group.device
-        n = len(plan.subjects)
-        if group.size > (n if config.batches == "mixed" else min(config.batches_per_step, n)):
+        n, per_step = len(plan.subjects), config.batches_per_step
+        if group.size > (n if config.batches == "mixed" else min(per_step, n)):
+            needs = f" and batches_per_step (here {per_step}; --batches-per-step)"
             raise UbrainError(
-                f"{group.size} processes need at least as many subjects (here"
-                f" {len(plan.subjects)}) and batches_per_step (here {config.batches_per_step};"
-                " --batches-per-step)"
+                f"{group.size} processes need at least as many subjects (here {n})"
+                + needs * (config.batches != "mixed")
             )
         self.own = group.own({name: plan.batches_of(name) for name in plan.subjects})
         torch.manual_seed(plan.seed)
@@ -285,7 +285,7 @@ class Trainee:
         """75th percentile of the correlation on val images: over all voxels of all subjects; or,
         pooled, over columns, in each of which every image of every subject has a drawn voxel.
         """
-        found, pooled = {}, self.plan.config.validation == "pooled"
+        found, pooled = dict[str, Any](), self.plan.config.validation == "pooled"
         for name in self.own:
             rows = self.source.crowd[name].image_rows("val")
             predictor = Predictor(self.encoder, name, precision=self.plan.config.precision)

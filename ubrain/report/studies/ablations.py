@@ -96,13 +96,13 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
 def of_other_recipe(lab: Lab, base: Variant) -> list[Variant]:
     """Each option alone in which the other recipe differs from the profile's, and all of them."""
     other = "ours" if lab.profile.recipe == "paper" else "paper"
-    table, found = recipes()[other], []
+    table, found = recipes()[other], list[Variant]()
     for name, words in ALONE.items():
         section = "encoder" if name in table["encoder"] else "training"
-        changed = replace(getattr(base, section), **{name: table[section][name]})
+        changed = {section: replace(getattr(base, section), **{name: table[section][name]})}
         what = f"{words}, {other}"
         mine = replace(base, name=what, group="recipe", recipe=what)
-        found.append(replace(mine, **{section: changed}))
+        found.append(replace(mine, **changed))
     training = replace(base.training, **table["training"])
     encoder, name = replace(base.encoder, **table["encoder"]), f"all of recipe {other}"
     whole = replace(base, name=name, group="recipe", recipe=name)
