@@ -138,16 +138,7 @@ frequent.assign(cluster=frequent["cluster"] + 1).round(3)
 # ask directly. Test scenes are rendered again without the faces on them, say, or with other objects in their place; every
 # other pixel stays. How much **predicted** response does each cluster lose, in standard deviations? Only the renderer and the
 # encoder are used: this designs stimuli, it reads nothing about the simulated brains. Recordings cannot be asked.
-
-# %%
-without = clustering.counterfactuals(lab, rows)
-falls, names = {}, clustering.image_names(is_top, shown)
-if without is not None:
-    falls["predicted"] = clustering.predicted_falls(lab, encoder, kmeans, rows, without)
-    names = clustering.counterfactual_names(lab, falls["predicted"], without)
-    print("lost response: (n_clusters, n_new_images) =", falls["predicted"].shape)
-
-# %% [markdown]
+#
 # A name needs evidence:
 # - **early** if at least half of a cluster's voxels are in V1 to V4; the areas behind it have at least a fifth of its voxels
 #   each, and more than by chance. Early voxels respond to contrast where they look, whatever the object.
@@ -159,6 +150,11 @@ if without is not None:
 # the middle) and sigma. What to look for: do early clusters differ in where they look?
 
 # %%
+without = clustering.counterfactuals(lab, rows)
+falls, names = {}, clustering.image_names(is_top, shown)
+if without is not None:
+    falls["predicted"] = clustering.predicted_falls(lab, encoder, kmeans, rows, without)
+    names = clustering.counterfactual_names(lab, falls["predicted"], without)
 in_areas = clusters.enrichment(kmeans.members, clustering.area_features(voxels))
 named = clustering.name_clusters(kmeans, voxels, names, in_areas)
 clustering.cluster_table(lab, named, in_areas, voxels).round(2)
@@ -167,6 +163,9 @@ clustering.cluster_table(lab, named, in_areas, voxels).round(2)
 # The names come from the left panel. The right one checks it: the **true** noiseless responses to the same images. What to look
 # for: one strong column for each category cluster, the same in both panels. Early clusters see pixels, so they may change
 # with anything.
+#
+# The table says it in numbers: what the clusters named after something lose without it (*named*) against how much other
+# category clusters change (*others*), with a 95 % interval over scenes; with nothing in its place, and with another object.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(13, 5))
@@ -178,12 +177,6 @@ for ax, (kind, fall) in zip(axes, falls.items(), strict=False):
 for ax in axes[len(falls) :]:
     figures.text_only(ax, "real recordings: their images cannot be drawn again")
 lab.save(fig, "counterfactual")
-
-# %% [markdown]
-# In numbers: what the clusters named after something lose without it (*named*) against how much other category clusters
-# change (*others*), with a 95 % interval over scenes; with nothing in its place, and with another object.
-
-# %%
 clustering.fall_contrasts(lab, named, falls, without).round(2)
 
 # %% [markdown]
