@@ -332,7 +332,7 @@ def _members(lab: Lab, found: Clustering) -> dict[str, NDArray[np.float64]]:
 def mean_falls(falls: NDArray[np.float64], without: Counterfactuals) -> pd.DataFrame:
     """Mean fall of each cluster where something is left out: (n_clusters, n_features)."""
     removed = (without.table["instead"] == "").to_numpy()
-    means = pd.DataFrame(falls[:, removed].T).groupby(without.table["feature"][removed].array)
+    means = pd.DataFrame(falls[:, removed].T).groupby(without.table["feature"][removed].to_numpy())
     return means.mean().T[[f for f in (*CATEGORIES, *PLACES) if f in means.groups]]
 
 
@@ -413,7 +413,7 @@ def fall_contrasts(
             which &= own.any(0) & other.any(0)
             if not which.any():
                 continue
-            scene = without.table["row"][which].array
+            scene = without.table["row"][which].to_numpy()
             means = pd.DataFrame({"named": mine[which], "others": theirs[which]}).groupby(scene)
             means = means.mean()
             interval = stats.bootstrap_mean(
