@@ -121,32 +121,63 @@ print("mean responses: (n_clusters, n_images) =", responses.shape)
 print("top images:     (n_clusters, n_top)    =", best.shape)
 
 # %% [markdown]
-# A cluster gets a name only from evidence. What is on its top images more often than on all images (hypergeometric test,
-# false discovery rate 5 %)? Which areas hold its voxels more often than by chance? The table shows what is on at least half of
-# the top images of a cluster; the images of recordings come without descriptions, so there it is empty.
+# What is on these more often than on all images (hypergeometric test, false discovery rate 5 %)? The table shows what is on
+# at least half of the top images of a cluster; the images of recordings come without descriptions, so there it is empty.
 
 # %%
 shown = clustering.image_features(lab, rows)  # (n_images, n_features) booleans
 is_top = clustering.are_top(responses, best.shape[1])  # (n_clusters, n_images) booleans
 on_images = clusters.enrichment(is_top, shown)
-in_areas = clusters.enrichment(kmeans.members, clustering.area_features(voxels))
 frequent = on_images[(on_images["q"] < 0.05) & (on_images["share"] >= clustering.OF_IMAGES)]
 frequent.assign(cluster=frequent["cluster"] + 1).round(3)
 
 # %% [markdown]
-# - **early** if at least half of its voxels are in V1 to V4; the areas behind it have at least a fifth of its voxels each, and
-#   more than by chance. Early voxels prefer images with much contrast where they look; what these show names nothing.
-# - Any other, in a simulation: the one or two most certain features of the table above. *Place* means indoor or outdoor; of
-#   these three the most certain counts.
+# ## What does a cluster lose when an object is taken out?
+#
+# What is frequent on preferred images need not be what a cluster responds to: places are often behind food. A simulation can
+# ask directly. Test scenes are rendered again without the faces on them, say, or with other objects in their place; every
+# other pixel stays. How much **predicted** response does each cluster lose, in standard deviations? Only the renderer and the
+# encoder are used: this designs stimuli, it reads nothing about the simulated brains. Recordings cannot be asked.
+#
+# A name needs evidence:
+# - **early** if at least half of a cluster's voxels are in V1 to V4; the areas behind it have at least a fifth of its voxels
+#   each, and more than by chance. Early voxels respond to contrast where they look, whatever the object.
+# - Any other, in a simulation: what it loses at least half a standard deviation without (95 % interval above 0). *Place* means
+#   indoor and outdoor. A second word must hold among the scenes that show the first, too.
 # - In recordings areas name a cluster as they do early ones.
 #
-# A name says what is on the preferred images, not why. So the areas stand beside it, and in a simulation the means of the
-# true receptive fields: x, y, eccentricity (distance from the middle) and sigma. What to look for: do early clusters differ
-# in where they look?
+# Areas stand beside the names, and in a simulation the means of the true receptive fields: x, y, eccentricity (distance from
+# the middle) and sigma. What to look for: do early clusters differ in where they look?
 
 # %%
-named = clustering.name_clusters(kmeans, voxels, on_images, in_areas)
+without = clustering.counterfactuals(lab, rows)
+falls, names = {}, clustering.image_names(is_top, shown)
+if without is not None:
+    falls["predicted"] = clustering.predicted_falls(lab, encoder, kmeans, rows, without)
+    names = clustering.counterfactual_names(lab, falls["predicted"], without)
+in_areas = clusters.enrichment(kmeans.members, clustering.area_features(voxels))
+named = clustering.name_clusters(kmeans, voxels, names, in_areas)
 clustering.cluster_table(lab, named, in_areas, voxels).round(2)
+
+# %% [markdown]
+# The names come from the left panel. The right one checks it: the **true** noiseless responses to the same images. What to look
+# for: one strong column for each category cluster, the same in both panels. Early clusters see pixels, so they may change
+# with anything.
+#
+# The table says it in numbers: what the clusters named after something lose without it (*named*) against how much other
+# category clusters change (*others*), with a 95 % interval over scenes; with nothing in its place, and with another object.
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(13, 5))
+if without is not None:
+    falls["true"] = clustering.true_falls(lab, kmeans, without)
+for ax, (kind, fall) in zip(axes, falls.items(), strict=False):
+    table = clustering.mean_falls(fall, without).set_axis(named.titles)
+    figures.falls(ax, table, f"{kind} response")
+for ax in axes[len(falls) :]:
+    figures.text_only(ax, "real recordings: their images cannot be drawn again")
+lab.save(fig, "counterfactual")
+clustering.fall_contrasts(lab, named, falls, without).round(2)
 
 # %% [markdown]
 # The first 8 of the top images. What to look for: can you name the rows yourself, before reading the names?
@@ -252,7 +283,7 @@ largest = clustering.largest_category_cluster(named, voxels)
 parts, stability = clustering.split(lab, embeddings, named, largest)
 inner = clustering.mean_responses(lab, encoder, parts.labels, rows)
 beyond = inner - parts.sizes @ inner / parts.sizes.sum()  # (n_sub_clusters, n_images)
-parts, _, in_areas = clustering.evidence(lab, parts, voxels, beyond, rows)
+parts, in_areas = clustering.evidence(lab, parts, voxels, beyond, rows)
 print(f"inside cluster {named.titles[largest]}: stability {stability:.3f} (ARI between runs)")
 clustering.cluster_table(lab, parts, in_areas, voxels).round(2)
 
@@ -267,7 +298,8 @@ lab.save(fig, "sub_clusters")
 # %% [markdown]
 # ## Cautions
 #
-# - How far a cluster's name can be trusted: it says what is on the preferred images, not why.
+# - How far a cluster's name can be trusted: in a simulation as far as the two panels agree; for recordings, and inside one
+#   cluster, it says where voxels are or what is on preferred images, not why.
 # - A split that is not stable may halve a continuum. In a simulation it may do so in any case: there, besides its category, a
 #   voxel has small random weights on everything else, indoor and outdoor among them, without groups. So a stable split is no
 #   proof of groups either.

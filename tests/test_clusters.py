@@ -185,6 +185,19 @@ def test_names_need_evidence():
     )
 
 
+def test_a_second_word_must_hold_among_images_with_the_first():
+    """Food is frequent on top images only because places are."""
+    place = np.arange(400) < 200
+    food = (np.arange(400) % 5 == 0) ^ place
+    sign = np.arange(400) % 3 == 0
+    shown = pd.DataFrame({"place": place, "food": food, "sign": sign})
+    top = np.stack([place & (np.arange(400) % 4 == 1), place & sign])
+    given = {f: clusters.enrichment(top[:, shown[f]], shown[shown[f]]) for f in shown}
+    table = clusters.enrichment(top, shown)
+    assert clusters.names(table, 2, 0.5)[0] == "place + food"
+    assert clusters.names(table, 2, 0.5, given=given) == ["place", "sign + place"]
+
+
 def test_names_follow_the_number_of_clusters(blobs):
     found = clusters.kmeans(blobs[0], 2).named(["a", "b"])
     assert found.titles == ["1 a", "2 b"]

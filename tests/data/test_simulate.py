@@ -149,6 +149,15 @@ def test_an_object_is_left_out_or_replaced_and_nothing_else_changes() -> None:
                 assert not category or left.things[number].category == category
 
 
+def test_without_its_place_a_scene_keeps_its_objects() -> None:
+    scenes = [(i, *render(0, i)) for i in range(12)]
+    for index, pixels, scene in scenes:
+        bare, left = render(0, index, without_place=True)
+        assert (left.place, left.things) == ("none", scene.things)
+        assert (bare != pixels).any() == (scene.place != "none")
+    assert any(scene.place != "none" for _, _, scene in scenes)
+
+
 @pytest.mark.parametrize("name", ["small", "4T"])
 def test_the_truth_answers_for_any_image(request, name: str) -> None:
     """A brain grown again responds to its test images as it did in the simulation."""

@@ -2,6 +2,7 @@
 encoder.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,11 @@ from scipy.stats import pearsonr
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from ubrain.analysis import clusters
+from ubrain.backbone import Backbone
 from ubrain.config import SimulationConfig
 from ubrain.data.simulate import simulate_crowd, truth
 from ubrain.data.simulate.brains import EARLY, SEMANTIC
+from ubrain.model import UniversalEncoder
 from ubrain.report.lab import Lab
 from ubrain.report.results import write_results
 from ubrain.report.studies import clustering
@@ -103,7 +106,7 @@ def test_clusters_are_named_by_what_is_on_the_images_they_prefer(
 ):
     rows = clustering.test_rows(lab)
     responses = clustering.mean_responses(lab, encoder, by_type.labels, rows)
-    named, _, in_areas = clustering.evidence(lab, by_type, voxels, responses, rows)
+    named, in_areas = clustering.evidence(lab, by_type, voxels, responses, rows)
     for true, name in zip(by_type.names, named.names, strict=True):
         if true in ("face", "body", "word", "food"):
             assert name in (true, clusters.UNNAMED)
@@ -132,10 +135,9 @@ def test_without_descriptions_areas_name_clusters(lab, voxels, by_type, monkeypa
         clustering, "image_features", lambda lab, rows: clustering.pd.DataFrame(index=rows)
     )
     rows = clustering.test_rows(lab)
-    named, on_images, _ = clustering.evidence(
+    named, _ = clustering.evidence(
         lab, by_type, voxels, np.zeros((by_type.n_clusters, len(rows))), rows
     )
-    assert len(on_images) == 0
     assert named.names[by_type.names.index("V1")] == "early: V1"
     assert named.names[by_type.names.index("place")] != clusters.UNNAMED
 
@@ -158,7 +160,7 @@ def test_places_are_one_kind_and_early_clusters_are_named_by_their_areas(lab, vo
     )
     found = clusters.Clustering("x", np.eye(3), labels, ("",) * 3)
     profile = np.stack([on == 2, on < 2, on == 1]) + 1e-3 * np.arange(len(rows))
-    named, _, in_areas = clustering.evidence(lab, found, voxels, profile, rows)
+    named, in_areas = clustering.evidence(lab, found, voxels, profile, rows)
     assert named.names == ("early: V1, V2", "place", "outdoor")
     table = clustering.cluster_table(lab, named, in_areas, voxels)
     assert table["early"].iloc[0] == 1
@@ -168,6 +170,97 @@ def test_places_are_one_kind_and_early_clusters_are_named_by_their_areas(lab, vo
         "place",
         "outdoor",
     )
+
+
+@pytest.fixture(scope="module")
+def without(lab):
+    return clustering.counterfactuals(lab, clustering.test_rows(lab))
+
+
+def test_counterfactual_scenes_lack_what_they_should(lab, without):
+    known = truth.scenes(lab.crowd)
+    assert set(without.table["feature"]) == {*clustering.CATEGORIES, "indoor", "outdoor"}
+    for (row, feature, instead), scene in zip(
+        without.table.itertuples(index=False), without.scenes, strict=True
+    ):
+        before = known[lab.crowd.image_ids[row]]
+        had = [o["category"] for o in before["objects"]]
+        has = [thing.category for thing in scene.things]
+        if feature == before["place"]:
+            assert (scene.place, has) == ("none", had)
+        else:
+            assert scene.place == before["place"]
+            assert has == [instead if c == feature else c for c in had if instead or c != feature]
+    assert without.table.groupby("feature").size().max() <= 2 * clustering.SCENES
+    assert without.pixels.shape == (len(without.table), 112, 112, 3)
+
+
+def test_clusters_of_true_types_lose_what_they_are_named_after(lab, voxels, by_type, without):
+    falls = clustering.true_falls(lab, by_type, without)
+    names = clustering.counterfactual_names(lab, falls, without)
+    for true, name in zip(by_type.names, names, strict=True):
+        if true not in EARLY:
+            assert name == true
+    named = clustering.name_clusters(
+        by_type,
+        voxels,
+        names,
+        clusters.enrichment(by_type.members, clustering.area_features(voxels)),
+    )
+    table = clustering.fall_contrasts(lab, named, {"true": falls}, without).set_index("object")
+    assert (table["low"] > 0.5).all()
+    assert (table["others"] < 0.25 * table["named"]).all()
+    shuffled = clustering.fall_contrasts(lab, named, {"true": falls[::-1]}, without)
+    assert (shuffled["low"] < 0.5).all()
+    means = clustering.mean_falls(falls, without).set_axis(by_type.names)
+    assert means.loc["face"].idxmax() == "face"
+
+
+def test_a_second_word_needs_scenes_with_the_first(lab, without):
+    """A cluster that loses response without food, but not where there is a face."""
+    table = without.table
+    shown = clustering.image_features(lab, table["row"].to_numpy())
+    face, food = ((table["feature"] == f).to_numpy() for f in ("face", "food"))
+    alone = food & ~shown["face"].to_numpy()
+    falls = np.stack([2.0 * face + 1.5 * alone, 2.0 * face + 1.5 * food, 0.4 * face])
+    names = clustering.counterfactual_names(lab, falls, without)
+    assert names[0] == "face"
+    assert names[2] == "unnamed"
+    both = sum(food & shown["face"].to_numpy() & (table["instead"] == "").to_numpy())
+    assert names[1] == ("face + food" if both >= clustering.LEAST_SCENES else "face")
+    assert both > 0
+
+
+def test_predicted_falls_are_those_of_the_encoder(lab, by_type, without):
+    """Against predictions made image by image; an untrained encoder does."""
+    config = replace(
+        lab.profile.encoder, widths=lab.features.widths, n_tokens=lab.features.n_tokens
+    )
+    subjects = {s: lab.crowd[s].n_voxels for s in lab.subjects}
+    encoder = UniversalEncoder(config, subjects).eval()
+    rows = clustering.test_rows(lab)
+    few = clustering.Counterfactuals(without.table[:3], without.pixels[:3], without.scenes[:3])
+    found = clustering.predicted_falls(lab, encoder, by_type, rows, few)
+    backbone = Backbone(lab.profile.backbone)
+    parts = []
+    with torch.inference_mode():
+        tokens = backbone(backbone.preprocess(list(few.pixels)))
+        for s in lab.subjects:
+            usual = clustering.predict.predict(encoder, lab.source, s, rows)
+            before = usual[[list(rows).index(r) for r in few.table["row"]]]
+            after = encoder(tokens, s).numpy()
+            parts.append((before - after) / usual.std(0))
+    expected = np.concatenate(parts, axis=1)
+    for c in range(by_type.n_clusters):
+        np.testing.assert_allclose(
+            found[c], expected[:, by_type.labels == c].mean(1), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_recordings_cannot_be_asked_counterfactually(lab, by_type, monkeypatch):
+    monkeypatch.setattr(type(lab.crowd), "simulated", False)
+    assert clustering.counterfactuals(lab, clustering.test_rows(lab)) is None
+    assert clustering.fall_contrasts(lab, by_type, {}, None).empty
 
 
 def test_reliable_voxels_are_those_predicted_above_chance_on_val_images(lab, monkeypatch):
@@ -200,7 +293,7 @@ def test_a_cluster_is_split_only_inside(lab, encoder, voxels, by_type, true_pred
     np.testing.assert_array_equal(parts.labels >= 0, by_type.labels == chosen)
     rows = clustering.test_rows(lab)
     responses = clustering.mean_responses(lab, encoder, parts.labels, rows)
-    named, _, in_areas = clustering.evidence(lab, parts, voxels, responses, rows)
+    named, in_areas = clustering.evidence(lab, parts, voxels, responses, rows)
     table = clustering.cluster_table(lab, named, in_areas, voxels)
     fields = [truth.voxels(lab.crowd, s)["x"] for s in lab.subjects]
     assert table["true x (degrees)"].iloc[0] == pytest.approx(

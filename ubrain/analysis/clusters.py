@@ -398,6 +398,7 @@ def names(
     most: int = 2,
     level: float = 0.05,
     kinds: Mapping[str, str] | None = None,
+    given: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[str]:
     """Names from evidence: features with q < `level` that at least `least_share` of the items have,
     most certain first.
@@ -408,19 +409,29 @@ def names(
     most : features in a name.
     kinds : feature -> its kind; of features of one kind, which may contain one another, a name
         takes the most certain.
+    given : feature -> the same table for the items with that feature only. If the first word of a
+        name is among them, any other must hold there, too.
     """
-    good = table[(table["q"] < level) & (table["share"] >= least_share)].sort_values(
-        ["p", "fold"], ascending=[True, False]
-    )
+
+    def certain(table: pd.DataFrame) -> pd.DataFrame:
+        good = table[(table["q"] < level) & (table["share"] >= least_share)]
+        return good.sort_values(["p", "fold"], ascending=[True, False])
+
+    good = certain(table)
     good = good[
         ~good.assign(kind=good["feature"].replace(dict(kinds or {}))).duplicated(
             ["cluster", "kind"]
         )
     ]
-    return [
-        " + ".join(good[good["cluster"] == c]["feature"].head(most)) or UNNAMED
-        for c in range(n_clusters)
-    ]
+    found = []
+    for c in range(n_clusters):
+        words = good[good["cluster"] == c]["feature"].tolist()
+        if words and words[0] in (given or {}):
+            also = certain(given[words[0]])
+            also = also[also["cluster"] == c]["feature"].tolist()
+            words = [w for w in words if w == words[0] or w in also]
+        found.append(" + ".join(words[:most]) or UNNAMED)
+    return found
 
 
 def map_2d(

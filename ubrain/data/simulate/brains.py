@@ -66,15 +66,21 @@ class Brain:
     scale: NDArray[np.float32]
     private: PrivateFunctions | None = None
 
-    def signals(self, pixels: NDArray[np.uint8], scenes: list[Scene]) -> NDArray[np.float32]:
+    def signals(
+        self,
+        pixels: NDArray[np.uint8],
+        scenes: list[Scene],
+        maps: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
         """Noiseless responses, mean 0 and variance 1 over reference scenes: (n_images, n_voxels).
 
         Parameters
         ----------
         pixels : (n_images, SIZE, SIZE, 3), what was shown.
         scenes : what is on each image.
+        maps : `energy_maps` of the pixels, if they are known.
         """
-        raw = self._raw(pixels, scenes, energy_maps(pixels))
+        raw = self._raw(pixels, scenes, energy_maps(pixels) if maps is None else maps)
         return ((raw - self.mean) / self.scale).astype(np.float32)
 
     def calibrate(

@@ -50,7 +50,10 @@ class Scene:
 
 
 def render(
-    seed: int, index: int, instead: Mapping[int, str] | None = None
+    seed: int,
+    index: int,
+    instead: Mapping[int, str] | None = None,
+    without_place: bool = False,
 ) -> tuple[NDArray[np.uint8], Scene]:
     """Draw scene number `index` of a world: (112, 112, 3) uint8 RGB, and what is on it.
 
@@ -60,15 +63,18 @@ def render(
     ----------
     instead : number of an object -> the category that is drawn in its place, as large as it, or ""
         for none. Every pixel that neither of the two objects covers stays as it was.
+    without_place : leave out indoor or outdoor; the coloured noise behind it and the objects stay.
     """
     instead = instead or {}
     rng = np.random.default_rng([seed, index, 0x5CE2E])
     place = PLACES[rng.choice(3, p=(0.5, 0.25, 0.25))]
-    image = Image.fromarray(_noise_background(rng))
+    image = plain = Image.fromarray(_noise_background(rng))
     if place != "none":
         image = Image.blend(image, Image.new("RGB", image.size, _colour(rng, 60, 200)), 0.5)
     draw = ImageDraw.Draw(image)
     {"none": lambda *_: None, "indoor": _indoor, "outdoor": _outdoor}[place](draw, rng)
+    if without_place:
+        place, image, draw = "none", plain, ImageDraw.Draw(plain)
     things = []
     for number in range(rng.choice(4, p=(0.15, 0.35, 0.3, 0.2))):
         if number not in instead:

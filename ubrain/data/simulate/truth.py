@@ -63,17 +63,20 @@ def contents(crowd: Crowd) -> pd.DataFrame:
 
 
 def render_again(
-    crowd: Crowd, image: str, instead: Mapping[int, str] | None = None
+    crowd: Crowd,
+    image: str,
+    instead: Mapping[int, str] | None = None,
+    without_place: bool = False,
 ) -> tuple[NDArray[np.uint8], Scene]:
-    """The scene of an image with some objects left out or replaced, as its subjects would see it.
+    """The scene of an image with objects left out or replaced, as its subjects would see it.
 
     This designs a stimulus: it tells nothing about any brain.
 
     Parameters
     ----------
     image : id of an image of the crowd file.
-    instead : number of an object -> the category in its place, or "" for none; see
-        `ubrain.data.simulate.scenes.render`.
+    instead, without_place : number of an object -> the category in its place, or "" for none; and
+        whether to leave out indoor or outdoor. See `ubrain.data.simulate.scenes.render`.
 
     Returns
     -------
@@ -83,13 +86,17 @@ def render_again(
         if image in group["id"].asstr()[:]:
             scanner, number = name.rsplit("-", 1)  # of the last subject of its simulation
             seed = _settings(crowd, f"S{number}")["seed"]
-            pixels, scene = render(seed, int(image.removeprefix("scene-")), instead)
+            pixels, scene = render(seed, int(image.removeprefix("scene-")), instead, without_place)
             return shown(pixels[None], scanner)[0], scene
     raise UbrainError(f"no scene of image {image!r} in {crowd.path.name}")
 
 
 def responses(
-    crowd: Crowd, subject: str, pixels: NDArray[np.uint8], on_them: Sequence[Scene]
+    crowd: Crowd,
+    subject: str,
+    pixels: NDArray[np.uint8],
+    on_them: Sequence[Scene],
+    maps: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Noiseless responses of a subject to any images, (n_images, n_voxels).
 
@@ -99,12 +106,13 @@ def responses(
     ----------
     pixels : (n_images, SIZE, SIZE, 3), as its scanner shows them.
     on_them : what is on each image.
+    maps : `energy_maps` of the pixels, to compute them once for several subjects.
     """
     found = _settings(crowd, subject)
     config = SimulationConfig(**found["config"])
     brain = grow(config, found["seed"], found["number"], found["n_voxels"])
     brain.mean, brain.scale = _subject(crowd, subject)["signal_moments"][:]
-    return brain.signals(pixels, list(on_them))
+    return brain.signals(pixels, list(on_them), maps)
 
 
 def _settings(crowd: Crowd, subject: str) -> dict[str, Any]:

@@ -114,6 +114,32 @@ def composition(ax: Axes, table: pd.DataFrame, of: str) -> Axes:
     return ax
 
 
+def falls(ax: Axes, table: pd.DataFrame, of: str) -> Axes:
+    """How much response each cluster loses without something.
+
+    Parameters
+    ----------
+    table : (n_clusters, n_features), standard deviations.
+    of : whose response it is.
+    """
+    sns.heatmap(
+        table,
+        ax=ax,
+        cmap="RdBu_r",
+        vmin=-2,
+        vmax=2,
+        annot=True,
+        fmt=".1f",
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": "lost response (standard deviations)"},
+        linewidths=0.5,
+    )
+    ax.set(title=of, xlabel="left out of the scene", ylabel="cluster")
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=45)
+    return ax
+
+
 def plane(
     ax: Axes,
     places: ArrayLike,

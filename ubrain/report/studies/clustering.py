@@ -1,17 +1,22 @@
 """Clusters of the voxel embeddings of all subjects: what `05_clusters` tabulates and records."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from ubrain import predict, scores
-from ubrain.analysis import clusters
+from ubrain.analysis import clusters, stats
 from ubrain.analysis.clusters import Clustering
+from ubrain.backbone import Backbone
 from ubrain.data.simulate import truth
 from ubrain.data.simulate.brains import EARLY
+from ubrain.data.simulate.maps import energy_maps
+from ubrain.data.simulate.scenes import CATEGORIES, Scene
 from ubrain.model import UniversalEncoder
 from ubrain.report.lab import Lab
 from ubrain.report.studies.receptive_fields import early_areas
@@ -24,6 +29,9 @@ DENSE = 3000  # voxels with a place: enough to draw the areas of a subject alone
 # least share of the top images with a feature, or of the voxels in an area, to name a cluster
 OF_IMAGES, OF_VOXELS = 0.5, 0.2
 MOSTLY = 0.5  # of its voxels in early areas: an early cluster
+# scenes of each category, or place, that are rendered without it; and what a cluster must lose by
+# that, in standard deviations, to be named after it, in at least so many scenes
+SCENES, LEAST_FALL, LEAST_SCENES = 30, 0.5, 5
 
 
 def gather(lab: Lab, encoder: UniversalEncoder) -> tuple[Embeddings, pd.DataFrame]:
@@ -228,15 +236,205 @@ def image_features(lab: Lab, rows: NDArray[np.int64]) -> pd.DataFrame:
     """
     if not lab.crowd.simulated:
         return pd.DataFrame(index=rows)
-    known, unknown = truth.scenes(lab.crowd), {"place": "", "objects": []}
-    scenes = [known.get(image_id, unknown) for image_id in lab.crowd.image_ids[rows]]
-    shown = [
-        {scene["place"], *(o["category"] for o in scene["objects"])} - {"none", ""}
-        for scene in scenes
-    ]
-    features = sorted(set().union(*shown))
-    table = pd.DataFrame({f: [f in on_it for on_it in shown] for f in features}, index=rows)
-    return table.assign(**{PLACE: table[[p for p in PLACES if p in table]].any(axis=1)})
+    table = truth.contents(lab.crowd).loc[rows, [*CATEGORIES, *PLACES]]
+    return table.assign(**{PLACE: table[list(PLACES)].any(axis=1)})
+
+
+@dataclass(frozen=True)
+class Counterfactuals:
+    """Test images rendered again without something that is on them.
+
+    Attributes
+    ----------
+    table : one row per new image: row (of the original in the crowd file), feature (what is left
+        out), instead (the category in its place, "" for none).
+    pixels : (n, SIZE, SIZE, 3)
+    scenes : what is on each new image.
+    """
+
+    table: pd.DataFrame
+    pixels: NDArray[np.uint8]
+    scenes: list[Scene]
+
+
+def counterfactuals(lab: Lab, rows: NDArray[np.int64]) -> Counterfactuals | None:
+    """The first scenes of each category without all its objects, and with objects of another
+    category in their place; and those of each place without it. None for recordings.
+
+    Parameters
+    ----------
+    rows : of the images in the crowd file.
+    """
+    if not lab.crowd.simulated:
+        return None
+    rng, known = np.random.default_rng(lab.seed), truth.scenes(lab.crowd)
+    shown, found, drawn = image_features(lab, rows), [], []
+    for feature in (*CATEGORIES, *PLACES):
+        for row in rows[shown[feature]][:SCENES]:
+            image = lab.crowd.image_ids[row]
+            objects = enumerate(known[image]["objects"])
+            numbers = [i for i, thing in objects if thing["category"] == feature]
+            others = [c for c in CATEGORIES if c != feature]
+            for instead in ("", str(rng.choice(others)))[: 2 if numbers else 1]:
+                changes = dict.fromkeys(numbers, instead)
+                drawn.append(truth.render_again(lab.crowd, image, changes, not numbers))
+                found.append((row, feature, instead))
+    table = pd.DataFrame(found, columns=["row", "feature", "instead"])
+    pixels = np.stack([image for image, _ in drawn])
+    return Counterfactuals(table, pixels, [scene for _, scene in drawn])
+
+
+def predicted_falls(
+    lab: Lab,
+    encoder: UniversalEncoder,
+    found: Clustering,
+    rows: NDArray[np.int64],
+    without: Counterfactuals,
+) -> NDArray[np.float64]:
+    """What the predicted response of each cluster loses: original minus new image, in standard
+    deviations of each voxel over the images `rows`: (n_clusters, n_new_images).
+    """
+    device = encoder.position.device
+    backbone = lab.source.backbone or Backbone(lab.profile.backbone).to(device)
+    parts = np.array_split(without.pixels, -(-len(without.pixels) // predict.IMAGES))
+    with torch.inference_mode():
+        tokens = [[t.cpu() for t in backbone(backbone.preprocess(list(part)))] for part in parts]
+    before = np.searchsorted(rows, without.table["row"])
+    total = np.zeros((found.n_clusters, len(before)))
+    for s, members in _members(lab, found).items():
+        usual = predict.predict(encoder, lab.source, s, rows)
+        predictor = predict.Predictor(encoder, s)
+        after = np.concatenate([predictor([t.to(device) for t in levels]) for levels in tokens])
+        total += members @ ((usual[before] - after) / np.maximum(usual.std(0), 1e-12)).T
+    return total / found.sizes[:, None]
+
+
+def true_falls(lab: Lab, found: Clustering, without: Counterfactuals) -> NDArray[np.float64]:
+    """The same of the true noiseless responses, whose standard deviation is 1."""
+    originals, before = np.unique(without.table["row"], return_inverse=True)
+    known = truth.scenes(lab.crowd)
+    scenes = [Scene.described(known[image]) for image in lab.crowd.image_ids[originals]]
+    pixels = np.concatenate([lab.crowd.pixels(originals), without.pixels])
+    maps, total = energy_maps(pixels), np.zeros((found.n_clusters, len(before)))
+    for s, members in _members(lab, found).items():
+        both = truth.responses(lab.crowd, s, pixels, [*scenes, *without.scenes], maps)
+        total += members @ (both[before] - both[len(originals) :]).T
+    return total / found.sizes[:, None]
+
+
+def _members(lab: Lab, found: Clustering) -> dict[str, NDArray[np.float64]]:
+    """Subject -> which of its voxels belong to which cluster, (n_clusters, n_voxels)."""
+    ends = np.cumsum([lab.crowd[s].n_voxels for s in lab.subjects])[:-1]
+    parts = np.split(found.members.astype(float), ends, axis=1)
+    return dict(zip(lab.subjects, parts, strict=True))
+
+
+def mean_falls(falls: NDArray[np.float64], without: Counterfactuals) -> pd.DataFrame:
+    """Mean fall of each cluster where something is left out: (n_clusters, n_features)."""
+    removed = (without.table["instead"] == "").to_numpy()
+    means = pd.DataFrame(falls[:, removed].T).groupby(without.table["feature"][removed].to_numpy())
+    return means.mean().T[[f for f in (*CATEGORIES, *PLACES) if f in means.groups]]
+
+
+def counterfactual_names(
+    lab: Lab, falls: NDArray[np.float64], without: Counterfactuals
+) -> list[str]:
+    """Names by what a cluster loses: at least half a standard deviation, with a 95 % interval over
+    scenes above 0; "place" if that holds both indoors and outdoors.
+
+    A second word must hold among the scenes that show the first, too.
+
+    Parameters
+    ----------
+    falls : (n_clusters, n_new_images), from `predicted_falls`.
+    """
+    table = without.table
+    feature, removed = table["feature"].to_numpy(), (table["instead"] == "").to_numpy()
+    shown = image_features(lab, table["row"].to_numpy())
+
+    def holds(fall: NDArray, word: str, given: str) -> float:
+        """Mean fall without `word` in scenes with `given`; 0 if it is small or uncertain."""
+        which = removed & (shown[given] & (shown[word] if word == PLACE else feature == word))
+        which &= np.isin(feature, PLACES) if word == PLACE else True
+        values = fall[which.to_numpy()]
+        if len(values) < LEAST_SCENES:
+            return 0.0
+        interval = stats.bootstrap_mean(values, n_boot=lab.profile.bootstrap, seed=lab.seed)
+        return interval.value if interval.low > 0 and interval.value >= LEAST_FALL else 0.0
+
+    names = []
+    for fall in falls:
+        found = {word: holds(fall, word, word) for word in (*CATEGORIES, *PLACES, PLACE)}
+        both = all(found[p] for p in PLACES)
+        for word in PLACES if both else (PLACE,):
+            found[word] = 0.0
+        words = sorted((w for w in found if found[w]), key=lambda w: -found[w])
+        also = [w for w in words[1:] if holds(fall, w, words[0])]
+        names.append(" + ".join([*words[:1], *also[:1]]) or clusters.UNNAMED)
+    return names
+
+
+def fall_contrasts(
+    lab: Lab,
+    named: Clustering,
+    falls: Mapping[str, NDArray[np.float64]],
+    without: Counterfactuals | None,
+) -> pd.DataFrame:
+    """How much more the clusters named after something lose without it than other clusters change
+    (mean of absolute values); recorded. Not among these others are early clusters, which see
+    pixels, and those named after what is in its place.
+
+    Parameters
+    ----------
+    falls : "predicted" and "true" -> (n_clusters, n_new_images).
+
+    Returns
+    -------
+    One row per kind of response and of change (none for recordings): named (mean fall of the
+    clusters named after what is missing), others, difference, low, high (95 %, over scenes),
+    scenes.
+    """
+    if without is None:
+        return pd.DataFrame()
+    words = [set(name.split(" + ")) for name in named.names]
+    words = [w | set(PLACES) if PLACE in w else w for w in words]
+    category = np.array([not name.startswith("early") for name in named.names], dtype=bool)
+    own, gains = (
+        np.array([[f in w for f in without.table[column]] for w in words])
+        for column in ("feature", "instead")
+    )
+    other = category[:, None] & ~own & ~gains
+    rows = []
+    for kind, fall in falls.items():
+        mine = np.where(own, fall, 0).sum(0) / np.maximum(own.sum(0), 1)
+        theirs = np.where(other, abs(fall), 0).sum(0) / np.maximum(other.sum(0), 1)
+        for change in ("left out", "replaced"):
+            which = (without.table["instead"] == "") == (change == "left out")
+            which &= own.any(0) & other.any(0)
+            if not which.any():
+                continue
+            scene = without.table["row"][which].to_numpy()
+            means = pd.DataFrame({"named": mine[which], "others": theirs[which]}).groupby(scene)
+            means = means.mean()
+            interval = stats.bootstrap_mean(
+                means["named"], means["others"], lab.profile.bootstrap, lab.seed
+            )
+            condition = f"{kind}, {change}"
+            lab.record(
+                "counterfactual_fall", interval.value, condition, interval=interval, unit="SD"
+            )
+            rows.append(
+                {
+                    "response": kind,
+                    "object": change,
+                    **means.mean(),
+                    "difference": interval.value,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "scenes": interval.n,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def area_features(voxels: pd.DataFrame) -> pd.DataFrame:
@@ -262,29 +460,42 @@ def n_top(lab: Lab, rows: NDArray[np.int64]) -> int:
 
 
 def name_clusters(
-    found: Clustering, voxels: pd.DataFrame, on_images: pd.DataFrame, in_areas: pd.DataFrame
+    found: Clustering, voxels: pd.DataFrame, names: Sequence[str], in_areas: pd.DataFrame
 ) -> Clustering:
-    """Name clusters by what is frequent on their top images; early ones, and where images are not
-    described, by areas.
+    """Give clusters these names; early ones, and all if there are no names, those of areas.
 
     An early cluster, at least half of whose voxels are in early areas, prefers images with much
     contrast where its voxels look, whatever they show.
 
     Parameters
     ----------
-    on_images, in_areas : enrichment of features on the top images of the clusters, and of areas
-        among their voxels; see `clusters.enrichment`.
+    names : of each cluster, from `counterfactual_names` or `image_names`; empty where nothing is
+        known of the images.
+    in_areas : enrichment of areas among the voxels of clusters; see `clusters.enrichment`.
     """
     n = found.n_clusters
-    if len(on_images):
-        names = clusters.names(on_images, n, OF_IMAGES, kinds=dict.fromkeys(PLACES, PLACE))
-    else:
-        names = clusters.names(in_areas, n, OF_VOXELS)
+    names = list(names) or clusters.names(in_areas, n, OF_VOXELS)
     early = clusters.names(in_areas[early_areas(in_areas["feature"])], n, OF_VOXELS, most=4)
     for c in np.flatnonzero(early_share(found, voxels) >= MOSTLY):
         areas = sorted(early[c].split(" + ")) if early[c] != clusters.UNNAMED else []
         names[c] = f"early: {', '.join(areas)}" if areas else "early"
     return found.named(names)
+
+
+def image_names(top: NDArray[np.bool_], shown: pd.DataFrame) -> list[str]:
+    """Names by what is frequent on the top images of clusters; a second word must be so among the
+    images that show the first, too. Empty if the images are not described.
+
+    Parameters
+    ----------
+    top : (n_clusters, n_images), from `are_top`.
+    shown : (n_images, n_features), from `image_features`.
+    """
+    if not len(shown.columns):
+        return []
+    given = {f: clusters.enrichment(top[:, shown[f]], shown[shown[f]]) for f in shown}
+    table, kinds = clusters.enrichment(top, shown), dict.fromkeys(PLACES, PLACE)
+    return clusters.names(table, len(top), OF_IMAGES, kinds=kinds, given=given)
 
 
 def evidence(
@@ -293,18 +504,17 @@ def evidence(
     voxels: pd.DataFrame,
     responses: NDArray[np.float64],
     rows: NDArray[np.int64],
-) -> tuple[Clustering, pd.DataFrame, pd.DataFrame]:
-    """The clusters with names, and the enrichments that gave them; see `name_clusters`.
+) -> tuple[Clustering, pd.DataFrame]:
+    """The clusters named by their top images, and the enrichment of areas among their voxels.
 
     Parameters
     ----------
     responses : (n_clusters, n_images), from `mean_responses`.
     rows : of the images.
     """
-    top = are_top(responses, n_top(lab, rows))
-    on_images = clusters.enrichment(top, image_features(lab, rows))
+    names = image_names(are_top(responses, n_top(lab, rows)), image_features(lab, rows))
     in_areas = clusters.enrichment(found.members, area_features(voxels))
-    return name_clusters(found, voxels, on_images, in_areas), on_images, in_areas
+    return name_clusters(found, voxels, names, in_areas), in_areas
 
 
 def early_share(found: Clustering, voxels: pd.DataFrame) -> NDArray[np.float64]:
