@@ -3,7 +3,7 @@
 A world draws images and voxels from one population, and the truth is that of the population: the
 median over infinitely many voxels of the correlation over infinitely many images, the share of hits
 over infinitely many sets of images, the mean over infinitely many newcomers. `before` is the
-percentile bootstrap, which the notebooks had until version 0.7, and `basic` the basic bootstrap.
+percentile bootstrap that `now` replaces, and `basic` the basic bootstrap.
 
 Run: python benchmarks/coverage.py [--worlds 500] [--only median]
 """
@@ -197,7 +197,7 @@ def main() -> Iterator[str]:
     parser.add_argument("--worlds", type=int, default=500)
     parser.add_argument("--only", default="", help="kinds whose name holds this")
     asked = parser.parse_args()
-    yield f"| interval of | before | basic | now | ({asked.worlds} worlds)"
+    yield f"| 95 % interval of ({asked.worlds} worlds) | before | basic | now |"
     yield "|---|---|---|---|"
     for kind in (k for k in KINDS if asked.only in k):
         found = pd.Series(coverage(kind, asked.worlds))
