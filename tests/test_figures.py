@@ -29,7 +29,7 @@ def test_conditions_have_one_colour_each():
 def test_intervals_are_drawn_for_each_subject_and_condition(over):
     rows = [
         (over + c, s, v, v - 0.1, v + 0.2)
-        for c, v in zip(CONDITIONS, np.arange(8) / 10, strict=True)
+        for c, v in zip(CONDITIONS, np.arange(1, 9) / 10, strict=True)
         for s in ("S1", "S2")
     ]
     table = pd.DataFrame(rows, columns=["condition", "subject", "median_r", "low", "high"])
@@ -39,7 +39,7 @@ def test_intervals_are_drawn_for_each_subject_and_condition(over):
     for (condition, colour), drawn in zip(CONDITIONS.items(), ax.containers, strict=True):
         mine = table[table["condition"] == over + condition]
         assert drawn[0].get_color() == colour
-        np.testing.assert_allclose(drawn[0].get_ydata(), mine["median_r"])
+        np.testing.assert_allclose(np.array(drawn[0].get_ydata()), mine["median_r"])
         ends = np.array(drawn[2][0].get_segments())[:, :, 1]
         np.testing.assert_allclose(ends, mine[["low", "high"]])
     assert "noise ceiling (median)" in [t.get_text() for t in ax.get_legend().get_texts()]

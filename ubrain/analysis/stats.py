@@ -81,8 +81,8 @@ def median_r(
     (Gaussian kernel), it moves by the kernel's mean of what an image changes in r (jackknife), and
     by ± 1 / 2f with a voxel. Student's quantile; of a median, not of a difference, on Fisher's z.
 
-    Simulated, it holds the truth in 93 to 97 % from 30 images and 20 voxels on; a difference from 50
-    images and 60 voxels on, and in 91 to 93 % with 20 or 30 voxels. Bootstraps do not: resampled
+    Simulated, it holds the truth in 93 to 97 % from 30 images and 20 voxels on; a difference from
+    50 images and 60 voxels on, and in 91 to 93 % with 20 or 30 voxels. Bootstraps do not: resampled
     images repeat, which blurs correlations, and resampled voxels make differences of medians jump.
 
     Parameters
