@@ -46,7 +46,7 @@ from ubrain.analysis import baselines
 from ubrain.predict import predict
 from ubrain.report import figures
 from ubrain.report.lab import ALONE, CROWD, FACTORISED, RIDGE
-from ubrain.report.studies import scoring
+from ubrain.report.studies import held_out, scoring
 
 lab = ubrain.Lab("01_crowd_gains", crowd, profile, seed, subjects)
 
@@ -122,7 +122,7 @@ for condition in (ALONE, CROWD):
 # %% [markdown]
 # ## Score everybody
 #
-# `median_r` (with a 95 % bootstrap interval over images and voxels) and `top1` are the two scores above. `median_r2`: median of
+# `median_r` (with a 95 % interval over images and voxels) and `top1` are the two scores above. `median_r2`: median of
 # 1 − (squared error) / (variance), which also punishes a wrong scale. `noise_normalised`: median of r² divided by the noise ceiling.
 # `significant`: share of voxels whose correlation is above chance (permutation of images, false discovery rate 5 %).
 
@@ -133,25 +133,27 @@ table.round(3)
 # %% [markdown]
 # What to look for: within each subject, does the green dot (crowd) lie above the orange one (the same encoder, alone)
 # and above the grey one (ridge)? How far is it from the dashed line, the median over voxels of the highest correlation
-# that noise allows?
+# that noise allows? Intervals that overlap say little: both models err on the same images.
 
 # %%
-r = scoring.voxel_r(lab, predictions)
 fig, ax = plt.subplots(figsize=(10, 4.2))
-figures.voxel_quartiles(ax, r, {s: lab.ceiling_r(s) for s in lab.subjects})
+figures.with_intervals(ax, table, ceilings={s: lab.ceiling_r(s) for s in lab.subjects})
 lab.save(fig, "voxel_correlation")
 
 # %% [markdown]
 # ## Is the gain real?
 #
-# Paired: each resample of images and voxels scores both models. A gain counts if its interval lies above 0 (`low` > 0).
+# Paired: the interval of the difference, both models on the same images and voxels. A gain counts if it lies above 0 (`low` > 0).
 
 # %%
 gains = scoring.gain_table(lab, predictions, CROWD, over=(ALONE, RIDGE, FACTORISED))
 gains["above 0"] = gains["low"] > 0
 follows = gains[gains["over"] == ALONE]["above 0"]
 lab.record("claim_holds", follows.mean(), f"{CROWD} − {ALONE}", n=len(follows), unit="share")
-gains.round(3)
+fig, ax = plt.subplots(figsize=(10, 3.4))
+figures.with_intervals(ax, gains, value="gain")
+lab.save(fig, "gains")
+gains.drop(columns="condition").round(3)
 
 # %% [markdown]
 # ## Retrieval
@@ -180,26 +182,27 @@ lab.save(fig, "growth")
 # %% [markdown]
 # ## Which areas gain?
 #
-# Median over all voxels of an area, of all subjects together, without intervals. What to look for: areas where the green dot is
-# not above the grey one. There, a linear readout does as well as the crowd.
+# Median over all voxels of an area, of all subjects together; below, the crowd's gains, paired. What to look for: areas where
+# the interval of a gain is not above 0. There, a linear readout (grey), or a subject alone (orange), does as well as the crowd.
 
 # %%
-by_area = scoring.area_table(lab, predictions)
-fig, ax = plt.subplots(figsize=(9, 4))
+by_area = scoring.area_table(lab, predictions, CROWD, over=(ALONE, RIDGE))
+fig, axes = plt.subplots(2, 1, figsize=(9, 7))
 if len(by_area):
-    figures.areas(ax, by_area)
+    gain = by_area["condition"].str.contains(" − ")
+    figures.with_intervals(axes[0], by_area[~gain], by="area")
+    figures.with_intervals(axes[1], by_area[gain], by="area")
 else:
-    figures.text_only(ax, "this crowd file names no areas")
+    figures.text_only(axes[0], "this crowd file names no areas")
+    axes[1].set_axis_off()
 lab.save(fig, "areas")
 
 # %% [markdown]
-# The areas where the crowd gains least over ridge; a difference this small, without an interval, says nothing.
+# The areas where the crowd gains least over ridge:
 
 # %%
-wide = by_area.pivot(index="area", columns="condition", values="median_r")
-wide = wide.reindex(columns=predictions)
-wide["crowd − ridge"] = wide[CROWD] - wide[RIDGE]
-wide.sort_values("crowd − ridge").head(5).round(3)
+least = by_area[by_area["condition"] == f"{CROWD} − {RIDGE}"].sort_values("median_r")
+least.drop(columns="condition").rename(columns={"median_r": "gain"}).head(5).round(3)
 
 # %% [markdown]
 # ## Where on the cortex does the gain sit?
@@ -208,6 +211,7 @@ wide.sort_values("crowd − ridge").head(5).round(3)
 # predicts better. What to look for: is the red everywhere, or in some areas only?
 
 # %%
+r = scoring.voxel_r(lab, predictions)
 gain, voxels = scoring.on_surface(lab, {s: r[CROWD][s] - r[ALONE][s] for s in lab.subjects})
 fig = figures.cortex(gain, voxels, "gain in r: crowd − alone", limit=0.15)
 lab.save(fig, "cortex")
@@ -228,13 +232,30 @@ else:
 lab.save(fig, "truth")
 
 # %% [markdown]
+# ## Judged where it was not trained
+#
+# So far the test images are like the train images. Now no encoder sees a scene with a vehicle, or one inside a room, in training,
+# and each is judged on three parts of the test images: those with a vehicle, those inside a room, and the rest (`random`). The same
+# encoders, so the same number of train images. What to look for: lower dots on what was held out; but is the crowd's gain smaller there?
+
+# %%
+held = held_out.judge(lab, held_out.trained(lab))
+fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
+gain = held["condition"].str.contains(" − ")
+figures.with_intervals(axes[0], held[~gain], by="split")
+figures.with_intervals(axes[1], held[gain], by="split")
+lab.save(fig, "held_out")
+held.round(3)
+
+# %% [markdown]
 # ## With care
 #
 # - Every training of the encoder gets at least the same number of steps (`min_steps` of the profile), and the weights of the epoch
 #   that is best on the val images. So the crowd's gain is not one of training longer; it includes, as it should, that the shared
 #   weights see more images.
 # - Ridge also trains on the val images, which the others hold out.
-# - The intervals cover the choice of images and voxels, not the seed of a training: repeat with another `seed`.
+# - The intervals cover the choice of images and voxels, not the seed of a training or the simulated world: the scoreboard has
+#   an interval over worlds.
 
 # %%
 lab.finish()

@@ -102,7 +102,7 @@ for condition, by_subject in predictions.items():
 # %% [markdown]
 # ## Score
 #
-# Median voxel correlation with a 95 % bootstrap interval over images and voxels, and retrieval among the subject's own
+# Median voxel correlation with a 95 % interval over images and voxels, and retrieval among the subject's own
 # test images (`gallery`; `chance_top1` goes with it). `encoder, two datasets` and `encoder, crowd + <dataset>` are one network,
 # once scored on the subjects of the smaller dataset, once on those of the main one.
 
@@ -111,7 +111,7 @@ table = scoring.score_table(lab, predictions)
 table.round(3)
 
 # %% [markdown]
-# Subjects of the other datasets: median and quartiles over voxels. What to look for: is wine red (two datasets) above green
+# Subjects of the other datasets: median over voxels, with 95 % intervals. What to look for: is wine red (two datasets) above green
 # (own dataset) and orange (alone), and how far below the dashed ceiling, where it is known?
 
 # %%
@@ -119,9 +119,9 @@ fig, ax = plt.subplots(figsize=(9, 4.2))
 nothing = f"one dataset only ({main}): there is nothing to compare"
 if others:
     ceilings = {s: lab.ceiling_r(s) for s in predictions[ALONE]}
-    compared = {c: predictions[c] for c in (ALONE, CROWD, study.TOGETHER)}
-    theirs = {c: {s: by[s] for s in ceilings} for c, by in compared.items()}
-    figures.voxel_quartiles(ax, scoring.voxel_r(lab, theirs), ceilings)
+    compared = table["condition"].isin((ALONE, CROWD, study.TOGETHER))
+    theirs = table[compared & table["subject"].isin(ceilings)]
+    figures.with_intervals(ax, theirs, ceilings=ceilings)
 else:
     figures.text_only(ax, nothing)
 lab.save(fig, "voxel_correlation")

@@ -132,7 +132,7 @@ means.unstack().round(2)
 # dashed) start high, and in which panels does it go flat? Does the blue line follow whichever is best?
 
 # %%
-mean = newcomers.summarise(table, "median_r", lab.profile.bootstrap, seed)
+mean = newcomers.summarise(table)
 fig = newcomers.draw(directions, mean, "median voxel correlation r", ceiling=True)
 lab.save(fig, "curves")
 
@@ -141,7 +141,7 @@ lab.save(fig, "curves")
 # between datasets, so the panels must not be compared with each other.
 
 # %%
-top1 = newcomers.summarise(table, "top1", lab.profile.bootstrap, seed)
+top1 = newcomers.summarise(table, "top1")
 fig = newcomers.draw(directions, top1, "top-1 retrieval (%)", scale=100)
 lab.save(fig, "retrieval")
 

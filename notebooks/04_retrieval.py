@@ -216,7 +216,7 @@ lab.save(fig, "controls")
 # %% [markdown]
 # ## With care
 #
-# - All intervals are 95 % bootstrap intervals over images; they hold for these subjects and this training.
+# - All intervals are 95 % intervals over images; they hold for these subjects and this training.
 # - No voxel belongs to two subjects, so "another subject" goes by area: it keeps what an area has in common in all subjects, and is
 #   no test of pure chance. Controls that need areas or several subjects are left out where there are none.
 

@@ -117,7 +117,7 @@ for q, found in (("x", places.x), ("y", places.y)):
 # The same correlation for all voxels of an area, of all subjects: centre (x, y) and size. Two controls, since voxels of the left
 # hemisphere see the right half of the visual field anyway: **shuffled voxels** keeps subject, area and hemisphere of each
 # voxel and shuffles the rest, **untrained embeddings** has the trained shared weights and new embeddings. Their bars mean
-# different things: 95 % of many shuffles lie in the grey one; the other is the bootstrap interval, over voxels, of a single
+# different things: 95 % of many shuffles lie in the grey one; the other is the 95 % interval, over voxels, of a single
 # draw of embeddings.
 
 # %%

@@ -136,7 +136,7 @@ table.round(3)
 
 # %%
 fig, ax = plt.subplots(figsize=(10, 4.2))
-figures.voxel_quartiles(ax, scoring.voxel_r(mine, predictions), {NAME: mine.ceiling_r(NAME)})
+figures.with_intervals(ax, table, ceilings={NAME: mine.ceiling_r(NAME)})
 lab.save(fig, "voxel_correlation")
 
 # %% [markdown]
@@ -150,15 +150,18 @@ gains.drop(columns="subject").round(3)
 
 # %% [markdown]
 # The same median r for each area with at least 10 voxels; their number stands behind its name. What to look for: is there an
-# area in which the crowd does not help, where ridge (grey), which knows no crowd, is not below the others? A difference in an area of few voxels may be chance; these dots have no intervals.
+# area in which the crowd does not help, where ridge (grey), which knows no crowd, is not below the others? Below, the gains of ours, paired: one whose interval holds 0 may be chance.
 
 # %%
-by_area = scoring.area_table(mine, predictions)
-fig, ax = plt.subplots(figsize=(9, 4))
+by_area = scoring.area_table(mine, predictions, OURS, over=(GRADIENT, RIDGE))
+fig, axes = plt.subplots(2, 1, figsize=(9, 7))
 if len(by_area):
-    figures.areas(ax, by_area)
+    gain = by_area["condition"].str.contains(" − ")
+    figures.with_intervals(axes[0], by_area[~gain], by="area")
+    figures.with_intervals(axes[1], by_area[gain], by="area")
 else:
-    figures.text_only(ax, "these recordings name no areas")
+    figures.text_only(axes[0], "these recordings name no areas")
+    axes[1].set_axis_off()
 lab.save(fig, "areas")
 
 # %% [markdown]

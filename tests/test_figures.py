@@ -25,17 +25,25 @@ def test_conditions_have_one_colour_each():
     assert len(set(CONDITIONS.values())) == len(CONDITIONS)
 
 
-def test_quartiles_are_drawn_for_each_subject_and_condition():
-    rng = np.random.default_rng(0)
-    r = {c: {s: rng.normal(0.4, 0.1, 50) for s in ("S1", "S2")} for c in CONDITIONS}
+@pytest.mark.parametrize("over", ["", "encoder, crowd − "])
+def test_intervals_are_drawn_for_each_subject_and_condition(over):
+    rows = [
+        (over + c, s, v, v - 0.1, v + 0.2)
+        for c, v in zip(CONDITIONS, np.arange(1, 9) / 10, strict=True)
+        for s in ("S1", "S2")
+    ]
+    table = pd.DataFrame(rows, columns=["condition", "subject", "median_r", "low", "high"])
     _, ax = plt.subplots()
-    figures.voxel_quartiles(ax, r, {"S1": np.full(50, 0.7), "S2": np.full(50, np.nan)})
-    drawn = {line.get_color(): line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2}
-    for condition, colour in CONDITIONS.items():
-        np.testing.assert_allclose(
-            drawn[colour], [np.median(r[condition][s]) for s in ("S1", "S2")]
-        )
+    ceilings = {"S1": np.full(50, 0.7), "S2": np.full(50, np.nan)}
+    figures.with_intervals(ax, table, ceilings=ceilings)
+    for (condition, colour), drawn in zip(CONDITIONS.items(), ax.containers, strict=True):
+        mine = table[table["condition"] == over + condition]
+        assert drawn[0].get_color() == colour
+        np.testing.assert_allclose(np.array(drawn[0].get_ydata()), mine["median_r"])
+        ends = np.array(drawn[2][0].get_segments())[:, :, 1]
+        np.testing.assert_allclose(ends, mine[["low", "high"]])
     assert "noise ceiling (median)" in [t.get_text() for t in ax.get_legend().get_texts()]
+    assert any(list(line.get_ydata()) == [0, 0] for line in ax.lines) == bool(over)
 
 
 def test_chance_is_drawn_for_every_gallery():
@@ -45,11 +53,13 @@ def test_chance_is_drawn_for_every_gallery():
             "subject": ["S1", "S2"],
             "gallery": [10, 4],
             "top1": [0.5, 1.0],
+            "top1_low": [0.2, 0.7],
+            "top1_high": [0.8, 1.0],
         }
     )
     _, ax = plt.subplots()
     figures.retrieval(ax, table, 1)
-    assert [c.get_segments()[0][0][1] for c in ax.collections] == [10, 25]
+    assert [c.get_segments()[0][0][1] for c in ax.collections[1:]] == [10, 25]
     assert [p.get_height() for p in ax.patches] == [50, 100]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["S1\nof 10", "S2\nof 4"]
 

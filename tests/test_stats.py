@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
-from scipy.stats import PermutationMethod, bootstrap, false_discovery_control, kstest, pearsonr
+from scipy.stats import (
+    PermutationMethod,
+    binomtest,
+    bootstrap,
+    false_discovery_control,
+    kstest,
+    pearsonr,
+    ttest_1samp,
+)
 
 from ubrain import scores
 from ubrain.analysis import stats
@@ -18,71 +26,69 @@ def crowd_of_two(n=60, v=40, seed=0, shared=1.0):
     return a, signal + rng.standard_normal((n, v)), b
 
 
-def brute_force(predictions, m, n_boot, seed):
-    """Median r of each prediction in resamples of images and voxels, one by one; (n_boot,
-    n_predictions).
-    """
-    rng = np.random.default_rng(seed)
-    out = []
-    for _ in range(n_boot):
-        images, voxels = (
-            rng.integers(len(m), size=len(m)),
-            rng.integers(m.shape[1], size=m.shape[1]),
-        )
-        out.append([np.median(column_r(p[images], m[images])[voxels]) for p in predictions])
-    return np.array(out)
-
-
 def column_r(p, m):
     p, m = p - p.mean(0), m - m.mean(0)
     return (p * m).sum(0) / np.sqrt((p**2).sum(0) * (m**2).sum(0))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_interval_of_the_median_equals_brute_force(dtype):
-    a, m, _ = crowd_of_two()
-    found = stats.bootstrap_median_r(a.astype(dtype), m.astype(dtype), n_boot=2000, seed=1)
-    expected = brute_force([a], m, 2000, seed=99)[:, 0]
-    low, high = np.percentile(expected, [2.5, 97.5])
-    tolerance = 0.2 * (high - low)
-    assert found.low == pytest.approx(low, abs=tolerance)
-    assert found.high == pytest.approx(high, abs=tolerance)
-    assert found.value == pytest.approx(np.median(column_r(a, m)), abs=1e-6)
-    assert found.n == 40
+def test_a_median_has_the_spread_of_other_samples(dtype):
+    """Image and voxel samples of one population, many times."""
+    worlds = [crowd_of_two(seed=seed) for seed in range(300)]
+    found = [stats.median_r(a.astype(dtype), m.astype(dtype)) for a, m, _ in worlds]
+    assert found[0].value == pytest.approx(np.median(column_r(*worlds[0][:2])), abs=1e-6)
+    assert found[0].n == 40
+    spread = np.std([f.value for f in found])
+    width = np.mean([f.high - f.low for f in found])
+    assert width == pytest.approx(2 * 2.02 * spread, rel=0.2)  # 2.02: Student's t, 39
 
 
-def test_interval_of_the_gain_equals_brute_force():
-    a, m, b = crowd_of_two()
-    found = stats.bootstrap_median_r(a, m, b, n_boot=2000, seed=1)
-    samples = brute_force([a, b], m, 2000, seed=99)
-    low, high = np.percentile(samples[:, 0] - samples[:, 1], [2.5, 97.5])
-    assert found.low == pytest.approx(low, abs=0.2 * (high - low))
-    assert found.high == pytest.approx(high, abs=0.2 * (high - low))
-    assert found.value == pytest.approx(np.median(column_r(a, m)) - np.median(column_r(b, m)))
+def test_a_gain_has_the_spread_of_other_samples_and_is_paired():
+    worlds = [crowd_of_two(seed=seed) for seed in range(300)]
+    found = [stats.median_r(a, m, b) for a, m, b in worlds]
+    a, m, b = worlds[0]
+    assert found[0].value == pytest.approx(np.median(column_r(a, m)) - np.median(column_r(b, m)))
+    width = np.mean([f.high - f.low for f in found])
+    assert width == pytest.approx(2 * 2.02 * np.std([f.value for f in found]), rel=0.2)
+    one, other = (stats.median_r(p, m) for p in (a, b))
+    assert width < 0.8 * np.hypot(one.high - one.low, other.high - other.low)
 
 
-def test_paired_gain_is_narrower_than_two_separate_intervals():
-    a, m, b = crowd_of_two(shared=2.0)
-    paired = stats.bootstrap_median_r(a, m, b, n_boot=500)
-    one, other = (stats.bootstrap_median_r(p, m, n_boot=500) for p in (a, b))
-    unpaired = np.hypot(one.high - one.low, other.high - other.low)
-    assert paired.high - paired.low < 0.7 * unpaired
+def test_responses_that_voxels_have_in_common_count_as_fewer():
+    rng = np.random.default_rng(0)
+    signal, common = rng.standard_normal((2, 60, 1))
+    own = 0.3 * rng.standard_normal((2, 60, 100))
+    together = stats.median_r(signal + own[0], signal + common + own[1])
+    apart = stats.median_r(signal + own[0], signal + rng.standard_normal((60, 100)) + own[1])
+    assert together.high - together.low > 1.3 * (apart.high - apart.low)
+
+
+def test_leaving_out_an_image_is_computed_exactly():
+    a, m, _ = crowd_of_two(n=12, v=7)
+    found = stats._linearised(a, m)
+    r = column_r(a, m)
+    without = np.array([column_r(np.delete(a, i, 0), np.delete(m, i, 0)) for i in range(12)])
+    moved = 11 * (r - without)
+    nearest = np.abs(r - np.median(r)).argmin()
+    kernel = found.images[:, nearest] / moved[:, nearest]
+    np.testing.assert_allclose(kernel, kernel[0])
+    assert found.images.sum() / moved.sum() > 0
+    np.testing.assert_array_equal(np.sign(found.voxels), np.sign(r - np.median(r)))
 
 
 def test_gain_changes_sign_with_the_order_and_is_zero_over_itself():
     a, m, b = crowd_of_two()
-    gain, loss = stats.bootstrap_median_r(a, m, b, 300), stats.bootstrap_median_r(b, m, a, 300)
+    gain, loss = stats.median_r(a, m, b), stats.median_r(b, m, a)
     assert (gain.value, gain.low, gain.high) == pytest.approx((-loss.value, -loss.high, -loss.low))
     rng = np.random.default_rng(1)
-    assert stats.bootstrap_median_r(m, m + rng.standard_normal(m.shape), a, 300).low > 0
-    none = stats.bootstrap_median_r(a, m, a, 300)
+    assert stats.median_r(m, m + rng.standard_normal(m.shape), a).low > 0
+    none = stats.median_r(a, m, a)
     assert (none.value, none.low, none.high) == (0, 0, 0)
 
 
 def test_offsets_and_scales_do_not_change_the_interval():
     a, m, _ = crowd_of_two()
-    plain = stats.bootstrap_median_r(a, m, n_boot=200)
-    moved = stats.bootstrap_median_r(1e-3 * a + 1e4, 1e3 * m - 1e6, n_boot=200)
+    plain, moved = stats.median_r(a, m), stats.median_r(1e-3 * a + 1e4, 1e3 * m - 1e6)
     assert (moved.value, moved.low, moved.high) == pytest.approx(
         (plain.value, plain.low, plain.high), abs=1e-6
     )
@@ -91,50 +97,44 @@ def test_offsets_and_scales_do_not_change_the_interval():
 def test_voxels_without_a_correlation_are_left_out_of_both():
     a, m, b = crowd_of_two()
     a[:, 0], b[:, 1], m[:, 2] = 0.1, 0.1, 0.1
-    found = stats.bootstrap_median_r(a, m, b, 100)
+    found = stats.median_r(a, m, b)
     assert found.n == 37
     assert found.value == pytest.approx(
         np.median(column_r(a, m)[3:]) - np.median(column_r(b, m)[3:])
     )
     with pytest.raises(UbrainError, match="no voxel"):
-        stats.bootstrap_median_r(np.ones_like(a), m)
+        stats.median_r(np.ones_like(a), m)
 
 
-def test_few_images_may_leave_a_resample_constant():
-    a, m, _ = crowd_of_two(n=4, v=30)
-    found = stats.bootstrap_median_r(a, m, n_boot=500)
-    assert -1 <= found.low <= found.high <= 1
+@pytest.mark.parametrize(("n", "v"), [(4, 30), (3, 1), (20, 2)])
+def test_few_images_or_voxels_have_an_interval_within_the_possible(n, v):
+    a, m, _ = crowd_of_two(n=n, v=v)
+    found = stats.median_r(a, m)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    perfect = stats.median_r(m, m)
+    assert (perfect.value, perfect.low, perfect.high) == pytest.approx((1, 1, 1))
 
 
-@pytest.mark.parametrize("kind", ["hits", "numbers"])
-def test_mean_interval_equals_scipy(kind):
-    rng = np.random.default_rng(3)
-    x = rng.random(80) < 0.4 if kind == "hits" else rng.standard_normal(80)
-    found = stats.bootstrap_mean(x, n_boot=4000)
-    expected = bootstrap(
-        (x.astype(float),),
-        np.mean,
-        n_resamples=4000,
-        method="percentile",
-        rng=np.random.default_rng(8),
-    )
-    low, high = expected.confidence_interval
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.08 * (high - low))
-    assert (found.value, found.n) == (pytest.approx(x.mean()), 80)
+@pytest.mark.parametrize(("n", "k"), [(80, 30), (200, 199), (50, 0)])
+def test_a_share_has_the_interval_of_scipy(n, k):
+    hits = np.arange(n) < k
+    found = stats.share({"S1": hits}, {"S1": np.arange(n)})
+    expected = binomtest(k, n).proportion_ci(method="wilson")
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((k / n, *expected, n))
 
 
-def test_mean_difference_is_paired():
-    rng = np.random.default_rng(4)
-    a = rng.random(100) < 0.5
-    assert stats.bootstrap_mean(a, a) == stats.Interval(0, 0, 0, 100)
+def test_a_gain_in_share_is_paired():
+    a = np.random.default_rng(4).random(100) < 0.5
+    none = stats.gain_in_share(a, a)
+    assert (none.value, none.n) == (0, 100)
+    assert -none.low == pytest.approx(none.high)
     b = a.copy()
     b[:10] = ~b[:10]
-    found, direct = (
-        stats.bootstrap_mean(a, b, seed=5),
-        stats.bootstrap_mean(a.astype(float) - b, seed=5),
-    )
-    assert found == direct
+    found = stats.gain_in_share(a, b)
     assert found.value == pytest.approx(a.mean() - b.mean())
+    assert none.high < found.high - found.value < 0.1
+    swapped = stats.gain_in_share(b, a)
+    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
 
 
 def test_permutation_p_equals_scipy():
@@ -179,8 +179,8 @@ def test_fdr_equals_scipy_on_what_is_known(missing):
 def test_same_seed_same_numbers(seed):
     a, m, b = crowd_of_two()
     for function, *arguments in (
-        (stats.bootstrap_median_r, a, m, b, 50),
-        (stats.bootstrap_mean, a[:, 0], b[:, 0], 50),
+        (stats.bootstrap, stats.pearson, a[:, 0], b[:, 0]),
+        (stats.resampled_scores, a, m, 50),
         (stats.permutation_p, b, m, 50),
     ):
         first, again, other = (function(*arguments, seed=s) for s in (seed, seed, seed + 1))
@@ -188,11 +188,7 @@ def test_same_seed_same_numbers(seed):
         assert not np.array_equal(np.array(first, dtype=object), np.array(other, dtype=object))
 
 
-def test_value_is_the_median_of_the_voxel_correlations():
-    a, m, _ = crowd_of_two()
-    assert stats.bootstrap_median_r(a, m, n_boot=10).value == pytest.approx(
-        np.median(scores.correlation(a, m))
-    )
+def test_an_interval_is_shown_with_three_digits():
     assert str(stats.Interval(0.12345, -0.1, 0.2, 3)) == "0.123 [-0.100, 0.200]"
 
 
@@ -207,7 +203,6 @@ def test_bootstrap_of_a_correlation_is_that_of_scipy():
         paired=True,
         vectorized=False,
         n_resamples=500,
-        method="percentile",
         random_state=1,
     )
     assert found.value == pytest.approx(pearsonr(x, y)[0])
@@ -222,64 +217,51 @@ def test_bootstrap_of_nothing_is_nan():
 
 def test_the_mean_of_subjects_weighs_them_equally_and_leaves_out_missing_images():
     values = {"S1": [1.0, 0.0, 1.0, 1.0], "S2": [0.0, np.nan]}
-    found = stats.bootstrap_mean_of_subjects(values, {"S1": [4, 5, 6, 7], "S2": [4, 9]}, n_boot=300)
+    found = stats.share(values, {"S1": [4, 5, 6, 7], "S2": [4, 9]})
     assert found.value == pytest.approx((0.75 + 0.0) / 2)
     assert found.n == 5
     assert found.low <= found.value <= found.high
 
 
-def test_one_subject_gives_the_interval_of_its_images():
-    hits = (np.random.default_rng(0).random(80) < 0.3).astype(float)
-    one = stats.bootstrap_mean_of_subjects({"S1": hits}, {"S1": np.arange(80)}, n_boot=4000)
-    expected = stats.bootstrap_mean(hits, n_boot=4000)
-    assert one.value == expected.value
-    assert (one.low, one.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+def test_subjects_that_saw_the_same_images_are_one_sample():
+    hits = np.random.default_rng(0).random(60) < 0.5
+    one = stats.share({"a": hits}, {"a": np.arange(60)})
+    same = stats.share(dict.fromkeys("ab", hits), dict.fromkeys("ab", np.arange(60)))
+    assert (same.low, same.high) == pytest.approx((one.low, one.high))
+    apart = stats.share(dict.fromkeys("ab", hits), {"a": np.arange(60), "b": np.arange(60, 120)})
+    assert apart.high - apart.low == pytest.approx((one.high - one.low) / np.sqrt(2), rel=0.05)
 
 
-def test_subjects_that_saw_the_same_images_are_drawn_together():
-    hits = (np.random.default_rng(0).random(60) < 0.5).astype(float)
-    same = stats.bootstrap_mean_of_subjects(
-        dict.fromkeys("ab", hits), dict.fromkeys("ab", np.arange(60))
-    )
-    apart = stats.bootstrap_mean_of_subjects(
-        dict.fromkeys("ab", hits), {"a": np.arange(60), "b": np.arange(60, 120)}
-    )
-    assert (apart.high - apart.low) < 0.85 * (same.high - same.low)  # 1 / sqrt(2) of it
-
-
-def test_resampled_scores_are_those_of_the_drawn_images_and_voxels():
-    rng = np.random.default_rng(1)
-    p, m = rng.normal(size=(30, 7)), rng.normal(size=(30, 7))
-    p += m
-    r, top1 = stats.resampled_scores(p, m, n_boot=20, seed=3)
-    weights, voxels = stats._resamples(m, 20, 3)
-    hits = scores.retrieval_ranks(p, m) < 1
-    for i in range(20):
-        images = np.repeat(np.arange(30), weights[i].astype(int))
-        expected = [np.corrcoef(p[images, v], m[images, v])[0, 1] for v in voxels[i]]
-        assert r[i] == pytest.approx(np.median(expected))
-        assert top1[i] == pytest.approx(hits[images].mean())
-    shifted = stats.resampled_scores(p + 1, m, n_boot=20, seed=3)[0]
-    np.testing.assert_allclose(shifted, r)  # the same draws
-    constant = stats.resampled_scores(np.zeros_like(p), m, n_boot=5)[0]
+def test_resampled_scores_spread_as_the_interval_does_and_are_paired():
+    a, m, b = crowd_of_two()
+    (r, top1), (r_b, _) = (stats.resampled_scores(p, m, n_boot=4000, seed=3) for p in (a, b))
+    found, hits = stats.median_r(a, m), scores.retrieval_ranks(a, m) < 1
+    assert 2 * 2.02 * r.std() == pytest.approx(found.high - found.low, rel=0.1)
+    assert (r.mean(), top1.mean()) == pytest.approx((found.value, hits.mean()), abs=0.01)
+    assert top1.std() == pytest.approx(hits.std() / np.sqrt(60), rel=0.1)
+    assert (r - r_b).std() < 0.8 * np.hypot(r.std(), r_b.std())
+    constant = stats.resampled_scores(np.zeros_like(a), m, n_boot=5)[0]
     np.testing.assert_array_equal(constant, 0)
 
 
-def test_units_are_resampled_together_with_what_they_were_measured_on():
-    rng = np.random.default_rng(1)
-    values, noise = np.array([0.2, 0.4]), rng.normal(size=(1, 4000))
-    exact = stats.bootstrap_units(values, np.repeat(values[:, None], 10, 1))
-    assert (exact.value, exact.low, exact.high, exact.n) == (
-        pytest.approx(0.3),
-        pytest.approx(0.2),
-        pytest.approx(0.4),
-        2,
-    )
-    one = stats.bootstrap_units(
-        [0.2], 0.7 + 0.1 * noise, n_boot=20_000
-    )  # the resamples' own mean plays no part
+def test_units_add_their_spread_to_that_of_what_they_were_measured_on():
+    noise = 0.1 * np.random.default_rng(1).normal(size=(1, 20_000))
+    values = np.array([0.2, 0.3, 0.7])
+    exact = stats.mean_of_units(values, np.zeros((3, 10)))
+    expected = stats.t_interval(values)
+    assert (exact.low, exact.high) == pytest.approx((expected.low, expected.high))
+    one = stats.mean_of_units([0.2], noise + 5)  # only the spread of resamples plays a part
     np.testing.assert_allclose([one.low, one.high], [0.2 - 0.196, 0.2 + 0.196], atol=0.01)
-    shared = stats.bootstrap_units([0.2, 0.2], np.repeat(0.1 * noise, 2, 0), n_boot=20_000)
-    assert shared.high - shared.low == pytest.approx(
-        one.high - one.low, rel=0.05
-    )  # the same images: no second sample
+    same = stats.mean_of_units([0.2, 0.2], np.repeat(noise, 2, 0))  # no second sample
+    assert same.high - same.low == pytest.approx(one.high - one.low, rel=0.05)
+    both = stats.mean_of_units(values, np.repeat(noise, 3, 0))
+    assert both.value == pytest.approx(0.4)
+    assert both.high - both.low < exact.high - exact.low  # the noise adds degrees of freedom
+
+
+def test_a_t_interval_is_that_of_scipy():
+    x = np.array([0.03, 0.05, 0.02])
+    expected = ttest_1samp(x, 0).confidence_interval()
+    found = stats.t_interval(x)
+    assert (found.value, found.low, found.high) == pytest.approx((x.mean(), *expected))
+    assert np.isnan(stats.t_interval([1.0]).low)

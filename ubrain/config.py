@@ -217,7 +217,7 @@ class Profile:
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     ablations: AblationConfig = field(default_factory=AblationConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    bootstrap: int = 1000  # resamples behind every interval
+    bootstrap: int = 1000  # resamples behind intervals over voxels and over newcomers
     permutations: int = 1000  # shuffles behind every p value
 
 

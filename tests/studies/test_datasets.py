@@ -113,7 +113,7 @@ def test_gains_are_those_of_the_two_encoders(lab, found, trained):
     predictions = predict_all(lab, found, study.trainings(lab, found, []))
     gains = study.gains(lab, predictions, found).set_index(["dataset", "of", "over", "subject"])
     a, b = (predictions[c]["S4"] for c in (study.TOGETHER, CROWD))
-    expected = stats.bootstrap_median_r(a, lab.measured("S4"), b, lab.profile.bootstrap, lab.seed)
+    expected = stats.median_r(a, lab.measured("S4"), b)
     row = gains.loc[(THREE, study.TOGETHER, CROWD, "S4")]
     assert (row["gain"], row["low"], row["high"]) == (expected.value, expected.low, expected.high)
     assert len(gains) == 3 * 3 + 2 * 3
@@ -161,7 +161,7 @@ def test_images_that_not_all_subjects_saw_are_left_out(lab, found, trained, monk
         lambda self, s: self.crowd[s].responses_to(self.crowd[s].image_rows("test")),
     )
     cut = {"S4": predictions[CROWD]["S4"][3:], "S5": predictions[CROWD]["S5"]}
-    measured, a = study.on_common_images(lab, ["S5", "S4"], cut)
+    measured, a = scoring.on_common_images(lab, ["S5", "S4"], cut)
     first = lab.crowd["S5"].n_voxels
     np.testing.assert_array_equal(a[:, :first], predictions[CROWD]["S5"][3:])
     assert measured.shape == a.shape == (17, first + lab.crowd["S4"].n_voxels)

@@ -130,7 +130,7 @@ def test_a_difference_within_the_noise_of_the_test_images_is_neither(lab):
 
 def test_a_panel_says_that_the_ceiling_is_unknown(lab):
     table = table_of({GRADIENT: [0.1, 0.2]}, direction="7T → 4T").assign(ceiling=np.nan)
-    mean = newcomers.summarise(table, "median_r", n_boot=10, seed=0)
+    mean = newcomers.summarise(table)
     figure = newcomers.draw(
         [newcomers.Direction("7T → 4T", ("S1",), ("S6",))], mean, "r", ceiling=True
     )

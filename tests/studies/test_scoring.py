@@ -1,12 +1,15 @@
 """Tables of scores, on the smoke profile: what they hold is what the scores say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ubrain import scores
 from ubrain.data.simulate import truth
+from ubrain.report import suite
 from ubrain.report.lab import ALONE, CROWD, RIDGE, Lab
-from ubrain.report.studies import scoring
+from ubrain.report.studies import held_out, scoring
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +51,66 @@ def test_gains_are_paired_and_a_subject_that_does_not_follow_is_below_zero(lab, 
 
 
 def test_areas_pool_the_voxels_of_all_subjects(lab, predictions):
-    table = scoring.area_table(lab, {CROWD: predictions[CROWD]}, least=1).set_index("area")
-    r = {s: scores.correlation(predictions[CROWD][s], lab.measured(s)) for s in lab.subjects}
-    v1 = np.concatenate([r[s][lab.crowd[s].voxels["areas"] == "V1"] for s in lab.subjects])
-    assert table.loc["V1", "median_r"] == pytest.approx(np.median(v1))
-    assert table.loc["V1", "n_voxels"] == len(v1)
-    assert table["n_voxels"].sum() == sum(len(x) for x in r.values())
+    table = scoring.area_table(lab, predictions, CROWD, over=(ALONE,), least=1)
+    table = table.set_index(["condition", "area"])
+    v1 = {}
+    for c in (ALONE, CROWD):
+        r = {s: scores.correlation(predictions[c][s], lab.measured(s)) for s in lab.subjects}
+        inside = [r[s][lab.crowd[s].voxels["areas"] == "V1"] for s in lab.subjects]
+        v1[c] = np.median(np.concatenate(inside))
+        row = table.loc[(c, "V1")]
+        assert row["median_r"] == pytest.approx(v1[c])
+        assert row["n_voxels"] == sum(map(len, inside))
+        assert row["low"] < row["median_r"] < row["high"]
+    assert table.loc[CROWD]["n_voxels"].sum() == sum(len(x) for x in r.values())
+    gain = table.loc[(f"{CROWD} − {ALONE}", "V1")]
+    assert gain["median_r"] == pytest.approx(v1[CROWD] - v1[ALONE])
+    assert gain["low"] > 0
+
+
+def test_a_crowd_is_judged_on_what_no_training_shows(lab, predictions):
+    table = held_out.judge(lab, predictions).set_index(["split", "condition"])
+    assert set(table.index.get_level_values("split")) == set(suite.SPLITS)
+    scenes, rows = truth.scenes(lab.crowd), lab.crowd["S1"].image_rows("test")
+    inside = np.array([scenes[i]["place"] == "indoor" for i in lab.crowd.image_ids[rows]])
+    r = [
+        scores.correlation(predictions[CROWD][s][inside], lab.measured(s)[inside])
+        for s in lab.subjects
+    ]
+    found = table.loc[(suite.BACKGROUND, CROWD)]
+    assert found["median_r"] == pytest.approx(np.median(np.concatenate(r)))
+    assert found["n_images"] == inside.sum()
+    assert (table.xs(f"{CROWD} − {ALONE}", level="condition")["low"] > 0).all()
+
+
+def test_held_out_images_are_in_no_training(lab, monkeypatch):
+    seen = []
+
+    def encoder(self, group, source):
+        seen.extend(source.crowd[s].image_rows(k) for s in group for k in ("train", "val"))
+        return group
+
+    monkeypatch.setattr(Lab, "encoder", encoder)
+    monkeypatch.setattr(Lab, "predict", lambda self, encoder, s: np.zeros((1, 1)))
+    found = held_out.trained(lab)
+    assert list(found[ALONE]) == list(found[CROWD]) == lab.subjects[: held_out.N_ALONE]
+    scenes = truth.scenes(lab.crowd)
+    shown = [scenes[i] for i in lab.crowd.image_ids[np.unique(np.concatenate(seen))]]
+    assert len(shown) > 50
+    assert all(s["place"] != "indoor" for s in shown)
+    assert all(o["category"] != "vehicle" for s in shown for o in s["objects"])
+
+
+def test_a_suite_is_of_one_crowd_and_one_profile(lab):
+    found = suite.suite_of(lab.crowd, "sim", lab.profile)
+    assert (found.name, found.version) == ("ubrain-sim-smoke", 1)
+    assert found == suite.suite_of(lab.crowd, "sim", lab.profile)
+    other = replace(lab.profile, bootstrap=7)
+    part = lab.crowd.select(lab.crowd["S1"])
+    digests = {
+        suite.suite_of(*of).digest for of in ((lab.crowd, "sim", other), (part, "sim", other))
+    }
+    assert len(digests | {found.digest}) == 3
 
 
 def test_the_truth_correlates_perfectly_with_itself(lab, predictions):
@@ -94,8 +151,8 @@ def test_without_areas_places_or_truth_tables_are_empty(lab, predictions, monkey
     for s in lab.subjects:
         voxels = lab.crowd[s].voxels.assign(areas="").drop(columns="vertex")
         monkeypatch.setitem(lab.crowd[s].__dict__, "voxels", voxels)
-    by_area = scoring.area_table(lab, predictions)
-    assert list(by_area.columns) == ["area", "condition", "median_r", "n_voxels"]
+    by_area = scoring.area_table(lab, predictions, CROWD)
+    assert list(by_area.columns) == scoring.AREA_COLUMNS
     assert len(by_area) == len(scoring.truth_table(lab, predictions)) == 0
     values, voxels = scoring.on_surface(lab, predictions[CROWD])
     assert len(values) == len(voxels) == 0

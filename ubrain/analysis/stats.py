@@ -1,25 +1,31 @@
-"""How sure are we: paired bootstrap over images and voxels, permutation tests, false discovery
-rate.
+"""How sure are we: intervals over images, voxels, subjects and worlds, permutation tests, false
+discovery rate.
+
+`benchmarks/coverage.py` simulates how often each kind of interval holds the truth.
 """
 
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import false_discovery_control
+from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import false_discovery_control, norm
+from scipy.stats import t as student
 
 from ubrain import scores
 from ubrain.errors import UbrainError
 
 Array = NDArray[np.float64]
 NUMBERS = 1 << 22  # that a bootstrap draws at a time
+Z = float(norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % interval, and the number of units resampled."""
+    """An estimate with its 95 % interval, and the number of units sampled."""
 
     value: float
     low: float
@@ -30,18 +36,54 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def bootstrap_median_r(
-    predicted: ArrayLike,
-    measured: ArrayLike,
-    against: ArrayLike | None = None,
-    n_boot: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Median voxel correlation with a 95 % percentile interval, or the gain in it over another
-    prediction.
+class _Linear(NamedTuple):
+    """A median over voxels of the correlation over images, and how it follows its sample.
 
-    Each resample draws images and voxels with replacement; with `against`, both predictions are
-    scored on the same draw (paired), and the interval is that of the difference of the medians.
+    Attributes
+    ----------
+    value : the median.
+    images : (n_images, n_voxels), what an image changes through each voxel near the median.
+    voxels : (n_voxels,), what a voxel changes.
+    """
+
+    value: float
+    images: Array
+    voxels: Array
+
+    def minus(self, other: "_Linear") -> "_Linear":
+        """The difference, paired."""
+        return _Linear(
+            self.value - other.value, self.images - other.images, self.voxels - other.voxels
+        )
+
+    def variance(self) -> tuple[float, float]:
+        """Of the median, from the choice of images, and from that of voxels.
+
+        The noise of each voxel's own correlation widens the spread over voxels already: it is taken
+        out of the part of the images, which is what voxels have in common.
+        """
+        n_images, n_voxels = self.images.shape
+        images = self.images - self.images.mean(0)
+        own = (images**2).sum()
+        shared = max(float((images.sum(1) ** 2).sum() - own), 0.0)
+        voxels = float((self.voxels**2).sum())
+        return shared / (n_images * (n_images - 1)), voxels / (n_voxels * max(n_voxels - 1, 1))
+
+
+def median_r(
+    predicted: ArrayLike, measured: ArrayLike, against: ArrayLike | None = None
+) -> Interval:
+    """Median voxel correlation with a 95 % interval over images and voxels, or the gain in it over
+    another prediction (difference of the medians, paired).
+
+    The truth that it is meant to hold is the median over all voxels like these of the correlation
+    over all images like these. A median is linearised: near it, density f of the correlations r
+    (Gaussian kernel), it moves by the kernel's mean of what an image changes in r (jackknife), and
+    by ± 1 / 2f with a voxel. Student's quantile; of a median, not of a difference, on Fisher's z.
+
+    Simulated, it holds the truth in 93 to 97 % from 30 images and 20 voxels on; a difference from
+    50 images and 60 voxels on, and in 91 to 93 % with 20 or 30 voxels. Bootstraps do not: resampled
+    images repeat, which blurs correlations, and resampled voxels make differences of medians jump.
 
     Parameters
     ----------
@@ -55,53 +97,80 @@ def bootstrap_median_r(
     m = np.asarray(measured, dtype=np.float64)
     if not np.isfinite(m).all():
         raise UbrainError(
-            "bootstrap: the measured responses have missing values; leave out those voxels"
+            "median_r: the measured responses have missing values; leave out those voxels"
         )
     candidates = [np.asarray(p, dtype=np.float64) for p in (predicted, against) if p is not None]
-    full = [scores.correlation(p, m) for p in candidates]
-    keep = np.logical_and.reduce([np.isfinite(r) for r in full])
+    keep = np.logical_and.reduce([np.isfinite(scores.correlation(p, m)) for p in candidates])
     if not keep.any():
-        raise UbrainError("bootstrap: no voxel has a correlation (all constant or missing)")
-    weights, draws = _resamples(m[:, keep], n_boot, seed)
-    medians = [
-        _median_of_draws(_weighted_correlation(p[:, keep], m[:, keep], weights), draws)
-        for p in candidates
-    ]
-    values = [float(np.median(r[keep])) for r in full]
-    samples = medians[0] - medians[1] if against is not None else medians[0]
-    value = values[0] - values[1] if against is not None else values[0]
-    low, high = np.nanpercentile(samples, [2.5, 97.5])
-    return Interval(value, float(low), float(high), int(keep.sum()))
+        raise UbrainError("median_r: no voxel has a correlation (all constant or missing)")
+    linear = [_linearised(p[:, keep], m[:, keep]) for p in candidates]
+    found = linear[0] if against is None else linear[0].minus(linear[1])
+    n_images, n_voxels = found.images.shape
+    df = max(min(n_images, n_voxels) - 1, 1)
+    half = float(student.ppf(0.975, df)) * np.sqrt(sum(found.variance()))
+    r = found.value
+    if against is not None or abs(r) >= 1:
+        return Interval(r, r - half, r + half, n_voxels)
+    low, high = np.tanh(np.arctanh(r) + np.array([-half, half]) / (1 - r**2))
+    return Interval(r, float(low), float(high), n_voxels)
 
 
-def bootstrap_mean(
-    values: ArrayLike, against: ArrayLike | None = None, n_boot: int = 1000, seed: int = 0
-) -> Interval:
-    """Mean of one number per image (a retrieval hit, say) with a 95 % percentile interval over
-    images.
+def share(hits: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike]) -> Interval:
+    """Mean over subjects of their share of hits, with Wilson's 95 % interval over images.
 
-    With `against`, the interval is that of the paired difference of the means.
+    Subjects find the same images hard: the interval is that of as many independent images as have
+    the variance of these, where what the subjects have on one image is added up. The subjects are
+    not sampled.
 
     Parameters
     ----------
-    values, against : (n_images,)
+    hits : subject -> (n_images,), numbers from 0 to 1; NaN is left out.
+    images : subject -> (n_images,), what tells images apart, such as rows of the crowd file.
+
+    Returns
+    -------
+    Interval, with n the number of different images.
     """
-    x = np.asarray(values, dtype=np.float64)
-    if against is not None:
-        x = x - np.asarray(against, dtype=np.float64)
-    draws = np.random.default_rng(seed).integers(len(x), size=(n_boot, len(x)))
-    low, high = np.percentile(x[draws].mean(1), [2.5, 97.5])
-    return Interval(float(x.mean()), float(low), float(high), len(x))
+    x = {s: np.asarray(v, dtype=np.float64) for s, v in hits.items()}
+    known, column = np.unique(
+        np.concatenate([np.asarray(images[s]) for s in x]), return_inverse=True
+    )
+    n = len(known)
+    centred = np.concatenate([(v - np.nanmean(v)) / np.isfinite(v).sum() for v in x.values()])
+    moved = np.bincount(column, np.nan_to_num(centred), n) / len(x)  # (n,) by each image
+    p = float(np.mean([np.nanmean(v) for v in x.values()]))
+    variance = float((moved**2).sum())
+    effective = p * (1 - p) / variance if variance > 0 else n
+    middle = (p + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
+    half = Z / (1 + Z**2 / effective)
+    half *= np.sqrt(p * (1 - p) / effective + Z**2 / (4 * effective**2))
+    return Interval(p, max(middle - half, 0.0), min(middle + half, 1.0), n)
+
+
+def gain_in_share(hits: ArrayLike, against: ArrayLike) -> Interval:
+    """Difference of two shares of hits on the same images, with a 95 % interval over images
+    (Bonett & Price 2012: one image more that only the one finds, and one that only the other does).
+
+    Parameters
+    ----------
+    hits, against : (n_images,), 0 or 1.
+    """
+    x = np.asarray(hits, dtype=np.float64) - np.asarray(against, dtype=np.float64)
+    more = np.append(x, [1.0, -1.0])
+    half = Z * float(more.std()) / np.sqrt(len(more))
+    low, high = float(more.mean()) - half, float(more.mean()) + half
+    return Interval(float(x.mean()), max(low, -1.0), min(high, 1.0), len(x))
 
 
 def resampled_scores(
     predicted: ArrayLike, measured: ArrayLike, n_boot: int = 1000, seed: int = 0
 ) -> tuple[Array, Array]:
-    """Median voxel correlation and top-1 retrieval in resamples of images and voxels.
+    """Median voxel correlation and top-1 retrieval as other images and voxels would have moved
+    them (linearised as in `median_r`, each image and voxel times a normal number).
 
-    The same seed draws the same images and voxels, so scores of several predictions of the same
-    responses are paired. For retrieval, queries are drawn and the gallery stays. A voxel that is
-    constant in a resample counts as r = 0.
+    The same seed draws the same numbers, so scores of several predictions of the same responses are
+    paired. For retrieval, queries are drawn and the gallery stays. A voxel that is constant counts
+    as r = 0.
 
     Parameters
     ----------
@@ -112,45 +181,57 @@ def resampled_scores(
     (n_boot,) medians, and (n_boot,) shares of hits.
     """
     p, m = (np.asarray(a, dtype=np.float64) for a in (predicted, measured))
-    weights, draws = _resamples(m, n_boot, seed)
-    r = np.nan_to_num(_weighted_correlation(p, m, weights))
-    return _median_of_draws(r, draws), weights @ (scores.retrieval_ranks(p, m) < 1) / len(m)
+    found, hits = _linearised(p, m), scores.retrieval_ranks(p, m) < 1
+    rng = np.random.default_rng(seed)
+    images, voxels = (rng.standard_normal((n_boot, n)) for n in m.shape)
+    moved = found.images.sum(1) - found.images.sum(1).mean()
+    by_image, by_voxel = (moved / len(moved), found.voxels / len(found.voxels))
+    scale = np.sqrt(found.variance()[0] / max((by_image**2).sum(), 1e-300))
+    medians = found.value + scale * (images @ by_image) + voxels @ by_voxel
+    return medians, hits.mean() + images @ (hits - hits.mean()) / len(hits)
 
 
-def bootstrap_units(
-    values: ArrayLike, resampled: ArrayLike, n_boot: int = 1000, seed: int = 0
-) -> Interval:
-    """Mean over units (newcomers, say), with a 95 % percentile interval over units and over what
-    each was measured with.
+def mean_of_units(values: ArrayLike, resampled: ArrayLike) -> Interval:
+    """Mean over units (newcomers, say), with a 95 % interval over units and over what each was
+    measured with.
+
+    The two variances add up; Student's quantile has the degrees of freedom of their sum
+    (Satterthwaite): a few units that differ much tell little.
 
     Parameters
     ----------
     values : (n_units,), a score of each unit.
     resampled : (n_units, n_resamples), the same score in resamples of the unit's images, as from
         `resampled_scores`. If units share images, resample i draws the same ones in all. Only their
-        spread is used: the median of a resample is not the median of all, so they are shifted to
-        have the mean of `values`.
+        spread is used.
 
     Returns
     -------
     Interval, with n the number of units.
     """
     x, samples = np.asarray(values, dtype=np.float64), np.asarray(resampled, dtype=np.float64)
-    samples = samples + (x - samples.mean(1))[:, None]
-    rng = np.random.default_rng(seed)
-    units, draw = (
-        rng.integers(len(x), size=(n_boot, len(x))),
-        rng.integers(samples.shape[1], size=(n_boot, 1)),
-    )
-    low, high = np.percentile(samples[units, draw].mean(1), [2.5, 97.5])
-    return Interval(float(x.mean()), float(low), float(high), len(x))
+    n, measured = len(x), float(samples.mean(0).var())
+    units = float(x.var(ddof=1)) / n if n > 1 else 0.0
+    df = (n - 1) * (1 + measured / units) ** 2 if units else np.inf
+    half = float(student.ppf(0.975, df)) * np.sqrt(units + measured)
+    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), n)
+
+
+def t_interval(values: ArrayLike) -> Interval:
+    """Mean of a few numbers, such as one per simulated world, with Student's 95 % interval; NaN
+    ends for one number.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) < 2:
+        return Interval(float(x.mean()), np.nan, np.nan, len(x))
+    half = float(student.ppf(0.975, len(x) - 1)) * x.std(ddof=1) / np.sqrt(len(x))
+    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
 
 
 def bootstrap(
     statistic: Callable[..., Array], *columns: ArrayLike, n_boot: int = 1000, seed: int = 0
 ) -> Interval:
-    """Any statistic of paired columns, with a 95 % percentile interval over their rows (voxels,
-    say).
+    """Any statistic of paired columns, with a 95 % BCa interval over their rows (voxels, say).
 
     Parameters
     ----------
@@ -164,20 +245,20 @@ def bootstrap(
     full = np.stack([np.asarray(c, dtype=np.float64) for c in columns])
     full = full[:, np.isfinite(full).all(0)]
     n = full.shape[1]
-    if not n:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    rng, samples = np.random.default_rng(seed), list[Array]()
-    step = max(1, NUMBERS // n)
-    for start in range(0, n_boot, step):
-        draws = rng.integers(n, size=(min(step, n_boot - start), n))
-        samples.append(statistic(*(c[draws] for c in full)))
-    found = np.concatenate(samples)
-    low, high = (
-        np.percentile(found[np.isfinite(found)], [2.5, 97.5])
-        if np.isfinite(found).any()
-        else (np.nan, np.nan)
-    )
-    return Interval(float(statistic(*full)), float(low), float(high), n)
+    if n < 2:
+        return Interval(float(statistic(*full)) if n else np.nan, np.nan, np.nan, n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an interval that cannot be had is NaN
+        found = scipy_bootstrap(
+            full,
+            lambda *drawn, axis: statistic(*drawn),
+            paired=True,
+            vectorized=True,
+            n_resamples=n_boot,
+            batch=max(1, NUMBERS // n),
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return Interval(float(statistic(*full)), float(found.low), float(found.high), n)
 
 
 def pearson(x: Array, y: Array) -> Array:
@@ -187,49 +268,6 @@ def pearson(x: Array, y: Array) -> Array:
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     norm = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     return np.divide((x * y).sum(-1), norm, out=np.full_like(norm, np.nan), where=norm > 1e-12)
-
-
-def bootstrap_mean_of_subjects(
-    values: Mapping[str, ArrayLike],
-    images: Mapping[str, ArrayLike],
-    n_boot: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Mean over subjects of the mean of one number per image, with a 95 % percentile interval over
-    images.
-
-    An image that several subjects saw is drawn, or not, for all of them together: subjects find the
-    same images hard. The subjects are not resampled.
-
-    Parameters
-    ----------
-    values : subject -> (n_images,); NaN is left out.
-    images : subject -> (n_images,), what tells images apart, such as rows of the crowd file.
-
-    Returns
-    -------
-    Interval, with n the number of different images.
-    """
-    x = {s: np.asarray(v, dtype=np.float64) for s, v in values.items()}
-    known, column = np.unique(
-        np.concatenate([np.asarray(images[s]) for s in x]), return_inverse=True
-    )
-    table, start = np.full((len(x), len(known)), np.nan), 0
-    for row, v in enumerate(x.values()):
-        table[row, column[start : start + len(v)]] = v
-        start += len(v)
-    weights = np.random.default_rng(seed).multinomial(
-        len(known), np.full(len(known), 1 / len(known)), size=n_boot
-    )
-    present, filled = np.isfinite(table).astype(np.float64), np.nan_to_num(table)
-    count = weights @ present.T
-    drawn = np.divide(
-        weights @ filled.T, count, out=np.full_like(count, np.nan), where=count > 0
-    )  # (n_boot, n_subjects)
-    low, high = np.nanpercentile(drawn.mean(1), [2.5, 97.5])
-    return Interval(
-        float(np.mean(filled.sum(1) / present.sum(1))), float(low), float(high), len(known)
-    )
 
 
 def permutation_p(
@@ -264,36 +302,19 @@ def fdr(p: ArrayLike) -> Array:
     return adjusted
 
 
-def _median_of_draws(r: Array, draws: NDArray[np.int64]) -> Array:
-    """Median over drawn voxels, (n_boot,); NaN where a resample had only copies of one image."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice")
-        return np.nanmedian(np.take_along_axis(r, draws, axis=1), axis=1)
-
-
-def _resamples(measured: Array, n_boot: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
-    """How often each image is drawn, (n_boot, n_images), and which voxels are, (n_boot,
-    n_voxels).
-    """
-    (n_images, n_voxels), rng = measured.shape, np.random.default_rng(seed)
-    weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n_boot).astype(
-        np.float64
-    )
-    return weights, rng.integers(n_voxels, size=(n_boot, n_voxels))
-
-
-def _weighted_correlation(p: Array, m: Array, weights: Array) -> Array:
-    """Correlation of each voxel under each row of image weights: (n_boot, n_voxels), by matrix
-    products only.
-    """
-    p, m = (
-        p - p.mean(0),
-        m - m.mean(0),
-    )  # a shift changes nothing but keeps the products well conditioned
-    total = weights.sum(1, keepdims=True)
-    mean_p, mean_m = weights @ p / total, weights @ m / total
-    covariance = weights @ (p * m) / total - mean_p * mean_m
-    variance_p = weights @ p**2 / total - mean_p**2
-    variance_m = weights @ m**2 / total - mean_m**2
-    norm = np.sqrt(np.maximum(variance_p, 0) * np.maximum(variance_m, 0))
-    return np.divide(covariance, norm, out=np.full_like(norm, np.nan), where=norm > 1e-12)
+def _linearised(predicted: Array, measured: Array) -> _Linear:
+    """Median over voxels of the correlation, and what images and voxels change; see `median_r`."""
+    p, m = predicted - predicted.mean(0), measured - measured.mean(0)
+    (n, n_voxels), pm, pp, mm = p.shape, (p * m).sum(0), (p**2).sum(0), (m**2).sum(0)
+    keep = n / (n - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = np.nan_to_num(pm / np.sqrt(pp * mm))
+        without = (pm - keep * p * m) / np.sqrt((pp - keep * p**2) * (mm - keep * m**2))
+    without = np.where(np.isfinite(without), without, r)  # (n, V), each image left out
+    median = float(np.median(r))
+    spread = min(r.std(), np.subtract(*np.percentile(r, [75, 25])) / 1.34)
+    width = max(0.9 * spread * n_voxels**-0.2, 1e-9)  # Silverman's rule
+    kernel = np.exp(-0.5 * ((r - median) / width) ** 2)
+    density = kernel.sum() / (n_voxels * width * np.sqrt(2 * np.pi))
+    images = (n - 1) * (r - without) * kernel / kernel.sum()
+    return _Linear(median, images, np.sign(r - median) / (2 * density))

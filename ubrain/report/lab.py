@@ -32,6 +32,7 @@ from ubrain.progress import log
 from ubrain.report import claims, figures
 from ubrain.report.figures.png import compressed
 from ubrain.report.results import Record, published, write_results
+from ubrain.report.suite import suite_of
 
 RIDGE, FACTORISED, ALONE, CROWD = list(figures.CONDITIONS)[:4]
 LEAST_IMAGES = {"train": 20, "val": 5, "test": 5}
@@ -113,6 +114,7 @@ class Lab:
             raise UbrainError(f"subjects: expected a list such as ['S1', 'S2'], got {subjects!r}")
         self.crowd = Crowd(crowd or simulated_crowd(self.profile, seed))
         self.crowd_name = Path(crowd).name if crowd else f"simulated, seed {seed}"
+        self.data = Path(crowd).stem if crowd else "sim"
         self.subjects = list(subjects) if subjects else max(self.datasets.values(), key=len)
         for name in self.subjects:
             if lack := too_few_images(self.crowd[name]):
@@ -167,7 +169,7 @@ class Lab:
             else config.as_settings(source.maker.config)
         )
         settings = [
-            self.crowd.fingerprint,
+            source.crowd.fingerprint,
             tokens,
             list(subjects),
             seed,
@@ -256,6 +258,7 @@ class Lab:
             "simulated": self.crowd.simulated,
             "subjects": self.subjects,
             "seed": self.seed,
+            "suite": asdict(suite_of(self.crowd, self.data, self.profile)),
             "device": str(choose_device(self.profile.training.device)),
             "seconds": round(time.monotonic() - self.started, 1),
         }

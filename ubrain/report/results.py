@@ -21,6 +21,7 @@ COUNTS = ("voxels", "subjects", "clusters", "numbers", "findings", "steps")
 # vary more. A voxel that changes its cluster moves an ARI by about 2 / n, and some change together.
 MOVES = {"R2": 2e-3, "r2 / ceiling": 2e-3, "level": 5e-3, "levels": 5e-3, "degrees": 1e-2}
 MOVES |= dict.fromkeys(("share", "ARI", "homogeneity", "completeness", "silhouette"), 1e-2)
+NO_SUITE = "no suite"  # what numbers are of that do not say on what they were judged
 LEAST = 1e-3  # tolerance of r, and of every unit that is not named
 LEAST_GALLERY = 20  # a share of fewer is one of subjects, areas or repetitions, not of images
 
@@ -60,6 +61,7 @@ class Comparison:
     n, n_agree : numbers that either has, and those on which they agree.
     largest, tolerance : of the number that comes closest to its tolerance, or exceeds it most, the
         difference and the tolerance.
+    suite : one sentence if the two are not known to be of one suite, else "".
     """
 
     n: int
@@ -67,11 +69,12 @@ class Comparison:
     largest: float
     tolerance: float
     differences: list[Difference] = field(default_factory=list)
+    suite: str = ""
 
     def __str__(self) -> str:
         return (
             f"{self.n_agree} of {self.n} agree (largest difference {self.largest:.2g}, tolerance"
-            f" {self.tolerance:.2g})"
+            f" {self.tolerance:.2g}){self.suite and f'; {self.suite}'}"
         )
 
 
@@ -170,7 +173,21 @@ def compare(published: Mapping[str, Any], here: Mapping[str, Any]) -> Comparison
         if gap > allowed * (1 + 1e-9):  # a difference of exactly one image agrees
             value, other = (r["value"] if r else None for r in (was, now))
             differences.append(Difference(*key, value, other, allowed))
-    return Comparison(len(keys), len(keys) - len(differences), *worst[1:], differences)
+    suites = [suite_name(d) for d in (published, here)]
+    suite = f"published numbers of {suites[0]}, here of {suites[1]}: not comparable"
+    same = suites[0] == suites[1] != NO_SUITE
+    n_agree = len(keys) - len(differences)
+    return Comparison(len(keys), n_agree, *worst[1:], differences, "" if same else suite)
+
+
+def suite_name(document: Mapping[str, Any], world: bool = True) -> str:
+    """The suite that the numbers of a document are of, in words; without its digest, which tells
+    worlds of one kind apart, unless `world`.
+    """
+    if not (known := document.get("suite")):
+        return NO_SUITE
+    digest = f" ({known['digest']})" if world else ""
+    return f"suite {known['name']} v{known['version']}{digest}"
 
 
 def versions() -> dict[str, str]:

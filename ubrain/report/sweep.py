@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ubrain import paths, resume
+from ubrain.analysis.stats import t_interval
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 from ubrain.report import runs
@@ -183,8 +184,8 @@ def collect(grid: Grid, out: Path) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """The numbers of a sweep in short: median over subjects in each run, then mean and range over
-    seeds.
+    """The numbers of a sweep in short: median over subjects in each run, then mean over seeds with
+    Student's 95 % interval (NaN for one seed).
 
     Returns
     -------
@@ -202,8 +203,8 @@ def summary(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     seeds = one.groupby([*keys, "everybody"], sort=False, dropna=False)
     found = seeds.agg(
         mean=("median", "mean"),
-        low=("median", "min"),
-        high=("median", "max"),
+        low=("median", lambda x: t_interval(x).low),
+        high=("median", lambda x: t_interval(x).high),
         seeds=("run", "nunique"),
         subjects=("size", "max"),
     ).reset_index()

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ubrain import paths
+from ubrain.analysis.stats import t_interval
 from ubrain.errors import UbrainError
-from ubrain.report.results import COUNTS, is_difference, read_results
+from ubrain.report.results import COUNTS, NO_SUITE, is_difference, read_results, suite_name
 
 Documents = Mapping[str, Mapping[str, Any]]  # notebook -> what `read_results` read
 Records = Sequence[Mapping[str, Any]]
@@ -179,10 +180,11 @@ def scoreboard(folder: Path) -> str:
     Raises
     ------
     UbrainError
-        If the run has no results.
+        If the run has no results, or a number has no suite, or another one than it is shown with.
     """
-    documents, runs = read_results(folder), sources()["runs"]
-    seeds = [documents, *_beside(folder, [f"{folder.name}-seed{seed}" for seed in runs["seeds"]])]
+    documents, runs = read_run(folder), sources()["runs"]
+    worlds = [f"{folder.name}-seed{seed}" for seed in runs["seeds"]]
+    seeds = [documents, *_beside(folder, worlds, documents)]
     columns: dict[str, Callable[[Claim], str]] = {
         "claim": lambda claim: claim.text,
         "figure": lambda claim: claim.figure,
@@ -191,7 +193,7 @@ def scoreboard(folder: Path) -> str:
         f"here: {folder.name}": lambda claim: _here(claim, documents),
     }
     if len(seeds) > 1:
-        columns["over seeds"] = lambda claim: _over_seeds(claim, seeds)
+        columns["over worlds"] = lambda claim: _over_worlds(claim, seeds)
     note = _note(documents)
     real = [] if folder.name == runs["recordings"] else _beside(folder, [runs["recordings"]])
     if real:
@@ -210,9 +212,9 @@ def holds(folder: Path) -> str:
         If the run has no results.
     """
     runs = sources()["runs"]
-    read_results(folder)
+    documents = read_run(folder)
     names = [f"{folder.name}-seed{seed}" if seed else folder.name for seed in runs["worlds"]]
-    worlds, real = _beside(folder, names), _beside(folder, [runs["recordings"]])
+    worlds, real = _beside(folder, names, documents), _beside(folder, [runs["recordings"]])
     columns: dict[str, Callable[[Claim], str]] = {
         "claim": lambda claim: claim.text,
         f"simulated (worlds {', '.join(map(str, runs['worlds']))})": lambda c: _cell(c, worlds),
@@ -306,10 +308,40 @@ def _plural(word: str, n: int) -> str:
     return word if n == 1 else f"{word}s"
 
 
-def _beside(folder: Path, names: Sequence[str]) -> list[Documents]:
-    """The runs of these names that are there."""
-    folders = [folder.with_name(name) for name in names]
-    return [read_results(f) for f in folders if any(f.glob("*.json"))]
+def read_run(folder: Path) -> Documents:
+    """The results of a run, all of one suite.
+
+    Raises
+    ------
+    UbrainError
+        If there are none, or one has no suite, or another than the first.
+    """
+    documents = read_results(folder)
+    first = suite_name(next(iter(documents.values())))
+    for notebook, document in documents.items():
+        _same_suite(f"{folder.name}/{notebook}", suite_name(document), first)
+    return documents
+
+
+def _same_suite(what: str, suite: str, expected: str) -> None:
+    if suite == NO_SUITE or suite != expected:
+        raise UbrainError(
+            f"{what}: its numbers are of {suite}, expected {expected}: they cannot stand in one"
+            " table; run it again"
+            if suite != NO_SUITE
+            else f"{what}: its numbers do not say of which suite they are; run it again"
+        )
+
+
+def _beside(folder: Path, names: Sequence[str], like: Documents | None = None) -> list[Documents]:
+    """The runs of these names that are there; other worlds of the suite of `like`, if given."""
+    folders = [f for name in names if any((f := folder.with_name(name)).glob("*.json"))]
+    found = [read_run(f) for f in folders]
+    if like:
+        expected = suite_name(next(iter(like.values())), world=False)
+        for f, documents in zip(folders, found, strict=True):
+            _same_suite(f.name, suite_name(next(iter(documents.values())), world=False), expected)
+    return found
 
 
 def _here(claim: Claim, documents: Documents) -> str:
@@ -337,18 +369,19 @@ def _here(claim: Claim, documents: Documents) -> str:
     return text
 
 
-def _over_seeds(claim: Claim, runs: Sequence[Documents]) -> str:
-    """Range over simulated worlds of the median over subjects, and how many worlds have it."""
+def _over_worlds(claim: Claim, runs: Sequence[Documents]) -> str:
+    """Mean over simulated worlds of the median over subjects, with its 95 % t interval."""
     found = [r for documents in runs if (r := records(claim, documents))]
-    middles = [median([r["value"] for r in world]) for world in found]
-    if len(middles) < 2:
+    if len(found) < 2:
         return ""
+    mean = t_interval([median([r["value"] for r in world]) for world in found])
     unit = _unit(found[0][0]).removeprefix("difference in ")
-    return f"{show(min(middles), unit)} … {show(max(middles), unit)}, {len(middles)} seeds"
+    ends = f"{show(mean.low, unit)} … {show(mean.high, unit)}"
+    return f"{show(mean.value, unit)} (95 % interval {ends}), {mean.n} worlds"
 
 
 def _cell(claim: Claim, runs: Sequence[Documents]) -> str:
-    """The cell of "What holds": a word for all runs, and what each of them has."""
+    """The cell of "What holds": a word for all runs, what each of them has, and over worlds."""
     rows = [row for run in runs if (row := judge(claim, run)).n]
     if not rows:
         return "not testable"
@@ -356,9 +389,12 @@ def _cell(claim: Claim, runs: Sequence[Documents]) -> str:
     word = {0: "fails", len(rows): "holds"}.get(n_holds, f"holds in {n_holds} of {len(rows)}")
     if each := rows[0].each:
         counts = ", ".join(f"{row.n_holds} of {row.n}" for row in rows)
-        return f"{word}: {counts} {_plural(each, rows[0].n)}"
-    values = ", ".join(show(row.value, row.unit) for row in rows if row.value is not None)
-    return f"{word}: {values}"
+        text = f"{word}: {counts} {_plural(each, rows[0].n)}"
+    else:
+        values = [show(row.value, row.unit) for row in rows if row.value is not None]
+        text = f"{word}: {', '.join(values)}"
+    over = _over_worlds(claim, runs)
+    return f"{text}; {over}" if over else text
 
 
 def _link(claim: Claim, folder: Path) -> str:
@@ -375,7 +411,7 @@ def _note(documents: Documents) -> str:
         f"Here: {'simulated crowd' if first['simulated'] else first['crowd']}, profile"
         f" {first['profile']}, seed {first['seed']}, median over subjects, range over subjects in"
         " brackets, unless the row says otherwise. Numbers from different data cannot be compared:"
-        " read along the claims, not along the columns. *Over seeds*: the smallest and the largest"
-        " of this number over simulated worlds. A blank is a number that is not known, not run, or"
-        f" does not exist for these data. Sources: {known}."
+        " read along the claims, not along the columns. *Over worlds*: the mean of this number over"
+        " simulated worlds, with Student's 95 % interval. A blank is a number that is not known,"
+        f" not run, or does not exist for these data. Sources: {known}."
     )

@@ -18,7 +18,6 @@ from ubrain.report.figures.clusters import (
     plane_colours,
 )
 from ubrain.report.figures.crowd import (
-    areas,
     attention,
     cortex,
     growth,
@@ -26,7 +25,7 @@ from ubrain.report.figures.crowd import (
     measured_against_predicted,
     shares,
     truth,
-    voxel_quartiles,
+    with_intervals,
 )
 from ubrain.report.figures.datasets import area_gains, joined, subject_gains
 from ubrain.report.figures.fields import (
@@ -62,7 +61,6 @@ __all__ = [
     "CONDITIONS",
     "ablations",
     "area_gains",
-    "areas",
     "attention",
     "attention_on_images",
     "cluster_colours",
@@ -103,5 +101,5 @@ __all__ = [
     "text_only",
     "truth",
     "unknown_fields",
-    "voxel_quartiles",
+    "with_intervals",
 ]

@@ -16,50 +16,51 @@ from numpy.typing import ArrayLike, NDArray
 from ubrain.report.figures.style import CEILING, colour, finish, text_only
 
 
-def voxel_quartiles(
+def with_intervals(
     ax: Axes,
-    voxel_r: Mapping[str, Mapping[str, NDArray]],
+    table: pd.DataFrame,
+    by: str = "subject",
+    value: str = "median_r",
     ceilings: Mapping[str, NDArray] | None = None,
 ) -> Axes:
-    """Median and quartiles of the voxel correlation, for each subject and condition.
+    """A score of each subject or area and condition, or the gain in it, with 95 % intervals.
 
     Parameters
     ----------
-    voxel_r : condition -> subject -> (n_voxels,) correlations.
+    table : one row per subject or area and condition: condition, low, high, the columns `by` and
+        `value`, and where areas have them n_voxels. A gain ("a − b") has the colour of b.
     ceilings : subject -> (n_voxels,) highest possible correlation; its median is drawn as a line.
     """
-    subjects = list(next(iter(voxel_r.values())))
-    offsets = np.linspace(-0.3, 0.3, len(voxel_r))
-    for offset, (condition, by_subject) in zip(offsets, voxel_r.items(), strict=True):
-        low, middle, high = np.array(
-            [np.nanpercentile(by_subject[s], [25, 50, 75]) for s in subjects]
-        ).T
-        at = np.arange(len(subjects)) + offset
+    groups, conditions = (list(dict.fromkeys(table[c])) for c in (by, "condition"))
+    offsets = np.linspace(-0.27, 0.27, len(conditions)) if len(conditions) > 1 else [0.0]
+    for offset, condition in zip(offsets, conditions, strict=True):
+        mine = table[table["condition"] == condition].set_index(by).reindex(groups)
         ax.errorbar(
-            at,
-            middle,
-            [middle - low, high - middle],
+            np.arange(len(groups)) + offset,
+            mine[value],
+            [mine[value] - mine["low"], mine["high"] - mine[value]],
             fmt="o",
             ms=5,
             lw=2,
             color=colour(condition),
             label=condition,
         )
-    drawn = False
-    for i, s in enumerate(subjects):
-        if ceilings is not None and np.isfinite(ceilings[s]).any():
-            ax.hlines(
-                np.nanmedian(ceilings[s]),
-                i - 0.4,
-                i + 0.4,
-                color=CEILING,
-                lw=1.5,
-                ls="--",
-                label="_" if drawn else "noise ceiling (median)",
-            )
-            drawn = True
-    ax.set_xticks(range(len(subjects)), subjects)
-    ax.set(ylabel="voxel correlation r\n(median and quartiles)", xlim=(-0.6, len(subjects) - 0.4))
+    known = {s: c for s, c in (ceilings or {}).items() if np.isfinite(c).any() and s in groups}
+    if known:
+        at = np.array([groups.index(s) for s in known])
+        medians = [np.nanmedian(c) for c in known.values()]
+        label = "noise ceiling (median)"
+        ax.hlines(medians, at - 0.4, at + 0.4, color=CEILING, lw=1.5, ls="--", label=label)
+    if gains := all(" − " in c for c in conditions):
+        ax.axhline(0, color=CEILING, lw=1)
+    if "n_voxels" in table:
+        n_voxels = table.groupby(by)["n_voxels"].max()
+        names = [f"{g} ({n_voxels[g]})" for g in groups]
+        ax.set_xticks(range(len(groups)), names, rotation=45, ha="right")
+    else:
+        ax.set_xticks(range(len(groups)), groups)
+    what = "gain in median\nvoxel correlation r" if gains else "median voxel\ncorrelation r"
+    ax.set(ylabel=f"{what} (95 %)", xlim=(-0.6, len(groups) - 0.4))
     return finish(ax, legend="above")
 
 
@@ -96,36 +97,6 @@ def growth(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.minorticks_off()
     ax.set(xlabel="subjects in the training crowd", ylabel="median voxel correlation r")
     return finish(ax)
-
-
-def areas(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Median voxel correlation in each area, one dot per condition; the number of voxels stands
-    behind the area.
-
-    Parameters
-    ----------
-    table : one row per area and condition: area, condition, median_r, n_voxels.
-    """
-    order = list(dict.fromkeys(table["area"]))
-    conditions = list(dict.fromkeys(table["condition"]))
-    for offset, condition in zip(
-        np.linspace(-0.27, 0.27, len(conditions)), conditions, strict=True
-    ):
-        mine = table[table["condition"] == condition].set_index("area").reindex(order)
-        ax.plot(
-            np.arange(len(order)) + offset,
-            mine["median_r"],
-            "o",
-            ms=6,
-            color=colour(condition),
-            label=condition,
-        )
-    n_voxels = table.groupby("area")["n_voxels"].max()
-    ax.set_xticks(
-        range(len(order)), [f"{a} ({n_voxels[a]})" for a in order], rotation=45, ha="right"
-    )
-    ax.set(xlabel="area (voxels)", ylabel="voxel correlation r\n(median over voxels)")
-    return finish(ax, legend="above")
 
 
 def shares(ax: Axes, table: pd.DataFrame, label: str) -> Axes:

@@ -15,7 +15,7 @@ from ubrain.report.figures.crowd import attention
 from ubrain.report.figures.style import CEILING, colour, finish, text_only
 
 CONTROLS = {"untrained embeddings": "#CC79A7", "shuffled voxels": "#BBBBBB"}
-RANGES = {"untrained embeddings": "bootstrap interval", "shuffled voxels": "95 % of shuffles"}
+RANGES = {"untrained embeddings": "95 % interval", "shuffled voxels": "95 % of shuffles"}
 
 
 def attention_on_images(
@@ -150,7 +150,7 @@ def field_agreement(
     ----------
     axes : one for each of x, y and sigma.
     found, controls : area, field, quantity, r, low, high; and condition in `controls`, whose bars
-        mean different things: the range of most shuffles, or a bootstrap interval.
+        mean different things: the range of most shuffles, or a 95 % interval.
     """
     order, names = list(dict.fromkeys(found["area"])), list(dict.fromkeys(found["field"]))
     shades = [*mpl.colormaps["viridis_r"](np.linspace(0.1, 0.75, len(names) - 1)), CEILING]

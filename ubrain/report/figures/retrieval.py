@@ -27,7 +27,8 @@ def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
 
     Parameters
     ----------
-    table : one row per condition and subject: condition, subject, gallery, top1, top5.
+    table : one row per condition and subject: condition, subject, gallery, top{k}, top{k}_low,
+        top{k}_high.
     """
     subjects = list(dict.fromkeys(table["subject"]))
     conditions = list(dict.fromkeys(table["condition"]))
@@ -35,7 +36,10 @@ def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
     for i, condition in enumerate(conditions):
         mine = table[table["condition"] == condition].set_index("subject").loc[subjects]
         at = np.arange(len(subjects)) + (i - (len(conditions) - 1) / 2) * width
-        ax.bar(at, 100 * mine[f"top{k}"], width, color=colour(condition), label=condition)
+        ends = [mine[f"top{k}"] - mine[f"top{k}_low"], mine[f"top{k}_high"] - mine[f"top{k}"]]
+        height, error = 100 * mine[f"top{k}"], 100 * np.array(ends)
+        look = {"color": colour(condition), "label": condition, "error_kw": {"lw": 1}}
+        ax.bar(at, height, width, yerr=error, **look)
     galleries = [int(table[table["subject"] == s]["gallery"].iloc[0]) for s in subjects]
     for i, gallery in enumerate(galleries):
         ax.hlines(

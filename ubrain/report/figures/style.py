@@ -23,8 +23,8 @@ CEILING = "#333333"
 
 
 def colour(condition: str) -> str:
-    """Colour of a condition."""
-    return CONDITIONS.get(condition, "#000000")
+    """Colour of a condition; of a difference of two ("a − b"), that of the second."""
+    return CONDITIONS.get(condition.split(" − ")[-1], "#000000")
 
 
 def dashes(condition: str) -> dict[str, Any]:

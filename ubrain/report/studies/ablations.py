@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
-from scipy.stats import t as student
 
 from ubrain import predict, scores
-from ubrain.analysis.stats import Interval
+from ubrain.analysis.stats import t_interval
 from ubrain.config import EncoderConfig, TrainingConfig, recipes
 from ubrain.errors import UbrainError
 from ubrain.features import Source, choose_source
@@ -220,17 +218,6 @@ def differences(
         rows.append([v.name, v.group, v.against, mean, *paired])
     columns = ["variant", "group", "against", score, "difference", "low", "high", "n", "pairs"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def t_interval(values: ArrayLike) -> Interval:
-    """Mean of a few numbers with Student's 95 % interval; a bootstrap of so few would be too
-    narrow.
-    """
-    x = np.asarray(values, np.float64)
-    if len(x) < 2:
-        return Interval(float(x.mean()), np.nan, np.nan, len(x))
-    half = float(student.ppf(0.975, len(x) - 1)) * x.std(ddof=1) / np.sqrt(len(x))
-    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
 
 
 def outcomes(lab: Lab, in_r: pd.DataFrame, in_top1: pd.DataFrame) -> pd.DataFrame:

@@ -2,20 +2,17 @@
 does it lose?
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ubrain.analysis import stats
 from ubrain.batches import Plan
 from ubrain.config import TrainingConfig
 from ubrain.progress import log
 from ubrain.report import figures
-from ubrain.report.lab import ALONE, CROWD, LEAST_IMAGES, Lab, too_few_images
+from ubrain.report.lab import ALONE, CROWD, Lab, too_few_images
 from ubrain.report.studies import scoring
 from ubrain.report.studies.scoring import Predictions
 
@@ -180,32 +177,11 @@ def area_gains(lab: Lab, predictions: Predictions, found: Groups, least: int = 1
     rows = []
     for dataset, of, partner in compared:
         subjects = found[dataset]
-        measured, a, b = on_common_images(lab, subjects, predictions[of], predictions[CROWD])
-        if len(measured) < LEAST_IMAGES["test"]:
-            continue
-        areas = pd.concat([lab.crowd[s].voxels["areas"] for s in subjects]).str.split(",").tolist()
-        complete = np.isfinite(measured).all(0)
-        for area in dict.fromkeys(a for several in areas for a in several if a):
-            inside = complete & [area in several for several in areas]
-            if inside.sum() < least:
-                continue
-            gain = stats.bootstrap_median_r(
-                a[:, inside], measured[:, inside], b[:, inside], lab.profile.bootstrap, lab.seed
-            )
+        both = predictions[of], predictions[CROWD]
+        measured, a, b = scoring.on_common_images(lab, subjects, *both)
+        for area, inside in scoring.area_masks(lab, subjects, measured, least).items():
+            gain = stats.median_r(a[:, inside], measured[:, inside], b[:, inside])
             condition = f"{of} − {CROWD}"
             lab.record(f"gain_median_r of {area}", gain.value, condition, dataset, gain, unit="r")
             rows.append((dataset, partner, area, gain.value, gain.low, gain.high, gain.n))
     return pd.DataFrame(rows, columns=AREA_COLUMNS)
-
-
-def on_common_images(
-    lab: Lab, subjects: Sequence[str], *predictions: Mapping[str, NDArray]
-) -> list[NDArray]:
-    """Measured responses and predictions of the voxels of all subjects, on the test images that all
-    of them saw: (n_images, n_voxels) each.
-    """
-    rows = {s: lab.crowd[s].image_rows("test") for s in subjects}
-    common = reduce(np.intersect1d, rows.values())
-    at = {s: np.searchsorted(rows[s], common) for s in subjects}
-    measured = {s: lab.measured(s) for s in subjects}
-    return [np.hstack([p[s][at[s]] for s in subjects]) for p in (measured, *predictions)]

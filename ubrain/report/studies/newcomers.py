@@ -224,9 +224,7 @@ def _scores(lab: Lab, predicted: NDArray, subject: Subject, seconds: float) -> l
     return [float(np.median(r)), top1, highest, seconds, *resampled]
 
 
-def summarise(
-    table: pd.DataFrame, score: str = "median_r", n_boot: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def summarise(table: pd.DataFrame, score: str = "median_r") -> pd.DataFrame:
     """Mean over newcomers and draws with a 95 % interval over them, test images and voxels.
 
     Parameters
@@ -242,7 +240,7 @@ def summarise(
     rows = []
     for key, group in table.groupby(keys, sort=False):
         resampled = np.stack(group[f"resampled_{score}"])
-        found = stats.bootstrap_units(group[score], resampled, n_boot, seed)
+        found = stats.mean_of_units(group[score], resampled)
         mean = [found.value, found.low, found.high, found.n, group["ceiling"].mean()]
         rows.append([*key, *mean])
     return pd.DataFrame(rows, columns=[*keys, "value", "low", "high", "n", "ceiling"])
@@ -318,7 +316,7 @@ def against_best(lab: Lab, table: pd.DataFrame, score: str = "median_r") -> pd.D
         )
         resampled = [np.stack(x[f"resampled_{score}"]) for x in (ours, other)]
         paired, noise = ours[score] - other[score], resampled[0] - resampled[1]
-        found = stats.bootstrap_units(paired, noise, lab.profile.bootstrap, lab.seed)
+        found = stats.mean_of_units(paired, noise)
         condition = f"{direction}, {n_images} images, {best}"
         lab.record(name, found.value, condition, interval=found, unit=unit)
         rows.append([direction, n_images, best, found.value, found.low, found.high])

@@ -305,9 +305,7 @@ def summarise(
         row = {"condition": condition, "subject": subject, "gallery": gallery, **columns}
         for at, k in enumerate(KS):
             by_image = {s: of_subject[:, at] for s, of_subject in group.items()}
-            share = stats.bootstrap_mean_of_subjects(
-                by_image, images, lab.profile.bootstrap, lab.seed
-            )
+            share = stats.share(by_image, images)
             lab.record(name.format(k=k), share.value, condition, subject, share, unit="share")
             row |= {f"top{k}": share.value, f"top{k}_low": share.low, f"top{k}_high": share.high}
         rows.append(row)

@@ -3,6 +3,8 @@ areas, growing crowds, the truth. What a table holds is recorded.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 from ubrain import scores
 from ubrain.analysis import stats
 from ubrain.data.simulate import truth
-from ubrain.report.lab import Lab
+from ubrain.report.lab import LEAST_IMAGES, Lab
 
+AREA_COLUMNS = ["area", "condition", "median_r", "low", "high", "n_voxels"]
 # condition -> subject -> (n_images, n_voxels)
 Predictions = Mapping[str, Mapping[str, NDArray[np.float32]]]
 
@@ -33,7 +36,7 @@ def score_table(lab: Lab, predictions: Predictions) -> pd.DataFrame:
     -------
     One row per condition and subject: median_r with its interval (low, high), median_r2,
     noise_normalised (median r² / ceiling; NaN if the ceiling is unknown), significant (share of
-    voxels with q < 0.05), top1, top5, gallery, chance_top1.
+    voxels with q < 0.05), top1 and top5 with their intervals (top1_low, ...), gallery, chance_top1.
     """
     rows = []
     for condition, by_subject in predictions.items():
@@ -47,7 +50,7 @@ def _scored(lab: Lab, condition: str, s: str, predicted: NDArray) -> dict[str, A
     """One row of `score_table`."""
     measured, profile, seed = lab.measured(s), lab.profile, lab.seed
     r = scores.correlation(predicted, measured)
-    interval = stats.bootstrap_median_r(predicted, measured, n_boot=profile.bootstrap, seed=seed)
+    interval = stats.median_r(predicted, measured)
     lab.record("median_r", interval.value, condition, s, interval, unit="r")
     row = {"median_r": interval.value, "low": interval.low, "high": interval.high}
 
@@ -67,9 +70,9 @@ def _scored(lab: Lab, condition: str, s: str, predicted: NDArray) -> dict[str, A
 
     ranks = scores.retrieval_ranks(predicted, measured)
     for k in (1, 5):
-        hits = stats.bootstrap_mean(ranks < k, n_boot=profile.bootstrap, seed=seed)
+        hits = stats.share({s: ranks < k}, {s: lab.crowd[s].image_rows("test")})
         lab.record(f"top{k}", hits.value, condition, s, hits, unit="share")
-        row[f"top{k}"] = hits.value
+        row |= {f"top{k}": hits.value, f"top{k}_low": hits.low, f"top{k}_high": hits.high}
     return {**row, "gallery": len(ranks), "chance_top1": 1 / len(ranks)}
 
 
@@ -89,44 +92,71 @@ def gain_table(
 
     Returns
     -------
-    One row per condition and subject: over, subject, gain, low, high, top1_gain, top1_low,
-    top1_high.
+    One row per condition and subject: condition, over, subject, gain, low, high, top1_gain,
+    top1_low, top1_high.
     """
-    rows, n_boot = [], lab.profile.bootstrap
+    rows = []
     for other in over:
         condition = f"{of} − {other}"
         for s in lab.subjects if subjects is None else subjects:
             a, b, measured = predictions[of][s], predictions[other][s], lab.measured(s)
-            gain = stats.bootstrap_median_r(a, measured, b, n_boot, lab.seed)
+            gain = stats.median_r(a, measured, b)
             hits_a, hits_b = (scores.retrieval_ranks(p, measured) < 1 for p in (a, b))
-            top1 = stats.bootstrap_mean(hits_a, hits_b, n_boot, lab.seed)
+            top1 = stats.gain_in_share(hits_a, hits_b)
             lab.record("gain_median_r", gain.value, condition, s, gain, unit="r")
             lab.record("gain_top1", top1.value, condition, s, top1, unit="share")
-            row = {"over": other, "subject": s}
+            row = {"condition": condition, "over": other, "subject": s}
             row |= {"gain": gain.value, "low": gain.low, "high": gain.high}
             row |= {"top1_gain": top1.value, "top1_low": top1.low, "top1_high": top1.high}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def area_table(lab: Lab, predictions: Predictions, least: int = 10) -> pd.DataFrame:
-    """Median voxel correlation per area over the voxels of all subjects; recorded.
+def area_table(
+    lab: Lab, predictions: Predictions, of: str, over: Sequence[str] = (), least: int = 10
+) -> pd.DataFrame:
+    """Median voxel correlation per area, and the gain in it of one condition over others (paired),
+    with 95 % intervals; recorded.
 
-    Areas with fewer than `least` voxels are left out; a voxel of several areas counts in each.
+    The voxels of all subjects are pooled on the test images that all of them saw. A voxel of
+    several areas counts in each; areas with fewer than `least` voxels are left out.
 
     Returns
     -------
-    One row per area and condition: area, condition, median_r, n_voxels; empty if no area is named.
+    One row per area and condition, gains among them ("of − over"): area, condition, median_r, low,
+    high, n_voxels; empty if no area is named, or too few images are shared.
     """
-    rows = []
-    for condition, by_subject in voxel_r(lab, predictions).items():
-        labels = pd.concat([lab.crowd[s].voxels["areas"].str.split(",") for s in by_subject])
-        voxels = pd.DataFrame({"area": labels, "r": np.concatenate(list(by_subject.values()))})
-        for area, r in voxels.explode("area").groupby("area", sort=False)["r"]:
-            if area and len(r) >= least:
-                lab.record(f"median_r of {area}", r.median(), condition, n=len(r), unit="r")
-                rows.append((area, condition, r.median(), len(r)))
-    return pd.DataFrame(rows, columns=["area", "condition", "median_r", "n_voxels"])
+    rows, subjects = [], list(predictions[of])
+    measured, *pooled = on_common_images(lab, subjects, *predictions.values())
+    predicted = dict(zip(predictions, pooled, strict=True))
+    compared: list[tuple[str, NDArray, NDArray | None]]
+    compared = [(c, p, None) for c, p in predicted.items()]
+    compared += [(f"{of} − {other}", predicted[of], predicted[other]) for other in over]
+    masks = area_masks(lab, subjects, measured, least)
+    for (condition, a, b), (area, inside) in product(compared, masks.items()):
+        against = None if b is None else b[:, inside]
+        found = stats.median_r(a[:, inside], measured[:, inside], against)
+        name = f"median_r of {area}" if b is None else f"gain_median_r of {area}"
+        lab.record(name, found.value, condition, interval=found, unit="r")
+        rows.append((area, condition, found.value, found.low, found.high, found.n))
+    return pd.DataFrame(rows, columns=AREA_COLUMNS)
+
+
+def area_masks(
+    lab: Lab, subjects: Sequence[str], measured: NDArray, least: int = 10
+) -> dict[str, NDArray[np.bool_]]:
+    """Voxels of each area with at least `least` of them, without missing responses: area ->
+    (n_voxels,), of all subjects side by side; none for fewer images than a test needs.
+
+    Parameters
+    ----------
+    measured : (n_images, n_voxels), as from `on_common_images`.
+    """
+    labels = pd.concat([lab.crowd[s].voxels["areas"] for s in subjects]).str.split(",").tolist()
+    complete = np.isfinite(measured).all(0) & (len(measured) >= LEAST_IMAGES["test"])
+    areas = dict.fromkeys(a for several in labels for a in several if a)
+    masks = {area: complete & [area in several for several in labels] for area in areas}
+    return {area: inside for area, inside in masks.items() if inside.sum() >= least}
 
 
 def truth_table(lab: Lab, predictions: Predictions) -> pd.DataFrame:
@@ -150,6 +180,19 @@ def truth_table(lab: Lab, predictions: Predictions) -> pd.DataFrame:
             lab.record("median_r_noiseless", r_true, condition, s, n=n_voxels, unit="r")
             rows.append((condition, s, r_measured, r_true))
     return pd.DataFrame(rows, columns=["condition", "subject", "r_measured", "r_true"])
+
+
+def on_common_images(
+    lab: Lab, subjects: Sequence[str], *predictions: Mapping[str, NDArray]
+) -> list[NDArray]:
+    """Measured responses and predictions of the voxels of all subjects, on the test images that all
+    of them saw: (n_images, n_voxels) each.
+    """
+    rows = {s: lab.crowd[s].image_rows("test") for s in subjects}
+    common = reduce(np.intersect1d, rows.values())
+    at = {s: np.searchsorted(rows[s], common) for s in subjects}
+    measured = {s: lab.measured(s) for s in subjects}
+    return [np.hstack([p[s][at[s]] for s in subjects]) for p in (measured, *predictions)]
 
 
 def growing_crowds(subjects: Sequence[str]) -> dict[int, list[list[str]]]:
