@@ -1,0 +1,104 @@
+"""Subjects refitted: from the others and from their own responses, chosen on val images only."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ubrain import scores, transfer
+from ubrain.config import EncoderConfig, TransferConfig
+from ubrain.errors import UbrainError
+from ubrain.model import UniversalEncoder
+from ubrain.report.lab import CROWD, RIDGE
+from ubrain.report.studies import better
+from ubrain.report.studies.better import REFITTED
+
+SIZES = EncoderConfig(widths=(6, 8), n_tokens=9, embedding_size=8, channels=8, embedding_scale=6.0)
+QUICK = TransferConfig(temperatures=(0.1, 1.0), pulls=(1.0, 10.0), steps=1)
+ROWS = {"train": np.arange(5, 65), "val": np.arange(65, 125, 2), "test": np.arange(200, 300)}
+VOXELS = 12
+
+
+class Source:
+    """Random tokens, and a subject S2 whose voxels are like the first ones of S1, with noise."""
+
+    def __init__(self, encoder):
+        draw = torch.Generator().manual_seed(1)
+        shapes = [(300, SIZES.n_tokens, width) for width in SIZES.widths]
+        self.levels = [torch.randn(shape, generator=draw) for shape in shapes]
+        self.widths, self.n_tokens = SIZES.widths, SIZES.n_tokens
+        head = transfer.Head(encoder, self, np.arange(300))
+        self.true = head.respond(encoder.subject("S1").detach()[:VOXELS]).numpy()
+        self.true = (self.true - self.true.mean(0)) / self.true.std(0)
+        noise = np.random.default_rng(0).standard_normal(self.true.shape)
+        self.measured = (self.true + noise).astype(np.float32)
+        subject = SimpleNamespace(image_rows=ROWS.get, responses_to=self.responses_to)
+        self.crowd = {"S2": subject}
+
+    def responses_to(self, rows, voxels=slice(None)):
+        return self.measured[rows][:, voxels]
+
+    def tokens(self, rows, device):
+        return [level[torch.from_numpy(rows)] for level in self.levels]
+
+
+@pytest.fixture
+def encoder():
+    """S2 was trained to nothing."""
+    torch.manual_seed(0)
+    encoder = UniversalEncoder(SIZES, {"S1": 40, "S2": VOXELS}).eval()
+    encoder.subject("S2").data.fill_(torch.nan)
+    return encoder
+
+
+def test_a_subject_is_refitted_from_the_others_and_its_own_responses(encoder):
+    source = Source(encoder)
+    before = {name: t.clone() for name, t in encoder.state_dict().items()}
+    fitted = better.refit(encoder, source, "S2", QUICK)
+    predicted = fitted.respond(transfer.Head(encoder, source, ROWS["test"])).numpy()
+    assert np.median(scores.correlation(predicted, source.true[ROWS["test"]])) > 0.9
+    for name, tensor in encoder.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_settings_are_chosen_on_val_images_only(encoder, monkeypatch):
+    source, seen = Source(encoder), []
+    monkeypatch.setattr(transfer.Newcomer, "fit", lambda self, method: seen.append(self))
+    better.refit(encoder, source, "S2", QUICK)
+    (member,) = seen
+    ((fitted, held),) = member.folds()
+    rows = np.sort(np.concatenate([ROWS["train"], ROWS["val"]]))
+    np.testing.assert_array_equal(rows[held], ROWS["val"])
+    np.testing.assert_array_equal(rows[fitted], ROWS["train"])
+    np.testing.assert_array_equal(member.responses.numpy(), source.measured[rows])
+    torch.testing.assert_close(member.crowd, encoder.subject("S1").detach())
+
+
+def test_nobody_is_refitted_alone(encoder):
+    encoder.drop_subject("S1")
+    with pytest.raises(UbrainError, match="needs other subjects"):
+        better.refit(encoder, None, "S2")
+
+
+def test_gains_are_paired_and_worse_predictions_lose():
+    rng, recorded = np.random.default_rng(0), []
+    measured = {s: rng.standard_normal((60, 20)) for s in ("S1", "S2")}
+    lab = SimpleNamespace(subjects=list(measured), measured=measured.get, seed=0)
+    lab.profile = SimpleNamespace(bootstrap=50)
+    lab.record = lambda *args, **options: recorded.append(args)
+    noisy = {
+        noise: {s: m + noise * rng.standard_normal(m.shape) for s, m in measured.items()}
+        for noise in (0.5, 1, 4)
+    }
+    table = better.comparison(lab, {RIDGE: noisy[4], CROWD: noisy[0.5], REFITTED: noisy[1]})
+    assert list(table.index) == ["S1", "S2", "all"]
+    medians = [np.median(scores.correlation(noisy[1][s], m)) for s, m in measured.items()]
+    np.testing.assert_allclose(table[REFITTED], [*medians, np.mean(medians)])
+    for other in (CROWD, RIDGE):
+        gain = table[f"gain over {other}"]
+        np.testing.assert_allclose(gain, table[REFITTED] - table[other], atol=1e-12)
+        known = [("gain_median_r", gain[s], f"{REFITTED} − {other}", s) for s in table.index]
+        assert known == [row[:4] for row in recorded if row[2].endswith(other)]
+    assert (table[f"low over {RIDGE}"] > 0).all()
+    assert (table[f"high over {CROWD}"] < 0).all()
