@@ -274,6 +274,7 @@ def run(
     jobs: str = "auto",
     parameter: list[str] | None = None,
     force: bool = False,
+    without_images: bool = False,
 ) -> None:
     """Run notebooks and compare with the published numbers. Exit code 1 if one does not agree.
 
@@ -291,7 +292,7 @@ def run(
     n_jobs = 0 if jobs == "auto" else int(jobs)
     given = runs.parse_parameters(parameter or [])
     crowd = str(Path(crowd)) if crowd else None
-    outcomes = runs.run_notebooks(pattern, profile, crowd, seed, given, out, n_jobs)
+    outcomes = runs.run_notebooks(pattern, profile, crowd, seed, given, out, n_jobs, without_images)
     for outcome in outcomes:
         print(outcome.file)
     sys.exit(any(outcome.agrees is False for outcome in outcomes))
