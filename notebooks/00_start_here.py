@@ -42,7 +42,7 @@ import ubrain
 from ubrain import scores
 from ubrain.data import doctor
 from ubrain.predict import predict
-from ubrain.report import figures
+from ubrain.report import faithfulness, figures
 from ubrain.report.studies import receptive_fields
 
 lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
@@ -196,6 +196,15 @@ for i, ax in enumerate(axes):
     title = f"{lab.crowd.image_ids[rows[i]]}\nmeasured z = {measured[best[i], voxel]:.1f}"
     figures.attention(ax, pixels[i], weights[i], title)
 lab.save(fig, "attention")
+
+# %% [markdown]
+# ## The paper, and here
+#
+# What a laptop can do in minutes differs from the paper in size and in some choices. The most important ones; what we have not
+# read in the paper itself is left open. All are in [docs/faithfulness.md](../docs/faithfulness.md).
+
+# %%
+faithfulness.table(short=True).droplevel(0)
 
 # %% [markdown]
 # ## What comes next

@@ -422,16 +422,16 @@ def run_bench(
 
 @app.add("notebooks", "report.runs:rebuild_notebooks")
 def notebooks(check: bool) -> None:
-    """Rebuild every .ipynb from its .py."""
+    """Rebuild every .ipynb from its .py, and docs/faithfulness.md from the profiles."""
     from ubrain.report.runs import rebuild_notebooks
 
     changed = rebuild_notebooks(check)
     if check and changed:
         raise UbrainError(
-            f"not rebuilt from their .py: {', '.join(p.name for p in changed)}; run `make"
+            f"not rebuilt from their sources: {', '.join(p.name for p in changed)}; run `make"
             " notebooks`"
         )
-    print("\n".join(map(str, changed)) or "all .ipynb are up to date")
+    print("\n".join(map(str, changed)) or "all are up to date")
 
 
 importers = Group("import", help="Bring recordings into a crowd file.")

@@ -31,7 +31,7 @@ from ubrain import paths
 from ubrain.config import load_profile
 from ubrain.errors import UbrainError
 from ubrain.progress import log
-from ubrain.report import claims, results
+from ubrain.report import claims, faithfulness, results
 
 KERNEL = "python3"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": KERNEL}
@@ -99,7 +99,7 @@ def notebook_text(source: Path) -> str:
 
 
 def rebuild_notebooks(check: bool = False) -> list[Path]:
-    """Write every .ipynb from its .py, the source.
+    """Write every .ipynb from its .py, the source, and `docs/faithfulness.md` from the profiles.
 
     Parameters
     ----------
@@ -107,11 +107,13 @@ def rebuild_notebooks(check: bool = False) -> list[Path]:
 
     Returns
     -------
-    The .ipynb that were, or would be, changed.
+    The files that were, or would be, changed.
     """
+    texts = {source.with_suffix(".ipynb"): notebook_text(source) for source in find_notebooks()}
+    if (docs := paths.project_root() / "docs").is_dir():
+        texts[docs / "faithfulness.md"] = faithfulness.page()
     changed = []
-    for source in find_notebooks():
-        target, text = source.with_suffix(".ipynb"), notebook_text(source)
+    for target, text in texts.items():
         if not target.exists() or target.read_text(encoding="utf-8") != text:
             changed.append(target)
             if not check:
