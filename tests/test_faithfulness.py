@@ -30,6 +30,7 @@ def test_without_such_an_option_it_is_otherwise():
     row = {"here": "{training.nothing} {x}", "otherwise": "by {x}"}
     assert here(row, {"training": load_profile("fast").training, "x": 3}) == "by 3"
     assert here({"here": "{x:.2f}", "otherwise": "{x}"}, {"x": None}) == "None"
+    assert here({"here": "{x}, of", "words": {"a-b": "many"}}, {"x": "a-b"}) == "many, of"
     with pytest.raises(KeyError, match="otherwise"):
         here({"here": "{training.nothing}"}, {"training": 1})
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ubrain.config import Profile, load_profile
+from ubrain.config import Profile, TrainingConfig, TransferConfig, load_profile
 
 UNKNOWN = "to be transcribed from the PDF"
 PROFILES = ("paper", "fast")
@@ -40,12 +40,15 @@ def table(short: bool = False) -> pd.DataFrame:
     return pd.DataFrame(columns, pd.MultiIndex.from_tuples(keys, names=["", "choice"]))
 
 
-def here(row: dict[str, str], known: dict[str, Any]) -> str:
+def here(row: dict[str, Any], known: dict[str, Any]) -> str:
     """What is done here; `otherwise` of the row, if there is no such option, or it is None."""
     try:
-        return row["here"].format(**known)
+        text = row["here"].format(**known)
     except (AttributeError, TypeError):
-        return row["otherwise"].format(**known)
+        text = row["otherwise"].format(**known)
+    for value, words in row.get("words", {}).items():
+        text = text.replace(value, words)
+    return text
 
 
 def counted(profile: Profile) -> dict[str, Any]:
@@ -54,7 +57,6 @@ def counted(profile: Profile) -> dict[str, Any]:
     plateau = training.schedule == "plateau"
     grid, rank = backbone.grid, backbone.adapter_rank
     limits = f"patience {training.patience}, factor {training.factor:g}"
-    least = f", and at least {training.min_steps:,} steps" if training.min_steps else ""
     return vars(profile) | {
         "crowds": ", ".join(f"{s.subjects} brains at {s.scanner}" for s in profile.simulation),
         "n_levels": len(backbone.levels),
@@ -65,10 +67,17 @@ def counted(profile: Profile) -> dict[str, Any]:
         "schedule": f"plateau of the validation score: {limits}, threshold {training.threshold:g}"
         if plateau
         else training.schedule,
-        "epochs": f"{training.epochs}{least}",
+        "epochs": epochs(training),
+        "transfer_epochs": epochs(profile.transfer),
         "shift": f"± {training.image_shift}" if rank else "none: features are cached",
         "transfer_images": ", ".join(f"{n:,}" for n in profile.transfer.n_images),
     }
+
+
+def epochs(config: TrainingConfig | TransferConfig) -> str:
+    """How many epochs, and the fewest steps if there is such a number."""
+    least = f", at least {config.min_steps:,} steps" if config.min_steps else ""
+    return f"{config.epochs}{least}"
 
 
 def page() -> str:
