@@ -47,7 +47,7 @@ test: $(STAMP)  ## ruff, import contracts, mypy, pytest
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py
+notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py, and docs/faithfulness.md
 	$(BIN)/ubrain notebooks
 
 lab: $(STAMP)  ## open JupyterLab

@@ -99,13 +99,14 @@ for row in graded.itertuples():
 graded.round(3)
 
 # %%
-images = lab.crowd[first].images("test")
+test = lab.crowd[first].image_rows("test")
+images = lab.crowd.image_ids[test]
 titles = [
     f"{g.grade} of {len(images)} images\n{images[g.row]}, r = {g.r:.2f}"
     for g in graded.itertuples()
 ]
 maps = {"measured": measured[graded["row"]], "predicted": predicted[graded["row"]]}
-pixels = [lab.crowd.image(images[i]) for i in graded["row"]]
+pixels = lab.pictures(test[graded["row"]])
 fig = figures.responses_on_cortex(pixels, titles, maps, scoring.places(lab, first))
 lab.save(fig, "cortex")
 
@@ -121,8 +122,8 @@ lab.save(fig, "cortex")
 for name, hit in (("hits", True), ("misses", False)):
     drawn = study.examples(lab, predicted, first, n_examples, hit)
     fig = figures.retrieved(
-        [lab.crowd.image(images[e.query]) for e in drawn],
-        [[lab.crowd.image(images[i]) for i in e.found] for e in drawn],
+        lab.pictures(test[[e.query for e in drawn]]),
+        [lab.pictures(test[e.found]) for e in drawn],
         [f"shown\nfound as number {e.rank + 1}" for e in drawn],
         [e.found == e.query for e in drawn],
         [[f"r = {r:.2f}" for r in e.similarity] for e in drawn],

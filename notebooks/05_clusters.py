@@ -183,7 +183,7 @@ clustering.fall_contrasts(lab, named, falls, without).round(2)
 # The first 8 of the top images. What to look for: can you name the rows yourself, before reading the names?
 
 # %%
-pixels = [lab.crowd.pixels(rows[row]) for row in best[:, :8]]
+pixels = [lab.pictures(rows[row]) for row in best[:, :8]]
 fig, axes = plt.subplots(len(pixels), len(pixels[0]), figsize=(11, 1.2 * len(best)), squeeze=False)
 figures.image_rows(axes, pixels, named.titles)
 lab.save(fig, "top_images")
@@ -288,7 +288,7 @@ print(f"inside cluster {named.titles[largest]}: stability {stability:.3f} (ARI b
 clustering.cluster_table(lab, parts, in_areas, voxels).round(2)
 
 # %%
-pixels = [lab.crowd.pixels(rows[row]) for row in clustering.top_images(beyond, 8)]
+pixels = [lab.pictures(rows[row]) for row in clustering.top_images(beyond, 8)]
 fig, axes = plt.subplots(
     len(pixels), len(pixels[0]), figsize=(11, 1.3 * len(pixels)), squeeze=False
 )

@@ -75,7 +75,7 @@ picked = chosen["voxel"].to_numpy()
 weights = study.on_images(lab, encoder, readings[first], first, picked, test)
 print("attention: (n_voxels, n_images, n_tokens) =", weights.shape)
 ids = [str(i) for i in lab.crowd.image_ids[test]]
-fig = figures.attention_on_images(lab.crowd.pixels(test), weights, names, ids)
+fig = figures.attention_on_images(lab.pictures(test), weights, names, ids)
 lab.save(fig, "attention")
 
 # %% [markdown]

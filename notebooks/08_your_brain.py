@@ -21,8 +21,9 @@
 # trained encoder of a crowd needs only new voxel embeddings for you, so few images are enough (`03_transfer` measures
 # how few). Does the crowd predict you better than a model of your recordings alone?
 #
-# Without files of yours, a newcomer of the simulated world takes your place: another brain that saw other images, whose
-# files are written below as you would write your own.
+# Without files of yours, a newcomer takes your place, and its files are written below as you would write your own: beside a
+# simulated crowd another simulated brain that saw other images; in a file of recordings the last subject, whom the crowd then
+# does without.
 
 # %% tags=["parameters"]
 crowd = None
@@ -90,7 +91,7 @@ print(check.report(check.check(mine.crowd)))
 # %%
 shown = you.image_rows("train")[:8]
 fig, axes = plt.subplots(1, len(shown), figsize=(12, 2.2))
-figures.images(axes, mine.crowd.pixels(shown), [str(i) for i in mine.crowd.image_ids[shown]])
+figures.images(axes, mine.pictures(shown), [str(i) for i in mine.crowd.image_ids[shown]])
 lab.save(fig, "images")
 
 # %% [markdown]

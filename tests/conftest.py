@@ -16,6 +16,7 @@ from PIL import Image
 
 from ubrain.config import SimulationConfig
 from ubrain.crowd import Crowd
+from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
 from ubrain.report.lab import Lab
@@ -62,6 +63,27 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UBRAIN_OUT", str(tmp_path_factory.mktemp("out") / "simulated-smoke"))
         yield Lab("98_test", profile="smoke")
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A crowd file as of recordings: 3 subjects, 120 images of noise and 6 voxels each."""
+    rng, path = np.random.default_rng(5), tmp_path / "recorded.h5"
+    for name in ("A", "B", "C"):
+        np.save(tmp_path / "i.npy", rng.integers(0, 256, (120, 8, 8, 3), np.uint8))
+        np.save(tmp_path / "r.npy", rng.normal(size=(120, 6)))
+        files = (tmp_path / "i.npy", tmp_path / "r.npy")
+        fractions = {"test_fraction": 0.2, "val_fraction": 0.2}
+        source = {"image_source": "a museum", "append": name != "A"}
+        import_arrays(*files, name, path, **fractions, **source)
+    return path
+
+
+@pytest.fixture
+def recorded_lab(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A workbench on `recorded`."""
+    monkeypatch.setenv("UBRAIN_OUT", str(tmp_path / "out" / "recorded-smoke"))
+    return Lab("98_test", str(recorded), "smoke")
 
 
 def save_images(folder: Path, pixels: np.ndarray, name: str = "image{}.png") -> Path:

@@ -67,7 +67,7 @@ def test_chance_is_drawn_for_every_gallery():
 @pytest.mark.parametrize("simulated", [True, False])
 def test_simulated_is_written_on_simulated_figures_only(simulated):
     figure = plt.figure(layout="constrained")
-    figures.mark_simulated(figure, simulated)
+    figures.mark(figure, "simulated crowd" if simulated else "")
     assert any("simulated" in t.get_text() for t in figure.texts) == simulated
 
 

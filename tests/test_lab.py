@@ -1,14 +1,17 @@
 """The workbench of the notebooks, on the smoke profile: one training, one JSON, clear refusals."""
 
 import json
+import re
 from dataclasses import asdict
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from ubrain.errors import UbrainError
-from ubrain.report import claims
-from ubrain.report.lab import ALONE, CROWD, Lab, run_name
+from ubrain.report import claims, figures
+from ubrain.report.lab import ALONE, CROWD, WITHOUT_IMAGES, Lab, run_name
 from ubrain.report.results import Record
 
 
@@ -81,3 +84,48 @@ def test_a_run_of_a_file_cannot_take_the_name_of_the_default():
     assert run_name(None, "fast", 0) == "simulated-fast"
     assert run_name("/data/mine.h5", "fast", 2) == "mine-fast-seed2"
     assert run_name("simulated.h5", "fast", 0) != "simulated-fast"
+
+
+def drawn(lab):
+    """A figure of the first two images of a crowd, as a run saves it, and its caption."""
+    figure, axes = plt.subplots(1, 2, layout="constrained")
+    figures.images(axes, lab.pictures([0, 1]), ["a", "b"])
+    lab.save(figure, "images")
+    caption = " ".join(t.get_text() for t in figure.texts).replace("\n", " ")
+    return [np.asarray(ax.images[0].get_array()) for ax in axes], caption
+
+
+def test_images_of_recordings_are_grey_tiles_in_a_run_without_images(recorded_lab, monkeypatch):
+    (first, _), caption = drawn(recorded_lab)
+    np.testing.assert_array_equal(first, recorded_lab.crowd.pixels(0)[0])
+    assert not caption
+    recorded_lab.finish()
+    file = recorded_lab.out / "98_test.json"
+    assert not json.loads(file.read_text())["publishable"]
+    monkeypatch.setenv(WITHOUT_IMAGES, "1")
+    shown, caption = drawn(recorded_lab)
+    assert [np.ptp(image) for image in shown] == [0, 0]
+    assert "grey tiles: images not shown here; they come from a museum" in caption
+    recorded_lab.finish()
+    assert json.loads(file.read_text())["publishable"]
+
+
+def test_images_are_shown_everywhere_if_the_file_says_that_they_may_be(
+    lab, recorded_lab, monkeypatch
+):
+    monkeypatch.setenv(WITHOUT_IMAGES, "1")
+    np.testing.assert_array_equal(lab.pictures([3])[0], lab.crowd.pixels([3])[0])
+    assert drawn(lab)[1] == "simulated crowd"
+    for name in recorded_lab.subjects:
+        assert not recorded_lab.shows_images
+        recorded_lab.crowd[name].settings["images_may_be_shown"] = True
+    assert np.ptp(drawn(recorded_lab)[0][0]) > 0
+
+
+def test_whatever_draws_images_asks_the_workbench_for_them():
+    """`Crowd.pixels` and `Crowd.image` know of no terms."""
+    root = Path(__file__).parents[1]
+    files = [*root.glob("notebooks/*.py"), *root.glob("ubrain/report/**/*.py")]
+    reads = re.compile(r"\.pixels\(|crowd\.image\(|images/pixels")
+    found = {f.name for f in files if reads.search(f.read_text(encoding="utf-8"))}
+    assert found == {"lab.py", "own_brain.py"}  # the latter writes files for a reader to import

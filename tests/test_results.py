@@ -259,7 +259,10 @@ def paper(monkeypatch):
         Claim(t, t, n, t, "c", "value > 0.55" if t != "images" else "value < 100", scoreboard=True)
         for t, n in texts
     ]
-    beside = {"seeds": [1, 2, 5], "recordings": "macaque-fast", "recordings_are": "neurons"}
+    beside = {
+        "seeds": [1, 2, 5],
+        "recordings": {"macaque-fast": {"title": "V4", "about": "neurons"}},
+    }
     known = {"sources": {"paper": "book"}, "runs": {**beside, "worlds": [0, 1]}}
     monkeypatch.setattr(claims, "read", lambda: rows)
     monkeypatch.setattr(claims, "sources", lambda: known)
@@ -342,6 +345,11 @@ def test_other_worlds_and_recordings_are_shown_beside(tmp_path, paper):
     assert row(text, "whole")[2] == "holds: 90.0 %"
     assert row(text, "images")[1].startswith("holds: 25, 35; 30 (95 % ")
     assert row(text, "lost")[1:3] == ["not testable", "not testable"]
+    world(tmp_path / "mine-fast", 0.2)
+    file = tmp_path / "mine-fast" / "03_x.json"
+    file.write_text(file.read_text().replace('"simulated": true', '"simulated": false'))
+    assert row(claims.scoreboard(tmp_path / "fast"), "images")[6:8] == ["65", "45"]
+    assert row(claims.holds(tmp_path / "fast"), "images")[2:4] == ["holds: 65", "holds: 45"]
 
 
 def t_of(*values):

@@ -573,7 +573,12 @@ def test_running_compares_and_publishing_publishes(project):
     with pytest.raises(UbrainError, match="98_ok was run with uncommitted changes"):
         runs.publish(profile="smoke")
 
-    runs.run_notebooks("98_ok", profile="smoke")
+    (outcome,) = runs.run_notebooks("98_ok", profile="smoke")
+    text = outcome.file.read_text()
+    outcome.file.write_text(text.replace('"simulated"', '"publishable": false,\n "simulated"'))
+    with pytest.raises(UbrainError, match=r"98_ok shows images, .* again with --without-images"):
+        runs.publish(profile="smoke")
+    outcome.file.write_text(text)
     (json_file,) = runs.publish(profile="smoke")
     assert json_file == project / "papermill_runs" / "simulated-smoke" / "98_ok.json"
     assert [str(p.relative_to(project)) for p in published(project)] == [

@@ -276,6 +276,7 @@ def run(
     jobs: str = "auto",
     parameter: list[str] | None = None,
     force: bool = False,
+    without_images: bool = False,
 ) -> None:
     """Run notebooks and compare with the published numbers. Exit code 1 if one does not agree.
 
@@ -293,7 +294,7 @@ def run(
     n_jobs = 0 if jobs == "auto" else int(jobs)
     given = runs.parse_parameters(parameter or [])
     crowd = str(Path(crowd)) if crowd else None
-    outcomes = runs.run_notebooks(pattern, profile, crowd, seed, given, out, n_jobs)
+    outcomes = runs.run_notebooks(pattern, profile, crowd, seed, given, out, n_jobs, without_images)
     for outcome in outcomes:
         print(outcome.file)
     sys.exit(any(outcome.agrees is False for outcome in outcomes))
@@ -423,16 +424,16 @@ def run_bench(
 
 @app.add("notebooks", "report.runs:rebuild_notebooks")
 def notebooks(check: bool) -> None:
-    """Rebuild every .ipynb from its .py."""
+    """Rebuild every .ipynb from its .py, and docs/faithfulness.md from the profiles."""
     from ubrain.report.runs import rebuild_notebooks
 
     changed = rebuild_notebooks(check)
     if check and changed:
         raise UbrainError(
-            f"not rebuilt from their .py: {', '.join(p.name for p in changed)}; run `make"
+            f"not rebuilt from their sources: {', '.join(p.name for p in changed)}; run `make"
             " notebooks`"
         )
-    print("\n".join(map(str, changed)) or "all .ipynb are up to date")
+    print("\n".join(map(str, changed)) or "all are up to date")
 
 
 importers = Group("import", help="Bring recordings into a crowd file.")

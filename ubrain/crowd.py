@@ -147,6 +147,24 @@ class Crowd:
         """Whether the recordings were simulated (then the file has a ground truth)."""
         return "truth" in self.file
 
+    @property
+    def images_may_be_shown(self) -> bool:
+        """Whether figures for everybody may show the images: those of a simulation may, those of
+        recordings if their import said so.
+        """
+        known = self.file.get("truth", {})
+        return all(
+            name in known or subject.settings.get("images_may_be_shown", False)
+            for name, subject in self._subjects.items()
+        )
+
+    @property
+    def image_source(self) -> str:
+        """Where the images come from, as the imports said; else of which dataset they are."""
+        subjects = self._subjects.values()
+        said = (s.settings.get("image_source") or f"dataset {s.dataset}" for s in subjects)
+        return "; ".join(dict.fromkeys(said))
+
     def __getitem__(self, name: str) -> "Subject":
         if name not in self._subjects:
             raise UbrainError(
@@ -206,7 +224,7 @@ class Subject:
     Attributes
     ----------
     crowd, name, n_trials, n_voxels : of which crowd file, and how large.
-    dataset, scanner, space, account : see the schema.
+    dataset, scanner, space, account, settings : see the schema.
     """
 
     def __init__(self, crowd: Crowd, name: str, group: h5py.Group) -> None:
@@ -215,6 +233,7 @@ class Subject:
         self.scanner: str = group.attrs["scanner"]
         self.space: str = group.attrs["space"]
         self.account: str = group.attrs.get("account", "")
+        self.settings: dict[str, Any] = json.loads(group.attrs.get("settings", "{}"))
         self.n_trials, self.n_voxels = (int(n) for n in group["responses"].shape)
         self._chosen: Rows | None = None  # voxels of a view
         self._images: dict[str, Rows] = {}  # split -> rows of a view

@@ -67,6 +67,21 @@ def test_incomplete_recordings_are_refused(lab):
         own_brain.recording(lab, "a.npy")
 
 
+def test_of_recordings_the_last_subject_leaves_the_crowd(recorded_lab):
+    names = list(recorded_lab.subjects)
+    files = own_brain.recording(recorded_lab)
+    assert recorded_lab.subjects == names[:-1]
+    before = recorded_lab.crowd[names[-1]]
+    after = own_brain.bring(recorded_lab, files).crowd[NAME]
+    for split in ("train", "val", "test"):
+        old, new = (s.crowd.content[s.image_rows(split)] for s in (before, after))
+        assert list(old) == list(new)
+        np.testing.assert_allclose(after.responses(split), before.responses(split), atol=1e-5)
+    recorded_lab.subjects = names[:1]
+    with pytest.raises(UbrainError, match="no crowd to join"):
+        own_brain.recording(recorded_lab)
+
+
 def test_shares_of_clusters_add_up(lab):
     rng = np.random.default_rng(0)
     n_voxels = sum(lab.crowd[s].n_voxels for s in lab.subjects)

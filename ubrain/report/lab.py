@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ubrain import config, paths, predict, train
 from ubrain.analysis import stats
@@ -35,6 +35,7 @@ from ubrain.report.results import Record, published, write_results
 from ubrain.report.suite import suite_of
 
 RIDGE, FACTORISED, ALONE, CROWD = list(figures.CONDITIONS)[:4]
+WITHOUT_IMAGES = "UBRAIN_WITHOUT_IMAGES"  # set by a run that is to be published
 LEAST_IMAGES = {"train": 20, "val": 5, "test": 5}
 FIGURE_RC: Any = {
     "figure.dpi": 80,
@@ -183,6 +184,21 @@ class Lab:
         with FileLock(f"{folder}.lock"):  # of several notebooks that want it, one trains it
             return train.fit(source, subjects, encoder, training, seed, folder)
 
+    def pictures(self, rows: ArrayLike) -> list[NDArray[np.uint8]]:
+        """Images to draw, by their rows in the crowd file, each (height, width, 3).
+
+        In a run without images (`ubrain run --without-images`, which can be published) they are
+        grey tiles, unless the crowd file says that its images may be shown. Whatever draws images
+        gets them here.
+        """
+        pixels = self.crowd.pixels(rows)
+        return pixels if self.shows_images else figures.tiles(pixels)
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether figures show the images."""
+        return WITHOUT_IMAGES not in os.environ or self.crowd.images_may_be_shown
+
     def predict(self, encoder: UniversalEncoder, subject: str) -> NDArray[np.float32]:
         """Predicted responses of a subject to its test images, (n_images, n_voxels)."""
         rows = self.crowd[subject].image_rows("test")
@@ -231,8 +247,13 @@ class Lab:
         self.records.append(Record(name, float(value), condition, subject, low, high, n, unit))
 
     def save(self, figure: Figure, name: str) -> None:
-        """Save a figure, marked as simulated if it is, where the run collects its figures."""
-        figures.mark_simulated(figure, self.crowd.simulated)
+        """Save a figure where the run collects its figures; marked as simulated if it is, and with
+        where the images come from if it has grey tiles in their place.
+        """
+        text = "simulated crowd" if self.crowd.simulated else ""
+        if figures.has_tiles(figure):
+            text = f"grey tiles: images not shown here; they come from {self.crowd.image_source}"
+        figures.mark(figure, text)
         path = self.out / "figures" / f"{self.notebook}__{name}.png"
         png = io.BytesIO()
         figure.savefig(png, format="png", metadata={"Software": None})
@@ -256,6 +277,7 @@ class Lab:
             "profile": self.profile.name,
             "crowd": self.crowd_name,
             "simulated": self.crowd.simulated,
+            "publishable": self.crowd.images_may_be_shown or not self.shows_images,
             "subjects": self.subjects,
             "seed": self.seed,
             "suite": asdict(suite_of(self.crowd, self.data, self.profile)),

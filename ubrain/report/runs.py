@@ -31,7 +31,7 @@ from ubrain import paths
 from ubrain.config import load_profile
 from ubrain.errors import UbrainError
 from ubrain.progress import log
-from ubrain.report import claims, results
+from ubrain.report import claims, faithfulness, results
 
 KERNEL = "python3"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": KERNEL}
@@ -99,7 +99,7 @@ def notebook_text(source: Path) -> str:
 
 
 def rebuild_notebooks(check: bool = False) -> list[Path]:
-    """Write every .ipynb from its .py, the source.
+    """Write every .ipynb from its .py, the source, and `docs/faithfulness.md` from the profiles.
 
     Parameters
     ----------
@@ -107,11 +107,13 @@ def rebuild_notebooks(check: bool = False) -> list[Path]:
 
     Returns
     -------
-    The .ipynb that were, or would be, changed.
+    The files that were, or would be, changed.
     """
+    texts = {source.with_suffix(".ipynb"): notebook_text(source) for source in find_notebooks()}
+    if (docs := paths.project_root() / "docs").is_dir():
+        texts[docs / "faithfulness.md"] = faithfulness.page()
     changed = []
-    for source in find_notebooks():
-        target, text = source.with_suffix(".ipynb"), notebook_text(source)
+    for target, text in texts.items():
         if not target.exists() or target.read_text(encoding="utf-8") != text:
             changed.append(target)
             if not check:
@@ -127,6 +129,7 @@ def run_notebooks(
     parameters: Mapping[str, Any] | None = None,
     out: Path | None = None,
     jobs: int | None = None,
+    without_images: bool = False,
 ) -> list[Outcome]:
     """Execute notebooks, and compare their numbers with the published ones, if there are any.
 
@@ -143,6 +146,8 @@ def run_notebooks(
     out : folder for executed notebooks, numbers and (in `figures/`) figures; default: in the cache.
     jobs : notebooks at the same time; 0 or None: as many as processor cores, at most 4, but one
         where there is a CUDA device.
+    without_images : draw grey tiles in place of images of recordings, unless the crowd file says
+        that they may be shown; a run to be published needs it.
 
     Returns
     -------
@@ -157,7 +162,7 @@ def run_notebooks(
     sources = find_notebooks(pattern)
     given = check_settings(sources, profile, crowd, seed, parameters or {})
 
-    from ubrain.report.lab import run_name
+    from ubrain.report.lab import WITHOUT_IMAGES, run_name
 
     extra = [slug(k, v) for k, v in sorted(given.items()) if k not in ("crowd", "profile", "seed")]
     run = "-".join([run_name(given["crowd"], given["profile"], given["seed"]), *extra])
@@ -168,7 +173,10 @@ def run_notebooks(
     was: dict[str, float] = {name: d.get("seconds", 0) for name, d in documents.items()}
     began, seconds = time.monotonic(), dict[str, float]()
     outcomes, errors = dict[Path, Outcome](), dict[Path, str]()
-    with closing(_execute_all(sources, given, staging, jobs)) as finished:
+    environment = {"UBRAIN_OUT": str(staging.resolve()), "UBRAIN_PROGRESS": "lines"}
+    if without_images:
+        environment[WITHOUT_IMAGES] = "1"
+    with closing(_execute_all(sources, given, staging, jobs, environment)) as finished:
         for source, took, error in finished:
             if error:
                 log.warning("%s: failed after %.0f s", source.stem, took)
@@ -221,8 +229,9 @@ def publish(
     Raises
     ------
     UbrainError
-        If files have changed since the last commit, or the run is not one of this commit: made with
-        uncommitted changes, from other notebooks, or by other code.
+        If files have changed since the last commit; the run is not one of this commit: made with
+        uncommitted changes, from other notebooks, or by other code; or it shows images of
+        recordings that do not allow it.
     """
     from ubrain.report.lab import run_name
 
@@ -414,7 +423,8 @@ def draw_overview(run: str) -> Path:
     image, _ = scenes.render(*OVERVIEW_SCENE)
     with plt.rc_context(FIGURE_RC):
         figure = figures.overview(documents, image)
-        figures.mark_simulated(figure, any(d["simulated"] for d in documents.values()))
+        simulated = any(d["simulated"] for d in documents.values())
+        figures.mark(figure, "simulated crowd" if simulated else "")
         path = paths.figure_dir(run) / "overview.png"
         with paths.atomic(path) as partial:
             figure.savefig(partial, format="png", metadata={"Software": None})
@@ -531,10 +541,15 @@ def _n_jobs(jobs: int | None, n: int) -> int:
 
 
 def _execute_all(
-    sources: Sequence[Path], given: Mapping[str, Any], out: Path, jobs: int
+    sources: Sequence[Path],
+    given: Mapping[str, Any],
+    out: Path,
+    jobs: int,
+    environment: Mapping[str, str],
 ) -> Generator[tuple[Path, float, Exception | None]]:
-    """Execute notebooks, so many at a time; yields each when it has ended, with its seconds and
-    its error. Whatever stops this early, Ctrl-C too, ends the kernels.
+    """Execute notebooks, so many at a time, with variables of the environment; yields each when it
+    has ended, with its seconds and its error. Whatever stops this early, Ctrl-C too, ends the
+    kernels.
     """
     from jupyter_core.utils import ensure_event_loop
 
@@ -551,7 +566,7 @@ def _execute_all(
         return source, time.monotonic() - started, failure
 
     before, others = dict(os.environ), psutil.Process().children(recursive=True)
-    os.environ.update(UBRAIN_OUT=str(out.resolve()), UBRAIN_PROGRESS="lines")
+    os.environ.update(environment)
     if jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores() // jobs)))
     pool = ThreadPoolExecutor(jobs)
@@ -614,13 +629,14 @@ def _tidy(executed: Path, parameters: Mapping[str, Any]) -> None:
     notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.pop("papermill", None)
     document = json.loads(executed.with_suffix(".json").read_text(encoding="utf-8"))
-    crowd = parameters.get("crowd")
+    files = [v for v in parameters.values() if isinstance(v, str) and Path(v).is_absolute()]
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         for noise in ("papermill", "execution"):
             cell.metadata.pop(noise, None)
-        if crowd and "injected-parameters" in tags:
-            cell.source = cell.source.replace(json.dumps(crowd), json.dumps(Path(crowd).name))
+        if "injected-parameters" in tags:
+            for file in files:
+                cell.source = cell.source.replace(json.dumps(file), json.dumps(Path(file).name))
         if "answer" in tags:
             text = claims.verdict(document, executed.stem) + "\n"
             cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
@@ -659,6 +675,11 @@ def _check_publishable(source: Path, folder: Path) -> None:
     document = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     commit = document["commit"]
     again = "commit everything, and run it again"
+    if not document.get("publishable", document["simulated"]):
+        raise UbrainError(
+            f"{name} shows images, and {document['crowd']} does not say that everybody may: run it"
+            " again with --without-images"
+        )
     if not commit or commit.endswith("+"):
         raise UbrainError(f"{name} was run with uncommitted changes (commit {commit!r}): {again}")
     if not same_sources(folder / f"{name}.ipynb", source):

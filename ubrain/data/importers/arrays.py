@@ -40,6 +40,8 @@ def import_arrays(
     transpose: bool = False,
     normalise: str = "auto",
     bad_voxels: str = "refuse",
+    image_source: str = "",
+    images_may_be_shown: bool = False,
     append: bool = False,
 ) -> None:
     """Write one subject's recordings into a crowd file.
@@ -68,6 +70,8 @@ def import_arrays(
         "none"; "auto": per session.
     bad_voxels : "refuse" voxels that are not finite, or constant where they are z-scored, or "drop"
         them.
+    image_source : where the images come from, and their terms; said where figures leave them out.
+    images_may_be_shown : their terms allow everybody to show them, as in a published notebook.
     append : add to an existing crowd file.
 
     Raises
@@ -117,6 +121,8 @@ def import_arrays(
         test_fraction=0 if test_images else test_fraction,
         normalise=normalise,
         bad_voxels=bad_voxels,
+        image_source=image_source,
+        images_may_be_shown=images_may_be_shown,
     )
     log.info("%s", import_recordings([recording], out, options, {"dataset": "arrays"}))
 

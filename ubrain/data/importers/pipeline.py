@@ -434,7 +434,8 @@ def _fingerprint(recording: Recording) -> dict[str, Any]:
 def _write(stages: Sequence[Stage], plan: Plan, settings: dict[str, Any]) -> list[str]:
     options, accounts = plan.options, []
     usable = [stage.usable(options.bad_voxels) for stage in stages]
-    kept = ("val_fraction", "test_fraction", "image_size", "bad_voxels")
+    kept = ["val_fraction", "test_fraction", "image_size", "bad_voxels"]
+    kept += ["image_source", "images_may_be_shown"]
     settings = {**settings, **{name: getattr(options, name) for name in kept}}
     with write_crowd(plan.out, options.append, plan.bytes) as writer:
         rows = _write_images(writer, plan)

@@ -57,6 +57,8 @@ class Options:
         the dataset.
     bad_voxels : "drop" voxels that are not finite, or constant where they are z-scored, or "refuse"
         to import them.
+    image_source : where the images come from, and their terms; said where figures leave them out.
+    images_may_be_shown : their terms allow everybody to show them, as in a published notebook.
     """
 
     append: bool = False
@@ -69,6 +71,8 @@ class Options:
     follow_links: bool = False
     normalise: str = "auto"
     bad_voxels: str = "drop"
+    image_source: str = ""
+    images_may_be_shown: bool = False
 
 
 DEFAULTS = Options()

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from operator import ge, gt, le, lt
 from pathlib import Path
@@ -174,8 +174,8 @@ def table(columns: Mapping[str, Callable[[Claim], str]], claims: Sequence[Claim]
 def scoreboard(folder: Path) -> str:
     """Markdown table: claim, paper, authors' run, here. What is not known stays blank.
 
-    Runs of other seeds and on recordings, as `sources.toml` names them, are shown beside if they
-    are in the folder beside.
+    Runs of other seeds, as `sources.toml` names them, and every run on recordings are shown beside
+    if they are in the folder beside.
 
     Raises
     ------
@@ -195,10 +195,9 @@ def scoreboard(folder: Path) -> str:
     if len(seeds) > 1:
         columns["over worlds"] = lambda claim: _over_worlds(claim, seeds)
     note = _note(documents)
-    real = [] if folder.name == runs["recordings"] else _beside(folder, [runs["recordings"]])
-    if real:
-        columns[f"here: {runs['recordings']}"] = lambda claim: _here(claim, real[0])
-        note += f" {runs['recordings']}: {runs['recordings_are']}."
+    for name, run in _recordings(folder).items():
+        columns[f"here: {name}"] = partial(_here, documents=_beside(folder, [name])[0])
+        note += f" {name}: {run['about']}."
     columns["notebook"] = lambda claim: _link(claim, folder)
     return f"{table(columns, [c for c in read() if c.scoreboard])}\n\n{note}"
 
@@ -214,13 +213,14 @@ def holds(folder: Path) -> str:
     runs = sources()["runs"]
     documents = read_run(folder)
     names = [f"{folder.name}-seed{seed}" if seed else folder.name for seed in runs["worlds"]]
-    worlds, real = _beside(folder, names, documents), _beside(folder, [runs["recordings"]])
+    worlds = _beside(folder, names, documents)
     columns: dict[str, Callable[[Claim], str]] = {
         "claim": lambda claim: claim.text,
         f"simulated (worlds {', '.join(map(str, runs['worlds']))})": lambda c: _cell(c, worlds),
-        "macaque V4, not fMRI": lambda claim: _cell(claim, real),
-        "notebook": lambda claim: _link(claim, folder),
     }
+    for name, run in _recordings(folder).items():
+        columns[run["title"]] = partial(_cell, runs=_beside(folder, [name]))
+    columns["notebook"] = lambda claim: _link(claim, folder)
     return table(columns, [c for c in read() if c.rule])
 
 
@@ -341,6 +341,19 @@ def _beside(folder: Path, names: Sequence[str], like: Documents | None = None) -
         expected = suite_name(next(iter(like.values())), world=False)
         for f, documents in zip(folders, found, strict=True):
             _same_suite(f.name, suite_name(next(iter(documents.values())), world=False), expected)
+    return found
+
+
+def _recordings(folder: Path) -> dict[str, dict[str, str]]:
+    """Title and description of the runs of recordings beside a run: those of `sources.toml`, and
+    whichever else was published.
+    """
+    told, found = sources()["runs"]["recordings"], {}
+    for beside in sorted({file.parent for file in folder.parent.glob("*/*.json")} - {folder}):
+        document = next(iter(read_results(beside).values()))
+        if beside.name in told or not document["simulated"]:
+            unknown = {"title": beside.name, "about": f"recordings, {document['crowd']}"}
+            found[beside.name] = told.get(beside.name, unknown)
     return found
 
 

@@ -51,8 +51,10 @@ from ubrain.report.figures.style import (
     CONDITIONS,
     colour,
     finish,
-    mark_simulated,
+    has_tiles,
+    mark,
     text_only,
+    tiles,
 )
 from ubrain.report.figures.transfer import learning_curves
 
@@ -79,6 +81,7 @@ __all__ = [
     "flatmaps",
     "group_colours",
     "growth",
+    "has_tiles",
     "hits_against",
     "hits_by_area",
     "image_rows",
@@ -86,7 +89,7 @@ __all__ = [
     "joined",
     "learning_curves",
     "level_use",
-    "mark_simulated",
+    "mark",
     "measured_against_predicted",
     "overview",
     "palette",
@@ -99,6 +102,7 @@ __all__ = [
     "shares",
     "subject_gains",
     "text_only",
+    "tiles",
     "truth",
     "unknown_fields",
     "with_intervals",

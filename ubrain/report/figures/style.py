@@ -1,10 +1,14 @@
 """What all figures share: colours of conditions, the look of axes, the mark of a simulation."""
 
+from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 # The same colour for the same condition in every figure, in this order (Okabe–Ito, safe for
 # colour-blind readers).
@@ -20,6 +24,7 @@ CONDITIONS = {
 }
 ON_TOP = "matching (ours)"  # often the same numbers as with gradient: dashed, above the others
 CEILING = "#333333"
+TILE = 200  # grey, in place of an image that may not be shown
 
 
 def colour(condition: str) -> str:
@@ -36,16 +41,17 @@ def dashes(condition: str) -> dict[str, Any]:
     )
 
 
-def mark_simulated(figure: Figure, simulated: bool) -> Figure:
-    """Write "simulated" on a figure made from simulated data."""
-    if simulated:
-        strip = 0.2 / figure.get_figheight()  # kept free of axes
+def mark(figure: Figure, text: str) -> Figure:
+    """Write what a reader must know of the data below a figure, such as "simulated crowd"."""
+    if text:
+        lines = fill(text, int(13 * figure.get_figwidth()))
+        strip = 0.2 * (1 + lines.count("\n")) / figure.get_figheight()  # kept free of axes
         if (layout := figure.get_layout_engine()) is not None:
             layout.set(rect=(0, strip, 1, 1 - strip))  # type: ignore[call-arg]
         figure.text(
             0.995,
             0.005,
-            "simulated crowd",
+            lines,
             ha="right",
             va="bottom",
             fontsize=9,
@@ -53,6 +59,17 @@ def mark_simulated(figure: Figure, simulated: bool) -> Figure:
             style="italic",
         )
     return figure
+
+
+def tiles(pixels: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """A grey tile for each image, of its shape, where images may not be shown."""
+    return [np.full_like(image, TILE) for image in pixels]
+
+
+def has_tiles(figure: Figure) -> bool:
+    """Whether a figure shows a grey tile in place of an image."""
+    drawn = (np.asarray(image.get_array()) for ax in figure.axes for image in ax.images)
+    return any(pixels.ndim == 3 and (pixels == TILE).all() for pixels in drawn)
 
 
 def text_only(ax: Axes, text: str) -> Axes:

@@ -44,6 +44,9 @@ class Recording:
     test_fraction: float = 0.2
     scanner: str = ""
     space: str = ""
+    val_fraction: float = 0.1
+    image_source: str = ""
+    images_may_be_shown: bool = False
 
 
 def recording(
@@ -59,8 +62,8 @@ def recording(
     scanner: str = "",
     space: str = "",
 ) -> Recording:
-    """The files to work on: those given, or, if there are none, those of a simulated newcomer,
-    written for the occasion.
+    """The files to work on: those given, or, if there are none, written for the occasion those of
+    a simulated newcomer, or of the last subject of recordings, who leaves `lab.subjects`.
 
     Raises
     ------
@@ -69,10 +72,10 @@ def recording(
     """
     if (images is None) != (responses is None):
         raise UbrainError(
-            "images and responses belong together: give both, or neither for a simulated newcomer"
+            "images and responses belong together: give both, or neither for a made-up newcomer"
         )
     if images is None or responses is None:
-        return simulated_files(lab)
+        return simulated_files(lab) if lab.crowd.simulated else left_out_files(lab)
     return Recording(
         Path(images),
         Path(responses),
@@ -93,26 +96,55 @@ def simulated_files(lab: Lab) -> Recording:
     part = lab.profile.simulation[0]
     fewer = {k: round(SHARE * n) for k in ("images", "test_images") if (n := getattr(part, k))}
     folder = lab.out / "own_brain"
-    folder.mkdir(parents=True, exist_ok=True)
     with paths.atomic(folder / "simulated.h5") as partial:
         simulate_crowd(partial, replace(part, subjects=1, **fewer), lab.seed + FAR)
     with Crowd(folder / "simulated.h5") as crowd:
-        only = crowd[crowd.subjects[0]]
-        group = crowd.file[f"subjects/{only.name}"]
-        np.save(folder / "images.npy", np.stack(crowd.pixels(np.arange(len(crowd.image_ids)))))
-        np.save(folder / "responses.npy", group["responses"][:])
-        np.savetxt(folder / "test_images.txt", crowd.split_rows("test"), fmt="%d")
-        trials = pd.DataFrame({c: group[f"trials/{c}"][:] for c in ("image", "session")})
-        trials.to_csv(folder / "trials.csv", index=False)
-        only.voxels[["hemisphere", "vertex", "areas"]].to_csv(folder / "voxels.csv", index=False)
+        return write_files(crowd, crowd.subjects[0], folder)
+
+
+def left_out_files(lab: Lab) -> Recording:
+    """Write the files that the last subject would bring, if it were not in the crowd; it is no
+    longer among `lab.subjects`.
+
+    Raises
+    ------
+    UbrainError
+        If there is one subject only.
+    """
+    if len(lab.subjects) < 2:
+        raise UbrainError(
+            f"{lab.crowd_name} has one subject, and no crowd to join: give images and responses"
+        )
+    name = lab.subjects.pop()
+    files = write_files(lab.crowd, name, lab.out / "own_brain")
+    drawn = lab.crowd[name].settings  # a lower draw is test, the next val: so its splits stay
+    share = drawn.get("test_fraction", 0.0) + drawn.get("val_fraction", files.val_fraction)
+    return replace(files, val_fraction=share)
+
+
+def write_files(crowd: Crowd, name: str, folder: Path) -> Recording:
+    """Write a subject of a crowd file as arrays and tables: all trials, as measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subject, group = crowd[name], crowd.file[f"subjects/{name}"]
+    rows, image = np.unique(subject.trials.image, return_inverse=True)  # image: row in images.npy
+    np.save(folder / "images.npy", np.stack(crowd.pixels(rows)))
+    np.save(folder / "responses.npy", group["responses"][:])
+    is_test = np.isin(rows, crowd.split_rows("test"))
+    np.savetxt(folder / "test_images.txt", np.flatnonzero(is_test), fmt="%d")
+    trials = pd.DataFrame({"image": image, "session": subject.trials.session})
+    trials.to_csv(folder / "trials.csv", index=False)
+    known = [c for c in ("hemisphere", "vertex", "i", "j", "k", "areas") if c in subject.voxels]
+    subject.voxels[known].to_csv(folder / "voxels.csv", index=False)
     return Recording(
         folder / "images.npy",
         folder / "responses.npy",
         folder / "trials.csv",
         folder / "voxels.csv",
         folder / "test_images.txt",
-        scanner=only.scanner,
-        space=only.space,
+        scanner=subject.scanner,
+        space=subject.space,
+        image_source=crowd.image_source,
+        images_may_be_shown=crowd.images_may_be_shown,
     )
 
 
