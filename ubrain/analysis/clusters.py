@@ -417,7 +417,7 @@ def names(
         good = table[(table["q"] < level) & (table["share"] >= least_share)]
         return good.sort_values(["p", "fold"], ascending=[True, False])
 
-    good = certain(table)
+    good, given = certain(table), given or {}
     good = good[
         ~good.assign(kind=good["feature"].replace(dict(kinds or {}))).duplicated(
             ["cluster", "kind"]
@@ -426,7 +426,7 @@ def names(
     found = []
     for c in range(n_clusters):
         words = good[good["cluster"] == c]["feature"].tolist()
-        if words and words[0] in (given or {}):
+        if words and words[0] in given:
             also = certain(given[words[0]])
             also = also[also["cluster"] == c]["feature"].tolist()
             words = [w for w in words if w == words[0] or w in also]
