@@ -39,9 +39,11 @@ def test_intervals_are_drawn_for_each_subject_and_condition(over):
     for (condition, colour), drawn in zip(CONDITIONS.items(), ax.containers, strict=True):
         mine = table[table["condition"] == over + condition]
         assert drawn[0].get_color() == colour
-        np.testing.assert_allclose(np.array(drawn[0].get_ydata()), mine["median_r"])
+        np.testing.assert_allclose(
+            np.array(drawn[0].get_ydata(), float), mine["median_r"].to_numpy()
+        )
         ends = np.array(drawn[2][0].get_segments())[:, :, 1]
-        np.testing.assert_allclose(ends, mine[["low", "high"]])
+        np.testing.assert_allclose(ends, mine[["low", "high"]].to_numpy(), atol=1e-9)
     assert "noise ceiling (median)" in [t.get_text() for t in ax.get_legend().get_texts()]
     assert any(list(line.get_ydata()) == [0, 0] for line in ax.lines) == bool(over)
 

@@ -233,6 +233,9 @@ def bootstrap(
 ) -> Interval:
     """Any statistic of paired columns, with a 95 % BCa interval over their rows (voxels, say).
 
+    It is too narrow where rows are few and have heavy tails: of a correlation over up to 300 such
+    rows it held the truth in about nine of ten simulated worlds.
+
     Parameters
     ----------
     statistic : takes as many arrays (..., n_rows) as there are columns, gives (...).

@@ -19,17 +19,22 @@ N_ALONE = 3  # subjects that are also trained alone: the first so many
 
 def trained(lab: Lab) -> scoring.Predictions:
     """Responses to the test images, predicted by encoders whose train and val images are those of
-    the random split: the crowd, and the first subjects alone.
+    the random split: the crowd, and the first subjects alone. Where nothing is held out, as of
+    recordings, these are the encoders that there are.
     """
-    rows, found = suite.split_rows(lab.crowd)[suite.RANDOM], dict[str, dict[str, NDArray]]()
+    splits, found = suite.split_rows(lab.crowd), dict[str, dict[str, NDArray]]()
+    rows = splits[suite.RANDOM]
     shown = {
         s: {k: np.intersect1d(lab.crowd[s].image_rows(k), rows) for k in ("train", "val")}
         for s in lab.subjects
     }
     alone = lab.subjects[:N_ALONE]
     for condition, group in [*((ALONE, [s]) for s in alone), (CROWD, lab.subjects)]:
-        views = [lab.crowd[s].select(shown[s]) for s in group]
-        encoder = lab.encoder(group, source=replace(lab.source, crowd=lab.crowd.select(*views)))
+        source = lab.source
+        if len(splits) > 1:
+            views = [lab.crowd[s].select(shown[s]) for s in group]
+            source = replace(source, crowd=lab.crowd.select(*views))
+        encoder = lab.encoder(group, source=source)
         predicted = {s: lab.predict(encoder, s) for s in alone if s in group}
         found.setdefault(condition, {}).update(predicted)
     return found
