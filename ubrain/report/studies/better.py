@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain import scores, transfer
-from ubrain.analysis import stats
+from ubrain import transfer
 from ubrain.config import TransferConfig
 from ubrain.errors import UbrainError
 from ubrain.features import Source
 from ubrain.model import UniversalEncoder
 from ubrain.report.lab import CROWD, RIDGE, Lab
+from ubrain.report.studies import scoring
 from ubrain.report.studies.scoring import Predictions
 
 REFITTED = "encoder, crowd, refitted"
@@ -89,34 +89,22 @@ def refitted(lab: Lab, encoder: UniversalEncoder) -> dict[str, NDArray[np.float3
 
 
 def comparison(
-    lab: Lab, predictions: Predictions, of: str = REFITTED, over: Sequence[str] = (CROWD, RIDGE)
+    lab: Lab, predictions: Predictions, over: Sequence[str] = (CROWD, RIDGE)
 ) -> pd.DataFrame:
-    """Median r of each condition and subject, and the gain of one over others, paired; recorded.
+    """What refitting gains in median r, paired; recorded.
+
+    Parameters
+    ----------
+    predictions : of `REFITTED`, and of the conditions that it is compared with.
 
     Returns
     -------
-    One row per subject and one for their mean ("all"): the conditions, and for each of `over` the
-    gain with its 95 % interval, `gain over …`, `low over …`, `high over …`; that of the mean is
-    over subjects, images and voxels.
+    One row per subject: the median r of each condition, and for each of `over` the gain with its
+    95 % interval, `gain over …`, `low over …`, `high over …`.
     """
-    measured, n_boot = {s: lab.measured(s) for s in lab.subjects}, lab.profile.bootstrap
-    columns: dict[str, list[float]] = {}
-    for condition in (*over[::-1], of):
-        found = [scores.correlation(predictions[condition][s], m) for s, m in measured.items()]
-        medians = [float(np.nanmedian(r)) for r in found]
-        columns[condition] = [*medians, float(np.mean(medians))]
-    for other in over:
-        gains, resampled = list[stats.Interval](), []
-        for s, m in measured.items():
-            a, b = predictions[of][s], predictions[other][s]
-            gains.append(stats.bootstrap_median_r(a, m, b, n_boot, lab.seed))
-            drawn = [stats.resampled_scores(p, m, n_boot, lab.seed)[0] for p in (a, b)]
-            resampled.append(drawn[0] - drawn[1])
-        values = [gain.value for gain in gains]
-        gains.append(stats.bootstrap_units(values, np.stack(resampled), n_boot, lab.seed))
-        for s, gain in zip((*lab.subjects, "all"), gains, strict=True):
-            lab.record("gain_median_r", gain.value, f"{of} − {other}", s, gain, unit="r")
-        for end in ("value", "low", "high"):
-            name = "gain" if end == "value" else end
-            columns[f"{name} over {other}"] = [getattr(gain, end) for gain in gains]
-    return pd.DataFrame(columns, pd.Index([*lab.subjects, "all"], name="subject"))
+    r = scoring.voxel_r(lab, {c: predictions[c] for c in (*over[::-1], REFITTED)})
+    table = pd.DataFrame({c: {s: np.nanmedian(x) for s, x in by.items()} for c, by in r.items()})
+    for other, gains in scoring.gain_table(lab, predictions, REFITTED, over).groupby("over"):
+        mine = gains.set_index("subject")[["gain", "low", "high"]]
+        table = table.join(mine.add_suffix(f" over {other}"))
+    return table.rename_axis("subject")
