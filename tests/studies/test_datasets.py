@@ -8,7 +8,7 @@ import pytest
 from ubrain import config, scores
 from ubrain.analysis import stats
 from ubrain.data.simulate import truth
-from ubrain.report.lab import ALONE, CROWD, Lab
+from ubrain.report.lab import ALONE, CROWD, LEAST_IMAGES, Lab
 from ubrain.report.studies import datasets as study
 from ubrain.report.studies import scoring
 
@@ -61,7 +61,7 @@ def test_the_main_dataset_has_most_subjects_and_comes_first(lab, found):
 
 def test_subjects_with_too_few_images_are_left_out(lab, found, monkeypatch):
     assert found[FOUR] == ["S7"]  # S6 has two val images
-    monkeypatch.setitem(study.LEAST_IMAGES, "test", 25)
+    monkeypatch.setitem(LEAST_IMAGES, "test", 25)
     assert list(study.groups(lab)) == [SEVEN]
 
 

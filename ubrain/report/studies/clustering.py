@@ -359,7 +359,7 @@ def counterfactual_names(
         values = fall[which.to_numpy()]
         if len(values) < LEAST_SCENES:
             return 0.0
-        interval = stats.bootstrap_mean(values, n_boot=lab.profile.bootstrap, seed=lab.seed)
+        interval = stats.t_interval(values)
         return interval.value if interval.low > 0 and interval.value >= LEAST_FALL else 0.0
 
     names = []
@@ -416,9 +416,7 @@ def fall_contrasts(
             scene = without.table["row"][which].to_numpy()
             means = pd.DataFrame({"named": mine[which], "others": theirs[which]}).groupby(scene)
             means = means.mean()
-            interval = stats.bootstrap_mean(
-                means["named"], means["others"], lab.profile.bootstrap, lab.seed
-            )
+            interval = stats.t_interval(means["named"] - means["others"])
             condition = f"{kind}, {change}"
             lab.record(
                 "counterfactual_fall", interval.value, condition, interval=interval, unit="SD"
