@@ -39,6 +39,7 @@ subjects = None
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import display
 
 import ubrain
 from ubrain import scores
@@ -46,7 +47,7 @@ from ubrain.analysis import baselines
 from ubrain.predict import predict
 from ubrain.report import figures
 from ubrain.report.lab import ALONE, CROWD, FACTORISED, RIDGE
-from ubrain.report.studies import held_out, scoring
+from ubrain.report.studies import better, held_out, scoring
 
 lab = ubrain.Lab("01_crowd_gains", crowd, profile, seed, subjects)
 
@@ -246,6 +247,23 @@ figures.with_intervals(axes[0], held[~gain], by="split")
 figures.with_intervals(axes[1], held[gain], by="split")
 lab.save(fig, "held_out")
 held.round(3)
+
+# %% [markdown]
+# ## More from the same crowd: ours, beside the paper's
+#
+# A voxel's own images are few and noisy. So each subject is fitted once more, as if it were new to the others: every voxel starts from what
+# similar voxels of the *other* subjects have learned, keeps to that unless its own images speak against it, and gets a linear readout of
+# what its embedding leaves (as newcomers do in 03). The encoder stays as it is. How strong each part is, is chosen on val images; the final
+# fit uses them too, as ridge does. What to look for: gains over the crowd's own embeddings (green) and over ridge (grey) above 0.
+
+# %%
+if len(lab.subjects) > 1:
+    predictions[better.REFITTED] = better.refitted(lab, encoder)
+    refitted = scoring.gain_table(lab, predictions, better.REFITTED, over=(CROWD, RIDGE))
+    fig, ax = plt.subplots(figsize=(10, 3.4))
+    figures.with_intervals(ax, refitted, value="gain")
+    lab.save(fig, "refitted")
+    display(refitted.drop(columns="condition").round(3))
 
 # %% [markdown]
 # ## With care

@@ -10,9 +10,7 @@ from ubrain import scores, transfer
 from ubrain.config import EncoderConfig, TransferConfig
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
-from ubrain.report.lab import CROWD, RIDGE
 from ubrain.report.studies import better
-from ubrain.report.studies.better import REFITTED
 
 SIZES = EncoderConfig(widths=(6, 8), n_tokens=9, embedding_size=8, channels=8, embedding_scale=6.0)
 QUICK = TransferConfig(temperatures=(0.1, 1.0), pulls=(1.0, 10.0), steps=1)
@@ -79,25 +77,3 @@ def test_nobody_is_refitted_alone(encoder):
     encoder.drop_subject("S1")
     with pytest.raises(UbrainError, match="needs other subjects"):
         better.refit(encoder, None, "S2")
-
-
-def test_gains_are_paired_and_worse_predictions_lose():
-    rng, recorded = np.random.default_rng(0), []
-    measured = {s: rng.standard_normal((60, 20)) for s in ("S1", "S2")}
-    lab = SimpleNamespace(subjects=list(measured), measured=measured.get, seed=0)
-    lab.profile = SimpleNamespace(bootstrap=50)
-    lab.record = lambda *args, **options: recorded.append(args)
-    noisy = {
-        noise: {s: m + noise * rng.standard_normal(m.shape) for s, m in measured.items()}
-        for noise in (0.5, 1, 4)
-    }
-    table = better.comparison(lab, {RIDGE: noisy[4], CROWD: noisy[0.5], REFITTED: noisy[1]})
-    medians = {s: np.median(scores.correlation(noisy[1][s], m)) for s, m in measured.items()}
-    assert table[REFITTED].to_dict() == pytest.approx(medians)
-    for other in (CROWD, RIDGE):
-        gain = table[f"gain over {other}"]
-        np.testing.assert_allclose(gain, table[REFITTED] - table[other], atol=1e-12)
-        known = [("gain_median_r", gain[s], f"{REFITTED} − {other}", s) for s in table.index]
-        assert known == [row[:4] for row in recorded if (row[0], row[2]) == known[0][::2]]
-    assert (table[f"low over {RIDGE}"] > 0).all()
-    assert (table[f"high over {CROWD}"] < 0).all()

@@ -17,6 +17,7 @@ from ubrain.report.figures.clusters import (
     plane,
     plane_colours,
 )
+from ubrain.report.figures.controls import effects, shared_function
 from ubrain.report.figures.crowd import (
     attention,
     cortex,
@@ -72,6 +73,7 @@ __all__ = [
     "controls",
     "cortex",
     "count_choice",
+    "effects",
     "falls",
     "field_agreement",
     "field_positions",
@@ -99,6 +101,7 @@ __all__ = [
     "responses_on_cortex",
     "retrieval",
     "retrieved",
+    "shared_function",
     "shares",
     "subject_gains",
     "text_only",

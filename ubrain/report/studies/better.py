@@ -9,11 +9,9 @@ strong the pull and the readout should be; the embeddings are then fitted to bot
 not the paper's.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain import transfer
@@ -21,9 +19,7 @@ from ubrain.config import TransferConfig
 from ubrain.errors import UbrainError
 from ubrain.features import Source
 from ubrain.model import UniversalEncoder
-from ubrain.report.lab import CROWD, RIDGE, Lab
-from ubrain.report.studies import scoring
-from ubrain.report.studies.scoring import Predictions
+from ubrain.report.lab import Lab
 
 REFITTED = "encoder, crowd, refitted"
 
@@ -86,25 +82,3 @@ def refitted(lab: Lab, encoder: UniversalEncoder) -> dict[str, NDArray[np.float3
         head = transfer.Head(encoder, lab.source, lab.crowd[s].image_rows("test"))
         found[s] = fitted.respond(head).cpu().numpy()
     return found
-
-
-def comparison(
-    lab: Lab, predictions: Predictions, over: Sequence[str] = (CROWD, RIDGE)
-) -> pd.DataFrame:
-    """What refitting gains in median r, paired; recorded.
-
-    Parameters
-    ----------
-    predictions : of `REFITTED`, and of the conditions that it is compared with.
-
-    Returns
-    -------
-    One row per subject: the median r of each condition, and for each of `over` the gain with its
-    95 % interval, `gain over …`, `low over …`, `high over …`.
-    """
-    r = scoring.voxel_r(lab, {c: predictions[c] for c in (*over[::-1], REFITTED)})
-    table = pd.DataFrame({c: {s: np.nanmedian(x) for s, x in by.items()} for c, by in r.items()})
-    for other, gains in scoring.gain_table(lab, predictions, REFITTED, over).groupby("over"):
-        mine = gains.set_index("subject")[["gain", "low", "high"]]
-        table = table.join(mine.add_suffix(f" over {other}"))
-    return table.rename_axis("subject")

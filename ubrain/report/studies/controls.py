@@ -5,6 +5,7 @@ hold nothing (notebook 09).
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,19 +14,23 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from ubrain import paths
+from ubrain import paths, scores
 from ubrain.analysis import clusters, stats
 from ubrain.analysis.stats import Interval
 from ubrain.data.simulate import truth
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
+from ubrain.progress import track
 from ubrain.report.lab import RIDGE, Lab, simulated_crowd
-from ubrain.report.studies import newcomers, retrieval
+from ubrain.report.studies import newcomers
 from ubrain.report.studies.newcomers import GRADIENT, MATCHING, OURS, Direction
 
-ZERO, AT_MOST_ZERO = "0", "at most 0"
-COLUMNS = ["effect", "condition", "value", "low", "high", "expected", "as_expected"]
+METHODS = GRADIENT, MATCHING, OURS
+GAIN, MEDIAN_R, TOP1 = "gain of the crowd", "median r of the crowd", "top-1 above chance"
+CLUSTERS = "clusters and true types, ARI"
+AS_IT_IS = "crowd"  # the condition that takes nothing away
 NOTHING = 1e-6  # signal-to-noise ratio of responses that hold nothing
+Effects = dict[str, dict[str, Interval]]
 
 
 def direction(lab: Lab) -> Direction:
@@ -64,7 +69,13 @@ def shuffled(lab: Lab, subjects: Sequence[str]) -> Lab:
     return Lab(lab.notebook, str(path), lab.profile.name, lab.seed, lab.subjects)
 
 
-def resimulated(lab: Lab, **changes: float) -> Lab:
+def is_default(lab: Lab) -> bool:
+    """Whether the crowd is the profile's own, which can be simulated again with other options."""
+    own = lab.crowd.simulated and lab.crowd.path.name.startswith("simulated-")
+    return own and lab.crowd.path == simulated_crowd(lab.profile, lab.seed)
+
+
+def resimulated(lab: Lab, **changes: Any) -> Lab:
     """The first dataset of the simulated crowd, simulated again with other options; the images stay
     the same.
     """
@@ -75,36 +86,40 @@ def resimulated(lab: Lab, **changes: float) -> Lab:
 
 def mean(intervals: Sequence[Interval]) -> Interval:
     """Mean over subjects; its ends are the mean ends, as if all subjects erred together."""
-    ends = [np.mean([getattr(i, end) for i in intervals]) for end in ("value", "low", "high")]
-    return Interval(*map(float, ends), sum(i.n for i in intervals))
+    value, low, high = (
+        float(np.mean([getattr(i, end) for i in intervals])) for end in ("value", "low", "high")
+    )
+    return Interval(value, low, high, sum(i.n for i in intervals))
 
 
-def scored(lab: Lab, other: Lab | None = None) -> dict[str, Interval]:
-    """What the crowd gains, and what it finds, for the subjects that are in the crowd of
-    `direction`, as many as there are newcomers.
+def scored(
+    lab: Lab, trained: Lab | None = None, subjects: Sequence[str] = ()
+) -> dict[str, Interval]:
+    """What the crowd of `direction` gains and finds, for some of its subjects.
 
     Parameters
     ----------
-    other : where the crowd is trained; the single subjects are always from `lab`.
+    trained : where the crowd is trained; single subjects are always trained in `lab`.
+    subjects : whose scores; none: as many as there are newcomers.
 
     Returns
     -------
-    gain : in median r over one subject alone; r: median r of the crowd's encoder; top1: share of
-        images found, above chance.
+    By effect: the gain in median r over one subject alone, median r, and the share of images that
+    are found, above chance; means over the subjects.
     """
-    place, among = direction(lab), other or lab
-    encoder, found = among.encoder(place.crowd), list[dict[str, Interval]]()
-    for s in place.crowd[: len(place.newcomers)]:
+    place, among = direction(lab), trained or lab
+    encoder, found = among.encoder(place.crowd), list[tuple[Interval, ...]]()
+    for s in subjects or place.crowd[: len(place.newcomers)]:
         crowd, alone = among.predict(encoder, s), lab.predict(lab.encoder([s]), s)
         measured = lab.measured(s)
         r, gain = stats.median_r(crowd, measured), stats.median_r(crowd, measured, alone)
-        found.append({"gain": gain, "r": r, "top1": above_chance(crowd, measured)})
-    return {name: mean([f[name] for f in found]) for name in found[0]}
+        found.append((gain, r, above_chance(crowd, measured)))
+    return dict(zip((GAIN, MEDIAN_R, TOP1), map(mean, zip(*found, strict=True)), strict=True))
 
 
 def above_chance(predicted: NDArray, measured: NDArray) -> Interval:
     """Share of images that are found among all, less what chance finds."""
-    hits, chance = retrieval.hits(predicted, measured), 1 / len(measured)
+    hits, chance = scores.retrieval_ranks(predicted, measured) < 1, 1 / len(measured)
     found = stats.share({"": hits}, {"": np.arange(len(hits))})
     return Interval(found.value - chance, found.low - chance, found.high - chance, found.n)
 
@@ -121,7 +136,7 @@ def transferred(lab: Lab, encoder: UniversalEncoder, n_images: int) -> dict[str,
     """What newcomers gain in median r over ridge from the same images, by each method of transfer
     from this encoder; one draw of so many images.
     """
-    found: dict[str, list[Interval]] = {m: [] for m in (GRADIENT, MATCHING, OURS)}
+    found: dict[str, list[Interval]] = {m: [] for m in METHODS}
     for s in direction(lab).newcomers:
         few = newcomers.few_images(lab, s, [n_images])[:1]
         (newcomer,), test = newcomers.joined(lab, encoder, few)
@@ -164,34 +179,55 @@ def exchanged(lab: Lab) -> Interval:
     return mean(found)
 
 
-def rows(
-    lab: Lab, effect: str, found: Mapping[str, Interval], expected: str = ZERO
-) -> pd.DataFrame:
-    """An effect as it is and with its cause taken away, as rows; recorded.
-
-    Parameters
-    ----------
-    found : condition -> interval; the first condition is the effect as it is.
-    expected : of all others: "0", which the interval must hold, or "at most 0", above which it must
-        not lie.
-    """
-    lines = []
-    for i, (condition, x) in enumerate(found.items()):
-        lab.record(effect, x.value, condition, interval=x)
-        holds = x.low <= 0 and (expected == AT_MOST_ZERO or x.high >= 0)
-        lines.append(
-            [effect, condition, x.value, x.low, x.high, *((expected, holds) if i else ("", None))]
-        )
-    return pd.DataFrame(lines, columns=COLUMNS)
-
-
-def all_vanish(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
-    """How many effects vanish where their cause is taken away; recorded.
+def dial(lab: Lab, shares: Sequence[float], n_images: int) -> pd.DataFrame:
+    """What a crowd gains, and newcomers gain over ridge, where brains share so much of their
+    function; recorded.
 
     Returns
     -------
-    The rows that do not; one in twenty is expected by chance alone.
+    One row per share and effect: shared, effect, value, low, high.
     """
-    tested = table[table["expected"] != ""]
-    lab.record("controls as expected", tested["as_expected"].mean(), n=len(tested), unit="share")
-    return tested[~tested["as_expected"].astype(bool)]
+    lines = []
+    for share in track(list(shares), len(shares), "shared function"):
+        there = lab if share == 1 else resimulated(lab, shared_function=share)
+        gain = scored(there)[GAIN]
+        by_method = transferred(there, there.encoder(direction(there).crowd), n_images)
+        for effect, x in {GAIN: gain, **{over_ridge(m): by_method[m] for m in METHODS}}.items():
+            lab.record(effect, x.value, f"shared function {share:g}", interval=x)
+            lines.append([share, effect, x.value, x.low, x.high])
+    return pd.DataFrame(lines, columns=["shared", "effect", "value", "low", "high"])
+
+
+def over_ridge(method: str) -> str:
+    """Name of the effect of a method of transfer."""
+    return f"transfer over ridge, {method}"
+
+
+def show(found: Mapping[str, Interval]) -> pd.DataFrame:
+    """An effect under each condition, as a table."""
+    return pd.DataFrame({condition: vars(x) for condition, x in found.items()}).T.round(3)
+
+
+def table(lab: Lab, effects: Effects) -> pd.DataFrame:
+    """All effects, as they are and with their cause taken away; recorded.
+
+    Returns
+    -------
+    One row per effect and condition: effect, condition, value, low, high, expected, as_expected.
+    Expected is "0", which the interval must hold, or "at most 0", above which it must not lie: what
+    a useless partner costs is no matter here; "" for the effect as it is.
+    """
+    lines = []
+    for effect, found in effects.items():
+        for condition, x in found.items():
+            lab.record(effect, x.value, condition, interval=x)
+            expected, holds = "", None
+            if condition != AS_IT_IS:
+                expected = "0" if effect in (MEDIAN_R, TOP1, CLUSTERS) else "at most 0"
+                holds = x.low <= 0 and (expected != "0" or x.high >= 0)
+            lines.append([effect, condition, x.value, x.low, x.high, expected, holds])
+    columns = ["effect", "condition", "value", "low", "high", "expected", "as_expected"]
+    found_table = pd.DataFrame(lines, columns=columns)
+    tested = found_table[found_table["expected"] != ""]["as_expected"]
+    lab.record("controls as expected", tested.mean(), n=len(tested), unit="share")
+    return found_table
