@@ -91,7 +91,7 @@ def top1(rng: np.random.Generator, n: int, v: int, kind: str) -> Found:
     images = dict.fromkeys(range(3), np.arange(n))
     if kind == "gain":
         x, truth, found = hits[0, 0] - hits[0, 1], true[0, 0] - true[0, 1], None
-        found = stats.gain_in_share(hits[0, 0], hits[0, 1])
+        found = stats.gain_in_share({0: hits[0, 0] - hits[0, 1]}, images)
     elif kind == "one":
         x, truth, found = hits[0, 0], true[0, 0], stats.share({0: hits[0, 0]}, images)
     else:

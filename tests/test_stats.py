@@ -124,17 +124,31 @@ def test_a_share_has_the_interval_of_scipy(n, k):
 
 
 def test_a_gain_in_share_is_paired():
-    a = np.random.default_rng(4).random(100) < 0.5
-    none = stats.gain_in_share(a, a)
+    a, images = np.random.default_rng(4).random(100) < 0.5, {"S1": np.arange(100)}
+
+    def gain(x, y):
+        return stats.gain_in_share({"S1": x.astype(float) - y}, images)
+
+    none = gain(a, a)
     assert (none.value, none.n) == (0, 100)
     assert -none.low == pytest.approx(none.high)
     b = a.copy()
     b[:10] = ~b[:10]
-    found = stats.gain_in_share(a, b)
+    found = gain(a, b)
     assert found.value == pytest.approx(a.mean() - b.mean())
     assert none.high < found.high - found.value < 0.1
-    swapped = stats.gain_in_share(b, a)
+    swapped = gain(b, a)
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_subjects_that_saw_the_same_images_gain_together():
+    gains = np.random.default_rng(4).integers(-1, 2, 100)
+    one = stats.gain_in_share({"a": gains}, {"a": np.arange(100)})
+    same = stats.gain_in_share(dict.fromkeys("ab", gains), dict.fromkeys("ab", np.arange(100)))
+    other = {"a": np.arange(100), "b": np.arange(100, 200)}
+    apart = stats.gain_in_share(dict.fromkeys("ab", gains), other)
+    assert same == one
+    assert apart.high - apart.low < 0.75 * (one.high - one.low)
 
 
 def test_permutation_p_equals_scipy():

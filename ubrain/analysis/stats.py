@@ -131,15 +131,7 @@ def share(hits: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike]) -> Int
     -------
     Interval, with n the number of different images.
     """
-    x = {s: np.asarray(v, dtype=np.float64) for s, v in hits.items()}
-    known, column = np.unique(
-        np.concatenate([np.asarray(images[s]) for s in x]), return_inverse=True
-    )
-    n = len(known)
-    centred = np.concatenate([(v - np.nanmean(v)) / np.isfinite(v).sum() for v in x.values()])
-    moved = np.bincount(column, np.nan_to_num(centred), n) / len(x)  # (n,) by each image
-    p = float(np.mean([np.nanmean(v) for v in x.values()]))
-    variance = float((moved**2).sum())
+    p, variance, n = _over_images(hits, images)
     effective = p * (1 - p) / variance if variance > 0 else n
     middle = (p + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
     half = Z / (1 + Z**2 / effective)
@@ -147,19 +139,35 @@ def share(hits: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike]) -> Int
     return Interval(p, max(middle - half, 0.0), min(middle + half, 1.0), n)
 
 
-def gain_in_share(hits: ArrayLike, against: ArrayLike) -> Interval:
-    """Difference of two shares of hits on the same images, with a 95 % interval over images
-    (Bonett & Price 2012: one image more that only the one finds, and one that only the other does).
+def gain_in_share(gains: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike]) -> Interval:
+    """Mean over subjects of a difference of two shares of hits, with a 95 % interval over images.
+
+    Bonett & Price 2012: with one image more that only the one finds, and one that only the other
+    does. Images that several subjects saw count as in `share`.
 
     Parameters
     ----------
-    hits, against : (n_images,), 0 or 1.
+    gains : subject -> (n_images,), hits less hits, from -1 to 1; NaN is left out.
+    images : as in `share`.
     """
-    x = np.asarray(hits, dtype=np.float64) - np.asarray(against, dtype=np.float64)
-    more = np.append(x, [1.0, -1.0])
-    half = Z * float(more.std()) / np.sqrt(len(more))
-    low, high = float(more.mean()) - half, float(more.mean()) + half
-    return Interval(float(x.mean()), max(low, -1.0), min(high, 1.0), len(x))
+    gain, variance, n = _over_images(gains, images)
+    middle, half = gain * n / (n + 2), Z * np.sqrt(variance + 2 / (n + 2) ** 2)
+    return Interval(gain, max(middle - half, -1.0), min(middle + half, 1.0), n)
+
+
+def _over_images(
+    values: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike]
+) -> tuple[float, float, int]:
+    """Mean over subjects of their mean, its variance over images, and the number of different
+    images.
+    """
+    x = [np.asarray(values[s], dtype=np.float64) for s in values]
+    known, column = np.unique(
+        np.concatenate([np.asarray(images[s]) for s in values]), return_inverse=True
+    )
+    centred = np.concatenate([(v - np.nanmean(v)) / np.isfinite(v).sum() for v in x])
+    moved = np.bincount(column, np.nan_to_num(centred)) / len(x)  # by each image
+    return float(np.mean([np.nanmean(v) for v in x])), float((moved**2).sum()), len(known)
 
 
 def resampled_scores(

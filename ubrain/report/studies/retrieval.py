@@ -295,8 +295,9 @@ def summarise(
     **columns: Any,
 ) -> list[dict[str, Any]]:
     """A row for each subject (unless `only_mean`) and one for their mean, with intervals over
-    images; recorded as `name`.
+    images; recorded as `name`, which begins with "gain" if differences of hits are found.
     """
+    interval_of = stats.gain_in_share if name.startswith("gain") else stats.share
     images = {s: lab.crowd[s].image_rows("test") for s in found}
     each = {} if only_mean else {s: {s: of_subject} for s, of_subject in found.items()}
     rows = []
@@ -305,7 +306,7 @@ def summarise(
         row = {"condition": condition, "subject": subject, "gallery": gallery, **columns}
         for at, k in enumerate(KS):
             by_image = {s: of_subject[:, at] for s, of_subject in group.items()}
-            share = stats.share(by_image, images)
+            share = interval_of(by_image, images)
             lab.record(name.format(k=k), share.value, condition, subject, share, unit="share")
             row |= {f"top{k}": share.value, f"top{k}_low": share.low, f"top{k}_high": share.high}
         rows.append(row)

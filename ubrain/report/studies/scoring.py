@@ -101,8 +101,9 @@ def gain_table(
         for s in lab.subjects if subjects is None else subjects:
             a, b, measured = predictions[of][s], predictions[other][s], lab.measured(s)
             gain = stats.median_r(a, measured, b)
-            hits_a, hits_b = (scores.retrieval_ranks(p, measured) < 1 for p in (a, b))
-            top1 = stats.gain_in_share(hits_a, hits_b)
+            found_a, found_b = (scores.retrieval_ranks(p, measured) < 1 for p in (a, b))
+            found = {s: found_a.astype(float) - found_b}
+            top1 = stats.gain_in_share(found, {s: lab.crowd[s].image_rows("test")})
             lab.record("gain_median_r", gain.value, condition, s, gain, unit="r")
             lab.record("gain_top1", top1.value, condition, s, top1, unit="share")
             row = {"condition": condition, "over": other, "subject": s}
