@@ -42,19 +42,19 @@ def energy_maps(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([energy * 30, colour, curvature * 30], 1)
 
 
-def gabor_window(frequency: float, angle: float) -> NDArray[np.float32]:
-    """Transfer function of a quadrature pair of Gabor filters, (SIZE, SIZE): a Gaussian on one side
+def gabor_window(frequency: float, angle: float, size: int = SIZE) -> NDArray[np.float32]:
+    """Transfer function of a quadrature pair of Gabor filters, (size, size): a Gaussian on one side
     of frequencies; cycles per degree and radians.
     """
-    fx = scipy.fft.fftfreq(SIZE, FIELD_OF_VIEW / SIZE)[None]
+    fx = scipy.fft.fftfreq(size, FIELD_OF_VIEW / size)[None]
     fy = fx.T
     distance = (fx - frequency * np.cos(angle)) ** 2 + (fy - frequency * np.sin(angle)) ** 2
     return np.exp(-distance / (2 * (0.4 * frequency) ** 2)).astype(np.float32)
 
 
 def pool(maps: NDArray) -> NDArray[np.float32]:
-    """Means over squares of pixels: (n_images, SIZE, SIZE) -> (n_images, GRID, GRID)."""
-    step = SIZE // GRID
+    """Means over squares of pixels: (n_images, size, size) -> (n_images, GRID, GRID)."""
+    step = maps.shape[1] // GRID
     return maps.reshape(len(maps), GRID, step, GRID, step).mean((2, 4), dtype=np.float32)
 
 

@@ -18,6 +18,7 @@ from ubrain.data.simulate.maps import GRID, field_weights, gabor_window, pool
 from ubrain.data.simulate.scenes import CATEGORIES, DEGREES, PLACES, SIZE, Scene
 
 FILTERS = 6  # of each early type
+HALF = SIZE // 2  # side of their images: frequencies up to 2 cycles per degree need no more
 WAVES = 24  # random cosines that make up one function of an object
 FLOOR = 1e-5  # added to energies before their logarithm
 
@@ -30,7 +31,7 @@ class PrivateFunctions:
     ----------
     units : the units that have them; see `Brain.units`.
     early : (n_units,), which of them are in early areas.
-    windows, colours : (n_filters, SIZE, SIZE) and (n_filters, 3), of the random filters.
+    windows, colours : (n_filters, HALF, HALF) and (n_filters, 3), of the random filters.
     filter_tuning : (n_early, n_filters), each row of sum 0.
     waves, phases : (n_attributes, n_functions, WAVES) and (n_functions, WAVES), of the functions of
         an object's attributes, f(a) = √(2 / WAVES) Σ cos(a · wave + phase).
@@ -53,7 +54,7 @@ class PrivateFunctions:
         """Draw the functions of a brain; units of the same type have nearly the same."""
         kinds, kind = np.unique(units.type[early], return_inverse=True)
         n_filters = FILTERS * len(kinds)
-        frequency, angle = np.exp2(rng.uniform(-1, 2, n_filters)), rng.uniform(0, np.pi, n_filters)
+        frequency, angle = np.exp2(rng.uniform(-1, 1, n_filters)), rng.uniform(0, np.pi, n_filters)
         colours = rng.normal(size=(n_filters, 3))
         mine = np.repeat(np.arange(len(kinds)), FILTERS) == kind[:, None]
         weights = rng.normal(size=mine.shape) * mine
@@ -63,7 +64,7 @@ class PrivateFunctions:
         return cls(
             units,
             early,
-            np.array([gabor_window(f, a) for f, a in zip(frequency, angle, strict=True)]),
+            np.array([gabor_window(f, a, HALF) for f, a in zip(frequency, angle, strict=True)]),
             (colours / np.linalg.norm(colours, axis=1, keepdims=True)).astype(np.float32),
             weights.astype(np.float32),
             rng.normal(size=(len(SCALES), len(others), WAVES)),
@@ -80,12 +81,12 @@ class PrivateFunctions:
 
     def _early(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Σ tuning · mean of log energy under the receptive field: (n_images, n_early)."""
-        rgb = pixels.astype(np.float32) / 255
+        rgb = pixels.reshape(-1, HALF, 2, HALF, 2, 3).mean((2, 4), dtype=np.float32) / 255
         spectrum = scipy.fft.fft2(rgb - rgb.mean((1, 2), keepdims=True), axes=(1, 2))
         field = field_weights(self.units[self.early])
         drive = np.zeros((len(pixels), len(field)), np.float32)
         for m, (window, colour) in enumerate(zip(self.windows, self.colours, strict=True)):
-            energy = pool(np.abs(scipy.fft.ifft2((spectrum @ colour) * window)) ** 2)
+            energy = pool(np.abs(scipy.fft.ifft2((spectrum @ colour) * window, workers=2)) ** 2)
             found = np.log(energy + FLOOR).reshape(len(pixels), GRID**2) @ field.T
             drive += found * self.filter_tuning[:, m]
         return drive

@@ -17,7 +17,7 @@ from ubrain.progress import track
 from ubrain.report.lab import Lab
 from ubrain.report.studies.datasets import steps
 
-FULL, IMAGES = "full encoder", "trained from images"
+FULL, IMAGES, COSINE = "full encoder", "trained from images", "0.1 MSE − 0.9 cos"
 # Options of a recipe that are changed alone; learning rate and schedule belong to the whole.
 ALONE = {
     "functional_std": "start of functional attention",
@@ -79,7 +79,7 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
         name = f"without {part}{' attention' * (part != 'position')}"
         found.append(replace(base, name=name, group="attention", encoder=less))
     other = replace(training, mse_weight=0.1, cosine_weight=0.9)
-    found.append(replace(base, name="0.1 MSE − 0.9 cos", group="loss", training=other))
+    found.append(replace(base, name=COSINE, group="loss", training=other))
     for n in config.voxels_per_step:
         drawn, name = replace(training, voxels_per_step=n), f"{n} voxels per step"
         found.append(replace(base, name=name, group="voxels per step", training=drawn))
