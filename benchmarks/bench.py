@@ -83,6 +83,13 @@ class Sizes:
         return 2 * self.multiply_adds(training) * pairs_per_second / gflops / 1e9
 
 
+# Batches as recipe ours draws them: of one subject, whose voxels all images share.
+ONE_SUBJECT: dict[str, Any] = {
+    "batches": "one-subject",
+    "voxel_draws": "shared",
+    "embedding_steps": "own",
+    "validation": "by-subject",
+}
 PAPER = Sizes()
 ON_CPU = replace(PAPER, voxels=500, backbone_images=2)  # the same rates in less time
 FAST = Sizes(16, 256, 3000, 64, (24, 40, 80), 64, 48, CNN, 16)  # the laptop's profile

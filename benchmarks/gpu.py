@@ -259,6 +259,7 @@ def training(run: Run, found: Found) -> None:
             voxels_per_step=run.sizes.voxels,
             precision="bf16",
             device=str(run.device),
+            **bench.ONE_SUBJECT,
         )
         encoder = replace(run.sizes.encoder)
         plan = Plan(crowd, tuple(subjects), config, 0)
@@ -450,7 +451,8 @@ def fitted(job: Found) -> tuple[UniversalEncoder, list[dict[str, float]]]:
     with Crowd(job["crowd"]) as crowd, tempfile.TemporaryDirectory() as folder:
         source = choose_source(crowd, SMALL_VIT, torch.device("cpu"))
         encoder = EncoderConfig(embedding_size=32, channels=32, dropout=job.get("dropout", 0.25))
-        config = TrainingConfig(**{**job["training"], "device": job["device"]})
+        settings = {**bench.ONE_SUBJECT, **job["training"], "device": job["device"]}
+        config = TrainingConfig(**settings)
         out = Path(job.get("out", folder))
         made = train.fit(source, job["subjects"], encoder, config, job["seed"], out)
         return made, read_log(out) if (out / train.LOG).exists() else []

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ubrain.batches import READERS, Plan, prepared
-from ubrain.config import TrainingConfig
+from ubrain.config import TrainingConfig, recipes
 from ubrain.crowd import FORMAT, TEXT, VERSION, Crowd
 from ubrain.features import SHARD, Images, Source
 
@@ -85,7 +85,7 @@ def measure(folder: Path, sizes: dict[str, int], n_batches: int) -> dict[str, An
         if not root.exists():
             write_images(root / f"{SIZE[0]}x{SIZE[1]}-bicubic", list(crowd.content))
         source = Source(crowd, None, stub, Images(crowd, stub, root))
-        plan = Plan(crowd, tuple(crowd.subjects), TrainingConfig(), seed=0)
+        plan = Plan(crowd, tuple(crowd.subjects), TrainingConfig(**recipes()["ours"]["training"]), seed=0)
         warm_up, steps = 20, plan.steps(0)
         batches = (batch for step in steps for batch in step)
         ready = prepared(source, batches, torch.device("cpu"), READERS)
