@@ -212,11 +212,12 @@ def holds(folder: Path) -> str:
     """
     runs = sources()["runs"]
     documents = read_run(folder)
-    names = [f"{folder.name}-seed{seed}" if seed else folder.name for seed in runs["worlds"]]
-    worlds = _beside(folder, names, documents)
+    names = {s: f"{folder.name}-seed{s}" if s else folder.name for s in runs["worlds"]}
+    there = {s: n for s, n in names.items() if any(folder.with_name(n).glob("*.json"))}
+    worlds = _beside(folder, list(there.values()), documents)
     columns: dict[str, Callable[[Claim], str]] = {
         "claim": lambda claim: claim.text,
-        f"simulated (worlds {', '.join(map(str, runs['worlds']))})": lambda c: _cell(c, worlds),
+        f"simulated (seeds {', '.join(map(str, there))})": lambda c: _cell(c, worlds),
     }
     for name, run in _recordings(folder).items():
         columns[run["title"]] = partial(_cell, runs=_beside(folder, [name]))
