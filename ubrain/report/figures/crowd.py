@@ -31,6 +31,8 @@ def with_intervals(
         `value`, and where areas have them n_voxels. A gain ("a − b") has the colour of b.
     ceilings : subject -> (n_voxels,) highest possible correlation; its median is drawn as a line.
     """
+    if table.empty:
+        return text_only(ax, f"nothing to show by {by} in this crowd")
     groups, conditions = (list(dict.fromkeys(table[c])) for c in (by, "condition"))
     offsets = np.linspace(-0.27, 0.27, len(conditions)) if len(conditions) > 1 else [0.0]
     for offset, condition in zip(offsets, conditions, strict=True):
