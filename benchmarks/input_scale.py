@@ -85,7 +85,8 @@ def measure(folder: Path, sizes: dict[str, int], n_batches: int) -> dict[str, An
         if not root.exists():
             write_images(root / f"{SIZE[0]}x{SIZE[1]}-bicubic", list(crowd.content))
         source = Source(crowd, None, stub, Images(crowd, stub, root))
-        plan = Plan(crowd, tuple(crowd.subjects), TrainingConfig(**recipes()["ours"]["training"]), seed=0)
+        config = TrainingConfig(**recipes()["ours"]["training"])
+        plan = Plan(crowd, tuple(crowd.subjects), config, seed=0)
         warm_up, steps = 20, plan.steps(0)
         batches = (batch for step in steps for batch in step)
         ready = prepared(source, batches, torch.device("cpu"), READERS)
