@@ -82,7 +82,7 @@ def median_r(
     by ± 1 / 2f with a voxel. Student's quantile; of a median, not of a difference, on Fisher's z.
 
     In 500 simulated worlds each (`benchmarks/coverage.py`) it held the truth in 93 to 96 %, from 30
-    images and 20 voxels on; a difference in 95 to 98 % from 60 voxels on, but with 20 voxels in 93 %
+    images and 20 voxels on; a difference in 95 to 98 % from 60 voxels on, with 20 voxels in 93 %
     (50 images) and 87 % (200): too narrow there. Bootstraps do worse: resampled images repeat,
     which blurs correlations, and resampled voxels make differences of medians jump.
 
