@@ -18,10 +18,7 @@ RUN = ROOT / "papermill_runs" / "simulated-fast"
 SUITE = {"name": "ubrain-sim-smoke", "version": 1, "digest": "abc"}
 FACTS = {"simulated": True, "crowd": "simulated, seed 0", "profile": "smoke", "seed": 0}
 FACTS |= {"suite": SUITE}
-rerun = pytest.mark.skipif(
-    any("suite" not in d for d in results.read_results(RUN).values()),
-    reason="the committed run is older than suites: its tables are refused until it is run again",
-)
+
 GAIN = "encoder, crowd − encoder, one subject"
 
 
@@ -240,7 +237,6 @@ def test_shipped_claims_are_well_formed():
         assert sum(c.verdict for c in all_claims if c.notebook == notebook) <= 3
 
 
-@rerun
 def test_every_shipped_claim_is_decided_by_the_committed_run():
     documents = results.read_results(RUN)
     undecided = [c.id for c in claims.read() if claims.judge(c, documents).holds == "not testable"]
@@ -439,6 +435,5 @@ def test_missing_markers_are_refused(tmp_path, paper, order):
     assert readme.read_text(encoding="utf-8") == text
 
 
-@rerun
 def test_readme_shows_the_committed_run():
     claims.write_readme(ROOT / "README.md", RUN, check=True)
