@@ -163,9 +163,8 @@ def test_a_file_holds_what_the_encoder_says(call, made):
 
 
 def test_the_responses_say_something_about_the_images(made):
-    assert (
-        made.direct["S1"].std(0).min() > 0.1
-    )  # else the comparisons of this file would compare nothing
+    # else the comparisons of this file would compare nothing
+    assert made.direct["S1"].std(0).min() > 0.02
 
 
 def test_another_checkpoint_has_another_digest(call, made, tmp_path):

@@ -119,13 +119,15 @@ def test_what_differs_is_named(tmp_path):
     assert (n.published, n.here, n.tolerance) == (5, 6, 0)
 
 
-def test_the_committed_runs_agree_with_themselves_and_not_with_another_world():
+def test_the_committed_runs_agree_with_themselves_and_not_with_other_numbers():
     for file in sorted(RUN.glob("*.json")):
         document = json.loads(file.read_text(encoding="utf-8"))
         assert not results.compare(document, document).differences
-    worlds = [results.read_results(RUN.with_name(f"simulated-fast{s}")) for s in ("", "-seed1")]
-    found = results.compare(*(w["01_crowd_gains"] for w in worlds))
-    assert found.n_agree < found.n / 2
+    other = results.read_results(RUN)["01_crowd_gains"]
+    for record in other["results"]:
+        record["value"] += 0.05
+    found = results.compare(results.read_results(RUN)["01_crowd_gains"], other)
+    assert found.n_agree < found.n / 10
 
 
 # --- claims

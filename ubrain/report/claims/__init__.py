@@ -352,7 +352,7 @@ def _recordings(folder: Path) -> dict[str, dict[str, str]]:
     told, found = sources()["runs"]["recordings"], {}
     for beside in sorted({file.parent for file in folder.parent.glob("*/*.json")} - {folder}):
         document = next(iter(read_results(beside).values()))
-        if beside.name in told or not document["simulated"]:
+        if beside.name in told or not document.get("simulated", True):
             unknown = {"title": beside.name, "about": f"recordings, {document['crowd']}"}
             found[beside.name] = told.get(beside.name, unknown)
     return found
