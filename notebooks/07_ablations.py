@@ -121,9 +121,10 @@ lab.save(fig, "differences")
 # %% [markdown]
 # ## The other loss, with all subjects and all steps
 #
-# In brief trainings of few subjects, 0.1·MSE − 0.9·cos finds more images. Does it still when everything is trained as in 01? The squared error
-# learns the strong components of the responses first and holds the weak ones back, while the cosine does not punish amplitude; retrieval
-# lives on the weak ones. If that is all, the difference is one of how soon they are learned, and goes away with training.
+# If 0.1·MSE − 0.9·cos finds more images in brief trainings of few subjects, does it still when everything is trained as in 01? A
+# conjecture says no: the squared error learns the strong components of the responses first and holds the weak ones back, the cosine does
+# not punish amplitude, and retrieval lives on the weak ones; so the difference would be one of how soon they are learned. What to
+# look for: gains, of this loss over the released one, whose intervals hold 0.
 
 # %%
 other = replace(lab.profile.training, mse_weight=0.1, cosine_weight=0.9)

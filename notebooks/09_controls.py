@@ -91,7 +91,7 @@ study.show(effects[study.TOP1])
 # The same brains and images, simulated again with responses of noise alone, as many repeats as before. Nothing may be found.
 
 # %%
-again = study.is_default(lab)  # recordings cannot be simulated again
+again = lab.is_default  # recordings cannot be simulated again
 if again:
     noise = study.resimulated(lab, snr=study.NOTHING)
     for name, x in study.scored(noise).items():
@@ -144,7 +144,7 @@ table = study.table(lab, effects)
 fig, ax = plt.subplots(figsize=(9, 0.3 * len(table) + 1.5))
 figures.effects(ax, table)
 lab.save(fig, "controls")
-table[table["as_expected"] == False].round(3)  # noqa: E712
+table[table["as_expected"].eq(False)].round(3)
 
 # %% [markdown]
 # ## How much function must brains share?

@@ -307,8 +307,9 @@ def test_scoreboard_counts_intervals_and_shows_chance(tmp_path, paper):
     paper[:] = [replace(c, scoreboard=True) for c in paper]
     found = [replace(r, name="gain_r") for r in records(0.2, 0.11, 0.05, -0.3)]
     found += [Record("top1", v, "c", f"S{v}", 0, 1, 40, "share") for v in (0.125, 0.375)]
-    write(tmp_path / "03_x.json", *found)
-    text = claims.scoreboard(tmp_path)
+    (tmp_path / "run").mkdir()  # what lies beside a run is looked at, too
+    write(tmp_path / "run" / "03_x.json", *found)
+    text = claims.scoreboard(tmp_path / "run")
     assert row(text, "gain")[4] == (
         "0.080 (-0.300 … 0.200), 4 subjects; 95 % interval above 0 in 2 of 4, below in 1"
     )

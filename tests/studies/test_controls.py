@@ -1,11 +1,8 @@
 """Effects turned off: partners that cannot help, chance, what is expected of a control."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from ubrain import config
 from ubrain.analysis.stats import Interval
 from ubrain.report.lab import Lab
 from ubrain.report.studies import controls as study
@@ -59,11 +56,3 @@ def test_what_is_expected_of_a_control(lab):
 def test_the_mean_of_intervals_does_not_narrow():
     found = study.mean([Interval(1, 0, 2, 10), Interval(3, 2, 4, 20)])
     assert found == Interval(2, 1, 3, 30)
-
-
-def test_only_the_profiles_own_crowd_is_simulated_again(lab):
-    assert not study.is_default(lab)
-    other = SimpleNamespace(
-        crowd=SimpleNamespace(simulated=False), profile=config.load_profile("smoke"), seed=0
-    )
-    assert not study.is_default(other)

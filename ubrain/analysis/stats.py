@@ -137,9 +137,8 @@ def share(hits: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike]) -> Int
     middle = (p + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
     half = Z / (1 + Z**2 / effective)
     half *= np.sqrt(p * (1 - p) / effective + Z**2 / (4 * effective**2))
-    return Interval(
-        p, min(max(middle - half, 0.0), p), max(min(middle + half, 1.0), p), n
-    )  # rounding
+    # without p, rounding may leave a share of 0 or 1 just outside
+    return Interval(p, min(max(middle - half, 0.0), p), max(min(middle + half, 1.0), p), n)
 
 
 def gain_in_share(gains: Mapping[str, ArrayLike], images: Mapping[str, ArrayLike]) -> Interval:

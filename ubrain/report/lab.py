@@ -113,6 +113,7 @@ class Lab:
         self.run = self.out.name
         if subjects is not None and not isinstance(subjects, list | tuple):
             raise UbrainError(f"subjects: expected a list such as ['S1', 'S2'], got {subjects!r}")
+        self.is_default = crowd is None  # the profile's own crowd
         self.crowd = Crowd(crowd or simulated_crowd(self.profile, seed))
         self.crowd_name = Path(crowd).name if crowd else f"simulated, seed {seed}"
         self.data = Path(crowd).stem if crowd else "sim"

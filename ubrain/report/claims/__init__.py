@@ -325,12 +325,12 @@ def read_run(folder: Path) -> Documents:
 
 
 def _same_suite(what: str, suite: str, expected: str) -> None:
-    if suite == NO_SUITE or suite != expected:
+    if suite == NO_SUITE:
+        raise UbrainError(f"{what}: its numbers do not say of which suite they are; run it again")
+    if suite != expected:
         raise UbrainError(
             f"{what}: its numbers are of {suite}, expected {expected}: they cannot stand in one"
             " table; run it again"
-            if suite != NO_SUITE
-            else f"{what}: its numbers do not say of which suite they are; run it again"
         )
 
 

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
-from ubrain.report.figures.style import CEILING, finish
+from ubrain.report.figures.style import CEILING, CONDITIONS, colour, finish
 
 
 def effects(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -17,7 +16,7 @@ def effects(ax: Axes, table: pd.DataFrame) -> Axes:
     """
     new = (table["effect"] != table["effect"].shift()).cumsum().to_numpy()
     at = np.arange(len(table)) + 0.6 * new
-    for filled, colour in ((True, "#009E73"), (False, "#D55E00")):
+    for filled, tint in ((True, colour("encoder, crowd")), (False, CEILING)):
         mine = (table["expected"] == "").to_numpy() == filled
         x, y = table[mine], at[mine]
         ax.errorbar(
@@ -25,8 +24,8 @@ def effects(ax: Axes, table: pd.DataFrame) -> Axes:
             y,
             xerr=[x["value"] - x["low"], x["high"] - x["value"]],
             fmt="o",
-            color=colour,
-            mfc=colour if filled else "white",
+            color=tint,
+            mfc=tint if filled else "white",
             label="as it is" if filled else "cause taken away",
         )
     ax.axvline(0, color=CEILING, lw=1, ls="--")
@@ -44,14 +43,15 @@ def shared_function(ax: Axes, table: pd.DataFrame) -> Axes:
     ----------
     table : shared, effect, value, low, high.
     """
-    colours = sns.color_palette("colorblind", table["effect"].nunique())
-    for i, (effect, x) in enumerate(table.groupby("effect", sort=False)):
+    effects = list(table.groupby("effect", sort=False))
+    for shift, (effect, x) in zip(np.linspace(-0.02, 0.02, len(effects)), effects, strict=True):
+        condition = next((c for c in CONDITIONS if effect.endswith(c)), "encoder, crowd")
         ax.errorbar(
-            x["shared"] + 0.012 * (i - 1.5),
+            x["shared"] + shift,
             x["value"],
             [x["value"] - x["low"], x["high"] - x["value"]],
             fmt="o-",
-            color=colours[i],
+            color=colour(condition),
             label=effect,
         )
     ax.axhline(0, color=CEILING, lw=1, ls="--")

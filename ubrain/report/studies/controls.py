@@ -69,12 +69,6 @@ def shuffled(lab: Lab, subjects: Sequence[str]) -> Lab:
     return Lab(lab.notebook, str(path), lab.profile.name, lab.seed, lab.subjects)
 
 
-def is_default(lab: Lab) -> bool:
-    """Whether the crowd is the profile's own, which can be simulated again with other options."""
-    own = lab.crowd.simulated and lab.crowd.path.name.startswith("simulated-")
-    return own and lab.crowd.path == simulated_crowd(lab.profile, lab.seed)
-
-
 def resimulated(lab: Lab, **changes: Any) -> Lab:
     """The first dataset of the simulated crowd, simulated again with other options; the images stay
     the same.
