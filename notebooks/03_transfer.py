@@ -27,7 +27,7 @@
 # | encoder, one subject | an encoder trained from scratch on the new subject only; briefly, and at few numbers of images |
 # | gradient (the paper) | the crowd's encoder, frozen; new embeddings by Adam from a random start, the best on held-out images kept |
 # | matching (ours) | no training: the mean of the crowd's embeddings, weighted by how well their predictions explain the new voxel |
-# | matching, then gradient (ours) | from there, gradient steps that are pulled back to the matching, the less the more images there are; and ridge regression of what is left over, voxel by voxel, if held-out images ask for it clearly |
+# | crowd prior (ours) | from there, gradient steps that are pulled back to the matching, the less the more images there are; and ridge regression of what is left over, voxel by voxel, if held-out images ask for it clearly |
 
 # %% tags=["parameters"]
 crowd = None

@@ -97,9 +97,9 @@ lab.save(fig, "images")
 # %% [markdown]
 # ## Join the crowd
 #
-# The shared weights stay frozen. *Gradient* is the paper's way: new embeddings from a random start. *Matching*, and *matching,
-# then gradient*, are ours: they start from the embeddings of those voxels of the crowd that would respond alike. What
-# embeddings leave over, the latter reads linearly from the image, voxel by voxel, if held-out images ask for it
+# The shared weights stay frozen. *Gradient* is the paper's way: new embeddings from a random start. *Matching* and *crowd prior*
+# are ours: they start from the embeddings of those voxels of the crowd that would respond alike, and the crowd prior goes on by
+# gradient steps. What embeddings leave over, it reads linearly from the image, voxel by voxel, if held-out images ask for it
 # clearly: a brain may have voxels that are unlike any of the crowd.
 
 # %%
@@ -194,7 +194,7 @@ written, reason = own_brain.export(mine, voxel_maps, reference)
 print(", ".join(path.name for path in written), reason)
 
 # %% [markdown]
-# Each voxel's correlation with what was measured, of matching, then gradient, where your voxels have a place on fsaverage5.
+# Each voxel's correlation with what was measured, of the crowd prior, where your voxels have a place on fsaverage5.
 # Vertices next to a voxel take its colour; grey has no voxels. Blue is below 0: predicted the wrong way round.
 # What to look for: pale patches. They may be areas that the crowd does not help with, or noisy voxels; the map `ceiling_r`,
 # which is exported beside `r` and `cluster` where images were repeated, tells which.

@@ -39,7 +39,7 @@ WITHOUT_IMAGES = "UBRAIN_WITHOUT_IMAGES"  # set by a run that is to be published
 LEAST_IMAGES = {"train": 20, "val": 5, "test": 5}
 FIGURE_RC: Any = {
     "figure.dpi": 80,
-    "savefig.dpi": 110,
+    "savefig.dpi": 200,
     "font.size": 11,
     "svg.hashsalt": "ubrain",
     "figure.constrained_layout.use": True,

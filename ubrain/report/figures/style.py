@@ -19,7 +19,7 @@ CONDITIONS = {
     "encoder, crowd": "#009E73",
     "gradient (the paper)": "#D55E00",
     "matching (ours)": "#CC79A7",
-    "matching, then gradient (ours)": "#0072B2",
+    "crowd prior (ours)": "#0072B2",
     "encoder, two datasets": "#882255",
 }
 ON_TOP = "matching (ours)"  # often the same numbers as with gradient: dashed, above the others
