@@ -28,8 +28,8 @@ install: $(STAMP)  ## the virtual environment, with ubrain in it
 
 SETTINGS = --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
 
-# the scoreboard is printed also where a number does not agree, which is the exit code
-reproduce: $(STAMP)  ## simulate, run the notebooks, compare with the published numbers, print the scoreboard
+# the claims are printed also where a number does not agree, which is the exit code
+reproduce: $(STAMP)  ## simulate, run the notebooks, compare with the published numbers, print what each claim comes to
 	@status=0; \
 	$(BIN)/ubrain run '$(NOTEBOOK)' $(SETTINGS) --jobs $(JOBS) || status=$$?; \
 	$(BIN)/ubrain report $(SETTINGS) && exit $$status
@@ -53,8 +53,8 @@ notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py, and docs/faithfu
 lab: $(STAMP)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-report: $(STAMP)  ## write the scoreboard of the committed run into the README, draw its overview figure
-	$(BIN)/ubrain report --write README.md --figure
+report: $(STAMP)  ## write the tables of the committed run into README.md and docs/claims.md, draw its overview figure
+	$(BIN)/ubrain report --write --figure
 
 nbdime: $(STAMP)  ## git diff and git merge of this clone read notebooks cell by cell
 	$(BIN)/nbdime config-git --enable

@@ -353,33 +353,36 @@ def report(
     profile: str = "fast",
     crowd: Path | None = None,
     seed: int = 0,
-    write: Path | None = None,
-    check: Path | None = None,
+    write: bool = False,
+    check: bool = False,
     figure: bool = False,
 ) -> None:
-    """Print the scoreboard of a run: paper, authors' run, here.
+    """Print what a run says on every claim, notebook by notebook.
 
     Parameters
     ----------
     profile : smoke, fast or paper.
     crowd : the crowd file that was run; default: the simulated crowd.
     seed : of the run.
-    write : README to write the scoreboard into, between its markers.
-    check : README to check: exit 1 if its scoreboard is stale.
+    write : write its tables into README.md and docs/claims.md, between their markers.
+    check : exit 1 if a table there is stale.
     figure : also draw the overview figure of the run.
     """
+    from ubrain.paths import project_root
     from ubrain.report import claims, runs
+    from ubrain.report.claims import pages
     from ubrain.report.lab import run_name
 
     name = run_name(crowd, profile, seed)
     folder = runs.folder_of(name)
-    text = claims.scoreboard(folder)
+    documents = pages.read_run(folder)
     if figure:
         print(runs.draw_overview(name), file=sys.stderr)
-    for readme, only_check in ((write, False), (check, True)):
-        if readme is not None:
-            claims.write_readme(readme, folder, only_check)
-    print(text)
+    if write or check:
+        pages.write(project_root(), folder, check and not write)
+    for claim in claims.read():
+        if claim.notebook in documents:
+            print(claim.notebook[:2], claims.sentence(claims.judge(claim, documents)))
 
 
 @app.add("bench")

@@ -32,6 +32,7 @@ from ubrain.config import load_profile
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 from ubrain.report import claims, faithfulness, results
+from ubrain.report.claims import pages
 
 KERNEL = "python3"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": KERNEL}
@@ -248,9 +249,9 @@ def publish(
     files = [_move(s.stem, folder, target, figure_dir, keep=True) for s in sources]
     if run == README_RUN:
         draw_overview(run)
-    readme = paths.project_root() / "README.md"
-    if readme.exists() and paths.run_dir(README_RUN).exists():
-        claims.write_readme(readme, paths.run_dir(README_RUN))
+    root = paths.project_root()
+    if (root / "README.md").exists() and paths.run_dir(README_RUN).exists():
+        pages.write(root, paths.run_dir(README_RUN))
     return files
 
 
