@@ -188,7 +188,8 @@ def test_tables_go_between_their_markers(tmp_path, paper, monkeypatch):
         pages.write(tmp_path, run, check=True)
     assert "old" in readme.read_text(encoding="utf-8")
     pages.write(tmp_path, run)
-    new = f"# before\n\n{a}\n{pages.index(run)}\n{b}\nbetween\n{c}\n{pages.numbers(run)}\n{d}\nafter\n"
+    first, second = pages.index(run), pages.numbers(run)
+    new = f"# before\n\n{a}\n{first}\n{b}\nbetween\n{c}\n{second}\n{d}\nafter\n"
     assert readme.read_text(encoding="utf-8") == new
     pages.write(tmp_path, run, check=True)
     world(run, 0.1)
