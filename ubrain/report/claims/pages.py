@@ -50,9 +50,9 @@ def columns(folder: Path) -> dict[str, list[Documents]]:
     for seed in shown["seeds"]:
         beside = folder.with_name(f"{folder.name}-seed{seed}")
         if any(beside.glob("*.json")):
-            worlds.append(found := read_run(beside))
+            worlds.append(other := read_run(beside))
             seeds.append(str(seed))
-            _same_suite(beside.name, suite_name(next(iter(found.values())), world=False), expected)
+            _same_suite(beside.name, suite_name(next(iter(other.values())), world=False), expected)
     found = {f"simulated, {'seeds' if seeds[1:] else 'seed'} {', '.join(seeds)}": worlds}
     for beside in sorted({file.parent for file in folder.parent.glob("*/*.json")} - {folder}):
         first = next(iter(read_results(beside).values()))
