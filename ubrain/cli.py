@@ -223,7 +223,8 @@ def run_transfer(crowd: Path, out: str, profile: str = "paper", **given: Any) ->
     profile : smoke, fast or paper: what is searched through, and how long.
     out : checkpoint folder to write; rerun to resume.
     subjects : names separated by commas; default: all of the crowd file.
-    method : ours (the crowd prior), matching, or gradient (the paper's).
+    method : ours (the crowd prior), matching, or gradient (the paper's); refit is ours for subjects
+        that the encoder was trained on, which may predict better than their trained embeddings.
     seed : seed of everything random.
     device : auto, cpu, cuda, cuda:1, mps.
     """

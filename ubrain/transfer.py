@@ -32,6 +32,11 @@ Ours
     of crowd voxels can reach; but whatever comes out is an embedding. What it leaves over goes to
     a linear readout (`ubrain.readout`) if held-out images say clearly that it gains something: a
     voxel unlike any of the crowd ends near ridge regression.
+Refit (ours)
+    A subject that the encoder was trained on, fitted by *ours* as if it were new to the others.
+    Training gives each of its voxels an embedding from few, noisy images; now it also hears what
+    similar voxels of the others have learned, and gets a readout. The shared weights have seen
+    responses to its train images, so only its val images say how strong pull and readout should be.
 
 Source of the first: Beliy et al., arXiv 2406.12179, and the authors' released code (facts only).
 The others are ours.
@@ -69,7 +74,7 @@ if TYPE_CHECKING:
     from ubrain.crowd import Crowd
     from ubrain.features import Source
 
-METHODS = ("ours", "matching", "gradient")
+METHODS = ("ours", "matching", "gradient", "refit")
 LEAST_IMAGES = 10
 IMAGES, VOXELS, CROWD_VOXELS = 32, 512, 4096  # at a time
 WIDE = 1 << 30  # bytes of tokens, above which they are kept in half precision
@@ -294,6 +299,7 @@ class Newcomer:
     responses : (n_images, n_voxels), rows as the images of the head.
     matched : what `match` says of the newcomer's `parts`, if it is known already.
     subject, voxels : whose responses, and of which voxels (None: all), where val images are needed.
+    held : images to choose by, as indices; None chooses by folds.
     """
 
     head: Head
@@ -304,6 +310,7 @@ class Newcomer:
     matched: list[list[Matched]] | None = None
     subject: str = ""
     voxels: NDArray[np.int64] | None = None
+    held: NDArray[np.int64] | None = None
 
     @classmethod
     def of(
@@ -328,6 +335,8 @@ class Newcomer:
     def folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Images to fit on and to hold out, until at least `HELD_OUT` images are held out."""
         n = self.head.n_images
+        if self.held is not None:
+            return [(np.setdiff1d(np.arange(n), self.held), self.held)]
         order = np.random.RandomState(self.seed).permutation(n)  # folds as of scikit-learn's KFold
         parts = [np.sort(part) for part in np.array_split(order, self.config.folds)]
         enough = max(-(-HELD_OUT * self.config.folds // n), 1)
@@ -343,7 +352,7 @@ class Newcomer:
         return _Prior.of(self)
 
     def fit(self, method: str = "ours") -> "Fitted":
-        """By one of `METHODS`; see the module's text."""
+        """By "ours", "matching" or "gradient"; see the module's text."""
         return {"ours": ours, "matching": matching, "gradient": gradient}[method](self)
 
     def draws(self, some: Sequence[tuple[NDArray[np.int64], int]]) -> list["Newcomer"]:
@@ -389,7 +398,7 @@ def fit(
     encoder : its shared weights are frozen; the voxels of all its subjects are the crowd.
     source : the new subject's crowd file, and where tokens come from.
     rows : images, as rows of the crowd file; by default all train and val images of the subject.
-    method : "ours", "matching" or "gradient"; see the module's text.
+    method : one of `METHODS`; see the module's text. "refit" takes a subject of the encoder.
     voxels : indices of voxels; all by default.
 
     Raises
@@ -398,9 +407,14 @@ def fit(
         For an unknown method or subject, too few images, an encoder without a crowd, or another
         backbone.
     """
-    rows = images_of(source.crowd, subject) if rows is None else rows
+    rows, held = images_of(source.crowd, subject) if rows is None else rows, None
+    if method == "refit":
+        held = np.flatnonzero(np.isin(rows, source.crowd[subject].image_rows("val")))
+        encoder = encoder.frozen()
+        encoder.drop_subject(subject)
     _check(method, subject, len(rows), sum(map(len, encoder.embeddings.values())))
-    return Newcomer.of(encoder, source, subject, rows, config, seed, voxels).fit(method)
+    newcomer = Newcomer.of(encoder, source, subject, rows, config, seed, voxels)
+    return replace(newcomer, held=held).fit("ours" if held is not None else method)
 
 
 def images_of(

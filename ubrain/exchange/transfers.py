@@ -88,10 +88,15 @@ def transfer(
     for name in names:
         _check(method, name, len(rows[name]), sum(map(len, encoder.embeddings.values())))
         known = checkpoint.describe(folder)
-        if name in known.subjects and known.facts["settings"].get("crowd") == crowd.fingerprint:
+        trained = known.facts["settings"].get("crowd") == crowd.fingerprint
+        if (name in known.subjects and trained) != (method == "refit"):
             raise UbrainError(
-                f"{folder} was trained on subject {name!r} of this crowd file; it needs no"
-                " transfer, and matching would find its own voxels"
+                f"{folder} was trained on other subjects than {name!r} of this crowd file; a refit"
+                " is for its own"
+                if method == "refit"
+                else f"{folder} was trained on subject {name!r} of this crowd file; it needs no"
+                " transfer, and matching would find its own voxels; method 'refit' fits it anew"
+                " from the others"
             )
     with work(out / PARTS, settings, f"the transfer to {out}") as kept:
         parts = {

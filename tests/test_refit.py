@@ -1,16 +1,20 @@
 """Subjects refitted: from the others and from their own responses, chosen on val images only."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from ubrain import scores, transfer
-from ubrain.config import EncoderConfig, TransferConfig
+from ubrain import checkpoint, scores, transfer
+from ubrain.config import BackboneConfig, EncoderConfig, TransferConfig
+from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
+from ubrain.exchange import transfers
+from ubrain.features import Features
 from ubrain.model import UniversalEncoder
-from ubrain.report.studies import better
+from ubrain.paths import cache_root
 
 SIZES = EncoderConfig(widths=(6, 8), n_tokens=9, embedding_size=8, channels=8, embedding_scale=6.0)
 QUICK = TransferConfig(temperatures=(0.1, 1.0), pulls=(1.0, 10.0), steps=1)
@@ -53,7 +57,7 @@ def encoder():
 def test_a_subject_is_refitted_from_the_others_and_its_own_responses(encoder):
     source = Source(encoder)
     before = {name: t.clone() for name, t in encoder.state_dict().items()}
-    fitted = better.refit(encoder, source, "S2", QUICK)
+    fitted = transfer.fit(encoder, source, "S2", method="refit", config=QUICK)
     predicted = fitted.respond(transfer.Head(encoder, source, ROWS["test"])).numpy()
     assert np.median(scores.correlation(predicted, source.true[ROWS["test"]])) > 0.9
     for name, tensor in encoder.state_dict().items():
@@ -63,7 +67,7 @@ def test_a_subject_is_refitted_from_the_others_and_its_own_responses(encoder):
 def test_settings_are_chosen_on_val_images_only(encoder, monkeypatch):
     source, seen = Source(encoder), []
     monkeypatch.setattr(transfer.Newcomer, "fit", lambda self, method: seen.append(self))
-    better.refit(encoder, source, "S2", QUICK)
+    transfer.fit(encoder, source, "S2", method="refit", config=QUICK)
     (member,) = seen
     ((fitted, held),) = member.folds()
     rows = np.sort(np.concatenate([ROWS["train"], ROWS["val"]]))
@@ -74,6 +78,30 @@ def test_settings_are_chosen_on_val_images_only(encoder, monkeypatch):
 
 
 def test_nobody_is_refitted_alone(encoder):
+    source = Source(encoder)
     encoder.drop_subject("S1")
-    with pytest.raises(UbrainError, match="needs other subjects"):
-        better.refit(encoder, None, "S2")
+    with pytest.raises(UbrainError, match="no voxels to match with"):
+        transfer.fit(encoder, source, "S2", method="refit", config=QUICK)
+
+
+def test_a_checkpoint_of_refitted_subjects(small_crowd, tmp_path):
+    backbone = BackboneConfig(
+        "tf_efficientnet_lite0", "random", (1, 3), 64, grid=4, keep_cls=False, adapter_rank=0
+    )
+    with Crowd(small_crowd) as crowd:
+        features = Features(crowd, backbone, cache_root() / "features", "cpu")
+        sizes = EncoderConfig(features.widths, features.n_tokens, embedding_size=8, channels=8)
+        made = UniversalEncoder(sizes, {s: crowd[s].n_voxels for s in ("S1", "S2")})
+        settings = {"backbone": asdict(backbone), "crowd": crowd.fingerprint}
+        checkpoint.save(made, tmp_path / "trained", settings=settings)
+        call = {"crowd": crowd, "method": "refit", "config": QUICK, "device": "cpu"}
+        table = transfers.transfer(
+            tmp_path / "trained", out=tmp_path / "new", subjects=["S2"], **call
+        )
+        assert table["subject"].tolist() == ["S2"]
+        assert list(checkpoint.describe(tmp_path / "new").subjects) == ["S2"]
+        before = made.subject("S2").detach()
+        assert not torch.equal(checkpoint.load(tmp_path / "new").subject("S2"), before)
+        checkpoint.save(made, tmp_path / "other", settings=settings | {"crowd": "another"})
+        with pytest.raises(UbrainError, match="a refit is for its own"):
+            transfers.transfer(tmp_path / "other", out=tmp_path / "x", subjects=["S2"], **call)
