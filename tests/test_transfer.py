@@ -207,7 +207,7 @@ def test_draws_matched_together_are_those_fitted_alone(encoder):
     for view, (images, seed) in zip(whole.draws(some), some, strict=True):
         head = transfer.Head(encoder, Tokens(), images)
         alone = transfer.Newcomer(head, whole.crowd, whole.responses[images], QUICK, seed)
-        for method in transfer.METHODS:
+        for method in ("ours", "matching", "gradient"):
             together, expected = view.fit(method), alone.fit(method)
             assert together.chosen == expected.chosen
             torch.testing.assert_close(
