@@ -53,11 +53,8 @@ print(lab.answer())
 # %% [markdown]
 # ## What was shown, what was measured
 #
-# A **voxel** is a small cube of the brain, or a point of its surface, whose activity the scanner follows; its **response** to
-# an image is one number, given as z (0 is its mean, 1 a standard deviation). 7T, 3T and 4T are scanners, by the strength of their
-# magnet in tesla. Subjects saw images for training (train and val) and others for the test. The **noise ceiling** is the highest
-# correlation that any model can reach: a response is noisy, and averaging a few repeats removes only part of the noise. It is computed
-# from the repeats; where a file holds averages only, it is unknown.
+# Each subject saw images for training (train, val) and others for the test; the **noise ceiling** is the highest correlation that
+# any model can reach. Words are explained at the end.
 
 # %%
 lab.crowd
@@ -71,15 +68,16 @@ for name, row in table.iterrows():
 table.round(3)
 
 # %% [markdown]
-# Eight training images of the first subject:
+# Eight training images:
 
 # %%
 first = lab.crowd[lab.subjects[0]]
 shown = first.image_rows("train")[:8]
 pixels = lab.pictures(shown)
 print(len(pixels), "images, each (height, width, colours) =", pixels[0].shape)
-fig, axes = plt.subplots(1, len(shown), figsize=(12, 2.2))
-figures.images(axes, pixels, list(lab.crowd.image_ids[shown]))
+fig, axes = plt.subplots(2, 4, figsize=(9, 4.8))
+figures.images(axes.flat, pixels, [""] * len(pixels))
+fig.suptitle(f"Eight training images of {first.name}")
 lab.save(fig, "stimuli")
 
 # %% [markdown]
@@ -185,15 +183,15 @@ with torch.inference_mode():
 print("(n_levels, n_images, n_voxels, n_tokens) =", tuple(attention.shape))
 
 # %% [markdown]
-# Averaged over the levels. Bright is where the tokens are read; every image has its own scale. What to look for: does the bright patch
-# stay where it is, whatever is shown? That is the voxel's receptive field; `06_receptive_fields` compares all voxels with the
+# Averaged over the levels: lines at a quarter, a half (yellow) and three quarters (white) of the highest, in each image. What to look
+# for: does the white line stay where it is, whatever is shown? That is the voxel's receptive field; `06_receptive_fields` compares all voxels with the
 # true ones. Not every voxel looks somewhere: one that responds to the kind of scene reads the whole image.
 
 # %%
 weights, pixels = attention.mean(0)[:, 0], lab.pictures(rows)  # weights (n_images, n_tokens)
-fig, axes = plt.subplots(1, 4, figsize=(10, 3.4))
+fig, axes = plt.subplots(1, 4, figsize=(9, 2.8))
 for i, ax in enumerate(axes):
-    title = f"{lab.crowd.image_ids[rows[i]]}\nmeasured z = {measured[best[i], voxel]:.1f}"
+    title = f"measured z = {measured[best[i], voxel]:.1f}"
     figures.attention(ax, pixels[i], weights[i], title)
 lab.save(fig, "attention")
 
@@ -222,6 +220,10 @@ faithfulness.table(short=True).droplevel(0)
 #
 # ## With care
 #
+# - A **voxel** is a small cube of the brain, or a point of its surface; its **response** to an image is one number, given as z (0 is
+#   its mean, 1 a standard deviation). 7T, 3T and 4T are scanners, by the strength of their magnet in tesla.
+# - The noise ceiling is computed from the repeats of the test images: a response is noisy, and averaging a few repeats removes only
+#   part of the noise. Where a file holds averages only, it is unknown.
 # - Of several datasets in the file, these are the subjects of the largest; the others come in `02_crowd_of_datasets`. A note of the
 #   doctor may name subjects of any dataset.
 # - Outside of notebooks the doctor is `ubrain check FILE`, with exit code 0 for nothing, 1 for warnings and 2 for errors.

@@ -74,7 +74,7 @@ print("features: (n_images, n_tokens, n_channels) =", lab.features.read(test[fir
 # %% [markdown]
 # ## Fit each subject alone
 #
-# First what the encoder has to beat. Ridge and the factorised readout choose their settings on images that are not test images:
+# Ridge and the factorised readout choose their settings on images that are not test images:
 
 # %%
 ridge, factorised = {}, {}
@@ -85,8 +85,7 @@ fitted = {RIDGE: ridge, FACTORISED: factorised}
 pd.DataFrame({c: {s: f.chosen for s, f in by.items()} for c, by in fitted.items()})
 
 # %% [markdown]
-# Then the encoder itself, one training per subject. Trainings are cached: a second run with the same data, settings and
-# version loads them.
+# Then the encoder itself, one training per subject (cached: a second run loads it).
 
 # %%
 predictions = {c: {s: f.predicted for s, f in by.items()} for c, by in fitted.items()}
@@ -123,13 +122,11 @@ for condition in (ALONE, CROWD):
 # %% [markdown]
 # ## Score everybody
 #
-# `median_r` (with a 95 % interval over images and voxels) and `top1` are the two scores above. `median_r2`: median of
-# 1 − (squared error) / (variance), which also punishes a wrong scale. `noise_normalised`: median of r² divided by the noise ceiling.
-# `significant`: share of voxels whose correlation is above chance (permutation of images, false discovery rate 5 %).
+# Median voxel correlation, with a 95 % interval over images and voxels:
 
 # %%
 table = scoring.score_table(lab, predictions)
-table.round(3)
+figures.compact(table)
 
 # %% [markdown]
 # What to look for: within each subject, does the green dot (crowd) lie above the orange one (the same encoder, alone)
@@ -154,16 +151,16 @@ lab.record("claim_holds", follows.mean(), f"{CROWD} − {ALONE}", n=len(follows)
 fig, ax = plt.subplots(figsize=(10, 3.4))
 figures.with_intervals(ax, gains, value="gain")
 lab.save(fig, "gains")
-gains.drop(columns="condition").round(3)
+figures.compact(gains, "gain")
 
 # %% [markdown]
 # ## Retrieval
 #
-# The gallery is all test images. The dotted line is chance; it depends on the size of the gallery, which stands below each subject.
+# The gallery is all test images; the dotted line is chance.
 # What to look for: green above orange and grey, in every subject?
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
+fig, axes = plt.subplots(2, 1, figsize=(9, 6.4))
 figures.retrieval(axes[0], table, 1)
 figures.retrieval(axes[1], table, 5).get_legend().remove()
 lab.save(fig, "retrieval")
@@ -208,7 +205,7 @@ least.drop(columns="condition").rename(columns={"median_r": "gain"}).head(5).rou
 # %% [markdown]
 # ## Where on the cortex does the gain sit?
 #
-# Crowd minus alone, per voxel, all subjects on one surface (fsaverage5, a common model of the cortex). Red: the crowd
+# Crowd minus alone, per voxel, all subjects on one flattened surface (fsaverage5, a common model of the cortex). Red: the crowd
 # predicts better. What to look for: is the red everywhere, or in some areas only?
 
 # %%
@@ -221,11 +218,11 @@ lab.save(fig, "cortex")
 # ## The truth
 #
 # Only a simulation knows the responses without noise. If the gain were an artefact of the noise, it would vanish here.
-# What to look for: the same order of the conditions, and higher correlations than with the measured responses.
+# What to look for: the same order of the conditions, and dots above the line, on which both correlations are equal.
 
 # %%
 truth = scoring.truth_table(lab, predictions)
-fig, ax = plt.subplots(figsize=(5.6, 4.2))
+fig, ax = plt.subplots(figsize=(5.6, 5))
 if len(truth):
     figures.truth(ax, truth)
 else:
@@ -241,12 +238,12 @@ lab.save(fig, "truth")
 
 # %%
 held = held_out.judge(lab, held_out.trained(lab))
-fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.8))
 gain = held["condition"].str.contains(" − ")
 figures.with_intervals(axes[0], held[~gain], by="split")
 figures.with_intervals(axes[1], held[gain], by="split")
 lab.save(fig, "held_out")
-held.round(3)
+figures.compact(held, by="split")
 
 # %% [markdown]
 # ## More from the same crowd: ours, beside the paper's
@@ -263,11 +260,14 @@ if len(lab.subjects) > 1:
     fig, ax = plt.subplots(figsize=(10, 3.4))
     figures.with_intervals(ax, refitted, value="gain")
     lab.save(fig, "refitted")
-    display(refitted.drop(columns="condition").round(3))
+    display(figures.compact(refitted, "gain"))
 
 # %% [markdown]
 # ## With care
 #
+# - `table` also has `median_r2`, the median of 1 − (squared error) / (variance), which punishes a wrong scale; `noise_normalised`, the
+#   median of r² divided by the noise ceiling; and `significant`, the share of voxels whose correlation is above chance (permutation of
+#   images, false discovery rate 5 %).
 # - Every training of the encoder gets at least the same number of steps (`min_steps` of the profile), and the weights of the epoch
 #   that is best on the val images. So the crowd's gain is not one of training longer; it includes, as it should, that the shared
 #   weights see more images.

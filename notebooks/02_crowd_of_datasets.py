@@ -56,9 +56,8 @@ print(lab.answer())
 # %% [markdown]
 # ## Load
 #
-# Read the table before the results: datasets differ in the number of images, of test images (the gallery of a retrieval)
-# and of repeats. `median ceiling r` is the highest correlation that noise allows, NaN where the file holds averages only:
-# there, nobody can say how far from perfect a prediction is.
+# Datasets differ in the number of images, of test images (the gallery of a retrieval) and of repeats. `median ceiling r` is the
+# highest correlation that noise allows, NaN where the file holds averages only.
 
 # %%
 found = study.groups(lab, subjects)
@@ -102,13 +101,11 @@ for condition, by_subject in predictions.items():
 # %% [markdown]
 # ## Score
 #
-# Median voxel correlation with a 95 % interval over images and voxels, and retrieval among the subject's own
-# test images (`gallery`; `chance_top1` goes with it). `encoder, two datasets` and `encoder, crowd + <dataset>` are one network,
-# once scored on the subjects of the smaller dataset, once on those of the main one.
+# Median voxel correlation, with a 95 % interval over images and voxels:
 
 # %%
 table = scoring.score_table(lab, predictions)
-table.round(3)
+figures.compact(table)
 
 # %% [markdown]
 # Subjects of the other datasets: median over voxels, with 95 % intervals. What to look for: is wine red (two datasets) above green
@@ -134,7 +131,8 @@ lab.save(fig, "voxel_correlation")
 
 # %%
 gains = study.gains(lab, predictions, found)
-gains.round(3)
+named = gains.assign(comparison=gains["of"] + " − " + gains["over"])
+figures.compact(named, "gain", columns="comparison")
 
 # %%
 fig, ax = plt.subplots(figsize=(9, 4))
@@ -149,10 +147,10 @@ lab.save(fig, "gains")
 # ## Does the main dataset lose?
 #
 # The subjects of the main dataset, trained with another dataset, against their own crowd, in median r and in top-1
-# retrieval. What to look for: intervals that hold 0; those below it are the price of the company.
+# retrieval. What to look for: intervals that hold 0; those below it are the cost of sharing.
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(13, 4))
+fig, axes = plt.subplots(1, 2, figsize=(10, 4))
 theirs, labels = gains[gains["dataset"] == main], [f"with {d}" for d in others]
 for ax, top1 in zip(axes, (False, True), strict=True):
     if others:
@@ -170,7 +168,7 @@ lab.save(fig, "main_dataset")
 
 # %%
 growth = study.growth(table, found, trainings)
-fig, axes = plt.subplots(1, 2, figsize=(11, 4))
+fig, axes = plt.subplots(1, 2, figsize=(10, 4))
 if others:
     figures.joined(axes[0], growth, "median_r", "median voxel correlation r", main)
     figures.joined(axes[1], growth, "top1", "top-1 retrieval (%)", main, 100)
@@ -180,10 +178,10 @@ else:
 lab.save(fig, "joined")
 
 # %% [markdown]
-# ## Which areas gain, and which do not?
+# ## Appendix: which areas gain, and which do not?
 #
-# Two datasets against the own dataset, the voxels of an area of all subjects of a dataset together, on the test images
-# that all of them saw. What to look for: areas whose interval holds 0, or lies below it. The table has the eight lowest.
+# Filled dots: two datasets against the own dataset, the voxels of an area of all subjects of a dataset together, on the test images
+# that all of them saw. What to look for: areas whose interval holds 0, or lies below it. Open dots: what the main dataset gains with the other.
 
 # %%
 by_area = study.area_gains(lab, predictions, found)
@@ -194,12 +192,11 @@ else:
     figures.text_only(ax, "no areas are named, or nothing to compare")
 lab.save(fig, "areas")
 
-# %%
-by_area.sort_values("gain").head(8).round(3)
-
 # %% [markdown]
 # ## With care
 #
+# - `encoder, two datasets` and `encoder, crowd + <dataset>` are one network, once scored on the subjects of the smaller dataset, once on
+#   those of the main one.
 # - A small crowd is trained for at least `min_steps` of the profile, a crowd of two datasets for no more steps than the main dataset's
 #   own. Within these steps the subjects of each dataset have fewer to themselves than in their own crowd (`of the main dataset`
 #   in the table of trainings), which works against the claim, and against the main dataset, too. Each training keeps the weights

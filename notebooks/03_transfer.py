@@ -27,7 +27,7 @@
 # | encoder, one subject | an encoder trained from scratch on the new subject only; briefly, and at few numbers of images |
 # | gradient (the paper) | the crowd's encoder, frozen; new embeddings by Adam from a random start, the best on held-out images kept |
 # | matching (ours) | no training: the mean of the crowd's embeddings, weighted by how well their predictions explain the new voxel |
-# | crowd prior (ours) | from there, gradient steps that are pulled back to the matching, the less the more images there are; and ridge regression of what is left over, voxel by voxel, if held-out images ask for it clearly |
+# | crowd prior (ours) | from there, gradient steps pulled back to the matching, the less the more images there are; and a linear readout of the rest where it helps |
 
 # %% tags=["parameters"]
 crowd = None
@@ -46,6 +46,7 @@ from IPython.display import display
 
 import ubrain
 from ubrain import scores, transfer
+from ubrain.report import figures
 from ubrain.report.studies import newcomers
 
 lab = ubrain.Lab("03_transfer", crowd, profile, seed, subjects)
@@ -56,9 +57,8 @@ print(lab.answer())
 # %% [markdown]
 # ## Who is new to whom
 #
-# Three kinds of newcomers, as far as this crowd file has them: the last subjects of the main dataset, to an encoder
-# trained without them; subjects of the other datasets, to the encoder of the main one ("cross-scanner"); and the way
-# back, from the largest other dataset. An encoder has never seen the newcomers' responses.
+# The last subjects of the main dataset, to an encoder trained without them; subjects of other datasets ("cross-scanner"); and the
+# way back, from the largest other dataset.
 
 # %%
 directions = newcomers.directions(lab)
@@ -68,8 +68,7 @@ display(lab.summary(list(dict.fromkeys(everyone))).round(3), pd.DataFrame(direct
 # %% [markdown]
 # ## One newcomer, step by step
 #
-# **Load.** The first newcomer as if it had seen only a few images: a view of the subject, with the same methods as the
-# subject itself. Of its voxels the profile takes some, drawn at random.
+# **Load.** The first newcomer as if it had seen only a few images, and had only some voxels.
 
 # %%
 if directions:
@@ -81,8 +80,7 @@ if directions:
     print(f"train {train.shape}, val {val.shape}, test {measured.shape}")
 
 # %% [markdown]
-# **Fit.** The crowd's encoder stays as it is. What is found is one embedding per voxel. `method` is `gradient`, the paper's, or
-# `matching` or `ours`.
+# **Fit.** The crowd's encoder stays as it is; one embedding per voxel is found (`method`: `gradient`, `matching` or `ours`).
 
 # %%
 if directions:
@@ -94,8 +92,7 @@ if directions:
     print(f"chosen: {fitted.chosen}; mean r on held-out images {fitted.validation:.3f}")
 
 # %% [markdown]
-# **Predict and score.** The encoder with these embeddings predicts the newcomer's responses to its test images. What to look
-# for: the median over voxels, which is one dot of the curves below.
+# **Predict and score.** The median over voxels is one dot of the curves below.
 
 # %%
 if directions:
@@ -109,31 +106,27 @@ if directions:
 # ## All newcomers, all methods
 #
 # The same for each newcomer, method and number of images, and for some draws of the images; a draw of 25 is part of the draw
-# of 50. How much each method is given decides the comparison: `epochs` and `min_steps` are the gradient's (released code:
-# learning rate 0.001, 50 epochs), `temperatures` the matching's, `pulls` and `steps` ours, `scratch_*` those of the encoder
-# from scratch; ridge goes without its search over weights of the levels. With few voxels a response finds its image less
-# often: top-1 here must not be compared with that of all voxels in 01 and 02.
+# of 50.
 
 # %%
 pd.Series(asdict(lab.profile.transfer), name="transfer").to_frame()
 
 # %%
 table = newcomers.curves(lab, directions, n_images)
-means = table.groupby(["direction", "n_images", "method"], sort=False)[["median_r", "top1"]].mean()
-means.unstack().round(2)
+print(len(table), "fits scored")
 
 # %% [markdown]
 # ## Learning curves
 #
-# Median voxel correlation on the test images; bands are 95 % intervals over newcomers and draws, and over test images and
-# voxels. Newcomers are few, so another one may lie outside. The dashed line is the ceiling of the same voxels. The first and
+# Median voxel correlation on the test images; bars are 95 % intervals over newcomers and draws, and over test images and
+# voxels. Newcomers are few, so some bars leave the panel, and another newcomer may lie outside. The dashed line is the ceiling of the same voxels. The first and
 # the last panel have the same newcomers, so there ridge and the encoder from scratch (orange) are the same.
 # What to look for: at few images, does the paper's gradient (orange-red) lie above ridge (grey)? Does matching (pink,
 # dashed) start high, and in which panels does it go flat? Does the blue line follow whichever is best?
 
 # %%
 mean = newcomers.summarise(table)
-fig = newcomers.draw(directions, mean, "median voxel correlation r", ceiling=True)
+fig = newcomers.draw(directions, mean, "median voxel\ncorrelation r", ceiling=True)
 lab.save(fig, "curves")
 
 # %% [markdown]
@@ -167,7 +160,9 @@ needed.round(0)
 # %%
 against = newcomers.against_best(lab, table)
 in_top1 = newcomers.against_best(lab, table, "top1")
-display(against.round(3), in_top1.round(3))
+columns = {"value": "difference", "by": "n_images", "columns": "direction"}
+display(figures.compact(against, **columns))
+display(figures.compact(in_top1, digits=1, scale=100, **columns))  # percentage points
 
 # %% [markdown]
 # ## Time
@@ -195,12 +190,12 @@ else:
     print("not asked for (other_crowds = False)")
 
 # %% [markdown]
-# ## Cautions
+# ## With care
 #
 # **The last two methods are ours, not the paper's.** The paper starts from random numbers; the crowd itself is a prior that
 # this does not use. All choices (temperature of the matching, strength of the pull, strength of the linear readout of what is left over) are made on
 # held-out images among the few that there are, never on test images. `ubrain transfer` does the same from the command line.
-# Embeddings can only say what the crowd's shared weights can hear; the readout is for voxels that want something else of an
+# Embeddings can only say what the shared weights can express; the readout is for voxels that need something else of an
 # image. It reads the encoder's own channels, averaged over 1, 4 and 16 squares of the image.
 #
 # **Developed on some of these data.** The form of the matching (how evidence becomes weights, which temperatures are tried) was developed on
@@ -209,6 +204,11 @@ else:
 # regression, and is left out unless its gain is clear after it had cost retrieval in seed 0. So seed 0 is no clean evidence;
 # other seeds are (`ubrain run 03_transfer --seed 1`), and the crowds of the last section that are marked as new
 # (`-p other_crowds true`).
+#
+# **How much each method is given** decides the comparison (the table above): `epochs` and `min_steps` are the gradient's (released
+# code: learning rate 0.001, 50 epochs), `temperatures` the matching's, `pulls` and `steps` ours, `scratch_*` those of the encoder from
+# scratch; ridge goes without its search over weights of the levels. With few voxels a response finds its image less often: top-1 here
+# must not be compared with that of all voxels in 01 and 02.
 #
 # **The simulation favours matching**: all brains are made from one list of functional types, so for every new voxel the
 # crowd holds some that are nearly its twins. Real brains need not be so kind.

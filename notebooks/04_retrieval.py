@@ -100,11 +100,7 @@ graded.round(3)
 
 # %%
 test = lab.crowd[first].image_rows("test")
-images = lab.crowd.image_ids[test]
-titles = [
-    f"{g.grade} of {len(images)} images\n{images[g.row]}, r = {g.r:.2f}"
-    for g in graded.itertuples()
-]
+titles = [f"{g.grade} of {len(test)} images\nr = {g.r:.2f}" for g in graded.itertuples()]
 maps = {"measured": measured[graded["row"]], "predicted": predicted[graded["row"]]}
 pixels = lab.pictures(test[graded["row"]])
 fig = figures.responses_on_cortex(pixels, titles, maps, scoring.places(lab, first))
@@ -133,24 +129,20 @@ for name, hit in (("hits", True), ("misses", False)):
 # %% [markdown]
 # ## How often?
 #
-# Among all test images. The row `all` is the mean of the subjects (the README's scoreboard gives their median). What to look for:
-# green above orange for each subject, and both far above the dotted line, which is chance.
+# Top-1 among all test images, in %, with 95 % intervals; the figure is in `01_crowd_gains`. The row `all` is the mean of the subjects
+# (the README's scoreboard gives their median). What to look for: the crowd above one subject in each row, and both far above chance,
+# which is 1 in the number of test images.
 
 # %%
 table = study.table(lab, predictions)
-table.round(3)
-
-# %%
-fig, axes = plt.subplots(1, 2, figsize=(12, 3.8))
-figures.retrieval(axes[0], table, 1)
-figures.retrieval(axes[1], table, 5).get_legend().remove()
-lab.save(fig, "retrieval")
+percent = {"low": "top1_low", "high": "top1_high", "digits": 1, "scale": 100}
+figures.compact(table, "top1", **percent)
 
 # %% [markdown]
-# The gain of the crowd over each subject alone, as a share of the images, paired:
+# The gain of the crowd over each subject alone, in percentage points, paired:
 
 # %%
-study.gains(lab, predictions, CROWD, ALONE).round(3)
+figures.compact(study.gains(lab, predictions, CROWD, ALONE), "top1", **percent)
 
 # %% [markdown]
 # ## Among how many?
@@ -160,38 +152,9 @@ study.gains(lab, predictions, CROWD, ALONE).round(3)
 
 # %%
 gallery = study.gallery_curve(lab, predictions, gallery_sizes)
-fig, axes = plt.subplots(1, 2, figsize=(12, 4))
-figures.hits_against(axes[0], gallery, "gallery", 1, "images in the gallery")
-figures.hits_against(axes[1], gallery, "gallery", 5, "images in the gallery")
+fig, ax = plt.subplots(figsize=(7, 4))
+figures.hits_against(ax, gallery, "gallery", 1, "images in the gallery")
 lab.save(fig, "gallery_size")
-
-# %% [markdown]
-# ## With how many voxels?
-#
-# Voxels drawn at random (averaged over draws), and those that are predicted best on the **val** images, so that the
-# test images have no part in choosing them. What to look for: do few good voxels do as well as many?
-
-# %%
-voxels = study.voxel_curve(lab, encoder, predictions[CROWD], voxel_counts)
-fig, axes = plt.subplots(1, 2, figsize=(12, 4))
-figures.hits_against(axes[0], voxels, "n_voxels", 1, "voxels")
-figures.hits_against(axes[1], voxels, "n_voxels", 5, "voxels")
-lab.save(fig, "voxels")
-
-# %% [markdown]
-# ## With one area
-#
-# Only the voxels of one area. Areas differ in size, so the open dots give each area the same number of voxels, drawn at
-# random. What to look for: an area that is good because it is large loses its lead in the open dots.
-
-# %%
-by_area = study.area_table(lab, predictions[CROWD], area_voxels)
-fig, ax = plt.subplots(figsize=(10, 4.2))
-if len(by_area):
-    figures.hits_by_area(ax, by_area, 1)
-else:
-    figures.text_only(ax, "no area is named, or none has enough voxels")
-lab.save(fig, "areas")
 
 # %% [markdown]
 # ## Controls
@@ -213,6 +176,34 @@ controls = study.control_table(lab, encoder, predictions[CROWD])
 fig, ax = plt.subplots(figsize=(9.5, 4))
 figures.controls(ax, controls, 1)
 lab.save(fig, "controls")
+
+# %% [markdown]
+# ## Appendix: with how many voxels?
+#
+# Voxels drawn at random (averaged over draws), and those that are predicted best on the **val** images, so that the
+# test images have no part in choosing them. What to look for: do few good voxels do as well as many?
+
+# %%
+voxels = study.voxel_curve(lab, encoder, predictions[CROWD], voxel_counts)
+fig, axes = plt.subplots(1, 2, figsize=(10, 4))
+figures.hits_against(axes[0], voxels, "n_voxels", 1, "voxels")
+figures.hits_against(axes[1], voxels, "n_voxels", 5, "voxels")
+lab.save(fig, "voxels")
+
+# %% [markdown]
+# ## Appendix: with one area
+#
+# Only the voxels of one area. Areas differ in size, so the open dots give each area the same number of voxels, drawn at
+# random. What to look for: an area that is good because it is large loses its lead in the open dots.
+
+# %%
+by_area = study.area_table(lab, predictions[CROWD], area_voxels)
+fig, ax = plt.subplots(figsize=(10, 4.2))
+if len(by_area):
+    figures.hits_by_area(ax, by_area, 1)
+else:
+    figures.text_only(ax, "no area is named, or none has enough voxels")
+lab.save(fig, "areas")
 
 # %% [markdown]
 # ## With care

@@ -17,10 +17,10 @@ from ubrain.report.figures.clusters import (
     plane,
     plane_colours,
 )
+from ubrain.report.figures.compact import compact
 from ubrain.report.figures.controls import effects, shared_function
 from ubrain.report.figures.crowd import (
     attention,
-    cortex,
     growth,
     images,
     measured_against_predicted,
@@ -40,7 +40,6 @@ from ubrain.report.figures.fields import (
 from ubrain.report.figures.overview import overview
 from ubrain.report.figures.retrieval import (
     controls,
-    flat_cortex,
     hits_against,
     hits_by_area,
     responses_on_cortex,
@@ -50,6 +49,7 @@ from ubrain.report.figures.retrieval import (
 from ubrain.report.figures.style import (
     CEILING,
     CONDITIONS,
+    DATASETS,
     colour,
     finish,
     has_tiles,
@@ -57,11 +57,13 @@ from ubrain.report.figures.style import (
     text_only,
     tiles,
 )
+from ubrain.report.figures.surfaces import cortex, flat_cortex
 from ubrain.report.figures.transfer import learning_curves
 
 __all__ = [
     "CEILING",
     "CONDITIONS",
+    "DATASETS",
     "ablations",
     "area_gains",
     "attention",
@@ -69,6 +71,7 @@ __all__ = [
     "cluster_colours",
     "colour",
     "colour_key",
+    "compact",
     "composition",
     "controls",
     "cortex",

@@ -1,19 +1,15 @@
 """Figures of a crowd and its scores."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from nilearn import datasets, plotting, surface
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import zoom
 
-from ubrain.report.figures.style import CEILING, colour, finish, text_only
+from ubrain.report.figures.style import CEILING, DATASETS, colour, finish, text_only
 
 
 def with_intervals(
@@ -106,71 +102,13 @@ def shares(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
     the top.
     """
     height = 0.8 / len(table.columns)
-    for i, (name, colour_) in enumerate(
-        zip(table.columns, ("#999999", "#0072B2", "#D55E00"), strict=False)
-    ):
+    for i, (name, colour_) in enumerate(zip(table.columns, DATASETS, strict=False)):
         at = np.arange(len(table)) + (i - (len(table.columns) - 1) / 2) * height
         ax.barh(at, 100 * table[name], height, color=colour_, label=name)
     ax.set_yticks(range(len(table)), list(table.index))
     ax.invert_yaxis()
     ax.set(xlabel=f"{label} (%)")
     return finish(ax, legend="above")
-
-
-def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) -> Figure:
-    """A number per voxel on the inflated fsaverage5 surface: outer side, inner side and from below,
-    left and right.
-
-    Parameters
-    ----------
-    values : (n_voxels,); voxels at the same vertex are averaged, and vertices next to a voxel take
-        its colour.
-    voxels : hemisphere and vertex of each voxel; if empty, the figure says so.
-    limit : the colour scale ends at ± this.
-
-    Returns
-    -------
-    A figure of its own, since the axes are 3-D.
-    """
-    figure = plt.figure(figsize=(11, 6))
-    if not len(voxels):
-        text_only(
-            figure.add_subplot(), "this crowd file does not say where on fsaverage5 the voxels are"
-        )
-        return figure
-    mesh = datasets.fetch_surf_fsaverage("fsaverage5")
-    frame = pd.DataFrame(
-        {"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)}
-    )
-    axes = []
-    for number, (side, view) in enumerate(
-        product(("left", "right"), ("lateral", "medial", "ventral"))
-    ):
-        mine = frame[frame["side"] == side[0].upper()].groupby("vertex")["value"].mean()
-        full = np.full(len(surface.load_surf_data(mesh[f"sulc_{side}"])), np.nan)
-        inside = mine[(mine.index >= 0) & (mine.index < len(full))]
-        full[inside.index.to_numpy(dtype=int)] = inside.to_numpy()
-        full = _spread(full, surface.load_surf_mesh(mesh[f"infl_{side}"]).faces, rings=2)
-        axes.append(figure.add_subplot(2, 3, number + 1, projection="3d"))
-        plotting.plot_surf_stat_map(
-            mesh[f"infl_{side}"],
-            full,
-            hemi=side,
-            view=view,
-            bg_map=mesh[f"sulc_{side}"],
-            axes=axes[-1],
-            engine="matplotlib",
-            cmap="RdBu_r",
-            vmax=limit,
-            vmin=-limit,
-            threshold=1e-6,
-            bg_on_data=False,
-            colorbar=False,
-        )
-        axes[-1].set_title(f"{side}, {view}", fontsize=10, y=0.95)
-    scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
-    figure.colorbar(scale, ax=axes, shrink=0.6, pad=0.02, label=label)
-    return figure
 
 
 def images(
@@ -185,20 +123,23 @@ def images(
 
 
 def attention(ax: Axes, pixels: NDArray, weights: ArrayLike, title: str) -> Axes:
-    """Spatial attention of a voxel over the image it attends to.
+    """An image, with contour lines of a voxel's spatial attention, the brighter the higher.
 
     Parameters
     ----------
     weights : (P,), tokens of a square grid in reading order; a class token in front is left out.
     """
-    weights = np.asarray(weights)
+    weights = np.asarray(weights, dtype=np.float64)
     side = int(np.sqrt(len(weights)))
     ax.imshow(pixels)
     grid = weights[len(weights) - side**2 :].reshape(side, side)
-    height, width = pixels.shape[:2]
-    ax.imshow(
-        grid, cmap="inferno", alpha=0.6, extent=(0, width, height, 0), interpolation="bicubic"
-    )
+    low, high = grid.min(), grid.max()
+    if high > low:  # else it attends everywhere alike
+        fine = zoom(grid, 16, order=1, mode="nearest", grid_mode=True)
+        y, x = ((np.arange(len(fine)) + 0.5) * n / len(fine) - 0.5 for n in pixels.shape[:2])
+        levels = low + (high - low) * np.array([0.25, 0.5, 0.75])
+        lines = ax.contour(x, y, fine, levels, colors=["#E69F00", "#F0E442", "white"])
+        lines.set(linewidth=1.5, path_effects=[withStroke(linewidth=3, foreground="black")])
     ax.set_title(title, fontsize=9)
     ax.set_axis_off()
     return ax
@@ -214,9 +155,12 @@ def measured_against_predicted(
 
 
 def truth(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Correlation with the true noiseless responses against that with the measured ones, one line
-    per condition.
+    """Correlation with the true noiseless responses against that with the measured ones, a dot per
+    subject and condition; on the line both would be equal.
     """
+    both = table[["r_measured", "r_true"]]
+    ends = [min(0.3, both.min().min()) - 0.02, both.max().max() + 0.03]
+    ax.plot(ends, ends, "--", color=CEILING, lw=1, label="equal")
     for condition in dict.fromkeys(table["condition"]):
         mine = table[table["condition"] == condition]
         ax.plot(
@@ -225,18 +169,10 @@ def truth(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.set(
         xlabel="median r with the measured responses",
         ylabel="median r with the\nnoiseless responses (truth)",
+        xlim=ends,
+        ylim=ends,
+        aspect="equal",
     )
-    return finish(ax)
-
-
-def _spread(values: NDArray, faces: NDArray, rings: int) -> NDArray:
-    """Give vertices without a value the mean of the neighbours that have one, `rings` times."""
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    edges = np.concatenate([edges, edges[:, ::-1]])
-    for _ in range(rings):
-        known = edges[np.isfinite(values[edges[:, 1]])]
-        total = np.bincount(known[:, 0], values[known[:, 1]], len(values))
-        count = np.bincount(known[:, 0], minlength=len(values))
-        fill = np.isnan(values) & (count > 0)
-        values = np.where(fill, total / np.maximum(count, 1), values)
-    return values
+    finish(ax, legend="")
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
+    return ax

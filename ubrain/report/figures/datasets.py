@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ubrain.report.figures.style import CEILING, finish
-
-# of datasets, in the order of the table
-TINTS = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9", "#009E73", "#E69F00")
+from ubrain.report.figures.style import CEILING, DATASETS, colour, finish
 
 
 def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bool = False) -> Axes:
-    """Gain of each subject with its interval; one colour per comparison, subjects side by side.
+    """Gain of each subject with its interval, subjects side by side. A gain ("a − b") has the
+    colour of b, open the second time; if b is the same in all, that of the dataset in a.
 
     Parameters
     ----------
@@ -28,12 +26,16 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
         table = table.assign(**{c: 100 * table[f"top1_{c}"] for c in ("gain", "low", "high")})
     subjects = list(dict.fromkeys(table["subject"]))
     compared = list(dict.fromkeys(zip(table["of"], table["over"], strict=True)))
-    for label, (of, over), offset, tint in zip(
-        labels, compared, _offsets(len(compared)), TINTS, strict=False
+    overs = [over for _, over in compared]
+    apart = len(set(overs)) > 1
+    for i, (label, (of, over), offset) in enumerate(
+        zip(labels, compared, _offsets(len(compared)), strict=False)
     ):
+        tint = colour(over) if apart else DATASETS[i]
+        face = "white" if apart and over in overs[:i] else tint
         mine = table[(table["of"] == of) & (table["over"] == over)]
         at = np.array([subjects.index(s) for s in mine["subject"]]) + offset
-        _intervals(ax, at, mine, tint, label)
+        _intervals(ax, at, mine, tint, label, face)
     ax.axhline(0, color=CEILING, lw=1)
     home = table.set_index("subject")["dataset"].to_dict()
     several = len(set(home.values())) > 1
@@ -48,7 +50,8 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
 
 
 def area_gains(ax: Axes, table: pd.DataFrame) -> Axes:
-    """Gain in median r of each area with its interval; one colour per dataset.
+    """Gain in median r of each area with its interval; one colour per smaller dataset, open dots
+    for what the main dataset gains with it.
 
     Parameters
     ----------
@@ -56,10 +59,14 @@ def area_gains(ax: Axes, table: pd.DataFrame) -> Axes:
     """
     areas = list(dict.fromkeys(table["area"]))
     pairs = list(dict.fromkeys(zip(table["dataset"], table["partner"], strict=True)))
-    for (dataset, partner), offset, tint in zip(pairs, _offsets(len(pairs)), TINTS, strict=False):
+    main = pairs[0][1]
+    smaller = list(dict.fromkeys(p if d == main else d for d, p in pairs))
+    for (dataset, partner), offset in zip(pairs, _offsets(len(pairs)), strict=True):
+        tint = DATASETS[smaller.index(partner if dataset == main else dataset)]
         mine = table[(table["dataset"] == dataset) & (table["partner"] == partner)]
         at = np.array([areas.index(a) for a in mine["area"]]) + offset
-        _intervals(ax, at, mine, tint, f"{dataset}, with {partner}")
+        face = "white" if dataset == main else tint
+        _intervals(ax, at, mine, tint, f"{dataset}, with {partner}", face)
     ax.axhline(0, color=CEILING, lw=1)
     ax.set_xticks(range(len(areas)), areas, rotation=45, ha="right")
     ax.set(ylabel="gain in median\nvoxel correlation r")
@@ -78,7 +85,7 @@ def joined(
     main : name of the main dataset.
     scale : what the score is multiplied with; 100 for per cent.
     """
-    for dataset, tint in zip(dict.fromkeys(table["dataset"]), TINTS, strict=False):
+    for dataset, tint in zip(dict.fromkeys(table["dataset"]), DATASETS, strict=False):
         wide = (
             table[table["dataset"] == dataset].pivot(
                 index="n_main", columns="subject", values=column
@@ -104,8 +111,9 @@ def _offsets(n: int) -> list[float]:
     return [(i - (n - 1) / 2) * 0.6 / n for i in range(n)]
 
 
-def _intervals(ax: Axes, at: np.ndarray, rows: pd.DataFrame, tint: str, label: str) -> None:
+def _intervals(
+    ax: Axes, at: np.ndarray, rows: pd.DataFrame, tint: str, label: str, face: str
+) -> None:
     middle, low, high = (rows[c].to_numpy() for c in ("gain", "low", "high"))
-    ax.errorbar(
-        at, middle, [middle - low, high - middle], fmt="o", ms=5, lw=2, color=tint, label=label
-    )
+    ends = [middle - low, high - middle]
+    ax.errorbar(at, middle, ends, fmt="o", ms=5, lw=2, color=tint, label=label, mfc=face)

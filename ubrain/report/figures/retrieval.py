@@ -11,14 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from nilearn import datasets, surface
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ubrain.report.figures.crowd import _spread
-from ubrain.report.figures.style import CEILING, colour, finish, text_only
+from ubrain.report.figures.style import CEILING, CONDITIONS, colour, finish, text_only
+from ubrain.report.figures.surfaces import flat_cortex
 
 FOUND = "#009E73"  # frame of the image that was shown
-MARGIN = 12  # mm of flat cortex shown around the voxels
 
 
 def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
@@ -51,9 +49,11 @@ def retrieval(ax: Axes, table: pd.DataFrame, k: int) -> Axes:
             ls=":",
             label="_" if i else "chance",
         )
-    ax.set_xticks(
-        range(len(subjects)), [f"{s}\nof {n}" for s, n in zip(subjects, galleries, strict=True)]
-    )
+    names = [f"{s}\nof {n}" for s, n in zip(subjects, galleries, strict=True)]
+    if len(set(galleries)) == 1:
+        names = subjects
+        ax.set_xlabel(f"subject (each gallery: {galleries[0]} images)")
+    ax.set_xticks(range(len(subjects)), names)
     ax.set(ylabel=f"top-{k} retrieval (%)", ylim=(0, 100))
     return finish(ax, legend="above")
 
@@ -66,12 +66,14 @@ def hits_against(ax: Axes, table: pd.DataFrame, by: str, k: int, xlabel: str) ->
     ----------
     table : one row per line, number and subject ("all" is their mean): line, subject, the column
         `by`, top{k}, top{k}_low, top{k}_high, gallery. Lines named as conditions have their
-        colours.
+        colours; others are choices within the crowd's encoder, the second of them dashed.
     by : column of the x axis, on a logarithmic scale.
     """
     lines = list(dict.fromkeys(table["line"]))
-    for line, other in zip(lines, ("#009E73", "#CC79A7", "#0072B2"), strict=False):
-        tint = colour(line) if line.startswith(("encoder", "ridge")) else other
+    for number, line in enumerate(lines):
+        known = line in CONDITIONS
+        tint = colour(line if known else "encoder, crowd")
+        style = "o-" if known or not number else "o--"
         for subject, mine in table[table["line"] == line].groupby("subject", sort=False):
             if subject != "all":
                 ax.plot(mine[by], 100 * mine[f"top{k}"], lw=0.8, alpha=0.3, color=tint)
@@ -79,8 +81,9 @@ def hits_against(ax: Axes, table: pd.DataFrame, by: str, k: int, xlabel: str) ->
             ax.plot(
                 mine[by],
                 100 * mine[f"top{k}"],
-                "o-",
+                style,
                 lw=2.5,
+                mfc="white" if style == "o--" else tint,
                 color=tint,
                 label=f"{line}, mean of subjects",
             )
@@ -236,71 +239,6 @@ def responses_on_cortex(
             label=f"{kind} response (z)",
         )
     return figure
-
-
-def flat_cortex(ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float) -> Axes:
-    """A number per voxel on the flattened fsaverage5 surface, cut to where voxels are, left
-    hemisphere on the left.
-
-    Parameters
-    ----------
-    values : (n_voxels,); voxels at the same vertex are averaged, and vertices next to a voxel take
-        its colour.
-    voxels : hemisphere and vertex of each voxel.
-    limit : the colour scale ends at ± this.
-    """
-    mesh = datasets.fetch_surf_fsaverage("fsaverage5")
-    frame = pd.DataFrame(
-        {"side": voxels["hemisphere"], "vertex": voxels["vertex"], "value": np.asarray(values)}
-    )
-    # points of the triangles drawn: left to itself, the plot would make room for the whole cortex
-    shown = []
-    for side, sign in (("left", 1), ("right", -1)):  # the occipital poles lie towards the middle
-        flat = surface.load_surf_mesh(mesh[f"flat_{side}"])
-        full = _per_vertex(frame[frame["side"] == side[0].upper()], len(flat.coordinates))
-        full = _spread(full, flat.faces, rings=2)
-        coloured = np.isfinite(full[flat.faces]).any(1)
-        if not coloured.any():
-            continue
-        x, y, _ = flat.coordinates.T
-        points, corners = flat.coordinates[:, :2], flat.coordinates[flat.faces[coloured], :2]
-        inside = (
-            (points > corners.min((0, 1)) - MARGIN) & (points < corners.max((0, 1)) + MARGIN)
-        ).all(1)
-        near = flat.faces[inside[flat.faces].all(1)]
-        x = x - sign * ((sign * x[near]).max() + MARGIN / 4)
-        shown += [np.column_stack([x, y])[near].reshape(-1, 2)]
-        depth = surface.load_surf_data(mesh[f"sulc_{side}"])[near].mean(1)
-        ax.tripcolor(
-            x, y, near, facecolors=-np.sign(depth), cmap="Greys_r", vmin=-6, vmax=2, rasterized=True
-        )
-        ax.tripcolor(
-            x,
-            y,
-            flat.faces[coloured],
-            facecolors=np.nanmean(full[flat.faces[coloured]], axis=1),
-            cmap="RdBu_r",
-            vmin=-limit,
-            vmax=limit,
-            rasterized=True,
-        )
-    if shown:
-        low, high = np.concatenate(shown).min(0), np.concatenate(shown).max(0)
-        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    ax.set_aspect("equal")
-    ax.set_axis_off()
-    return ax
-
-
-def _per_vertex(frame: pd.DataFrame, n: int) -> NDArray[np.float64]:
-    """Mean value of the voxels at each of n vertices; NaN where there is none, and what is beyond
-    is left out.
-    """
-    mean = frame.groupby("vertex")["value"].mean()
-    mean = mean[(mean.index >= 0) & (mean.index < n)]
-    full = np.full(n, np.nan)
-    full[mean.index.to_numpy(dtype=int)] = mean.to_numpy()
-    return full
 
 
 def _dots(

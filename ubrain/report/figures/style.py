@@ -22,6 +22,8 @@ CONDITIONS = {
     "crowd prior (ours)": "#0072B2",
     "encoder, two datasets": "#882255",
 }
+# Datasets beside the main one, in the order of the crowd file: no colour of a condition.
+DATASETS = ("#54278F", "#8C510A", "#9E9AC8", "#D8B365", "#3F007D", "#543005")
 ON_TOP = "matching (ours)"  # often the same numbers as with gradient: dashed, above the others
 CEILING = "#333333"
 TILE = 200  # grey, in place of an image that may not be shown
@@ -84,10 +86,12 @@ def finish(ax: Axes, legend: str = "inside") -> Axes:
     sns.despine(ax=ax)
     ax.grid(axis="y", alpha=0.25)
     if legend == "above":
+        longest = max(map(len, ax.get_legend_handles_labels()[1]), default=0)
+        width = ax.get_position().width * ax.figure.bbox.width / ax.figure.dpi  # inches
         ax.legend(
             frameon=False,
             fontsize=9,
-            ncols=3,
+            ncols=int(np.clip(width / (0.07 * longest + 0.5), 1, 3)),
             loc="lower left",
             bbox_to_anchor=(0, 1.0),
             borderaxespad=0.2,

@@ -9,7 +9,8 @@ from ubrain.report.figures.style import CEILING, colour, dashes, finish
 def learning_curves(
     ax: Axes, table: pd.DataFrame, label: str, ceiling: float | None = None
 ) -> Axes:
-    """A score against the number of images, a line with its interval for each method.
+    """A score against the number of images, a line with its intervals for each method, drawn
+    a little beside each other.
 
     Parameters
     ----------
@@ -17,20 +18,21 @@ def learning_curves(
     label : of the score, with its unit.
     ceiling : the highest value possible, drawn as a line; None or NaN where unknown.
     """
-    for method in dict.fromkeys(table["method"]):
+    methods = list(dict.fromkeys(table["method"]))
+    for number, method in enumerate(methods):
         mine = table[table["method"] == method].sort_values("n_images")
-        ax.plot(
-            mine["n_images"],
+        beside = 1.05 ** (number - (len(methods) - 1) / 2)  # so that no interval hides another
+        ax.errorbar(
+            mine["n_images"] * beside,
             mine["value"],
+            [mine["value"] - mine["low"], mine["high"] - mine["value"]],
             marker="o",
             ms=4,
             lw=2,
+            elinewidth=1,
             color=colour(method),
             label=method,
             **dashes(method),
-        )
-        ax.fill_between(
-            mine["n_images"], mine["low"], mine["high"], color=colour(method), alpha=0.15, lw=0
         )
     if ceiling is not None and ceiling == ceiling:
         ax.axhline(ceiling, color=CEILING, lw=1.5, ls="--", label="noise ceiling (median)")

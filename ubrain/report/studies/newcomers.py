@@ -399,29 +399,34 @@ def draw(
     ceiling: bool = False,
     scale: float = 1,
 ) -> Figure:
-    """Learning curves, a panel for each direction; `mean` as from `summarise`, its values times
-    `scale`.
+    """Learning curves, a panel for each direction, two side by side; `mean` as from `summarise`,
+    its values times `scale`. Intervals may leave a panel: few newcomers make them wide.
     """
+    n_rows = max(-(-len(found) // 2), 1)
     figure, axes = plt.subplots(
-        1, max(len(found), 1), figsize=(max(4 * len(found), 6), 4.6), sharey=True, squeeze=False
+        n_rows, 2, figsize=(9.5, 3.4 * n_rows + 0.8), sharey=True, squeeze=False
     )
     if not found:
         figures.text_only(
             axes[0, 0],
             "this crowd file has no newcomer: it has one dataset with fewer than three subjects",
         )
+        axes[0, 1].set_axis_off()
         return figure
     scaled = mean.assign(**{c: scale * mean[c] for c in ("value", "low", "high")})
-    for ax, direction in zip(axes[0], found, strict=True):
+    for ax, direction in zip(axes.flat, found, strict=False):
         mine = scaled[scaled["direction"] == direction.name]
-        highest = mine["ceiling"].mean() if ceiling else None
-        figures.learning_curves(ax, mine, label, highest)
-        unknown = highest is not None and np.isnan(highest)
+        limit = mine["ceiling"].mean() if ceiling else None
+        figures.learning_curves(ax, mine, label, limit)
+        unknown = limit is not None and np.isnan(limit)
         ax.set_title(f"{direction.name} (ceiling unknown)" if unknown else direction.name)
-        ax.label_outer()
+    for ax in axes.flat[len(found) :]:
+        ax.set_axis_off()
+    highest = np.nanmax([scaled["value"].max(), *(mean["ceiling"] if ceiling else [])])
+    axes[0, 0].set_ylim(min(0, scaled["value"].min()) - 0.03 * highest, 1.12 * highest)
     lines = {
         text: line
-        for ax in axes[0]
+        for ax in axes.flat
         for line, text in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
