@@ -17,13 +17,9 @@
 # %% [markdown]
 # # Clusters of voxels across brains (Fig. 7)
 #
-# The embeddings of all subjects live in one space, so they can be clustered together. Do clusters come out that are functional
-# groups, shared by the subjects, at sensible places of the cortex? The paper says so, and names food, words, faces, sports,
-# indoor and outdoor scenes.
-#
-# **What is added here.** More than two subjects, methods that cope with outliers, a rule for the number of clusters,
-# stability over seeds and over held-out subjects, names that need evidence, outlines of known areas, and, for a simulated
-# crowd, agreement with the truth. The encoder never sees areas, categories or places of voxels.
+# The embeddings of all subjects live in one space. Clustered together, do they fall into functional groups that the subjects
+# share? The paper says so, and names food, words, faces, sports, indoor and outdoor scenes. The encoder never sees areas,
+# categories or places of voxels.
 
 # %% tags=["parameters"]
 crowd = None
@@ -33,7 +29,6 @@ subjects = None
 
 # %%
 import matplotlib.pyplot as plt
-import numpy as np
 from IPython.display import display
 
 import ubrain
@@ -49,41 +44,33 @@ print(lab.answer())
 # %% [markdown]
 # ## Embeddings
 #
-# The only thing of the encoder that belongs to a voxel. Beside them lies what is known of the voxels, to be compared with later.
+# The only part of the encoder that belongs to a voxel. What is known of the voxels is for later comparison.
 
 # %%
 encoder = lab.encoder(lab.subjects)
 embeddings, voxels = clustering.gather(lab, encoder)
 everyone = clustering.pooled(embeddings)
-length = np.linalg.norm(everyone, axis=1)
 print("(n_voxels, embedding_size) =", everyone.shape)
-print(f"length {length.min():.2f} to {length.max():.2f}; after scaling:", end=" ")
-print(f"{np.linalg.norm(clusters.unit(everyone), axis=1).mean():.2f}")
 voxels.sample(3, random_state=seed)
 
 # %% [markdown]
 # ## How many clusters?
 #
-# Every embedding is scaled to length 1: its length follows how strongly a voxel responds, its direction to what. K-means
-# then runs several times for each number of clusters, each time with another seed and another 80 % of the voxels.
-# **The rule**, set before looking: of the numbers whose stability is at least 0.9 × the best, take the one with the
-# highest silhouette. (After a first run the number of k-means restarts was raised; the rule stayed.) What to look
-# for: a clear peak says that there is a natural number; a flat curve, that the number is a choice more than a finding. How
-# high it lies says less: so many dimensions keep silhouettes low, also that of the true types (see *The truth*).
+# K-means of embeddings scaled to length 1, several times for each number of clusters. **The rule**, set before looking: of the
+# numbers whose stability is at least 0.9 × the best, the one with the highest silhouette. What to look for: a clear peak is a
+# natural number; a flat curve makes the number a choice.
 
 # %%
 table, count = clustering.choose_count(lab, embeddings)
-fig, ax = plt.subplots(figsize=(6.5, 3.8))
-figures.count_choice(ax, table, count)
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.4))
+figures.count_choice(axes, table, count)
 lab.save(fig, "number")
 
 # %% [markdown]
 # ## Three methods
 #
-# **K-means**, as in the paper, gives every voxel to a cluster. A **Gaussian mixture** allows long clusters and ones of
-# different size. **HDBSCAN** looks for dense groups, finds their number itself, and leaves the rest as outliers. All are
-# compared with k-means, with areas and, in a simulation, with the true types (ARI: 1 is identical, 0 is chance). For the
-# ARI, all outliers together are one more group, so that many outliers lower it.
+# **K-means**, as in the paper, gives every voxel to a cluster. A **Gaussian mixture** allows clusters of different shape and
+# size. **HDBSCAN** finds dense groups and their number itself, and leaves the rest as outliers. ARI: 1 is the same grouping, 0 chance.
 
 # %%
 size = lab.profile.clusters
@@ -96,9 +83,8 @@ clustering.method_table(lab, [kmeans, mixture, hdbscan], voxels).round(3)
 # %% [markdown]
 # ## Is it stable?
 #
-# Over seeds: the same embeddings, another start of k-means. Over subjects: the centres are fitted without a subject, whose
-# voxels then join the nearest centre; 1 means that the others' embeddings alone would have given the same clusters. The
-# encoder was trained with everybody, so both test the clustering, not the whole method; another world (`seed`) does.
+# Over seeds: another start of k-means. Over subjects: the centres are fitted without a subject, whose voxels then join the
+# nearest centre; at 1, the others alone would have given the same clusters.
 
 # %%
 seeds = clustering.seed_table(lab, embeddings, voxels, count)
@@ -110,44 +96,27 @@ display(
 # %% [markdown]
 # ## What does each cluster respond to?
 #
-# The mean **predicted** response of each cluster (over its voxels, each z-scored) to the test images of all subjects, and the
-# images on which it is highest.
+# The mean **predicted** response of each cluster to the test images of all subjects, and what is on its top images more often
+# than on all images (hypergeometric test, false discovery rate 5 %).
 
 # %%
 rows = clustering.test_rows(lab)
 responses = clustering.mean_responses(lab, encoder, kmeans.labels, rows)
 best = clustering.top_images(responses, clustering.n_top(lab, rows))
 print("mean responses: (n_clusters, n_images) =", responses.shape)
-print("top images:     (n_clusters, n_top)    =", best.shape)
-
-# %% [markdown]
-# What is on these more often than on all images (hypergeometric test, false discovery rate 5 %)? The table shows what is on
-# at least half of the top images of a cluster; the images of recordings come without descriptions, so there it is empty.
-
-# %%
 shown = clustering.image_features(lab, rows)  # (n_images, n_features) booleans
 is_top = clustering.are_top(responses, best.shape[1])  # (n_clusters, n_images) booleans
 on_images = clusters.enrichment(is_top, shown)
 frequent = on_images[(on_images["q"] < 0.05) & (on_images["share"] >= clustering.OF_IMAGES)]
-frequent.assign(cluster=frequent["cluster"] + 1).round(3)
+frequent.assign(cluster=frequent["cluster"] + 1).head(12).round(3)
 
 # %% [markdown]
 # ## What does a cluster lose when an object is taken out?
 #
 # What is frequent on preferred images need not be what a cluster responds to: places are often behind food. A simulation can
-# ask directly. Test scenes are rendered again without the faces on them, say, or with other objects in their place; every
-# other pixel stays. How much **predicted** response does each cluster lose, in standard deviations? Only the renderer and the
-# encoder are used: this designs stimuli, it reads nothing about the simulated brains. Recordings cannot be asked.
-#
-# A name needs evidence:
-# - **early** if at least half of a cluster's voxels are in V1 to V4; the areas behind it have at least a fifth of its voxels
-#   each, and more than by chance. Early voxels respond to contrast where they look, whatever the object.
-# - Any other, in a simulation: what it loses at least half a standard deviation without (95 % interval above 0). *Place* means
-#   indoor and outdoor. A second word must hold among the scenes that show the first, too.
-# - In recordings areas name a cluster as they do early ones.
-#
-# Areas stand beside the names, and in a simulation the means of the true receptive fields: x, y, eccentricity (distance from
-# the middle) and sigma. What to look for: do early clusters differ in where they look?
+# ask directly: test scenes are rendered again without the faces on them, say; every other pixel stays. A cluster is named after
+# what costs it at least half a standard deviation of **predicted** response; *early* has at least half of its voxels in V1 to V4.
+# Recordings cannot be asked; there areas name a cluster. What to look for: do early clusters differ in where they look?
 
 # %%
 without = clustering.counterfactuals(lab, rows)
@@ -157,15 +126,12 @@ if without is not None:
     names = clustering.counterfactual_names(lab, falls["predicted"], without)
 in_areas = clusters.enrichment(kmeans.members, clustering.area_features(voxels))
 named = clustering.name_clusters(kmeans, voxels, names, in_areas)
-clustering.cluster_table(lab, named, in_areas, voxels).round(2)
+clustering.cluster_table(lab, named, in_areas, voxels).head(12).round(2)
 
 # %% [markdown]
 # The names come from the left panel. The right one checks it: the **true** noiseless responses to the same images. What to look
-# for: one strong column for each category cluster, the same in both panels. Early clusters see pixels, so they may change
-# with anything.
-#
-# The table says it in numbers: what the clusters named after something lose without it (*named*) against how much other
-# category clusters change (*others*), with a 95 % interval over scenes; with nothing in its place, and with another object.
+# for: one strong column for each category cluster, the same in both. The table: how much more clusters lose without what they
+# are named after than other category clusters change, in standard deviations; 95 % interval over scenes.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(13, 5))
@@ -177,7 +143,12 @@ for ax, (kind, fall) in zip(axes, falls.items(), strict=False):
 for ax in axes[len(falls) :]:
     figures.text_only(ax, "real recordings: their images cannot be drawn again")
 lab.save(fig, "counterfactual")
-clustering.fall_contrasts(lab, named, falls, without).round(2)
+
+# %%
+contrasts = clustering.fall_contrasts(lab, named, falls, without)
+if len(contrasts):
+    look = {"by": "response", "columns": "object", "digits": 2}
+    display(figures.compact(contrasts, "difference", **look))
 
 # %% [markdown]
 # The first 8 of the top images. What to look for: can you name the rows yourself, before reading the names?
@@ -202,9 +173,7 @@ lab.save(fig, "areas")
 # %% [markdown]
 # ## Clusters on the cortex
 #
-# The flattened surface (fsaverage5) of each subject, left and right hemisphere, with outlines of areas. Where a subject
-# has few voxels, the outlines come from the voxels of all subjects. Areas were not used to find the clusters. A few voxels are
-# out of sight, since the surface has to be cut somewhere to be flattened.
+# Each subject on the flattened surface (fsaverage5), with outlines of areas, which were not used to find the clusters.
 
 # %%
 colours = figures.cluster_colours(named.labels, named.n_clusters)
@@ -216,43 +185,36 @@ lab.save(fig, "cortex")
 # %% [markdown]
 # ## A map of all embeddings
 #
-# t-SNE puts similar embeddings near each other; distances between groups, and the axes, mean nothing. What to look for: if subjects
-# mix everywhere, the space is shared; if clusters and areas are patches, function is what organises it.
+# t-SNE puts similar embeddings near each other; axes and distances between groups mean nothing. What to look for: if subjects
+# mix everywhere, the space is shared; if clusters and areas are patches, function organises it.
 
 # %%
 places = clusters.map_2d(everyone, size.map_sample, seed=seed)
-fig, axes = plt.subplots(1, 3, figsize=(13, 6))
-figures.plane(axes[0], places, colours, keys, title="cluster")
-for ax, column in zip(axes[1:], ("area", "subject"), strict=True):
-    figures.plane(ax, places, *figures.group_colours(voxels[column]), title=column)
+smooth = figures.plane_colours(places)
+fig, axes = plt.subplots(2, 2, figsize=(11, 8))
+figures.plane(axes[0, 0], places, colours, keys, title="cluster")
+groups = {"area": figures.area_groups(voxels["area"]), "subject": voxels["subject"]}
+for ax, (title, group) in zip(axes.flat[1:], groups.items(), strict=False):
+    figures.plane(ax, places, *figures.group_colours(group), title=title)
+figures.plane(axes[1, 1], places, smooth, title="a colour for each place")
 lab.save(fig, "map")
 
 # %% [markdown]
-# The same map with a colour for each place, and these colours on the cortex: neighbours on the cortex that share a colour
-# have similar embeddings, without any choice of clusters.
+# The last panel's colours on the cortex: neighbours that share a colour have similar embeddings, without any choice of clusters.
 
 # %%
-smooth = figures.plane_colours(places)
 fig = figures.flatmaps(voxels, smooth, clustering.outlines(voxels))
 lab.save(fig, "map_on_cortex")
-fig, ax = plt.subplots(figsize=(4.5, 4.2))
-figures.plane(ax, places, smooth, title="colours of the map")
-lab.save(fig, "map_colours")
 
 # %% [markdown]
 # ## The truth
 #
-# A simulated voxel has a true functional type. *Homogeneity* is 1 if a cluster holds one type only, *completeness* if a type
-# lies in one cluster only; V1, V2 and V3 do nearly the same here, so that they are not told apart is to be expected.
-# Category types leaves out the early areas. For recordings, only areas are known: they are no truth, since an area may hold
-# several functions. The last table is the yardstick: what the true types themselves would reach, early areas taken as one
-# type.
+# A simulated voxel has a true functional type; V1, V2 and V3 do nearly the same here and are not told apart. Category types
+# leave out the early areas. The second table is the yardstick: what the true types themselves would reach as clusters.
 
 # %%
 yardstick = clustering.yardstick(lab, embeddings, voxels)
 display(clustering.known_table(lab, kmeans.labels, voxels).round(3), yardstick.round(3))
-
-# %%
 fig, ax = plt.subplots(figsize=(10, 4.5))
 if (voxels["type"] != "").any():
     figures.composition(ax, clustering.composition(named, voxels, "type"), "true type")
@@ -263,8 +225,7 @@ lab.save(fig, "types")
 # %% [markdown]
 # ## Do weak voxels matter?
 #
-# An option: fit on voxels only whose **val** responses are predicted above chance (p < 0.05 each). The test images and the
-# truth have no say in it.
+# An option: fit only on voxels whose **val** responses are predicted above chance (p < 0.05 each).
 
 # %%
 keep = clustering.reliable(lab, encoder)
@@ -274,9 +235,8 @@ clustering.filter_table(lab, embeddings, voxels, keep, kmeans).round(3)
 # %% [markdown]
 # ## Inside one cluster
 #
-# The largest cluster outside of the early areas, clustered again by the same rule. The images are those that a sub-cluster
-# is predicted to prefer **more than its whole cluster**. What to look for: what differs, now that the main preference is
-# taken away? And is the split stable? An ARI between runs from 0.8 is good agreement (Steinley 2004); below, the split is no finding.
+# The largest cluster outside of the early areas, clustered again by the same rule; the images are those that a sub-cluster is
+# predicted to prefer **more than its whole cluster**. An ARI between runs from 0.8 is good agreement (Steinley 2004); below, the split is no finding.
 
 # %%
 largest = clustering.largest_category_cluster(named, voxels)
@@ -289,21 +249,30 @@ clustering.cluster_table(lab, parts, in_areas, voxels).round(2)
 
 # %%
 pixels = [lab.pictures(rows[row]) for row in clustering.top_images(beyond, 8)]
-fig, axes = plt.subplots(
-    len(pixels), len(pixels[0]), figsize=(11, 1.3 * len(pixels)), squeeze=False
-)
+figsize = (11, 1.3 * len(pixels))
+fig, axes = plt.subplots(len(pixels), len(pixels[0]), figsize=figsize, squeeze=False)
 figures.image_rows(axes, pixels, parts.titles)
 lab.save(fig, "sub_clusters")
 
 # %% [markdown]
-# ## Cautions
+# ## With care
 #
-# - How far a cluster's name can be trusted: in a simulation as far as the two panels agree; for recordings, and inside one
-#   cluster, it says where voxels are or what is on preferred images, not why.
-# - A split that is not stable may halve a continuum. In a simulation it may do so in any case: there, besides its category, a
-#   voxel has small random weights on everything else, indoor and outdoor among them, without groups. So a stable split is no
-#   proof of groups either.
-# - Neighbouring voxels are not independent draws: read the p values of areas as an order.
+# - **Length.** An embedding's length follows how strongly a voxel responds, its direction to what; so all are scaled to length 1.
+# - **Number.** Each run of k-means has another seed and another 80 % of the voxels. After a first run the number of restarts was
+#   raised; the rule stayed. So many dimensions keep silhouettes low, also that of the true types.
+# - **Outliers.** For the ARI all outliers together are one more group, so that many of them lower it.
+# - **Stability.** The encoder was trained with everybody, so it tests the clustering, not the whole method; another world (`seed`) does.
+# - **Names.** The areas behind *early* have at least a fifth of its voxels each, and more than by chance; early voxels respond to
+#   contrast where they look, whatever the object. *Place* means indoor and outdoor. A second word must hold among the scenes that
+#   show the first, too, and 95 % intervals lie above 0. Only the renderer and the encoder are used, nothing of the simulated brains.
+#   In a simulation a name can be trusted as far as the two panels agree; for recordings, and inside one cluster, it says where voxels
+#   are or what is on preferred images, not why. The images of recordings come without descriptions.
+# - **Splits.** One that is not stable may halve a continuum; a stable one is no proof of groups either: in a simulation a voxel has,
+#   besides its category, small random weights on everything else, without groups.
+# - **Homogeneity** is 1 if a cluster holds one type only, *completeness* if a type lies in one cluster only. For recordings only areas
+#   are known: they are no truth, since an area may hold several functions. Neighbouring voxels are not independent draws: read the
+#   p values of areas as an order.
+# - **Flat maps.** Where a subject has few voxels, outlines come from the voxels of all. The cut of the surface hides a few voxels.
 
 # %%
 lab.finish()

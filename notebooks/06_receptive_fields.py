@@ -17,15 +17,9 @@
 # %% [markdown]
 # # Where a voxel looks, and what it reads
 #
-# Nobody tells the encoder where in the visual field a voxel looks, or whether it belongs to early or to high-level cortex. Does
-# its embedding learn both? Does **spatial attention** find the voxel's receptive field, and does **functional attention** read
-# early levels of the backbone for early areas, deep levels for the others?
-#
-# A simulated crowd knows the true receptive fields. Recordings may bring pRF maps (columns `prf_x`, `prf_y`, `prf_size`, or
-# `prf_eccentricity`, `prf_angle`, of the voxel table); without them, there is nothing to compare with.
-#
-# The fields are read off the attention on test images; no measured response takes part. `field_of_view` is the side of the
-# images in degrees of visual angle; `None` takes that of the simulation, and image widths for recordings.
+# Nobody tells the encoder where in the visual field a voxel looks, or whether it is early or high-level. Does its embedding learn
+# both: does **spatial attention** find the receptive field, does **functional attention** read early levels of the backbone for
+# early areas? The attention is read off on test images; no measured response takes part.
 
 # %% tags=["parameters"]
 crowd = None
@@ -33,7 +27,7 @@ profile = "fast"
 seed = 0
 subjects = None
 field_of_view = None
-n_images = 4
+n_images = 3
 
 # %%
 import matplotlib.pyplot as plt
@@ -53,11 +47,9 @@ view, unit = study.field_of_view(lab, field_of_view)
 print(lab.answer())
 
 # %% [markdown]
-# ## One voxel, one image
+# ## Single voxels
 #
-# One voxel of some areas of the first subject: the one that is predicted best on the **val** images. What to look for: does
-# the attention stay where it is from image to image (a place), or does it follow what is shown (content)? The attention
-# is averaged over the levels, each weighted by how much the voxel uses it. Bright is more; every map has its own scale.
+# The voxel of some areas of the first subject that is predicted best on the **val** images.
 
 # %%
 encoder = lab.encoder(lab.subjects)
@@ -66,45 +58,34 @@ print(f"{len(encoder.levels)} levels of {side} × {side} tokens, each {view / si
 readings = study.read_all(lab, encoder)
 first = lab.subjects[0]
 chosen = study.examples(lab, encoder, first)
-names = [f"{a or 'voxel'}\n{v}" for a, v in zip(chosen["area"], chosen["voxel"], strict=True)]
 chosen.round(2)
 
+# %% [markdown]
+# Lines: attention on single images, at a quarter, half and three quarters of its maximum. Last row: its mean over images, and the known
+# receptive field as a circle (one standard deviation). What to look for: does attention stay where it is from image to image
+# (a place), or follow what is shown (content)? Is the mean inside the circle?
+
 # %%
-test = lab.crowd[first].image_rows("test")[:n_images]
-picked = chosen["voxel"].to_numpy()
+test, picked = lab.crowd[first].image_rows("test")[:n_images], chosen["voxel"].to_numpy()
 weights = study.on_images(lab, encoder, readings[first], first, picked, test)
-print("attention: (n_voxels, n_images, n_tokens) =", weights.shape)
-ids = [str(i) for i in lab.crowd.image_ids[test]]
-fig = figures.attention_on_images(lab.pictures(test), weights, names, ids)
+maps = study.field_maps(readings[first], picked)[:, -1]  # the levels by use
+print("attention: (n_voxels, n_images, n_tokens) =", weights.shape, "mean:", maps.shape)
+known = study.known_fields(lab, first)
+circles = None if known is None else known.loc[picked].to_numpy()
+names = [a or f"voxel {v}" for a, v in zip(chosen["area"], chosen["voxel"], strict=True)]
+pixels = lab.pictures(test)
+fig = figures.attention_on_images(pixels, weights, names, maps, view, unit, circles)
 lab.save(fig, "attention")
 
 # %% [markdown]
-# ## Receptive fields
-#
-# The same voxels, attention averaged over images, level by level. Circle: the known receptive field, one standard
-# deviation (if the file knows it). Cross: the middle of the image. Each map has its own colour scale, so that brightness
-# cannot be compared between maps. Attention is in tokens, whose side is printed above; a receptive field smaller than a
-# token cannot show its size. And a token of a deep level has itself seen much of the image.
-
-# %%
-maps = study.field_maps(readings[first], picked)
-known = study.known_fields(lab, first)
-circles = None if known is None else known.loc[picked].to_numpy()
-levels = study.field_names(readings[first])
-fig = figures.receptive_fields(maps, names, levels, view, unit, circles)
-lab.save(fig, "receptive_fields")
-
-# %% [markdown]
 # From attention to a number: the centre of a receptive field is the mean place of the tokens, weighted by the attention that
-# they get, its size the spread around it. For the first subject, all voxels at once:
+# they get, its size the spread around it.
 
 # %%
-reading = readings[first]
-attention = fields.weighted(reading)  # levels weighted by use
+attention = fields.weighted(readings[first])  # levels weighted by use
 places = fields.locate(attention, view)
 early = study.early_areas(lab.crowd[first].voxels["areas"])
-print("attention: (n_levels, n_voxels, n_tokens) =", reading.attention.shape)
-print("levels by use: (n_voxels, n_tokens) =", attention.shape)
+print("attention, levels by use: (n_voxels, n_tokens) =", attention.shape)
 print("centre: x", places.x.shape, "y", places.y.shape, "size", places.sigma.shape)
 for q, found in (("x", places.x), ("y", places.y)):
     if known is not None and early.sum() > 2:
@@ -114,11 +95,9 @@ for q, found in (("x", places.x), ("y", places.y)):
 # %% [markdown]
 # ## Are they the known ones?
 #
-# The same correlation for all voxels of an area, of all subjects: centre (x, y) and size. Two controls, since voxels of the left
-# hemisphere see the right half of the visual field anyway: **shuffled voxels** keeps subject, area and hemisphere of each
-# voxel and shuffles the rest, **untrained embeddings** has the trained shared weights and new embeddings. Their bars mean
-# different things: 95 % of many shuffles lie in the grey one; the other is the 95 % interval, over voxels, of a single
-# draw of embeddings.
+# The same correlation for all voxels of an area, of all subjects. Voxels of the left hemisphere see the right half of the visual
+# field anyway, hence two controls: **shuffled voxels** (within subject, area and hemisphere) and **untrained embeddings** (with the
+# trained shared weights). What to look for: dots far to the right of both bars; early areas before the others.
 
 # %%
 table = study.field_table(lab, readings, view)
@@ -128,78 +107,54 @@ blank_table = study.field_table(lab, blank, view)
 by_use = blank_table[blank_table["field"] == study.BY_USE]
 blank_found = study.agreement(lab, by_use, study.UNTRAINED)
 controls = pd.concat([study.layout_alone(lab, table), blank_found])
-shown = found[found["field"] == study.BY_USE].drop(columns=["condition", "field"])
-shown.reset_index(drop=True).round(3)
-
-# %% [markdown]
-# What to look for: dots far above the bars; early areas above the others, whose receptive fields are large; and which
-# level knows the place best. If the black dots (levels by use) are not above the bars, layout alone explains them. The table
-# counts the areas whose interval is above both bars.
 
 # %%
-fig, axes = plt.subplots(3, 1, figsize=(11, 10.5))
+fig, axes = plt.subplots(1, 3, figsize=(11, 5.2), sharex=True, sharey=True)
 if len(found):
-    figures.field_agreement(axes, found, controls)
+    figures.field_agreement(axes, found[found["field"] == study.BY_USE], controls)
 else:
     figures.unknown_fields(axes)
 lab.save(fig, "agreement")
 study.above_controls(lab, found, controls).round(2)
 
 # %% [markdown]
-# Receptive fields grow with eccentricity. An attention that only spreads more the further out a voxel looks has a size that
-# correlates with the known one, without knowing it. What is left of the correlation of sizes at equal eccentricity? In the
-# simulation there is little left to find in V1 to V3: sigma follows eccentricity up to a scatter of 15 %, less than a token.
-# Of as many areas as there are rows, one in forty has an interval above 0 by chance.
+# Receptive fields grow with eccentricity, and so may a spread that knows nothing of size. What is left of the correlation of sizes at
+# equal eccentricity? In the simulation little can be left in V1 to V3: sigma follows eccentricity up to a scatter of 15 %, less than a token.
 
 # %%
-sizes = study.size_beyond_eccentricity(lab, table)
-sizes.round(3)
+sizes = study.size_beyond_eccentricity(lab, table).assign(score="r at equal eccentricity")
+figures.compact(sizes, "r", by="area", columns="score").head(12)
 
 # %% [markdown]
-# Each voxel of the early areas as a dot. On the dashed line, the estimated place is the known one. Dots that follow a
-# flatter line than the dashed one are right in order but pulled to the middle. Dotted: the edges of the image, beyond which
-# attention cannot look, although known centres may lie there.
-
-# %%
-dots = study.positions(table, found)
-n_areas = max(dots["area"].nunique(), 1)
-fig, axes = plt.subplots(2, n_areas, figsize=(3.2 * n_areas, 6.6), squeeze=False)
-if len(dots):
-    figures.field_positions(axes, dots, view, unit)
-else:
-    figures.unknown_fields(axes)
-lab.save(fig, "positions")
-
-# %% [markdown]
-# A correlation does not see a wrong scale, so: how far off is the centre, in degrees? For comparison, `of_the_middle`: how far
-# the middle of the image is from the known centre, which is what a voxel without any place would get. `nearer`: by how
-# much the estimate is better than the middle, voxel by voxel, with its interval; below 0 it is worse. Sizes: median estimated and known.
+# A correlation does not see a wrong scale: how far off is the centre, in degrees? `of_the_middle`: what a voxel without any place
+# would get. `nearer`: by how much the estimate is better, voxel by voxel; below 0 it is worse.
 
 # %%
 if unit == "degrees":
-    display(study.distances(lab, table).round(2))
+    far = study.distances(lab, table).assign(score="nearer")
+    nearer = figures.compact(far, "nearer", by="area", columns="score", digits=2)
+    far = far.set_index("area")[["distance", "of_the_middle", "size", "known_size"]].round(2)
+    display(far.join(nearer).head(12))
 else:
     print("distances need field_of_view in degrees")
 
 # %% [markdown]
 # ## On the cortex
 #
-# Angle from the horizontal meridian in V1–V3, the voxels of all subjects on one surface: red looks up, blue looks down, pale sideways, left and right alike. What to look for: below the calcarine (ventral) red, above it
-# (dorsal) blue. First as estimated, then as known.
+# Angle from the horizontal meridian in V1–V3, the voxels of all subjects on one flat surface: red looks up, blue down, pale sideways.
+# What to look for: the same pattern twice, red below the calcarine (ventral), blue above it (dorsal).
 
 # %%
-label = "angle from the horizontal, {} (degrees; up is +90)"
-fig = figures.cortex(*study.angles(table), label.format("estimated"), limit=90)
-lab.save(fig, "cortex_estimated")
-fig = figures.cortex(*study.angles(table, known=True), label.format("known"), limit=90)
-lab.save(fig, "cortex_known")
+maps = {"estimated, ": study.angles(table), "known, ": study.angles(table, known=True)}
+label = "angle from the horizontal\n(degrees; up is +90)"
+fig = figures.flat_values(maps, study.outlines(table), label, (-90, 90), "RdBu_r")
+lab.save(fig, "cortex")
 
 # %% [markdown]
 # ## Do early areas read early levels?
 #
-# A voxel's predicted response is a sum over levels. A level's share is its covariance with the sum, over images, divided by
-# the variance of the sum. What to look for: V1–V3 with more of the first levels than the areas beyond hV4; and no such
-# difference in the control. hV4, between the two, takes no part in the comparison: see in the figure where it reads.
+# A level's share is its covariance with the predicted response, over images, divided by that response's variance. What to look
+# for: V1–V3 with more of the first levels than the areas beyond hV4, and no such difference in the control.
 
 # %%
 trained = study.use_of_levels(lab, readings)
@@ -213,15 +168,23 @@ lab.save(fig, "levels")
 
 # %%
 gaps = [study.depth_gap(lab, readings), study.depth_gap(lab, blank, study.UNTRAINED)]
-pd.concat(gaps, ignore_index=True).round(3)
+gap = pd.concat(gaps, ignore_index=True)
+figures.compact(gap, "gap", by="subject", columns="condition").head(12)
 
 # %% [markdown]
-# ## Cautions
+# ## With care
 #
-# - In a **simulated** crowd the gap between levels is partly built in: V1 to hV4, all four, are made from filters of the pixels,
-#   the areas beyond from the description of the scene. So there hV4 may well read as early as V1, which says nothing about brains.
-# - Of as many areas as there are, one in forty has an interval above 0 by chance.
-# - Centres that are right in order may still be pulled to the middle of the image: see the distances, not only the correlations.
+# - **What is known.** A simulated crowd knows the true receptive fields. Recordings may bring pRF maps (columns `prf_x`, `prf_y`,
+#   `prf_size`, or `prf_eccentricity`, `prf_angle`, of the voxel table); without them there is nothing to compare with.
+#   `field_of_view` is the side of the images in degrees; `None` takes that of the simulation, and image widths for recordings.
+# - **Attention** is averaged over the levels, each weighted by how much the voxel uses it, and is in tokens: a receptive field smaller
+#   than a token cannot show its size, and a token of a deep level has itself seen much of the image. Every map has its own scale.
+# - **The bars differ.** 95 % of many shuffles lie in the grey one; the other is the 95 % interval, over voxels, of a single draw of
+#   embeddings. Of as many areas as there are, one in forty has an interval above 0 by chance.
+# - **Centres** that are right in order may be pulled to the middle of the image: see the distances, not only the correlations.
+#   Attention cannot look beyond the image, although known centres may lie there.
+# - **Levels.** In a simulation the gap is partly built in: V1 to hV4 are made from filters of the pixels, the areas beyond from
+#   the description of the scene. So hV4 may read as early as V1 there, which says nothing about brains; it takes no part in the gap.
 
 # %%
 lab.finish()

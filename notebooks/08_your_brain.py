@@ -17,13 +17,9 @@
 # %% [markdown]
 # # Your brain
 #
-# Bring images and responses as plain arrays; leave with scores, the clusters that your voxels fall into, and a map. A
-# trained encoder of a crowd needs only new voxel embeddings for you, so few images are enough (`03_transfer` measures
-# how few). Does the crowd predict you better than a model of your recordings alone?
-#
-# Without files of yours, a newcomer takes your place, and its files are written below as you would write your own: beside a
-# simulated crowd another simulated brain that saw other images; in a file of recordings the last subject, whom the crowd then
-# does without.
+# Bring images and responses as plain arrays; leave with scores, the clusters that your voxels fall into, and a map. Does a crowd
+# predict you better than a model of your recordings alone? Without files of yours, a newcomer takes your place, and its files are
+# written below as you would write your own.
 
 # %% tags=["parameters"]
 crowd = None
@@ -62,9 +58,8 @@ print(lab.answer())
 # %% [markdown]
 # ## Your files
 #
-# `images`: a folder of images, or an array (n_images, height, width, 3). `responses`: one row per image, or per trial with
-# `trials` (columns image, session). `voxels`: one row per voxel, any of hemisphere, vertex, i, j, k, areas, ncsnr. Test
-# images are listed, or a share `test_fraction` is drawn by content. Only images and responses are needed.
+# `images`: a folder, or an array (n_images, height, width, 3). `responses`: one row per image, or per trial with `trials` (columns
+# image, session). `voxels`: one row each, any of hemisphere, vertex, i, j, k, areas, ncsnr. Only images and responses are needed.
 
 # %%
 tables = {"trials": trials, "voxels": voxels, "test_images": test_images}
@@ -82,25 +77,24 @@ mine.summary().round(3)
 # %% [markdown]
 # ## The doctor
 #
-# Before any model: is something wrong with the data? What to look for: errors must be mended, warnings understood. The same
-# on a command line: `ubrain check crowd.h5`.
+# Is something wrong with the data? Errors must be mended, warnings understood. On a command line: `ubrain check crowd.h5`.
 
 # %%
 print(check.report(check.check(mine.crowd)))
 
 # %%
-shown = you.image_rows("train")[:8]
+train = you.image_rows("train")
+shown = train[:8]
 fig, axes = plt.subplots(1, len(shown), figsize=(12, 2.2))
-figures.images(axes, mine.pictures(shown), [str(i) for i in mine.crowd.image_ids[shown]])
+figures.images(axes, mine.pictures(shown), [""] * len(shown))
+fig.suptitle(f"The first {len(shown)} of the {len(train)} images that the newcomer is fitted on")
 lab.save(fig, "images")
 
 # %% [markdown]
 # ## Join the crowd
 #
 # The shared weights stay frozen. *Gradient* is the paper's way: new embeddings from a random start. *Matching* and *crowd prior*
-# are ours: they start from the embeddings of those voxels of the crowd that would respond alike, and the crowd prior goes on by
-# gradient steps. What embeddings leave over, it reads linearly from the image, voxel by voxel, if held-out images ask for it
-# clearly: a brain may have voxels that are unlike any of the crowd.
+# are ours: they start from the embeddings of those voxels of the crowd that would respond alike, and the crowd prior goes on.
 
 # %%
 encoder = lab.encoder(lab.subjects)
@@ -114,8 +108,7 @@ for condition, fitted in joined.items():
 # %% [markdown]
 # ## Predict
 #
-# The frozen encoder with your embeddings, and ridge regression on your recordings alone, predict your responses to your test
-# images, which had no part in any choice.
+# The frozen encoder with your embeddings, and ridge regression on your recordings alone, predict your test responses.
 
 # %%
 head = transfer.Head(encoder, mine.source, you.image_rows("test"))
@@ -128,50 +121,48 @@ print("predicted: (n_images, n_voxels) =", predictions[OURS][NAME].shape)
 # %% [markdown]
 # ## Scores
 #
-# What to look for: which method comes closest to the noise ceiling (the dashed line; unknown if no image was repeated)? Your
-# ceiling is that of your data: r must not be compared with that of other notebooks.
+# What to look for: which method comes closest to the noise ceiling (the dashed line; unknown if no image was repeated)?
 
 # %%
 table = scoring.score_table(mine, predictions)
-table.round(3)
-
-# %%
-fig, ax = plt.subplots(figsize=(10, 4.2))
+fig, ax = plt.subplots(figsize=(8, 3.8))
 figures.with_intervals(ax, table, ceilings={NAME: mine.ceiling_r(NAME)})
 lab.save(fig, "voxel_correlation")
+r = figures.compact(table, by="condition", columns="subject").set_axis(["median r"], axis=1)
+ends = {"value": "top1", "low": "top1_low", "high": "top1_high", "digits": 1, "scale": 100}
+top1 = figures.compact(table, **ends, by="condition", columns="subject")
+r.join(top1.set_axis(["top-1 (%)"], axis=1))
 
 # %% [markdown]
-# The gains of our transfer over the paper's and over ridge: the difference, with an interval over images and voxels that
-# draws the same ones for both. What to look for: an interval that holds 0 tells nothing apart. The two measures, median r and
-# top-1 retrieval, need not agree.
+# The gains of our transfer over the paper's and over ridge. An interval that holds 0 tells nothing apart; median r and top-1
+# retrieval need not agree.
 
 # %%
 gains = scoring.gain_table(mine, predictions, OURS, over=(GRADIENT, RIDGE))
-gains.drop(columns="subject").round(3)
+r = figures.compact(gains, "gain", by="condition", columns="subject").set_axis(["r"], axis=1)
+ends = {"value": "top1_gain", "low": "top1_low", "high": "top1_high", "digits": 1, "scale": 100}
+top1 = figures.compact(gains, **ends, by="condition", columns="subject")
+r.join(top1.set_axis(["top-1 (points)"], axis=1))
 
 # %% [markdown]
-# The same median r for each area with at least 10 voxels; their number stands behind its name. What to look for: is there an
-# area in which the crowd does not help, where ridge (grey), which knows no crowd, is not below the others? Below, the gains of ours, paired: one whose interval holds 0 may be chance.
+# The same gains for each area with at least 10 voxels; their number stands behind its name. What to look for: is there an area in
+# which the crowd does not help, whose gain over ridge (grey) holds 0?
 
 # %%
 by_area = scoring.area_table(mine, predictions, OURS, over=(GRADIENT, RIDGE))
-fig, axes = plt.subplots(2, 1, figsize=(9, 7))
+fig, ax = plt.subplots(figsize=(10, 4.2))
 if len(by_area):
-    gain = by_area["condition"].str.contains(" − ")
-    figures.with_intervals(axes[0], by_area[~gain], by="area")
-    figures.with_intervals(axes[1], by_area[gain], by="area")
+    paired = by_area["condition"].str.contains(" − ")
+    figures.with_intervals(ax, by_area[paired], by="area")
 else:
-    figures.text_only(axes[0], "these recordings name no areas")
-    axes[1].set_axis_off()
+    figures.text_only(ax, "these recordings name no areas")
 lab.save(fig, "areas")
 
 # %% [markdown]
 # ## Which clusters do your voxels fall into?
 #
-# The crowd's voxels, clustered by their embeddings and named by evidence as in `05_clusters`: early clusters by their areas,
-# others by what is on the images that they are predicted to prefer, which does not say why; and their number is a choice.
-# Each of your voxels joins the nearest centre. What to look for: shares outside of the range of the crowd's subjects (`least`
-# and `most` in the table); a cluster that you lack may lie outside of what you measured.
+# The crowd's voxels are clustered by their embeddings as in `05_clusters`, and each of yours joins the nearest centre. What to look
+# for: shares outside of the range of the crowd's subjects (`least` and `most` in the table).
 
 # %%
 crowd_clusters = own_brain.crowd_clusters(lab, encoder)
@@ -180,7 +171,7 @@ shares = own_brain.cluster_table(lab, crowd_clusters, labels)
 fig, ax = plt.subplots(figsize=(8, 4.4))
 figures.shares(ax, shares[["crowd", NAME]], "share of voxels")
 lab.save(fig, "clusters")
-shares.round(3)
+shares.head(12).round(3)
 
 # %% [markdown]
 # ## Take a map with you
@@ -194,15 +185,30 @@ written, reason = own_brain.export(mine, voxel_maps, reference)
 print(", ".join(path.name for path in written), reason)
 
 # %% [markdown]
-# Each voxel's correlation with what was measured, of the crowd prior, where your voxels have a place on fsaverage5.
-# Vertices next to a voxel take its colour; grey has no voxels. Blue is below 0: predicted the wrong way round.
-# What to look for: pale patches. They may be areas that the crowd does not help with, or noisy voxels; the map `ceiling_r`,
-# which is exported beside `r` and `cluster` where images were repeated, tells which.
+# Each voxel's correlation with what was measured, of the crowd prior, on the flattened surface. What to look for: dark
+# patches, areas that the crowd does not help with, or noisy voxels (the map `ceiling_r` tells which).
 
 # %%
-placed = you.voxels if you.space == "fsaverage5" else []
-fig = figures.cortex(voxel_maps["r"], placed, "r with the measured test responses", limit=0.8)
+placed = you.voxels if you.space == "fsaverage5" else you.voxels[:0]
+known = placed[placed["areas"] != ""]
+areas = known.assign(area=known["areas"].str.split(",").str[0]) if len(placed) else placed
+maps = {"you, ": (voxel_maps["r"], placed)}
+fig = figures.flat_values(maps, areas, "r with the measured\ntest responses", (0, 0.8))
 lab.save(fig, "cortex")
+
+# %% [markdown]
+# ## With care
+#
+# - **The newcomer** in place of you: beside a simulated crowd another simulated brain that saw other images; in a file of recordings
+#   the last subject, whom the crowd then does without. `03_transfer` measures how few images are enough.
+# - **Test images** are listed, or a share `test_fraction` is drawn by content. They had no part in any choice.
+# - **Crowd prior.** What embeddings leave over, it reads linearly from the image, voxel by voxel, if held-out images ask for it
+#   clearly: a brain may have voxels that are unlike any of the crowd.
+# - **Scores.** Your ceiling is that of your data: r must not be compared with that of other notebooks. Gains are paired, with an
+#   interval over images and voxels that draws the same ones for both; of many areas, one in twenty misses by chance.
+# - **Clusters** are named as in `05_clusters`, early ones by their areas, others by what is on the images that they are predicted to
+#   prefer, which does not say why; their number is a choice. One that you lack may lie outside of what you measured.
+# - **The map** ends at 0: darkest is 0 or below. Grey has no voxels.
 
 # %%
 lab.finish()

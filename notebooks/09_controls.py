@@ -17,7 +17,7 @@
 # %% [markdown]
 # # Does every effect vanish when its cause is taken away?
 #
-# A result says something only if it could have come out otherwise. Here every effect of the other notebooks is turned off once:
+# Every effect of the other notebooks is turned off once:
 #
 # | effect | what is taken away | what must happen |
 # |---|---|---|
@@ -53,8 +53,8 @@ print(lab.answer())
 # %% [markdown]
 # ## The crowd, and newcomers that it has not seen
 #
-# A smaller crowd than in 01, so that two subjects are left as newcomers. What it gains, predicts and finds is the mean of its first
-# subjects and of their 95 % intervals; all that follows is compared with these.
+# A smaller crowd than in 01, so that two subjects are left as newcomers. All that follows is compared with what it gains,
+# predicts and finds.
 
 # %%
 place = study.direction(lab)
@@ -65,8 +65,8 @@ pd.concat({name: study.show(found) for name, found in effects.items()})
 # %% [markdown]
 # ## Partners that cannot help
 #
-# Each subject is trained once more with the same partners, but the partners' images are shuffled among their responses. As many
-# voxels, images and steps: only what could help is gone. Such partners may even cost something, since they use up training.
+# Each subject is trained once more with the same partners, but their images are shuffled among their responses. Such partners may
+# even cost something, since they use up training.
 
 # %%
 for s in place.crowd[: len(place.newcomers)]:
@@ -78,8 +78,7 @@ study.show(effects[study.GAIN])
 # %% [markdown]
 # ## Retrieval with exchanged voxels
 #
-# The share of images that are found, above chance, when each voxel's response is compared with the prediction for another voxel,
-# drawn from all areas.
+# Each voxel's response is compared with the prediction for another voxel, drawn from all areas.
 
 # %%
 effects[study.TOP1]["voxels exchanged"] = study.exchanged(lab)
@@ -88,7 +87,7 @@ study.show(effects[study.TOP1])
 # %% [markdown]
 # ## Nothing in the responses
 #
-# The same brains and images, simulated again with responses of noise alone, as many repeats as before. Nothing may be found.
+# The same brains and images, simulated again with responses of noise alone. Nothing may be found.
 
 # %%
 again = lab.is_default  # recordings cannot be simulated again
@@ -101,8 +100,8 @@ pd.concat({name: study.show(found) for name, found in effects.items()})
 # %% [markdown]
 # ## Transfer from a crowd that knows nothing
 #
-# Newcomers with a few images (`n_images`): what each method gains over ridge from the same images, when the frozen encoder was
-# trained, was trained on shuffled images, or was never trained.
+# What newcomers with a few images (`n_images`) gain over ridge from the same images, when the frozen encoder was trained, was trained
+# on shuffled images, or was never trained.
 
 # %%
 encoders = {
@@ -119,8 +118,8 @@ for method in study.METHODS:
 # %% [markdown]
 # ## Clusters of embeddings that mean nothing
 #
-# Agreement (adjusted Rand index) of k-means clusters with the true types of the voxels; 0 is what chance gives, and the interval is over
-# starts of the clustering. *Permuted*: each of the embedding's numbers is shuffled among the voxels.
+# Agreement (adjusted Rand index, 0 by chance) of k-means clusters with the true types of the voxels. *Permuted*: each of the
+# embedding's numbers is shuffled among the voxels.
 
 # %%
 if again:
@@ -137,22 +136,20 @@ if again:
 # ## All controls
 #
 # What to look for: every open circle, an effect whose cause was taken away, on the dashed line or left of it, where its filled circle is
-# not. Of many true zeros, one interval in twenty misses. Below, the rows that are not as expected.
+# not. Below the figure, the rows that are not as expected.
 
 # %%
 table = study.table(lab, effects)
 fig, ax = plt.subplots(figsize=(9, 0.3 * len(table) + 1.5))
 figures.effects(ax, table)
 lab.save(fig, "controls")
-table[table["as_expected"].eq(False)].round(3)
+table[table["as_expected"].eq(False)].head(12).round(3)
 
 # %% [markdown]
 # ## How much function must brains share?
 #
 # In the simulation all brains draw from one list of functional types, so a crowd's gain is nearly built in. Here a share of each
-# brain's voxels gets a private function instead, which no other brain has: at 0 all of them, at 1 none, as in the other notebooks.
-# Private functions are somewhat harder to learn, so what is shown is what a subject *gains*. What to look for: lines that rise
-# with what is shared. At 0 a crowd may still help a little: it learns what images are like.
+# brain's voxels gets a private function instead, which no other brain has. What to look for: lines that rise with what is shared.
 
 # %%
 if again:
@@ -160,7 +157,16 @@ if again:
     fig, ax = plt.subplots(figsize=(7, 4.5))
     figures.shared_function(ax, dial)
     lab.save(fig, "shared_function")
-    display(dial.round(3))
+    display(figures.compact(dial, "value", by="effect", columns="shared"))
+
+# %% [markdown]
+# ## With care
+#
+# - **Values** of the crowd are means over its first subjects, and of their 95 % intervals; those of clusters are over starts of the
+#   clustering. Of many true zeros, one interval in twenty misses.
+# - **As much training.** Shuffled partners bring as many voxels, images and steps, and noise as many repeats: only the cause is gone.
+# - **Private functions** are somewhat harder to learn, so what is shown is what a subject *gains*. At 0 a crowd may still help a
+#   little: it learns what images are like.
 
 # %%
 lab.finish()

@@ -33,3 +33,14 @@ def test_every_variant_is_drawn_at_its_difference():
     assert gaps[1] > gaps[0]  # groups stand apart
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c  (against: b)"]
     plt.close("all")
+
+
+def test_a_difference_far_beyond_the_others_is_an_arrow_with_its_number():
+    mpl.use("Agg")
+    table = pd.DataFrame({"variant": ["a", "b"], "group": "g", "against": "full"})
+    table = table.assign(difference=[-0.5, 0.1], low=[-0.6, 0.05], high=[-0.4, 0.15])
+    _, ax = plt.subplots()
+    figures.ablations(ax, table.assign(pairs=[[-0.5], [0.1]]), "median r")
+    assert -0.2 < ax.get_xlim()[0] < -0.13
+    assert [t.get_text() for t in ax.texts] == ["-0.5"]
+    plt.close("all")

@@ -57,19 +57,26 @@ def test_the_chosen_number_is_marked():
             "silhouette": [0.1, 0.3],
         }
     )
-    _, ax = plt.subplots()
-    figures.count_choice(ax, table, 8)
-    assert [list(line.get_ydata()) for line in ax.lines[:2]] == [[0.9, 0.8], [0.1, 0.3]]
-    assert "chosen: 8" in [t.get_text() for t in ax.get_legend().get_texts()]
+    _, axes = plt.subplots(1, 2)
+    figures.count_choice(axes, table, 8)
+    assert [list(ax.lines[0].get_ydata()) for ax in axes] == [[0.9, 0.8], [0.1, 0.3]]
+    assert [list(ax.lines[1].get_xdata()) for ax in axes] == [[8, 8]] * 2
+    assert "chosen: 8" in [t.get_text() for t in axes[0].get_legend().get_texts()]
 
 
 def test_composition_shows_per_cent():
     _, ax = plt.subplots()
-    figures.composition(
-        ax, pd.DataFrame([[0.25, 0.75]], index=["V1"], columns=["1 a", "2 b"]), "area"
-    )
-    assert [t.get_text() for t in ax.texts] == ["25", "75"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["1 a", "2 b"]
+    table = pd.DataFrame([[0.25, 0.746, 0.004]], index=["V1"], columns=["1 a", "2 b", "3 c"])
+    figures.composition(ax, table, "area")
+    assert [t.get_text() for t in ax.texts] == ["25", "75", ""]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1 a", "2 b", "3 c"]
+
+
+def test_areas_of_one_function_are_one_group():
+    areas = ["V1", "prf-visualrois:V2v", "hV4", "FFA-1", "floc-bodies:EBA", "PPA", "VWFA", "LO"]
+    groups = ["early visual"] * 3 + ["face", "body", "place", "word", "object"]
+    assert figures.area_groups(areas) == groups
+    assert figures.area_groups(["food", "none", "V3A"]) == ["food", "none", "V3A"]
 
 
 def test_a_voxel_colours_the_surface_around_it_only(voxels):
@@ -115,6 +122,23 @@ def test_each_subject_has_two_hemispheres_and_those_without_a_place_a_note(voxel
     ]
     assert "does not say where" in figure.axes[3].texts[0].get_text()
     assert not figure.axes[0].texts
+
+
+def test_maps_to_compare_have_the_same_colours(voxels):
+    nothing = pd.DataFrame(columns=["hemisphere", "vertex", "area"])
+    maps = {"a, ": ([0, 1, 0.5], voxels), "b, ": ([0, 1, 0.5], voxels)}
+    figure = figures.flat_values(maps, nothing, "r", (0, 1))
+    names = [f"{m}, {side} hemisphere" for m in "ab" for side in ("left", "right")]
+    assert [ax.get_title() for ax in figure.axes[:4]] == names
+    tints = [ax.collections[0].get_facecolor() for ax in figure.axes[:4]]
+    np.testing.assert_array_equal(tints[0], tints[2])
+    yellow = mpl.colormaps["viridis"](1.0)[:3]
+    assert [(t[:, :3] == yellow).all(1).any() for t in tints] == [False, True] * 2
+
+
+def test_a_map_without_places_says_so(voxels):
+    figure = figures.flat_values({"a, ": ([], voxels[:0])}, voxels[:0], "r", (0, 1))
+    assert "does not say where" in figure.axes[0].texts[0].get_text()
 
 
 def test_the_map_has_all_voxels_and_a_key():

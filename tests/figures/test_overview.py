@@ -3,6 +3,7 @@ twice.
 """
 
 import json
+from dataclasses import replace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -77,6 +78,13 @@ def test_a_panel_without_numbers_says_so(documents):
     _, ax = plt.subplots()
     draw_panel(ax, CURVE, documents)
     assert [t.get_text() for t in ax.texts] == ["03_x:\nnot run"]
+
+
+def test_chance_is_a_line():
+    _, ax = plt.subplots()
+    draw_panel(ax, replace(DOTS, chance=0), DOCUMENTS)
+    assert list(ax.lines[-1].get_ydata()) == [0, 0]
+    assert [t.get_text() for t in ax.texts] == ["chance"]
 
 
 def test_every_panel_is_drawn():

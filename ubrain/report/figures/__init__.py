@@ -4,11 +4,13 @@ saved.
 
 from ubrain.report.figures.ablations import ablations
 from ubrain.report.figures.clusters import (
+    area_groups,
     cluster_colours,
     colour_key,
     composition,
     count_choice,
     falls,
+    flat_values,
     flatmap,
     flatmaps,
     group_colours,
@@ -32,9 +34,7 @@ from ubrain.report.figures.datasets import area_gains, joined, subject_gains
 from ubrain.report.figures.fields import (
     attention_on_images,
     field_agreement,
-    field_positions,
     level_use,
-    receptive_fields,
     unknown_fields,
 )
 from ubrain.report.figures.overview import overview
@@ -66,6 +66,7 @@ __all__ = [
     "DATASETS",
     "ablations",
     "area_gains",
+    "area_groups",
     "attention",
     "attention_on_images",
     "cluster_colours",
@@ -79,9 +80,9 @@ __all__ = [
     "effects",
     "falls",
     "field_agreement",
-    "field_positions",
     "finish",
     "flat_cortex",
+    "flat_values",
     "flatmap",
     "flatmaps",
     "group_colours",
@@ -100,7 +101,6 @@ __all__ = [
     "palette",
     "plane",
     "plane_colours",
-    "receptive_fields",
     "responses_on_cortex",
     "retrieval",
     "retrieved",

@@ -9,7 +9,8 @@ from ubrain.report.figures.style import CEILING, colour, finish
 
 def ablations(ax: Axes, table: pd.DataFrame, score: str, scale: float = 1) -> Axes:
     """Difference of each variant from what it is compared with: mean and interval, and a small dot
-    per seed and subject.
+    per seed and subject. A difference far beyond all others is an arrow at the edge, with its
+    number.
 
     Parameters
     ----------
@@ -31,7 +32,19 @@ def ablations(ax: Axes, table: pd.DataFrame, score: str, scale: float = 1) -> Ax
     ax.errorbar(
         table["difference"], at, xerr=error, fmt="o", ms=6, lw=2, color=colour("encoder, crowd")
     )
+    *others, second, first = [0, 0, *sorted(table["difference"].abs())]
+    if others and first > 1.5 * second > 0:
+        i = int(table["difference"].abs().argmax())
+        edge = np.sign(table["difference"].iloc[i]) * 1.3 * second
+        rest = table.drop(index=table.index[i])
+        ends = [*rest["low"], *rest["high"], edge]
+        ax.set_xlim(min(ends) - 0.1 * second, max(ends) + 0.1 * second)
+        ax.plot(edge, at[i], "<" if edge < 0 else ">", ms=9, color=colour("encoder, crowd"))
+        number = f"{table['difference'].iloc[i]:.3g}"
+        side = "left" if edge < 0 else "right"
+        ax.annotate(number, (edge, at[i]), (0, 7), textcoords="offset points", ha=side)
     ax.axvline(0, color=CEILING, lw=1, ls="--")
+    ax.locator_params(axis="x", nbins=6)
     ends = [f"  (against: {a})" if a != table["against"].iloc[0] else "" for a in table["against"]]
     ax.set_yticks(at, [v + e for v, e in zip(table["variant"], ends, strict=True)])
     ax.set_ylim(at.max(initial=0) + 0.7, 0)  # the first on top, also where axes share y

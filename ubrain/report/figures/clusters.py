@@ -1,14 +1,18 @@
 """Figures of clusters: how many, on the cortex, on the map of all embeddings, and their images."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -22,6 +26,15 @@ from ubrain.report.figures.style import finish, text_only
 
 OUTLIER_GREY = (0.75, 0.75, 0.75)
 REACH = 7.0  # mm on the flat surface: a voxel colours the vertices around it
+# areas of one function, by their names in the files of several datasets
+AREA_GROUPS = {
+    "early visual": r"(^|:)(V1|V2|V3|h?V4)[vd]?$|^EarlyVis",
+    "face": "OFA|FFA|[Ff]ace",
+    "body": "EBA|FBA|[Bb]od(y|ies)",
+    "place": "OPA|PPA|RSC|[Pp]lace|TOS",
+    "word": "WFA|[Ww]ord",
+    "object": r"(^|:)(LO|LOC|pFus)$",
+}
 HEMISPHERES = {"L": "left", "R": "right"}
 
 
@@ -53,43 +66,31 @@ def plane_colours(places: ArrayLike) -> NDArray[np.float64]:
     )
 
 
-def count_choice(ax: Axes, table: pd.DataFrame, chosen: int) -> Axes:
-    """Stability and silhouette against the number of clusters; the chosen number is marked.
+def count_choice(axes: Sequence[Axes], table: pd.DataFrame, chosen: int) -> Sequence[Axes]:
+    """Stability and silhouette against the number of clusters, a panel each; the chosen number is
+    marked.
 
     Parameters
     ----------
+    axes : two.
     table : one row per number: n_clusters, stability, low, high, silhouette.
     """
-    stability, silhouette = sns.color_palette("colorblind", 2)
-    ax.fill_between(
-        table["n_clusters"],
-        table["low"],
-        table["high"],
-        color=stability,
-        alpha=0.15,
-        lw=0,
-        label="range over pairs of runs",
-    )
-    ax.plot(
-        table["n_clusters"],
-        table["stability"],
-        "o-",
-        color=stability,
-        label="stability (ARI between runs)",
-    )
-    ax.plot(table["n_clusters"], table["silhouette"], "s-", color=silhouette, label="silhouette")
-    ax.axvline(chosen, color="#333333", ls="--", lw=1, label=f"chosen: {chosen}")
-    ax.set_xticks(table["n_clusters"], [str(n) for n in table["n_clusters"]])
-    ax.set(
-        xlabel="number of clusters",
-        ylabel="ARI, silhouette",
-        ylim=(min(0, table["silhouette"].min()), 1),
-    )
-    return finish(ax, legend="above")
+    titles = {"stability": "stability (ARI between runs)", "silhouette": "silhouette"}
+    for ax, (score, title) in zip(axes, titles.items(), strict=True):
+        ax.plot(table["n_clusters"], table[score], "o-", color="#0072B2")
+        ax.axvline(chosen, color="#333333", ls="--", lw=1, label=f"chosen: {chosen}")
+        ax.set_xticks(table["n_clusters"], [str(n) for n in table["n_clusters"]])
+        ax.set(xlabel="number of clusters", title=title)
+        ax.set_ylim(min(0, 1.1 * table[score].min()), 1.15 * table[score].max())
+        finish(ax, legend="")
+    ends = table["n_clusters"], table["low"], table["high"]
+    axes[0].fill_between(*ends, color="#0072B2", alpha=0.15, lw=0, label="range over pairs of runs")
+    axes[0].legend(frameon=False, fontsize=10, loc="lower left")
+    return axes
 
 
 def composition(ax: Axes, table: pd.DataFrame, of: str) -> Axes:
-    """Share of each group's voxels in each cluster.
+    """Share of each group's voxels in each cluster; what is below half a per cent stays blank.
 
     Parameters
     ----------
@@ -102,9 +103,9 @@ def composition(ax: Axes, table: pd.DataFrame, of: str) -> Axes:
         cmap="Blues",
         vmin=0,
         vmax=100,
-        annot=True,
-        fmt=".0f",
-        annot_kws={"fontsize": 8},
+        annot=(100 * table).map(lambda x: f"{x:.0f}" if x >= 0.5 else "").to_numpy(),
+        fmt="",
+        annot_kws={"fontsize": 9},
         cbar_kws={"label": f"% of the voxels of the {of}"},
         linewidths=0.5,
     )
@@ -153,7 +154,7 @@ def plane(
     ----------
     places : (n_voxels, 2)
     colours : (n_voxels, 3)
-    keys : what a colour means; drawn as a legend below.
+    keys : what a colour means; drawn as a legend beside.
     """
     order = np.random.default_rng(0).permutation(len(np.asarray(places)))  # no group covers another
     x, y = np.asarray(places)[order].T
@@ -165,23 +166,27 @@ def plane(
         lw=0,
         rasterized=True,
     )
-    ax.set(
-        title=title, xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[]
-    )
+    ax.set(title=title, xlabel="t-SNE 1", ylabel="t-SNE 2", xticks=[], yticks=[])
     if keys:
         dots = [
             Line2D([], [], marker="o", ls="", ms=6, color=colour, label=name)
             for name, colour in keys.items()
         ]
-        ax.legend(
-            handles=dots,
-            frameon=False,
-            fontsize=8,
-            ncols=3,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.08),
-        )
+        beside: dict[str, Any] = {
+            "loc": "center left",
+            "bbox_to_anchor": (1, 0.5),
+            "handletextpad": 0,
+        }
+        ax.legend(handles=dots, frameon=False, fontsize=10, **beside)
     return ax
+
+
+def area_groups(areas: Sequence[str]) -> list[str]:
+    """What each area is known for, in the words of `AREA_GROUPS`; the name of any other area."""
+    return [
+        next((group for group, names in AREA_GROUPS.items() if re.search(names, area)), area)
+        for area in areas
+    ]
 
 
 def group_colours(groups: Sequence[str]) -> tuple[NDArray[np.float64], dict[str, tuple]]:
@@ -260,6 +265,45 @@ def flatmaps(
     return figure
 
 
+def flat_values(
+    maps: Mapping[str, tuple[ArrayLike, pd.DataFrame]],
+    outlines: pd.DataFrame,
+    label: str,
+    limits: tuple[float, float],
+    cmap: str = "viridis",
+) -> Figure:
+    """Numbers of voxels on the flattened fsaverage5 surface: both hemispheres of each map, in a
+    row, all with the same colours and limits.
+
+    Parameters
+    ----------
+    maps : title -> (n_voxels,) numbers, and hemisphere and vertex of these voxels; those at the
+        same vertex are averaged.
+    outlines : hemisphere, vertex and area of the voxels that say where areas are; may be empty.
+    label : of the colour bar.
+
+    Returns
+    -------
+    A figure of its own, since the number of axes follows from that of the maps.
+    """
+    figure, axes = plt.subplots(1, 2 * len(maps), figsize=(5 * len(maps) + 1, 5), squeeze=False)
+    if not all(len(voxels) for _, voxels in maps.values()):
+        text_only(axes[0, 0], "this crowd file does not say where\non fsaverage5 the voxels are")
+        for ax in axes[0, 1:]:
+            ax.set_axis_off()
+        return figure
+    scale, places = ScalarMappable(Normalize(*limits), cmap), ["hemisphere", "vertex"]
+    pairs = iter(axes[0])
+    for title, (values, voxels) in maps.items():
+        mean = voxels[places].assign(value=np.asarray(values)).groupby(places).mean().reset_index()
+        for hemisphere, side in HEMISPHERES.items():
+            tints = scale.to_rgba(mean["value"].to_numpy())[:, :3]
+            ax = flatmap(next(pairs), mean, tints, hemisphere, outlines)
+            ax.set_title(f"{title}{side} hemisphere", fontsize=10)
+    figure.colorbar(scale, ax=axes, shrink=0.6, pad=0.02, label=label)
+    return figure
+
+
 def colour_key(figure: Figure, keys: Mapping[str, tuple]) -> Figure:
     """What the colours mean, below all axes of a figure."""
     patches = [Patch(color=colour, label=name) for name, colour in keys.items()]
@@ -319,7 +363,7 @@ def _outlines(ax: Axes, xy: NDArray, faces: NDArray, known: pd.DataFrame) -> Non
         ax.tricontour(triangles, votes, levels=[0.5], colors="black", linewidths=0.9)
         x, y = np.median(xy[votes > 0.5], axis=0)
         halo = withStroke(linewidth=1.8, foreground="white")
-        ax.text(x, y, area, fontsize=6, ha="center", va="center", path_effects=[halo], clip_on=True)
+        ax.text(x, y, area, fontsize=7, ha="center", va="center", path_effects=[halo], clip_on=True)
 
 
 def image_rows(

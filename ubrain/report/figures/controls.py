@@ -16,18 +16,15 @@ def effects(ax: Axes, table: pd.DataFrame) -> Axes:
     """
     new = (table["effect"] != table["effect"].shift()).cumsum().to_numpy()
     at = np.arange(len(table)) + 0.6 * new
-    for filled, tint in ((True, colour("encoder, crowd")), (False, CEILING)):
-        mine = (table["expected"] == "").to_numpy() == filled
-        x, y = table[mine], at[mine]
-        ax.errorbar(
-            x["value"],
-            y,
-            xerr=[x["value"] - x["low"], x["high"] - x["value"]],
-            fmt="o",
-            color=tint,
-            mfc=tint if filled else "white",
-            label="as it is" if filled else "cause taken away",
-        )
+    as_is = (table["expected"] == "").to_numpy()
+    for y, (_, x), filled in zip(at, table.iterrows(), as_is, strict=True):
+        condition = next((c for c in CONDITIONS if x["effect"].endswith(c)), "encoder, crowd")
+        tint = colour(condition)
+        error = [[x["value"] - x["low"]], [x["high"] - x["value"]]]
+        mfc = tint if filled else "white"
+        ax.errorbar(x["value"], y, xerr=error, fmt="o", color=tint, mfc=mfc, mew=1.5)
+    for label, mfc in (("as it is", CEILING), ("cause taken away", "white")):
+        ax.plot([], [], "o", color=CEILING, mfc=mfc, mew=1.5, label=label)
     ax.axvline(0, color=CEILING, lw=1, ls="--")
     names = table["condition"].where(table["expected"] != "", table["effect"])
     ax.set_yticks(at, names)

@@ -42,7 +42,8 @@ class Panel:
         `line` is a place on the axis. A group `line` names the curve or the place; without it, that
         is the condition.
     share : the numbers are shown in percent.
-    zero : the axis of the values starts at 0.
+    chance : a dashed line at what guessing gives, which the axis then includes.
+    width : against the other panels.
     """
 
     title: str
@@ -53,43 +54,47 @@ class Panel:
     xlabel: str = ""
     share: bool = False
     log: bool = False
-    zero: bool = False
+    chance: float | None = None
+    width: float = 1.0
 
 
 PANELS = (
     Panel(
-        "Crowd or one subject",
+        "How well are responses\nto new images predicted?",
         "01_crowd_gains",
         "median_r",
         f"(?P<line>{'|'.join(CONDITIONS)})",
         "median voxel correlation r",
+        width=1.3,
     ),
     Panel(
-        "A newcomer's images",
+        "A new subject: how many\nimages does it take?",
         "03_transfer",
         "transfer_median_r",
         r"a new subject, (?P<line>.+), (?P<x>\d+) images",
         "median voxel correlation r",
-        "images of the newcomer",
+        "images of the new subject",
         log=True,
+        width=1.1,
     ),
     Panel(
-        "Which image was seen",
+        "Which of n images\nwas seen?",
         "04_retrieval",
         r"top1 of (?P<x>\d+) images",
         "(?P<line>.+)",
-        "top-1 retrieval (%)",
-        "images in the gallery",
+        "images found first (%)",
+        "n images to choose from",
         share=True,
         log=True,
     ),
     Panel(
-        "Clusters of embeddings",
+        "Do voxels cluster\nby true function?",
         "05_clusters",
         "ari with (?P<line>all types|category types)",
         "k-means",
-        "agreement with the truth (ARI)",
-        zero=True,
+        "agreement (ARI; 1: the same)",
+        chance=0,
+        width=0.8,
     ),
 )
 
@@ -105,10 +110,11 @@ def overview(
         so.
     image : (height, width, 3), for the drawing.
     """
-    figure = plt.figure(figsize=(13, 7.2), layout="constrained")
-    rows: Any = figure.subfigures(2, 1, height_ratios=(1.2, 1), hspace=0.03)
+    figure = plt.figure(figsize=(12, 7.6), layout="constrained")
+    rows: Any = figure.subfigures(2, 1, height_ratios=(1, 1), hspace=0.03)
     draw_encoder(rows[0].add_subplot(), image)
-    for ax, panel in zip(np.ravel(rows[1].subplots(1, len(panels))), panels, strict=True):
+    axes = rows[1].subplots(1, len(panels), width_ratios=[panel.width for panel in panels])
+    for ax, panel in zip(np.ravel(axes), panels, strict=True):
         draw_panel(ax, panel, documents)
     return figure
 
@@ -124,7 +130,7 @@ def draw_panel(ax: Axes, panel: Panel, documents: Documents) -> Axes:
         _dots(ax, panel, {line: values for (line, _), values in found.items()})
     else:
         _curves(ax, panel, found)
-    ax.set_title(panel.title, fontsize=11, loc="left", fontweight="bold")
+    ax.set_title(panel.title, fontsize=12, loc="left", fontweight="bold")
     return ax
 
 
@@ -155,14 +161,16 @@ def panel_numbers(
 
 def _dots(ax: Axes, panel: Panel, found: Mapping[str, Sequence[float]]) -> None:
     for i, (line, values) in enumerate(found.items()):
-        ax.plot(np.full(len(values), i), values, "o", ms=4, alpha=0.35, mew=0, color=colour(line))
-        ax.plot([i - 0.3, i + 0.3], [np.median(values)] * 2, "-", lw=3, color=colour(line))
-    ax.set_xticks(range(len(found)), [line.replace(" ", "\n") for line in found], fontsize=8)
-    ax.set(
-        ylabel=panel.ylabel,
-        xlim=(-0.6, len(found) - 0.4),
-        **({"ylim": (0, None)} if panel.zero else {}),
-    )
+        tint = colour(line if line in CONDITIONS else "encoder, crowd")
+        ax.plot(np.full(len(values), i), values, "o", ms=5, alpha=0.4, mew=0, color=tint)
+        ax.plot([i - 0.3, i + 0.3], [np.median(values)] * 2, "-", lw=3, color=tint)
+    ax.set_xticks(range(len(found)), [line.replace(" ", "\n") for line in found], fontsize=9)
+    ax.set(ylabel=panel.ylabel, xlim=(-0.6, len(found) - 0.4))
+    if panel.chance is not None:
+        ax.axhline(panel.chance, color=CEILING, lw=1.2, ls="--")
+        where: dict[str, Any] = {"xy": (1, panel.chance), "xycoords": ("axes fraction", "data")}
+        offset: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+        ax.annotate("chance", **where, **offset, fontsize=10)
     finish(ax, legend="")
 
 
@@ -191,11 +199,12 @@ def _curves(
         ax.minorticks_off()
     ax.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
     low, high = ax.get_ylim()
+    ax.set_yticks([y for y in ax.get_yticks() if low <= y <= high])
     ax.set_ylim(
-        low - 0.05 * (2 + len(ax.lines)) * (high - low), high
+        low - 0.085 * (2 + len(ax.lines)) * (high - low), high
     )  # room for the legend below the curves
     finish(ax)
-    ax.legend(frameon=False, fontsize=7, loc="lower right", borderaxespad=0.1)
+    ax.legend(frameon=False, fontsize=9.5, loc="lower right", borderaxespad=0.1)
 
 
 def draw_encoder(ax: Axes, image: NDArray[np.uint8]) -> Axes:

@@ -67,6 +67,10 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
         training = replace(training, epochs=1, min_steps=n)
     base = Variant(FULL, "", encoder, training)
     found = [base]
+    for part in ("spatial", "functional", "position"):
+        less = replace(encoder, without=(part,))
+        name = f"without {part}{' attention' * (part != 'position')}"
+        found.append(replace(base, name=name, group="attention", encoder=less))
     for size in config.embedding_sizes:
         sized = replace(encoder, embedding_size=size)
         name = f"embedding size {size}"
@@ -74,10 +78,6 @@ def variants(lab: Lab, n_steps: int | None = None) -> list[Variant]:
     for levels in config.levels:
         name = f"level{'s' * (len(levels) > 1)} {', '.join(str(i + 1) for i in levels)} only"
         found.append(replace(base, name=name, group="levels", levels=levels))
-    for part in ("spatial", "position", "functional"):
-        less = replace(encoder, without=(part,))
-        name = f"without {part}{' attention' * (part != 'position')}"
-        found.append(replace(base, name=name, group="attention", encoder=less))
     other = replace(training, mse_weight=0.1, cosine_weight=0.9)
     found.append(replace(base, name=COSINE, group="loss", training=other))
     for n in config.voxels_per_step:

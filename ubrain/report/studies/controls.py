@@ -21,6 +21,7 @@ from ubrain.data.simulate import truth
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.progress import track
+from ubrain.report.figures.compact import compact
 from ubrain.report.lab import RIDGE, Lab, simulated_crowd
 from ubrain.report.studies import newcomers
 from ubrain.report.studies.newcomers import GRADIENT, MATCHING, OURS, Direction
@@ -198,8 +199,9 @@ def over_ridge(method: str) -> str:
 
 
 def show(found: Mapping[str, Interval]) -> pd.DataFrame:
-    """An effect under each condition, as a table."""
-    return pd.DataFrame({condition: vars(x) for condition, x in found.items()}).T.round(3)
+    """An effect under each condition with its interval, as a table."""
+    rows = [{"condition": c, "of": "effect", **vars(x)} for c, x in found.items()]
+    return compact(pd.DataFrame(rows), "value", by="condition", columns="of")
 
 
 def table(lab: Lab, effects: Effects) -> pd.DataFrame:

@@ -216,31 +216,6 @@ def above_controls(lab: Lab, found: pd.DataFrame, controls: pd.DataFrame) -> pd.
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity")
 
 
-def positions(table: pd.DataFrame, found: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """Estimated and known centres of the voxels of the first areas, early ones first, to be drawn.
-
-    Parameters
-    ----------
-    found : `agreement` of the same table.
-
-    Returns
-    -------
-    One row per voxel and area, for the levels by use: area, x, y, true_x, true_y, and r_x, r_y of
-    the area.
-    """
-    r = found[found["field"] == BY_USE].pivot(index="area", columns="quantity", values="r")
-    order = [a for a in found["area"].unique() if a in r.index]
-    early = [a for a in order if EARLY.fullmatch(a) or BETWEEN.fullmatch(a)]
-    chosen = [*early, *(a for a in order if a not in early)][:most]
-    columns = ["area", "x", "y", "true_x", "true_y"]
-    parts = [
-        mine[columns].dropna().assign(r_x=r.loc[area, "x"], r_y=r.loc[area, "y"])
-        for area, _, mine in by_area(table[table["field"] == BY_USE])
-        if area in chosen
-    ]
-    return pd.concat(parts) if parts else pd.DataFrame(columns=["area"])
-
-
 def size_beyond_eccentricity(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
     """Partial correlation of estimated with known size at equal known eccentricity, per area, for
     the levels by use; recorded.
@@ -437,6 +412,12 @@ def angles(table: pd.DataFrame, known: bool = False) -> tuple[NDArray[np.float64
     if not len(mine):
         return np.empty(0), pd.DataFrame()
     return np.rad2deg(np.arctan2(mine[y], mine[x].abs())).to_numpy(), mine[["hemisphere", "vertex"]]
+
+
+def outlines(table: pd.DataFrame) -> pd.DataFrame:
+    """Voxels from which the outlines of areas are drawn: hemisphere, vertex, area."""
+    placed = table[(table["field"] == BY_USE) & (table["vertex"] >= 0) & (table["areas"] != "")]
+    return placed.assign(area=placed["areas"].str.split(",").str[0])
 
 
 def by_area(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
