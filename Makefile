@@ -11,17 +11,19 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce publish test smoke notebooks lab report nbdime clean
+.PHONY: help install reproduce publish test smoke notebooks lab report lock nbdime clean
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
 	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  JOBS=2  WORKERS=2  PYTHON=python3'
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ubrain needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0])'
+# every package as the lock has it, so pip has nothing to resolve
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11, 5) else "requirements.lock needs Python 3.11.5 or newer; this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-build-isolation -e .
 	@touch $@
 
 install: $(STAMP)  ## the virtual environment, with ubrain in it
@@ -53,8 +55,12 @@ notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py, and docs/faithfu
 lab: $(STAMP)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-report: $(STAMP)  ## write the tables of the committed run into README.md and docs/claims.md, draw its overview figure
+report: $(STAMP)  ## write the tables of the committed run, the files for archives and the overview figure
 	$(BIN)/ubrain report --write --figure
+
+lock:  ## maintainers: pin every package for all systems; needs uv; LOCK=-U takes newer ones
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11.5 --generate-hashes \
+	  -c constraints.txt --custom-compile-command 'make lock' --no-annotate -o requirements.lock $(LOCK)
 
 nbdime: $(STAMP)  ## git diff and git merge of this clone read notebooks cell by cell
 	$(BIN)/nbdime config-git --enable

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -13,55 +14,76 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.utils import canonicalize_name
 
 import ubrain
+from ubrain.report import results
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NEEDS = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
 
 
-@pytest.fixture(scope="module")
-def conda():
-    return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+LOCK = ROOT / "requirements.lock"
+INSTALLED_BY_MAKE = Path(sys.prefix, ".installed").exists()
 
 
-def test_conda_environment_installs_the_project_with_pip(conda):
-    assert conda["name"] == "ubrain"
-    (by_pip,) = [d["pip"] for d in conda["dependencies"] if isinstance(d, dict)]
-    assert "-e ." in by_pip
-    assert "pip" in conda["dependencies"]
+def locked():
+    """The pins of the lock: name -> requirement."""
+    lines = LOCK.read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line.removesuffix(" \\")) for line in lines if re.match(r"\w", line)]
+    assert len({pin.name for pin in pins}) == len(pins)
+    return {pin.name: pin for pin in pins}
 
 
-def test_conda_environment_wants_the_python_of_the_project(conda):
-    (python,) = [
-        d for d in conda["dependencies"] if isinstance(d, str) and re.match(r"python\b", d)
-    ]
-    assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
+def test_the_lock_pins_every_dependency_to_one_version_with_hashes():
+    pins = locked()
+    test_extra = map(Requirement, PROJECT["optional-dependencies"]["test"])
+    for need in [*NEEDS.values(), *test_extra]:
+        version = str(pins[canonicalize_name(need.name)].specifier).removeprefix("==")
+        assert need.specifier.contains(version), f"{need}: the lock has {version}; run `make lock`"
+    text = LOCK.read_text(encoding="utf-8")
+    assert not re.search(r"://|--index|--extra|--find-links", text)
+    for entry in re.split(r"\n(?=\w)", text)[1:]:
+        assert re.match(r"[\w.-]+==\S+( ; .+)? \\\n    --hash=sha256:", entry)
 
 
-def test_conda_environment_adds_no_dependency(conda):
-    listed = []
-    for entry in conda["dependencies"]:
-        listed += entry["pip"] if isinstance(entry, dict) else [entry]
-    names = {re.split(r"[<>=!~ \[]", entry)[0].lower() for entry in listed if entry != "-e ."}
-    assert names - {"python", "pip"} <= NEEDS.keys()
-
-
-def constraints():
-    lines = (
-        line.split("#")[0].strip()
-        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    )
-    return {r.name: str(r.specifier) for r in map(Requirement, filter(None, lines))}
-
-
-def test_constraints_pin_a_pair_that_the_project_allows():
-    pins = constraints()
+def test_the_lock_keeps_to_the_constraints():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {r.name: r.specifier for r in map(Requirement, filter(re.compile(r"\w").match, lines))}
     assert pins == {"torch": "==2.14.1", "torchvision": "==0.29.1"}
-    for name, pin in pins.items():
-        assert Version(pin.removeprefix("==")) in NEEDS[name].specifier
+    assert pins == {name: locked()[name].specifier for name in pins}
+
+
+@pytest.mark.skipif(not INSTALLED_BY_MAKE, reason="this environment was not installed by make")
+def test_what_is_installed_is_what_the_lock_says():
+    """Packages beside these are allowed: they change no version of what ubrain imports, and the
+    readers of a notebook may add their own.
+    """
+    here = {canonicalize_name(d.metadata["Name"]): d.version for d in metadata.distributions()}
+    wanted = {
+        name: str(pin.specifier).removeprefix("==")
+        for name, pin in locked().items()
+        if pin.marker is None or pin.marker.evaluate()
+    }
+    assert {name: here.get(name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("build", ["cpu", "gpu"])
+def test_a_conda_environment_installs_the_project_with_versions_of_the_lock(build):
+    file = ROOT / ("environment.yml" if build == "cpu" else "environment-gpu.yml")
+    conda = yaml.safe_load(file.read_text(encoding="utf-8"))
+    (by_pip,) = [d["pip"] for d in conda["dependencies"] if isinstance(d, dict)]
+    by_conda = [d for d in conda["dependencies"] if isinstance(d, str)]
+    assert "-e ." in by_pip
+    assert "pip" in by_conda
+    entries = [e for e in by_conda + by_pip if e not in ("pip", "-e .")]
+    pins = dict(re.split("=+", entry) for entry in entries)
+    assert SpecifierSet(PROJECT["requires-python"]).contains(pins.pop("python"))
+    pins["torch"] = pins.pop(f"pytorch-{build}")
+    assert pins == {name: str(locked()[name].specifier).removeprefix("==") for name in pins}
+    assert pins.keys() <= NEEDS.keys()
+    assert pins.keys() >= {*results.VERSIONS} - {"ubrain"}
 
 
 def test_version_is_that_of_the_package():

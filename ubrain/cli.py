@@ -365,12 +365,13 @@ def report(
     profile : smoke, fast or paper.
     crowd : the crowd file that was run; default: the simulated crowd.
     seed : of the run.
-    write : write its tables into README.md and docs/claims.md, between their markers.
+    write : write its tables into README.md and docs/claims.md, between their markers; of the default
+        run also codecheck.yml, ro-crate-metadata.json and codemeta.json.
     check : exit 1 if a table there is stale.
     figure : also draw the overview figure of the run.
     """
     from ubrain.paths import project_root
-    from ubrain.report import claims, runs
+    from ubrain.report import archive, claims, runs
     from ubrain.report.claims import pages
     from ubrain.report.lab import run_name
 
@@ -379,6 +380,8 @@ def report(
     documents = pages.read_run(folder)
     if figure:
         print(runs.draw_overview(name), file=sys.stderr)
+    if write and name == runs.README_RUN:
+        archive.write(name)
     if write or check:
         pages.write(project_root(), folder, check and not write)
     for claim in claims.read():

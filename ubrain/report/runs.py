@@ -31,7 +31,7 @@ from ubrain import paths
 from ubrain.config import load_profile
 from ubrain.errors import UbrainError
 from ubrain.progress import log
-from ubrain.report import claims, faithfulness, results
+from ubrain.report import archive, claims, faithfulness, results
 from ubrain.report.claims import pages
 
 KERNEL = "python3"
@@ -39,7 +39,9 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": KERNEL}
 OVERVIEW_SCENE = (0, 41)  # seed and number of the image on the overview figure: something to see
 UNFINISHED = "unfinished"  # in a run's folder, what is running or has failed
 README_RUN = "simulated-fast"  # the run of the README's scoreboard and overview figure
-NO_CODE = ("papermill_runs/", "figures/", "README.md", "docs/")  # no number depends on these
+# No number depends on these.
+NO_CODE = ("papermill_runs/", "figures/", "README.md", "docs/", "codecheck.yml", "codemeta.json")
+NO_CODE += ("ro-crate-metadata.json", "CITATION.cff", "myst.yml", ".github/")
 MOST_SHOWN = 20  # numbers that do not agree
 PATIENCE = 10  # seconds that killed kernels are waited for
 MOST_JOBS = 4  # notebooks at the same time, unless told otherwise
@@ -212,7 +214,8 @@ def n_cores() -> int:
 def publish(
     pattern: str = "*", profile: str = "fast", crowd: str | None = None, seed: int = 0
 ) -> list[Path]:
-    """Put a finished run into `papermill_runs/` and `figures/`, and its numbers into the README.
+    """Put a finished run into `papermill_runs/` and `figures/`, its numbers into the README, and
+    its files into what archives read (`ubrain.report.archive`).
 
     For maintainers: whoever reproduces never needs it. Notebooks that have not run are left out.
 
@@ -249,6 +252,7 @@ def publish(
     files = [_move(s.stem, folder, target, figure_dir, keep=True) for s in sources]
     if run == README_RUN:
         draw_overview(run)
+        archive.write(run)
     root = paths.project_root()
     if (root / "README.md").exists() and paths.run_dir(README_RUN).exists():
         pages.write(root, paths.run_dir(README_RUN))
