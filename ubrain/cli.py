@@ -365,8 +365,8 @@ def report(
     profile : smoke, fast or paper.
     crowd : the crowd file that was run; default: the simulated crowd.
     seed : of the run.
-    write : write its tables into README.md and docs/claims.md, between their markers; of the default
-        run also codecheck.yml, ro-crate-metadata.json and codemeta.json.
+    write : write its tables into README.md and docs/claims.md, between their markers; of the
+        default run also codecheck.yml, ro-crate-metadata.json and codemeta.json.
     check : exit 1 if a table there is stale.
     figure : also draw the overview figure of the run.
     """

@@ -40,8 +40,10 @@ OVERVIEW_SCENE = (0, 41)  # seed and number of the image on the overview figure:
 UNFINISHED = "unfinished"  # in a run's folder, what is running or has failed
 README_RUN = "simulated-fast"  # the run of the README's scoreboard and overview figure
 # No number depends on these.
-NO_CODE = ("papermill_runs/", "figures/", "README.md", "docs/", "codecheck.yml", "codemeta.json")
-NO_CODE += ("ro-crate-metadata.json", "CITATION.cff", "myst.yml", ".github/")
+NO_CODE = tuple(
+    "papermill_runs/ figures/ docs/ .github/ README.md CITATION.cff codecheck.yml codemeta.json"
+    " ro-crate-metadata.json myst.yml".split()
+)
 MOST_SHOWN = 20  # numbers that do not agree
 PATIENCE = 10  # seconds that killed kernels are waited for
 MOST_JOBS = 4  # notebooks at the same time, unless told otherwise
