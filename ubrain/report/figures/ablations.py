@@ -50,7 +50,7 @@ def ablations(ax: Axes, table: pd.DataFrame, score: str, scale: float = 1) -> Ax
     ax.set_ylim(at.max(initial=0) + 0.7, 0)  # the first on top, also where axes share y
     ax.set(
         xlabel=(
-            f"difference in {score}, variant − {table['against'].iloc[0]}" if len(table) else score
+            f"difference in {score},\nvariant − {table['against'].iloc[0]}" if len(table) else score
         )
     )
     return finish(ax, legend="")

@@ -53,4 +53,4 @@ def shared_function(ax: Axes, table: pd.DataFrame) -> Axes:
         )
     ax.axhline(0, color=CEILING, lw=1, ls="--")
     ax.set(xlabel="share of voxels whose function is shared", ylabel="gain in median r (95 %)")
-    return finish(ax, legend="inside")
+    return finish(ax, legend="above")

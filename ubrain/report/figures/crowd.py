@@ -1,6 +1,7 @@
 """Figures of a crowd and its scores."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,7 @@ def with_intervals(
         names = [f"{g} ({n_voxels[g]})" for g in groups]
         ax.set_xticks(range(len(groups)), names, rotation=45, ha="right")
     else:
-        ax.set_xticks(range(len(groups)), groups)
+        ax.set_xticks(range(len(groups)), [fill(str(g), 12) for g in groups])
     what = "gain in median\nvoxel correlation r" if gains else "median voxel\ncorrelation r"
     ax.set(ylabel=f"{what} (95 %)", xlim=(-0.6, len(groups) - 0.4))
     return finish(ax, legend="above")
