@@ -110,7 +110,7 @@ doctor.table(findings)[["level", "where", "what", "to_do"]]
 # ## From an image to tokens
 #
 # A **backbone**, trained on images only and frozen (in the small profiles EfficientNet-Lite0, trained on ImageNet; in the profile
-# `paper`, as in the paper, DINOv2), turns an image into tokens (places) at several levels (depths). Of the eight images above:
+# `paper`, as in the authors' code, DINOv2), turns an image into tokens (places) at several levels (depths). Of the eight images above:
 
 # %%
 tokens = lab.source.tokens(shown, torch.device("cpu"))
@@ -217,6 +217,7 @@ faithfulness.table(short=True).droplevel(0)
 # | `06_receptive_fields` | Where does a voxel look, and which levels does it read? |
 # | `07_ablations` | What happens without each part of the encoder, or with a smaller embedding? |
 # | `08_your_brain` | All of it with recordings of your own. |
+# | `09_controls` | Which effects vanish without their cause? |
 #
 # ## With care
 #

@@ -211,7 +211,7 @@ least.drop(columns="condition").rename(columns={"median_r": "gain"}).head(5).rou
 # %%
 r = scoring.voxel_r(lab, predictions)
 gain, voxels = scoring.on_surface(lab, {s: r[CROWD][s] - r[ALONE][s] for s in lab.subjects})
-fig = figures.cortex(gain, voxels, "gain in r: crowd − alone", limit=0.15)
+fig = figures.cortex(gain, voxels, f"gain in r:\n{CROWD} − {ALONE}", limit=0.15)
 lab.save(fig, "cortex")
 
 # %% [markdown]
@@ -249,7 +249,7 @@ figures.compact(held, by="split")
 # ## More from the same crowd: ours, beside the paper's
 #
 # A voxel's own images are few and noisy. So each subject is fitted once more, as if it were new to the others: every voxel starts from what
-# similar voxels of the *other* subjects have learned, keeps to that unless its own images speak against it, and gets a linear readout of
+# similar voxels of the *other* subjects have learned, stays close to it unless its own images disagree, and gets a linear readout of
 # what its embedding leaves (as newcomers do in 03). The encoder stays as it is. How strong each part is, is chosen on val images; the final
 # fit uses them too, as ridge does. What to look for: gains over the crowd's own embeddings (green) and over ridge (grey) above 0.
 
@@ -272,7 +272,7 @@ if len(lab.subjects) > 1:
 #   that is best on the val images. So the crowd's gain is not one of training longer; it includes, as it should, that the shared
 #   weights see more images.
 # - Ridge also trains on the val images, which the others hold out.
-# - The intervals cover the choice of images and voxels, not the seed of a training or the simulated world: the scoreboard has
+# - The intervals cover the choice of images and voxels, not the seed of a training or the simulated world: docs/claims.md has
 #   an interval over worlds.
 
 # %%

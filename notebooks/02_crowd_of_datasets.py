@@ -136,7 +136,7 @@ figures.compact(named, "gain", columns="comparison")
 
 # %%
 fig, ax = plt.subplots(figsize=(9, 4))
-labels = ["two datasets − own dataset", "two datasets − alone", "own dataset − alone"]
+labels = [f"{a} − {b}" for a, b in study.COMPARED]
 if others:
     figures.subject_gains(ax, gains[gains["dataset"] != main], labels)
 else:

@@ -130,7 +130,7 @@ for name, hit in (("hits", True), ("misses", False)):
 # ## How often?
 #
 # Top-1 among all test images, in %, with 95 % intervals; the figure is in `01_crowd_gains`. The row `all` is the mean of the subjects
-# (the README's scoreboard gives their median). What to look for: the crowd above one subject in each row, and both far above chance,
+# (docs/claims.md gives their median). What to look for: the crowd above one subject in each row, and both far above chance,
 # which is 1 in the number of test images.
 
 # %%

@@ -69,7 +69,7 @@ lab.save(fig, "number")
 # %% [markdown]
 # ## Three methods
 #
-# **K-means**, as in the paper, gives every voxel to a cluster. A **Gaussian mixture** allows clusters of different shape and
+# **K-means** gives every voxel to a cluster. A **Gaussian mixture** allows clusters of different shape and
 # size. **HDBSCAN** finds dense groups and their number itself, and leaves the rest as outliers. ARI: 1 is the same grouping, 0 chance.
 
 # %%
@@ -236,7 +236,7 @@ clustering.filter_table(lab, embeddings, voxels, keep, kmeans).round(3)
 # ## Inside one cluster
 #
 # The largest cluster outside of the early areas, clustered again by the same rule; the images are those that a sub-cluster is
-# predicted to prefer **more than its whole cluster**. An ARI between runs from 0.8 is good agreement (Steinley 2004); below, the split is no finding.
+# predicted to prefer **more than its whole cluster**. An ARI between runs from 0.8 is good agreement (Steinley 2004); below 0.8 no split is reported.
 
 # %%
 largest = clustering.largest_category_cluster(named, voxels)

@@ -208,7 +208,7 @@ lab.save(fig, "cortex")
 #   interval over images and voxels that draws the same ones for both; of many areas, one in twenty misses by chance.
 # - **Clusters** are named as in `05_clusters`, early ones by their areas, others by what is on the images that they are predicted to
 #   prefer, which does not say why; their number is a choice. One that you lack may lie outside of what you measured.
-# - **The map** ends at 0: darkest is 0 or below. Grey has no voxels.
+# - **The map** ends at 0: the darkest colour is 0 or below. Grey has no voxels.
 
 # %%
 lab.finish()

@@ -22,7 +22,7 @@
 # | effect | what is taken away | what must happen |
 # |---|---|---|
 # | gain of a crowd | the partners' images are shuffled among their responses | no gain |
-# | gain of a crowd, transfer | function that the brains share (simulated anew) | both shrink |
+# | transfer, gain of a crowd | function that the brains share (simulated anew) | transfer vanishes; the gain as far as it comes from shared function |
 # | transfer | the crowd's training, or what it was trained on | no better than ridge |
 # | clusters | training, or what belongs to one voxel | no agreement with true types |
 # | retrieval | each voxel meets the prediction for another one | chance |
@@ -149,7 +149,9 @@ table[table["as_expected"].eq(False)].head(12).round(3)
 # ## How much function must brains share?
 #
 # In the simulation all brains draw from one list of functional types, so a crowd's gain is nearly built in. Here a share of each
-# brain's voxels gets a private function instead, which no other brain has. What to look for: lines that rise with what is shared.
+# brain's voxels gets a private function instead, which no other brain has. What to look for: transfer (the three
+# lower rows) falls to 0 where nothing is shared; does the crowd's own gain (first row) fall, too? What stays comes from shared weights that
+# see more images, not from functions that brains share.
 
 # %%
 if again:
@@ -165,8 +167,7 @@ if again:
 # - **Values** of the crowd are means over its first subjects, and of their 95 % intervals; those of clusters are over starts of the
 #   clustering. Of many true zeros, one interval in twenty misses.
 # - **As much training.** Shuffled partners bring as many voxels, images and steps, and noise as many repeats: only the cause is gone.
-# - **Private functions** are somewhat harder to learn, so what is shown is what a subject *gains*. At 0 a crowd may still help a
-#   little: it learns what images are like.
+# - **Private functions** are somewhat harder to learn, so what is shown is what a subject *gains*.
 
 # %%
 lab.finish()

@@ -112,7 +112,7 @@ def test_a_question_is_answered_by_its_claims_and_says_where_they_fail(tmp_path,
         "no: fails, +0.150 (+0.100 … +0.200), 0 of 2 subjects (simulated)",
     ]
     paper[0] = replace(paper[0], rule="value > 0")
-    assert row(pages.answers(tmp_path / "fast"), "[Why?]")[3] == "-"
+    assert row(pages.answers(tmp_path / "fast"), "[Why?]")[3] == "nowhere yet"
 
 
 def test_chance_is_shown_with_its_galleries(tmp_path, paper):

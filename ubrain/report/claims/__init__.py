@@ -43,7 +43,7 @@ class Claim:
     chance : whether the gallery and the chance level of retrieval are shown with it.
     heading : of the notebook, where it is found.
     shows : the figure of the notebook that shows it, without the notebook's name.
-    control : id of the claim that says what happens when the cause is taken away.
+    control : ids of the claims that say what happens when the cause is taken away.
     figure, paper, run : the figure of the paper ("" is a comparison of ours), its number, and that
         of the authors' run; "" is unknown.
     """

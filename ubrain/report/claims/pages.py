@@ -114,7 +114,13 @@ def answers(folder: Path, up: str = "") -> str:
             for r in shown.values()
         ]
         link = _notebook(folder, next(iter(said.values())), up)
-        rows.append([f"[{question['text']}]({link})", *here, "<br>".join(fails) or "-"])
+        rows.append(
+            [
+                f"[{question['text']}]({link})",
+                *(text or "not testable" for text in here),
+                "<br>".join(fails) or "nowhere yet",
+            ]
+        )
     return _table(["question", *shown, "where it fails"], rows)
 
 
@@ -127,7 +133,7 @@ def index(folder: Path, up: str = "") -> str:
     rows = []
     for c in sorted((c for c in known.values() if c.rule), key=lambda c: c.figure or "ours"):
         file = f"{up}figures/{folder.name}/{c.notebook}__{c.shows}.png"
-        verdict = cell(known[c.control], first).split(",")[0] if c.control else ""
+        controls = [f"[{i}](#{i}) {cell(known[i], first).split(',')[0]}" for i in c.control.split()]
         rows.append(
             [
                 f'<a id="{c.id}"></a>{c.text}',
@@ -135,7 +141,7 @@ def index(folder: Path, up: str = "") -> str:
                 f"[{c.notebook[:2]}: {c.heading}]({_notebook(folder, c, up)})",
                 f"[{c.shows}]({file})" if c.shows else "a number",
                 *(cell(c, runs) for runs in shown.values()),
-                f"[{c.control}](#{c.control}) {verdict}" if c.control else "none",
+                "<br>".join(controls) or "none",
             ]
         )
     return _table(["claim", "paper", "cell", "figure", *shown, "control"], rows)

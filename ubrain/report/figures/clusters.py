@@ -85,7 +85,7 @@ def count_choice(axes: Sequence[Axes], table: pd.DataFrame, chosen: int) -> Sequ
         finish(ax, legend="")
     ends = table["n_clusters"], table["low"], table["high"]
     axes[0].fill_between(*ends, color="#0072B2", alpha=0.15, lw=0, label="range over pairs of runs")
-    axes[0].legend(frameon=False, fontsize=10, loc="lower left")
+    axes[0].legend(frameon=False, fontsize=10, loc="lower right")
     return axes
 
 

@@ -41,9 +41,9 @@ def subject_gains(ax: Axes, table: pd.DataFrame, labels: Sequence[str], top1: bo
     several = len(set(home.values())) > 1
     ax.set_xticks(range(len(subjects)), [f"{s}\n{home[s]}" if several else s for s in subjects])
     ylabel = (
-        "gain in top-1 retrieval\n(percentage points)"
+        "gain in top-1 retrieval\n(percentage points, 95 %)"
         if top1
-        else "gain in median\nvoxel correlation r"
+        else "gain in median\nvoxel correlation r (95 %)"
     )
     ax.set(ylabel=ylabel, xlim=(-0.6, len(subjects) - 0.4))
     return finish(ax, legend="above")

@@ -229,7 +229,7 @@ def responses_on_cortex(
         limit = float(np.nanpercentile(np.abs(values), 98)) or 1.0
         for ax, row in zip(column, values, strict=True):
             flat_cortex(ax, row, voxels, limit)
-        column[0].set_title(f"{kind} response", fontsize=10, pad=16)  # above "left"
+        column[0].set_title(f"{kind} response", fontsize=10, pad=24)  # above "left"
         figure.colorbar(
             ScalarMappable(Normalize(-limit, limit), "RdBu_r"),
             ax=column[-1],

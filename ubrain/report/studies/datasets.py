@@ -18,6 +18,7 @@ from ubrain.report.studies.scoring import Predictions
 
 TOGETHER = list(figures.CONDITIONS)[7]
 Groups = dict[str, list[str]]  # dataset -> subjects, the largest dataset first
+COMPARED = ((TOGETHER, CROWD), (TOGETHER, ALONE), (CROWD, ALONE))
 GAIN_COLUMNS = ["dataset", "subject", "of", "over", "gain", "low", "high"]
 GAIN_COLUMNS += ["top1_gain", "top1_low", "top1_high"]
 AREA_COLUMNS = ["dataset", "partner", "area", "gain", "low", "high", "n_voxels"]
@@ -127,8 +128,7 @@ def gains(lab: Lab, predictions: Predictions, found: Groups) -> pd.DataFrame:
     `scoring.gain_table`.
     """
     main, *others = found
-    pairs = ((TOGETHER, CROWD), (TOGETHER, ALONE), (CROWD, ALONE))
-    compared = [(d, *pair) for d in others for pair in pairs]
+    compared = [(d, *pair) for d in others for pair in COMPARED]
     compared += [(main, with_dataset(d), CROWD) for d in others]
     tables = [pd.DataFrame(columns=GAIN_COLUMNS)]
     for dataset, of, over in compared:
