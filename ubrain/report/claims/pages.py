@@ -68,7 +68,7 @@ def cell(claim: Claim, runs: Sequence[Documents], brief: bool = False) -> str:
 
     Parameters
     ----------
-    brief : no word if it holds, and no gallery.
+    brief : no word if it holds, no number of worlds, no gallery.
     """
     rows = [row for run in runs if (row := claims.judge(claim, run)).n]
     if not rows:
@@ -77,7 +77,7 @@ def cell(claim: Claim, runs: Sequence[Documents], brief: bool = False) -> str:
     if len(rows) > 1:
         mean = t_interval([row.value for row in rows if row.value is not None])
         over = replace(rows[0], value=mean.value, low=mean.low, high=mean.high, n=1)
-        number = f"{claims.number(over)} over {len(rows)} worlds"
+        number = claims.number(over) + ("" if brief else f" over {len(rows)} worlds")
     if claim.rule and not (brief and all(row.holds == "holds" for row in rows)):
         n_holds = sum(row.holds == "holds" for row in rows)
         some = f"holds in {n_holds} of {len(rows)} worlds"
@@ -107,7 +107,7 @@ def answers(folder: Path, up: str = "") -> str:
             f"{label}: {text} ({title.split(',')[0]})"
             for label, i in question.get("limits", {}).items()
             for title, runs in shown.items()
-            if (text := cell(known[i], runs)).startswith(("fails", "holds in"))
+            if (text := cell(known[i], runs, brief=True)).startswith(("fails", "holds in"))
         ]
         here = [
             "<br>".join(f"{k}: {cell(c, r, brief=True)}" for k, c in said.items() if _any(c, r))
