@@ -37,6 +37,7 @@ from ubrain.report.suite import suite_of
 RIDGE, FACTORISED, ALONE, CROWD = list(figures.CONDITIONS)[:4]
 WITHOUT_IMAGES = "UBRAIN_WITHOUT_IMAGES"  # set by a run that is to be published
 LEAST_IMAGES = {"train": 20, "val": 5, "test": 5}
+PICTURES_DPI = 120  # of figures that show images: they hardly compress, and a repository keeps them
 FIGURE_RC: Any = {
     "figure.dpi": 80,
     "savefig.dpi": 200,
@@ -257,7 +258,8 @@ class Lab:
         figures.mark(figure, text)
         path = self.out / "figures" / f"{self.notebook}__{name}.png"
         png = io.BytesIO()
-        figure.savefig(png, format="png", metadata={"Software": None})
+        dpi = PICTURES_DPI if figures.pictures(figure) else FIGURE_RC["savefig.dpi"]
+        figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
         with paths.atomic(path) as partial:
             partial.write_bytes(compressed(png.getvalue()))
 

@@ -54,6 +54,7 @@ from ubrain.report.figures.style import (
     finish,
     has_tiles,
     mark,
+    pictures,
     text_only,
     tiles,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "measured_against_predicted",
     "overview",
     "palette",
+    "pictures",
     "plane",
     "plane_colours",
     "responses_on_cortex",

@@ -68,10 +68,15 @@ def tiles(pixels: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
     return [np.full_like(image, TILE) for image in pixels]
 
 
+def pictures(figure: Figure) -> list[NDArray[np.uint8]]:
+    """The images (height, width, 3) that a figure shows."""
+    drawn = [np.asarray(image.get_array()) for ax in figure.axes for image in ax.images]
+    return [pixels for pixels in drawn if pixels.ndim == 3]
+
+
 def has_tiles(figure: Figure) -> bool:
     """Whether a figure shows a grey tile in place of an image."""
-    drawn = (np.asarray(image.get_array()) for ax in figure.axes for image in ax.images)
-    return any(pixels.ndim == 3 and (pixels == TILE).all() for pixels in drawn)
+    return any((pixels == TILE).all() for pixels in pictures(figure))
 
 
 def text_only(ax: Axes, text: str) -> Axes:
