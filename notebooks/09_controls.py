@@ -149,9 +149,8 @@ table[table["as_expected"].eq(False)].head(12).round(3)
 # ## How much function must brains share?
 #
 # In the simulation all brains draw from one list of functional types, so a crowd's gain is nearly built in. Here a share of each
-# brain's voxels gets a private function instead, which no other brain has. What to look for: transfer (the three
-# lower rows) falls to 0 where nothing is shared; does the crowd's own gain (first row) fall, too? What stays comes from shared weights that
-# see more images, not from functions that brains share.
+# brain's voxels gets a private function instead, which no other brain has. What to look for: transfer (three
+# lines) falls to 0 where nothing is shared; does the crowd's own gain (green) fall, too? What stays cannot come from shared functions.
 
 # %%
 if again:

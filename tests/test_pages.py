@@ -24,7 +24,8 @@ TABLES = [pages.answers, pages.index, pages.numbers]
 
 
 def write(path, *records, suite=SUITE, simulated=True):
-    facts = {"simulated": simulated, "crowd": "x.h5", "profile": "smoke", "seed": 0}
+    seed = int(path.parent.name.partition("-seed")[2] or 0)
+    facts = {"simulated": simulated, "crowd": "x.h5", "profile": "smoke", "seed": seed}
     results.write_results(path, path.stem, records, {**facts, "suite": suite})
 
 
@@ -235,9 +236,20 @@ def test_links_of_the_pages_lead_to_files():
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+def test_another_run_is_not_written_into_the_pages(run_cli):
+    done = run_cli("report", "--profile", "smoke", "--write")
+    assert done.returncode == 1
+    assert "the pages show the run simulated-fast, not simulated-smoke" in done.stderr
+
+
 def test_the_readme_is_short():
     words = (ROOT / "README.md").read_text(encoding="utf-8").split()
     assert len(words) < 900
+
+
+def test_a_world_is_named_by_its_own_seed(tmp_path, paper):
+    world(tmp_path / "fast-seed7", 0)
+    assert list(pages.columns(tmp_path / "fast-seed7")) == ["simulated, seed 7"]
 
 
 def test_recordings_are_known_by_what_their_run_says(tmp_path, paper):

@@ -84,6 +84,15 @@ def test_nobody_is_refitted_alone(encoder):
         transfer.fit(encoder, source, "S2", method="refit", config=QUICK)
 
 
+@pytest.mark.parametrize("n_val", [0, 4, 90])
+def test_a_refit_needs_val_images_and_others(encoder, monkeypatch, n_val):
+    source = Source(encoder)
+    rows = np.sort(np.concatenate([ROWS["train"], ROWS["val"]]))
+    source.crowd["S2"].image_rows = {**ROWS, "val": rows[:n_val]}.get
+    with pytest.raises(UbrainError, match=f"'S2': {n_val} of 90 images are val images; a refit"):
+        transfer.fit(encoder, source, "S2", rows, "refit", QUICK)
+
+
 def test_a_checkpoint_of_refitted_subjects(small_crowd, tmp_path):
     backbone = BackboneConfig(
         "tf_efficientnet_lite0", "random", (1, 3), 64, grid=4, keep_cls=False, adapter_rank=0
@@ -103,5 +112,5 @@ def test_a_checkpoint_of_refitted_subjects(small_crowd, tmp_path):
         before = made.subject("S2").detach()
         assert not torch.equal(checkpoint.load(tmp_path / "new").subject("S2"), before)
         checkpoint.save(made, tmp_path / "other", settings=settings | {"crowd": "another"})
-        with pytest.raises(UbrainError, match="a refit is for its own"):
+        with pytest.raises(UbrainError, match="not trained on subject 'S2' of this crowd"):
             transfers.transfer(tmp_path / "other", out=tmp_path / "x", subjects=["S2"], **call)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 
 import jupytext
@@ -50,7 +50,7 @@ flag = False
 SUCCEEDS = (
     HEADER
     + """import os
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 
 from ubrain.report.results import Record, write_results
@@ -534,7 +534,8 @@ def test_ctrl_c_ends_the_kernels(project):
     for name in ("01_a", "02_b", "03_c"):
         (project / "notebooks" / f"{name}.py").write_text(WAITS)
     command = [sys.executable, "-m", "ubrain.cli", "run", "0*", "--jobs", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background is deaf
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as running:
         while running.poll() is None and len(found := [*project.glob("cache/*.pid")]) < 2:
             time.sleep(0.1)
         running.send_signal(signal.SIGINT)

@@ -365,8 +365,8 @@ def report(
     profile : smoke, fast or paper.
     crowd : the crowd file that was run; default: the simulated crowd.
     seed : of the run.
-    write : write its tables into README.md and docs/claims.md, between their markers; of the
-        default run also codecheck.yml, ro-crate-metadata.json and codemeta.json.
+    write : write its tables into README.md and docs/claims.md, between their markers, and
+        codecheck.yml, ro-crate-metadata.json and codemeta.json; of the default run only.
     check : exit 1 if a table there is stale.
     figure : also draw the overview figure of the run.
     """
@@ -376,11 +376,13 @@ def report(
     from ubrain.report.lab import run_name
 
     name = run_name(crowd, profile, seed)
+    if (write or check) and name != runs.README_RUN:
+        raise UbrainError(f"the pages show the run {runs.README_RUN}, not {name}")
     folder = runs.folder_of(name)
     documents = pages.read_run(folder)
     if figure:
         print(runs.draw_overview(name), file=sys.stderr)
-    if write and name == runs.README_RUN:
+    if write:
         archive.write(name)
     if write or check:
         pages.write(project_root(), folder, check and not write)

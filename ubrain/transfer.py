@@ -410,11 +410,16 @@ def fit(
     rows, held = images_of(source.crowd, subject) if rows is None else rows, None
     if method == "refit":
         held = np.flatnonzero(np.isin(rows, source.crowd[subject].image_rows("val")))
+        if not LEAST_VAL_IMAGES <= len(held) < len(rows):
+            raise UbrainError(
+                f"subject {subject!r}: {len(held)} of {len(rows)} images are val images; a refit"
+                f" chooses on these, and needs {LEAST_VAL_IMAGES} and others"
+            )
         encoder = encoder.frozen()
         encoder.drop_subject(subject)
     _check(method, subject, len(rows), sum(map(len, encoder.embeddings.values())))
     newcomer = Newcomer.of(encoder, source, subject, rows, config, seed, voxels)
-    return replace(newcomer, held=held).fit("ours" if held is not None else method)
+    return replace(newcomer, held=held).fit("ours" if method == "refit" else method)
 
 
 def images_of(

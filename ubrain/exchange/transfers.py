@@ -88,15 +88,18 @@ def transfer(
     for name in names:
         _check(method, name, len(rows[name]), sum(map(len, encoder.embeddings.values())))
         known = checkpoint.describe(folder)
-        trained = known.facts["settings"].get("crowd") == crowd.fingerprint
-        if (name in known.subjects and trained) != (method == "refit"):
+        same = known.facts["settings"].get("crowd") == crowd.fingerprint
+        trained = same and name in known.subjects
+        if trained and method != "refit":
             raise UbrainError(
-                f"{folder} was trained on other subjects than {name!r} of this crowd file; a refit"
-                " is for its own"
-                if method == "refit"
-                else f"{folder} was trained on subject {name!r} of this crowd file; it needs no"
+                f"{folder} was trained on subject {name!r} of this crowd file; it needs no"
                 " transfer, and matching would find its own voxels; method 'refit' fits it anew"
                 " from the others"
+            )
+        if method == "refit" and not trained:
+            raise UbrainError(
+                f"{folder} was not trained on subject {name!r} of this crowd file; use method"
+                " 'ours', since 'refit' is for subjects that it was trained on"
             )
     with work(out / PARTS, settings, f"the transfer to {out}") as kept:
         parts = {

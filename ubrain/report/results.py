@@ -22,9 +22,8 @@ COUNTS = ("voxels", "subjects", "clusters", "numbers", "findings", "steps")
 MOVES = {"R2": 2e-3, "r2 / ceiling": 2e-3, "level": 5e-3, "levels": 5e-3, "degrees": 1e-2}
 MOVES |= dict.fromkeys(("share", "ARI", "homogeneity", "completeness", "silhouette"), 1e-2)
 NO_SUITE = "no suite"  # what numbers are of that do not say on what they were judged
-# An effect whose cause was taken away (09): where no embedding of the crowd fits, the last digit
-# decides which temperature matching takes.
-CHOICE = "transfer over ridge"
+# Where no embedding of the crowd fits (09), the last digit decides what matching chooses.
+NOTHING_FITS = ("trained on shuffled images", "untrained", "shared function 0")
 LEAST = 1e-3  # tolerance of r, and of every unit that is not named
 LEAST_GALLERY = 20  # a share of fewer is one of subjects, areas or repetitions, not of images
 
@@ -143,8 +142,8 @@ def tolerance(record: Mapping[str, Any]) -> float:
         return 0
     if record["low"] is None or record["high"] is None:
         return MOVES.get(unit, LEAST)
-    known = not record["name"].startswith(CHOICE) or record["condition"] == "crowd"
-    width = (0.05 if known else 0.5) * (record["high"] - record["low"])
+    chance = record["name"].endswith("(ours)") and record["condition"] in NOTHING_FITS
+    width = (0.5 if chance else 0.05) * (record["high"] - record["low"])
     if unit == "share":
         images = 2 if is_difference(record["name"]) else 1
         return max(width, images / n if n and n >= LEAST_GALLERY else MOVES["share"])

@@ -14,6 +14,8 @@ from ubrain.report import claims
 from ubrain.report.claims import Claim, Documents
 from ubrain.report.results import NO_SUITE, read_results, suite_name
 
+ABSENT = ("not testable", "no such data")  # of a claim, of a number
+
 
 def read_run(folder: Path) -> Documents:
     """The results of a run, all of one suite.
@@ -45,18 +47,19 @@ def columns(folder: Path) -> dict[str, list[Documents]]:
     """
     shown = claims.sources()["runs"]
     documents = read_run(folder)
-    expected = suite_name(next(iter(documents.values())), world=False)
-    worlds, seeds = [documents], ["0"]
+    first = next(iter(documents.values()))
+    expected = suite_name(first, world=False)
+    worlds, seeds = [documents], [first["seed"]]
     for seed in shown["seeds"]:
         beside = folder.with_name(f"{folder.name}-seed{seed}")
         if any(beside.glob("*.json")):
-            worlds.append(other := read_run(beside))
-            seeds.append(str(seed))
-            _same_suite(beside.name, suite_name(next(iter(other.values())), world=False), expected)
-    found = {f"simulated, {'seeds' if seeds[1:] else 'seed'} {', '.join(seeds)}": worlds}
+            worlds.append(world := read_run(beside))
+            seeds.append(seed)
+            _same_suite(beside.name, suite_name(next(iter(world.values())), world=False), expected)
+    found = {f"simulated, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}": worlds}
     for beside in sorted({file.parent for file in folder.parent.glob("*/*.json")} - {folder}):
-        first = next(iter(read_results(beside).values()))
-        if beside.name in shown["recordings"] or not first.get("simulated", True):
+        other = next(iter(read_results(beside).values()))
+        if beside.name in shown["recordings"] or not other.get("simulated", True):
             title = shown["recordings"].get(beside.name, {}).get("title", beside.name)
             found[title] = [read_run(beside)]
     return found
@@ -72,7 +75,7 @@ def cell(claim: Claim, runs: Sequence[Documents], brief: bool = False) -> str:
     """
     rows = [row for run in runs if (row := claims.judge(claim, run)).n]
     if not rows:
-        return "not testable" if claim.rule else "no such data"
+        return ABSENT[not claim.rule]
     number, said = claims.number(rows[0]), list[str]()
     if len(rows) > 1:
         mean = t_interval([row.value for row in rows if row.value is not None])
@@ -110,14 +113,18 @@ def answers(folder: Path, up: str = "") -> str:
             if (text := cell(known[i], runs, brief=True)).startswith(("fails", "holds in"))
         ]
         here = [
-            "<br>".join(f"{k}: {cell(c, r, brief=True)}" for k, c in said.items() if _any(c, r))
+            "<br>".join(
+                f"{k}: {text}"
+                for k, c in said.items()
+                if (text := cell(c, r, brief=True)) not in ABSENT
+            )
             for r in shown.values()
         ]
         link = _notebook(folder, next(iter(said.values())), up)
         rows.append(
             [
                 f"[{question['text']}]({link})",
-                *(text or "not testable" for text in here),
+                *(text or ABSENT[0] for text in here),
                 "<br>".join(fails) or "nowhere yet",
             ]
         )
@@ -201,10 +208,6 @@ def write(root: Path, folder: Path, check: bool = False) -> None:
             raise UbrainError(f"{page} is stale; run `make report` and commit it")
         if not check:
             paths.write_text(root / page, new)
-
-
-def _any(claim: Claim, runs: Sequence[Documents]) -> bool:
-    return any(claims.judge(claim, run).n for run in runs)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

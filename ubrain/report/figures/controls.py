@@ -18,8 +18,7 @@ def effects(ax: Axes, table: pd.DataFrame) -> Axes:
     at = np.arange(len(table)) + 0.6 * new
     as_is = (table["expected"] == "").to_numpy()
     for y, (_, x), filled in zip(at, table.iterrows(), as_is, strict=True):
-        condition = next((c for c in CONDITIONS if x["effect"].endswith(c)), "encoder, crowd")
-        tint = colour(condition)
+        tint = _tint(x["effect"])
         error = [[x["value"] - x["low"]], [x["high"] - x["value"]]]
         mfc = tint if filled else "white"
         ax.errorbar(x["value"], y, xerr=error, fmt="o", color=tint, mfc=mfc, mew=1.5)
@@ -42,15 +41,19 @@ def shared_function(ax: Axes, table: pd.DataFrame) -> Axes:
     """
     effects = list(table.groupby("effect", sort=False))
     for shift, (effect, x) in zip(np.linspace(-0.02, 0.02, len(effects)), effects, strict=True):
-        condition = next((c for c in CONDITIONS if effect.endswith(c)), "encoder, crowd")
         ax.errorbar(
             x["shared"] + shift,
             x["value"],
             [x["value"] - x["low"], x["high"] - x["value"]],
             fmt="o-",
-            color=colour(condition),
+            color=_tint(str(effect)),
             label=effect,
         )
     ax.axhline(0, color=CEILING, lw=1, ls="--")
     ax.set(xlabel="share of voxels whose function is shared", ylabel="gain in median r (95 %)")
     return finish(ax, legend="above")
+
+
+def _tint(effect: str) -> str:
+    """Colour of the condition that an effect is named after, or else of the crowd."""
+    return colour(next((c for c in CONDITIONS if effect.endswith(c)), "encoder, crowd"))

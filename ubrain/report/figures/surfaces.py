@@ -15,29 +15,24 @@ from ubrain.report.figures.style import text_only
 MARGIN = 12  # mm of flat cortex shown around the voxels
 
 
-def cortex(
-    values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float, diverging: bool = True
-) -> Figure:
+def cortex(values: ArrayLike, voxels: pd.DataFrame, label: str, limit: float) -> Figure:
     """A number per voxel on the flattened fsaverage5 surface, with its colour scale.
 
     Parameters
     ----------
-    values, voxels, limit, diverging : as of `flat_cortex`; without voxels the figure says so.
+    values, voxels, limit : as of `flat_cortex`; without voxels the figure says so.
     """
     figure, ax = plt.subplots(figsize=(6.4, 5.6))
     if not len(voxels):
         text_only(ax, "this crowd file does not say where\non fsaverage5 the voxels are")
         return figure
-    flat_cortex(ax, values, voxels, limit, diverging)
-    norm = Normalize(-limit if diverging else 0, limit)
-    scale = ScalarMappable(norm, "RdBu_r" if diverging else "viridis")
+    flat_cortex(ax, values, voxels, limit)
+    scale = ScalarMappable(Normalize(-limit, limit), "RdBu_r")
     figure.colorbar(scale, ax=ax, shrink=0.6, pad=0.02, label=label)
     return figure
 
 
-def flat_cortex(
-    ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float, diverging: bool = True
-) -> Axes:
+def flat_cortex(ax: Axes, values: ArrayLike, voxels: pd.DataFrame, limit: float) -> Axes:
     """A number per voxel on the flattened fsaverage5 surface, cut to where voxels are, left
     hemisphere on the left.
 
@@ -46,7 +41,7 @@ def flat_cortex(
     values : (n_voxels,); voxels at the same vertex are averaged, and vertices next to a voxel take
         its colour.
     voxels : hemisphere and vertex of each voxel.
-    limit : the colour scale ends at ± this, or begins at 0 if it is not `diverging`.
+    limit : the colour scale ends at ± this.
     """
     mesh = datasets.fetch_surf_fsaverage("fsaverage5")
     frame = pd.DataFrame(
@@ -78,8 +73,8 @@ def flat_cortex(
             y,
             flat.faces[coloured],
             facecolors=np.nanmean(full[flat.faces[coloured]], axis=1),
-            cmap="RdBu_r" if diverging else "viridis",
-            vmin=-limit if diverging else 0,
+            cmap="RdBu_r",
+            vmin=-limit,
             vmax=limit,
             rasterized=True,
         )
