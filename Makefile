@@ -59,7 +59,8 @@ report: $(STAMP)  ## write the tables of the committed run, the files for archiv
 	$(BIN)/ubrain report --write --figure
 
 lock:  ## maintainers: pin every package for all systems; needs uv; LOCK=-U takes newer ones
-	uv pip compile pyproject.toml --extra test --universal --python-version 3.11.5 --generate-hashes \
+	uv pip compile pyproject.toml --extra test --extra site --universal --fork-strategy fewest \
+	  --python-version 3.11.5 --generate-hashes \
 	  -c constraints.txt --custom-compile-command 'make lock' --no-annotate -o requirements.lock $(LOCK)
 
 nbdime: $(STAMP)  ## git diff and git merge of this clone read notebooks cell by cell
