@@ -11,7 +11,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce publish test smoke notebooks lab report lock nbdime clean
+.PHONY: help install reproduce publish test smoke pack notebooks lab report lock nbdime clean
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 help:  ## this list
@@ -41,6 +41,9 @@ publish: $(STAMP)  ## maintainers: put the finished run into papermill_runs/, fi
 
 smoke: $(STAMP)  ## every notebook in the smallest profile: does it run?
 	$(MAKE) reproduce PROFILE=smoke
+
+pack: $(STAMP)  ## everything that a run reads from the cache in one file, for `ubrain run --pack FILE` elsewhere
+	$(BIN)/ubrain pack '$(NOTEBOOK)' --profile $(PROFILE) --seed $(SEED) --jobs $(JOBS)
 
 test: $(STAMP)  ## ruff, import contracts, mypy, pytest
 	$(BIN)/ruff check .

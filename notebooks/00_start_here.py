@@ -39,10 +39,13 @@ import pandas as pd
 import torch
 
 import ubrain
-from ubrain import scores
+from ubrain import checkpoint, scores
+from ubrain.backbone import Backbone
 from ubrain.data import doctor
-from ubrain.predict import predict
+from ubrain.data.simulate import scenes
+from ubrain.predict import Predictor, predict
 from ubrain.report import faithfulness, figures
+from ubrain.report.lab import SHIPPED
 from ubrain.report.studies import receptive_fields
 
 lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
@@ -51,8 +54,31 @@ lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
 print(lab.answer())
 
 # %% [markdown]
+# ## A first prediction
+#
+# A new scene, and an encoder that comes with the package: six simulated subjects have trained it together (`01_crowd_gains` trains
+# it anew). How would the voxels of one of them respond? What to look for: areas that prefer what is on the image stand on top.
+
+# %%
+shipped, (image, scene) = ubrain.shipped_encoder(), scenes.render(1, 59)
+backbone = Backbone(ubrain.load_profile("fast").backbone)
+with torch.inference_mode():
+    (answer,) = Predictor(shipped, "S1")(backbone(backbone.preprocess([image])))
+print("on the image:", *(thing.category for thing in scene.things), "| (n_voxels,) =", answer.shape)
+
+# %%
+areas = checkpoint.read_table(SHIPPED, "S1")["areas"]
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.8))
+figures.images(axes[:1], [image], ["a new scene"])
+pd.Series(answer).groupby(areas).mean().sort_values().plot.barh(
+    ax=axes[1], xlabel="mean predicted response (z)"
+)
+lab.save(fig, "first_prediction")
+
+# %% [markdown]
 # ## What was shown, what was measured
 #
+# The default crowd is simulated when it is first needed, which takes a minute or two.
 # Each subject saw images for training (train, val) and others for the test; the **noise ceiling** is the highest correlation that
 # any model can reach. Words are explained at the end.
 
@@ -123,11 +149,11 @@ for number, level in enumerate(tokens):
 # 1. The voxel embedding asks every token "are you where I look?": **spatial attention**, one weighted mean per level.
 # 2. It asks every channel of every level "are you what I care about?": **functional attention**, a weighted sum.
 #
-# The sum is the predicted response. The embedding belongs to the voxel, all other weights to everyone. The encoder is trained on all
-# subjects once, and then taken from the cache:
+# The sum is the predicted response. The embedding belongs to the voxel, all other weights to everyone. The encoder of these subjects
+# is the one above, or, with other data or settings, it is trained once and then taken from the cache:
 
 # %%
-encoder = lab.encoder(lab.subjects)
+encoder = lab.ready_encoder()
 shared = sum(p.numel() for p in encoder.shared_parameters())
 own = sum(e.numel() for e in encoder.embeddings.values())
 lab.record("shared_parameters", shared, "encoder, crowd", unit="numbers")

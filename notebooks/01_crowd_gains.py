@@ -80,7 +80,8 @@ print("features: (n_images, n_tokens, n_channels) =", lab.features.read(test[fir
 ridge, factorised = {}, {}
 for s in lab.subjects:
     data = (lab.crowd[s], lab.features, lab.profile.baselines, seed)
-    ridge[s], factorised[s] = baselines.ridge(*data), baselines.factorised(*data)
+    ridge[s] = lab.kept(baselines.ridge, *data)
+    factorised[s] = lab.kept(baselines.factorised, *data)
 fitted = {RIDGE: ridge, FACTORISED: factorised}
 pd.DataFrame({c: {s: f.chosen for s, f in by.items()} for c, by in fitted.items()})
 

@@ -87,7 +87,7 @@ if directions:
     encoder = lab.encoder(list(first.crowd))
     newcomer = replace(lab.source, crowd=lab.crowd.select(few.subject))
     settings = {"method": "gradient", "config": lab.profile.transfer, "seed": seed}
-    fitted = transfer.fit(encoder, newcomer, few.subject.name, **settings)
+    fitted = lab.kept(transfer.fit, encoder, newcomer, few.subject.name, **settings)
     print("embeddings: (n_voxels, embedding_size) =", tuple(fitted.embeddings.shape))
     print(f"chosen: {fitted.chosen}; mean r on held-out images {fitted.validation:.3f}")
 

@@ -189,7 +189,7 @@ lab.save(fig, "cortex")
 # mix everywhere, the space is shared; if clusters and areas are patches, function organises it.
 
 # %%
-places = clusters.map_2d(everyone, size.map_sample, seed=seed)
+places = lab.kept(clusters.map_2d, everyone, size.map_sample, seed=seed)
 smooth = figures.plane_colours(places)
 fig, axes = plt.subplots(2, 2, figsize=(11, 8))
 figures.plane(axes[0, 0], places, colours, keys, title="cluster")

@@ -98,8 +98,9 @@ lab.save(fig, "images")
 
 # %%
 encoder = lab.encoder(lab.subjects)
-newcomer = transfer.Newcomer.of(encoder, mine.source, NAME, config=lab.profile.transfer, seed=seed)
-joined = {condition: newcomer.fit(method) for condition, method in METHODS.items()}
+fit, data = transfer.fit, (encoder, mine.source, NAME)
+settings = {"config": lab.profile.transfer, "seed": seed}
+joined = {c: lab.kept(fit, *data, method=method, **settings) for c, method in METHODS.items()}
 for condition, fitted in joined.items():
     shape, r = tuple(fitted.embeddings.shape), fitted.validation
     lab.record("held_out_r", r, condition, NAME, n=you.n_voxels, unit="r")
@@ -112,7 +113,7 @@ for condition, fitted in joined.items():
 
 # %%
 head = transfer.Head(encoder, mine.source, you.image_rows("test"))
-ridge = baselines.ridge(you, mine.features, lab.profile.baselines, seed)
+ridge = lab.kept(baselines.ridge, you, mine.features, lab.profile.baselines, seed)
 predictions = {RIDGE: {NAME: ridge.predicted}}
 for condition, fitted in joined.items():
     predictions[condition] = {NAME: fitted.respond(head).cpu().numpy()}

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ubrain.errors import UbrainError as UbrainError
     from ubrain.model import UniversalEncoder as UniversalEncoder
     from ubrain.report.lab import Lab as Lab
+    from ubrain.report.lab import shipped_encoder as shipped_encoder
 
 __version__ = "0.1.0"
 warnings.filterwarnings(
@@ -23,8 +24,17 @@ _HOME = {
     "UbrainError": "ubrain.errors",
     "UniversalEncoder": "ubrain.model",
     "load_profile": "ubrain.config",
+    "shipped_encoder": "ubrain.report.lab",
 }
-__all__ = ["Crowd", "Lab", "Subject", "UbrainError", "UniversalEncoder", "load_profile"]
+__all__ = [
+    "Crowd",
+    "Lab",
+    "Subject",
+    "UbrainError",
+    "UniversalEncoder",
+    "load_profile",
+    "shipped_encoder",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -278,11 +278,14 @@ def run(
     parameter: list[str] | None = None,
     force: bool = False,
     without_images: bool = False,
+    pack: str | None = None,
 ) -> None:
     """Run notebooks and compare with the published numbers. Exit code 1 if one does not agree.
 
     Parameters
     ----------
+    pack : a file from `ubrain pack`, an https address that ends in #sha256=..., or "release": what
+        it holds is not trained anew.
     jobs : notebooks at the same time, or auto: as many as cores, at most 4; on a GPU one.
     parameter : a parameter of the notebook, value in YAML: -p seed 3 -p n_images "[25, 100]".
     """
@@ -290,15 +293,51 @@ def run(
 
     if force:
         raise UbrainError("run has no --force: `ubrain publish` replaces the published run")
-    if jobs != "auto" and not jobs.isdecimal():
-        raise UbrainError(f"--jobs {jobs}: expected a number, or auto")
-    n_jobs = 0 if jobs == "auto" else int(jobs)
+    n_jobs = _n_jobs(jobs)
     given = runs.parse_parameters(parameter or [])
     crowd = str(Path(crowd)) if crowd else None
+    if pack is not None:
+        from ubrain.report import packs
+
+        packs.unpack(pack, given.get("profile", profile), given.get("seed", seed))
     outcomes = runs.run_notebooks(pattern, profile, crowd, seed, given, out, n_jobs, without_images)
     for outcome in outcomes:
         print(outcome.file)
     sys.exit(any(outcome.agrees is False for outcome in outcomes))
+
+
+@app.add("pack", "report.packs:pack", arguments="pattern", names="pattern=notebook", without="jobs")
+def make_pack(jobs: str = "auto", **given: Any) -> None:
+    """Run notebooks, and put all that they took from the cache into one file: on another machine
+    nothing is trained anew.
+
+    Parameters
+    ----------
+    jobs : notebooks at the same time, or auto: as many as cores, at most 4; on a GPU one.
+    """
+    from ubrain.report import packs
+
+    print(packs.pack(**given, jobs=_n_jobs(jobs)))
+
+
+@app.add("unpack", arguments="pack")
+def unpack(pack: str = "release") -> None:
+    """Put what a pack holds into the cache, for notebooks and the workshop to find.
+
+    Parameters
+    ----------
+    pack : a file from `ubrain pack`, an https address that ends in #sha256=..., or "release": the
+        address in UBRAIN_PACK_URL.
+    """
+    from ubrain.report import packs
+
+    print(packs.unpack(pack))
+
+
+def _n_jobs(jobs: str) -> int:
+    if jobs != "auto" and not jobs.isdecimal():
+        raise UbrainError(f"--jobs {jobs}: expected a number, or auto")
+    return 0 if jobs == "auto" else int(jobs)
 
 
 @app.add("publish", "report.runs:publish", arguments="pattern", names="pattern=notebook")

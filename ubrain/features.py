@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
@@ -23,10 +22,13 @@ from ubrain.config import BackboneConfig, as_settings
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.parallel import choose_device
-from ubrain.paths import atomic, cache_root, write_text
+from ubrain.paths import atomic, cache_root, note_use, write_text
 from ubrain.progress import log, track
 from ubrain.resume import locked, require_space
 
+# The version of timm that first gave these features. Raise it if another gives others: caches of
+# features, and of encoders trained on them, are keyed by it, and should outlive an update.
+MADE_WITH = {"timm": "1.0.31"}
 SHARD = 512  # images per file of a cache; a killed run loses at most one
 BATCH = 32  # images
 
@@ -79,6 +81,10 @@ class Cached:
         self._arrays = list(self._shards.values())
         places = [self._place[digest] for digest in crowd.content]
         self._places = np.array(places, np.int64).reshape(-1, 2)  # by row of the crowd file
+        for number, path in enumerate(self._shards):
+            if number in self._places[:, 0]:
+                note_use(path)
+                note_use(path.with_suffix(".json"))
 
     def read(self, rows: ArrayLike) -> NDArray:
         """Arrays of images, given as rows of the crowd file: (n_images, *shape)."""
@@ -223,7 +229,7 @@ class Images(Cached):
 
 def _cache_key(config: BackboneConfig) -> str:
     """Name of the cache folder: everything that the features depend on but the image."""
-    facts = {**as_settings(config), "timm": timm.__version__, "layout": 2}
+    facts = {**as_settings(config), **MADE_WITH, "layout": 2}
     del facts["checkpointing"]
     if config.weights not in ("hub", "embedded", "random"):
         facts["weights"] = hashlib.blake2b(Path(config.weights).read_bytes()).hexdigest()
@@ -289,6 +295,11 @@ class Source:
         if maker is None:
             raise UbrainError("training needs cached features or a backbone")
         return maker
+
+    @property
+    def identity(self) -> str | dict[str, Any]:
+        """What tells these tokens from others of the same images, as a plain value."""
+        return self.features.folder.name if self.features else as_settings(self.config)
 
     @property
     def widths(self) -> tuple[int, ...]:

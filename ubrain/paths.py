@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ubrain.errors import UbrainError
 
+USED = "UBRAIN_USED"
+
 
 def project_root() -> Path:
     """The nearest folder upwards with `notebooks/` and `pyproject.toml`; else this one."""
@@ -22,6 +24,15 @@ def project_root() -> Path:
 def cache_root() -> Path:
     """Folder of what can be computed again: `$UBRAIN_CACHE`, or `.cache` in the project."""
     return Path(os.environ.get("UBRAIN_CACHE") or project_root() / ".cache")
+
+
+def note_use(path: Path) -> None:
+    """Note that this process has read something of the cache, in the file `$UBRAIN_USED`, if that
+    is set: so a pack knows what it has to hold.
+    """
+    if listing := os.environ.get(USED):
+        with open(listing, "a", encoding="utf-8") as file:
+            file.write(f"{path.relative_to(cache_root()).as_posix()}\n")
 
 
 def notebooks_dir() -> Path:

@@ -286,7 +286,8 @@ class Fitted:
 
     def respond(self, head: Head) -> Tensor:
         """Predicted responses (n_images, n_voxels) to the images that a head looks at."""
-        return head.respond(self.embeddings, readout=self.readout)
+        readout = self.readout and self.readout.to(head.device)
+        return head.respond(self.embeddings.to(head.device), readout=readout)
 
 
 @dataclass(frozen=True)

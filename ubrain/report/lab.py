@@ -7,11 +7,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +20,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from ubrain import config, paths, predict, train
+from ubrain import checkpoint, config, paths, predict, train
 from ubrain.analysis import stats
 from ubrain.crowd import Crowd, Subject
 from ubrain.data import simulate
@@ -31,11 +31,14 @@ from ubrain.parallel import choose_device, keep_freed_memory
 from ubrain.progress import log
 from ubrain.report import claims, figures
 from ubrain.report.figures.png import compressed
+from ubrain.report.kept import kept
 from ubrain.report.results import Record, published, write_results
 from ubrain.report.suite import suite_of
 
+T = TypeVar("T")
 RIDGE, FACTORISED, ALONE, CROWD = list(figures.CONDITIONS)[:4]
 WITHOUT_IMAGES = "UBRAIN_WITHOUT_IMAGES"  # set by a run that is to be published
+SHIPPED = Path(checkpoint.__file__).with_name("crowd_of_six")
 LEAST_IMAGES = {"train": 20, "val": 5, "test": 5}
 PICTURES_DPI = 120  # of figures that show images: they hardly compress, and a repository keeps them
 FIGURE_RC: Any = {
@@ -68,7 +71,15 @@ def simulated_crowd(profile: config.Profile, seed: int) -> Path:
             with paths.atomic(path) as partial:
                 for number, part in enumerate(profile.simulation):
                     simulate.simulate_crowd(partial, part, seed, append=number > 0)
+    paths.note_use(path)
     return path
+
+
+def shipped_encoder() -> UniversalEncoder:
+    """The encoder that comes with the package: of the six 7T subjects of the simulated crowd, as
+    notebook 01 of the published run has trained it (profile fast, seed 0).
+    """
+    return checkpoint.load(SHIPPED)
 
 
 def too_few_images(subject: Subject) -> str:
@@ -92,7 +103,7 @@ class Lab:
 
     Attributes
     ----------
-    crowd, subjects, profile, seed : as given, opened and loaded.
+    profile, seed : as given.
     records : the numbers recorded so far.
     out : folder for numbers and figures.
     """
@@ -115,18 +126,30 @@ class Lab:
         if subjects is not None and not isinstance(subjects, list | tuple):
             raise UbrainError(f"subjects: expected a list such as ['S1', 'S2'], got {subjects!r}")
         self.is_default = crowd is None  # the profile's own crowd
-        self.crowd = Crowd(crowd or simulated_crowd(self.profile, seed))
         self.crowd_name = Path(crowd).name if crowd else f"simulated, seed {seed}"
         self.data = Path(crowd).stem if crowd else "sim"
-        self.subjects = list(subjects) if subjects else max(self.datasets.values(), key=len)
-        for name in self.subjects:
+        self.records: list[Record] = []
+        self._path, self._wanted = crowd, subjects
+        if crowd is not None or subjects is not None:
+            _ = self.subjects  # what is wrong with them is said now
+        plt.rcParams.update(FIGURE_RC)
+
+    @cached_property
+    def crowd(self) -> Crowd:
+        """The crowd file, opened; the default crowd is simulated when it is first needed."""
+        return Crowd(self._path or simulated_crowd(self.profile, self.seed))
+
+    @cached_property
+    def subjects(self) -> list[str]:
+        """Names of the subjects that take part."""
+        wanted = list(self._wanted or max(self.datasets.values(), key=len))
+        for name in wanted:
             if lack := too_few_images(self.crowd[name]):
                 raise UbrainError(
                     f"subject {name!r} has {lack}; import it again with more (--test-fraction,"
                     " --val-fraction)"
                 )
-        self.records: list[Record] = []
-        plt.rcParams.update(FIGURE_RC)
+        return wanted
 
     @property
     def datasets(self) -> dict[str, list[str]]:
@@ -166,14 +189,9 @@ class Lab:
         """
         encoder, training = encoder or self.profile.encoder, training or self.profile.training
         source, seed = source or self.source, self.seed if seed is None else seed
-        tokens = (
-            source.features.folder.name
-            if source.features
-            else config.as_settings(source.maker.config)
-        )
         settings = [
             source.crowd.fingerprint,
-            tokens,
+            source.identity,
             list(subjects),
             seed,
             config.as_settings(encoder),
@@ -184,7 +202,27 @@ class Lab:
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # of several notebooks that want it, one trains it
-            return train.fit(source, subjects, encoder, training, seed, folder)
+            trained = train.fit(source, subjects, encoder, training, seed, folder)
+        paths.note_use(folder)
+        return trained
+
+    def ready_encoder(self) -> UniversalEncoder:
+        """The encoder of the notebook's subjects: the one in the package, if it was trained on the
+        default crowd with these settings; else as `encoder`.
+        """
+        source, profile = self.source, self.profile
+        sizes = replace(profile.encoder, widths=source.widths, n_tokens=source.n_tokens)
+        wanted = train.settings_of(source, self.subjects, sizes, profile.training, self.seed)
+        has = checkpoint.describe(SHIPPED).facts["settings"]
+        # Another processor may simulate other last digits: the crowd's fingerprint is no part.
+        if self.is_default and {**wanted, "crowd": ""} == {**has, "crowd": ""}:
+            return shipped_encoder()
+        return self.encoder(self.subjects)
+
+    def kept(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
+        """`function(*arguments)`, computed once and then taken from the cache; see `kept`."""
+        made_from = [function.__module__, arguments, more]
+        return kept(function.__name__, made_from, lambda: function(*arguments, **more))
 
     def pictures(self, rows: ArrayLike) -> list[NDArray[np.uint8]]:
         """Images to draw, by their rows in the crowd file, each (height, width, 3).
@@ -252,14 +290,16 @@ class Lab:
         """Save a figure where the run collects its figures; marked as simulated if it is, and with
         where the images come from if it has grey tiles in their place.
         """
-        text = "simulated crowd" if self.crowd.simulated else ""
+        simulated = self.is_default or self.crowd.simulated
+        text = "simulated crowd" if simulated else ""
         if figures.has_tiles(figure):
             text = f"grey tiles: images not shown here; they come from {self.crowd.image_source}"
         figures.mark(figure, text)
         path = self.out / "figures" / f"{self.notebook}__{name}.png"
         png = io.BytesIO()
         dpi = PICTURES_DPI if figures.pictures(figure) else FIGURE_RC["savefig.dpi"]
-        figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+        fast = {"compress_level": 1}  # it is packed anew below
+        figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs=fast)
         with paths.atomic(path) as partial:
             partial.write_bytes(compressed(png.getvalue()))
 

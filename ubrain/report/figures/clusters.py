@@ -200,7 +200,12 @@ def group_colours(groups: Sequence[str]) -> tuple[NDArray[np.float64], dict[str,
 
 
 def flatmap(
-    ax: Axes, voxels: pd.DataFrame, colours: ArrayLike, hemisphere: str, outlines: pd.DataFrame
+    ax: Axes,
+    voxels: pd.DataFrame,
+    colours: ArrayLike,
+    hemisphere: str,
+    outlines: pd.DataFrame,
+    around: pd.DataFrame | None = None,
 ) -> Axes:
     """Colours of voxels on the flattened fsaverage5 surface, with outlines and names of areas.
 
@@ -211,8 +216,13 @@ def flatmap(
     colours : (n_voxels, 3)
     hemisphere : "L" or "R".
     outlines : hemisphere, vertex and area of the voxels that say where areas are; may be empty.
+    around : voxels that say which part of the cortex is shown; None: these and the outlines.
     """
     xy, faces, shade = _flat(hemisphere)
+    _frame(ax, pd.concat([voxels, outlines]) if around is None else around, hemisphere)
+    places, (x, y) = xy[faces].mean(1), (ax.get_xlim(), ax.get_ylim())
+    seen = (places > [x[0] - REACH, y[0] - REACH]) & (places < [x[1] + REACH, y[1] + REACH])
+    faces = faces[seen.all(1)]
     face_colours = np.repeat(0.93 - 0.12 * shade[faces].mean(1)[:, None], 3, axis=1)
     mine = ((voxels["hemisphere"] == hemisphere) & (voxels["vertex"] >= 0)).to_numpy()
     if not mine.any():
@@ -224,7 +234,6 @@ def flatmap(
     )
     ax.add_collection(patches)
     _outlines(ax, xy, faces, outlines[outlines["hemisphere"] == hemisphere])
-    _frame(ax, pd.concat([voxels, outlines]), hemisphere)
     ax.set_aspect("equal")
     ax.set_axis_off()
     return ax
@@ -257,8 +266,8 @@ def flatmaps(
     for subject, known in outlines.items():
         mine = (voxels["subject"] == subject).to_numpy()
         for hemisphere, side in HEMISPHERES.items():
-            ax = flatmap(next(pairs), voxels[mine], np.asarray(colours)[mine], hemisphere, known)
-            _frame(ax, voxels, hemisphere)
+            mine_in = (voxels[mine], np.asarray(colours)[mine], hemisphere, known, voxels)
+            ax = flatmap(next(pairs), *mine_in)
             ax.set_title(f"{subject}, {side}", fontsize=10)
     for ax in pairs:
         ax.set_axis_off()

@@ -21,7 +21,8 @@ def refitted(lab: Lab, encoder: UniversalEncoder) -> dict[str, NDArray[np.float3
     """
     found = {}
     for s in lab.subjects:
-        fitted = transfer.fit(encoder, lab.source, s, None, "refit", lab.profile.transfer, lab.seed)
+        how = {"method": "refit", "config": lab.profile.transfer, "seed": lab.seed}
+        fitted = lab.kept(transfer.fit, encoder, lab.source, s, **how)
         head = transfer.Head(encoder, lab.source, lab.crowd[s].image_rows("test"))
         found[s] = fitted.respond(head).cpu().numpy()
     return found

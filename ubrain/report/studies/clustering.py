@@ -18,6 +18,7 @@ from ubrain.data.simulate.brains import EARLY
 from ubrain.data.simulate.maps import energy_maps
 from ubrain.data.simulate.scenes import CATEGORIES, Scene
 from ubrain.model import UniversalEncoder
+from ubrain.report.kept import kept
 from ubrain.report.lab import Lab
 from ubrain.report.studies.receptive_fields import early_areas
 
@@ -294,32 +295,42 @@ def predicted_falls(
     """What the predicted response of each cluster loses: original minus new image, in standard
     deviations of each voxel over the images `rows`: (n_clusters, n_new_images).
     """
-    device = encoder.position.device
-    backbone = lab.source.backbone or Backbone(lab.profile.backbone).to(device)
-    parts = np.array_split(without.pixels, -(-len(without.pixels) // predict.IMAGES))
-    with torch.inference_mode():
-        tokens = [[t.cpu() for t in backbone(backbone.preprocess(list(part)))] for part in parts]
     before = np.searchsorted(rows, without.table["row"])
-    total = np.zeros((found.n_clusters, len(before)))
-    for s, members in _members(lab, found).items():
-        usual = predict.predict(encoder, lab.source, s, rows)
-        predictor = predict.Predictor(encoder, s)
-        after = np.concatenate([predictor([t.to(device) for t in levels]) for levels in tokens])
-        total += members @ ((usual[before] - after) / np.maximum(usual.std(0), 1e-12)).T
-    return total / found.sizes[:, None]
+
+    def fall() -> NDArray[np.float64]:
+        device = encoder.position.device
+        backbone = lab.source.backbone or Backbone(lab.profile.backbone).to(device)
+        parts = np.array_split(without.pixels, -(-len(without.pixels) // predict.IMAGES))
+        with torch.inference_mode():
+            tokens = [[t.cpu() for t in backbone(backbone.preprocess(list(p)))] for p in parts]
+        total = np.zeros((found.n_clusters, len(before)))
+        for s, members in _members(lab, found).items():
+            usual = predict.predict(encoder, lab.source, s, rows)
+            predictor = predict.Predictor(encoder, s)
+            after = np.concatenate([predictor([t.to(device) for t in levels]) for levels in tokens])
+            total += members @ ((usual[before] - after) / np.maximum(usual.std(0), 1e-12)).T
+        return total / found.sizes[:, None]
+
+    made_from = [encoder, lab.source, lab.subjects, found.members, rows, before, without.pixels]
+    return kept("predicted_falls", made_from, fall)
 
 
 def true_falls(lab: Lab, found: Clustering, without: Counterfactuals) -> NDArray[np.float64]:
     """The same of the true noiseless responses, whose standard deviation is 1."""
     originals, before = np.unique(without.table["row"], return_inverse=True)
-    known = truth.scenes(lab.crowd)
-    scenes = [Scene.described(known[image]) for image in lab.crowd.image_ids[originals]]
-    pixels = np.concatenate([lab.crowd.pixels(originals), without.pixels])
-    maps, total = energy_maps(pixels), np.zeros((found.n_clusters, len(before)))
-    for s, members in _members(lab, found).items():
-        both = truth.responses(lab.crowd, s, pixels, [*scenes, *without.scenes], maps)
-        total += members @ (both[before] - both[len(originals) :]).T
-    return total / found.sizes[:, None]
+
+    def fall() -> NDArray[np.float64]:
+        known = truth.scenes(lab.crowd)
+        scenes = [Scene.described(known[image]) for image in lab.crowd.image_ids[originals]]
+        pixels = np.concatenate([lab.crowd.pixels(originals), without.pixels])
+        maps, total = energy_maps(pixels), np.zeros((found.n_clusters, len(before)))
+        for s, members in _members(lab, found).items():
+            both = truth.responses(lab.crowd, s, pixels, [*scenes, *without.scenes], maps)
+            total += members @ (both[before] - both[len(originals) :]).T
+        return total / found.sizes[:, None]
+
+    made_from = [lab.crowd, lab.subjects, found.members, originals, before, without.pixels]
+    return kept("true_falls", made_from, fall)
 
 
 def _members(lab: Lab, found: Clustering) -> dict[str, NDArray[np.float64]]:

@@ -134,11 +134,10 @@ def transferred(lab: Lab, encoder: UniversalEncoder, n_images: int) -> dict[str,
     found: dict[str, list[Interval]] = {m: [] for m in METHODS}
     for s in direction(lab).newcomers:
         few = newcomers.few_images(lab, s, [n_images])[:1]
-        (newcomer,), test = newcomers.joined(lab, encoder, few)
-        measured = few[0].subject.responses("test")
-        ridge = newcomers.predicted_by(lab, few[0], RIDGE, newcomer, test)
+        joining, measured = newcomers.Joining(lab, encoder, few), few[0].subject.responses("test")
+        ridge, _ = joining.predicted(0, RIDGE)
         for method, intervals in found.items():
-            predicted = newcomers.predicted_by(lab, few[0], method, newcomer, test)
+            predicted, _ = joining.predicted(0, method)
             intervals.append(stats.median_r(predicted, measured, ridge))
     return {method: mean(intervals) for method, intervals in found.items()}
 

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,7 @@ from ubrain.data.simulate import truth
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
 from ubrain.report import figures
+from ubrain.report.kept import kept
 from ubrain.report.lab import ALONE, RIDGE, Lab, simulated_crowd
 
 GRADIENT, MATCHING, OURS = list(figures.CONDITIONS)[4:7]
@@ -116,43 +118,73 @@ def few_images(lab: Lab, subject: str, n_images: Sequence[int] | None = None) ->
     return found
 
 
-def joined(
-    lab: Lab, encoder: UniversalEncoder, fews: Sequence[Few]
-) -> tuple[list[transfer.Newcomer], transfer.Head]:
-    """One newcomer before the encoder of a crowd without it, as each of `fews` sees it, and its
-    test images; all are matched with the crowd at once.
-    """
-    name, voxels = fews[0].subject.name, fews[0].voxels
-    images, test = transfer.images_of(lab.crowd, name), lab.crowd[name].image_rows("test")
-    config = lab.profile.transfer
-    whole = transfer.Newcomer.of(encoder, lab.source, name, images, config, voxels=voxels)
-    rows = [transfer.images_of(lab.crowd.select(few.subject), name) for few in fews]
-    seeds = [lab.seed + few.draw for few in fews]
-    draws = zip((np.searchsorted(images, r) for r in rows), seeds, strict=True)
-    return whole.draws(list(draws)), transfer.Head(encoder, lab.source, test)
+class Joining:
+    """A newcomer before the encoder of a crowd without it, as each of `fews` sees it.
 
-
-def predicted_by(
-    lab: Lab, few: Few, method: str, newcomer: transfer.Newcomer, test: transfer.Head
-) -> NDArray[np.float32]:
-    """Test responses (n_images, n_voxels) of a newcomer with few images, as a method predicts them.
+    What a method predicts is kept (`ubrain.report.kept`); the newcomer is matched with the crowd,
+    for all of `fews` at once, when a method first has to be fitted.
 
     Parameters
     ----------
-    method : a condition: ridge, the encoder from scratch, gradient, matching or ours.
-    newcomer, test : of this `few`, as from `joined`.
+    encoder : of the crowd.
+    fews : views of one newcomer, with the same voxels.
     """
-    subject, profile, seed = few.subject, lab.profile, lab.seed + few.draw
-    if method == RIDGE:  # without the search over levels, which takes longest and gains least here
-        light = replace(profile.baselines, band_draws=0)
-        return baselines.ridge(subject, lab.features, light, seed).predicted
-    if method == ALONE:
-        source = replace(lab.source, crowd=lab.crowd.select(subject))
-        steps, n_voxels = profile.transfer.scratch_steps, subject.n_voxels
-        training = replace(profile.training, epochs=1, min_steps=steps, voxels_per_step=n_voxels)
-        alone = train.fit(source, [subject.name], profile.encoder, training, seed)
-        return predict.predict(alone, source, subject.name, subject.image_rows("test"))
-    return newcomer.fit(METHODS[method]).respond(test).cpu().numpy()
+
+    def __init__(self, lab: Lab, encoder: UniversalEncoder, fews: Sequence[Few]) -> None:
+        self.lab, self.encoder, self.fews = lab, encoder, fews
+
+    def predicted(self, number: int, method: str) -> tuple[NDArray[np.float32], float]:
+        """Test responses (n_images, n_voxels) of the newcomer as `fews[number]` sees it, as a
+        method predicts them, and the seconds that its fit took.
+
+        Parameters
+        ----------
+        method : a condition: ridge, the encoder from scratch, gradient, matching or ours.
+        """
+        lab, few = self.lab, self.fews[number]
+        subject, profile, seed = few.subject, lab.profile, lab.seed + few.draw
+        made_from: list[Any] = [method, subject, lab.source, seed]
+        if method == RIDGE:  # without the search over levels: it takes longest and gains least here
+            light = replace(profile.baselines, band_draws=0)
+            made_from.append(light)
+        elif method == ALONE:
+            steps, n_voxels = profile.transfer.scratch_steps, subject.n_voxels
+            alone = replace(profile.training, epochs=1, min_steps=steps, voxels_per_step=n_voxels)
+            made_from += [profile.encoder, alone]
+        else:
+            made_from += [self.encoder, profile.transfer]
+
+        def fit() -> dict[str, Any]:
+            ready = None if method in (RIDGE, ALONE) else self._matched
+            start, shared = time.monotonic(), 0.0
+            if method == RIDGE:
+                found = baselines.ridge(subject, lab.features, light, seed).predicted
+            elif ready is None:
+                source, name = replace(lab.source, crowd=lab.crowd.select(subject)), subject.name
+                encoder = train.fit(source, [name], profile.encoder, alone, seed)
+                found = predict.predict(encoder, source, name, subject.image_rows("test"))
+            else:
+                newcomers, test, seconds = ready
+                shared = seconds * (method in (MATCHING, OURS))
+                found = newcomers[number].fit(METHODS[method]).respond(test).cpu().numpy()
+            return {"predicted": found, "seconds": time.monotonic() - start + shared}
+
+        found = kept("newcomer", made_from, fit)
+        return found["predicted"], found["seconds"]
+
+    @cached_property
+    def _matched(self) -> tuple[list[transfer.Newcomer], transfer.Head, float]:
+        """The newcomer of each of `fews`, its test images, and seconds of matching for each."""
+        lab, start = self.lab, time.monotonic()
+        name, voxels = self.fews[0].subject.name, self.fews[0].voxels
+        images, test = transfer.images_of(lab.crowd, name), lab.crowd[name].image_rows("test")
+        data = (self.encoder, lab.source, name, images, lab.profile.transfer)
+        whole = transfer.Newcomer.of(*data, voxels=voxels)
+        rows = [transfer.images_of(lab.crowd.select(few.subject), name) for few in self.fews]
+        seeds = [lab.seed + few.draw for few in self.fews]
+        draws = zip((np.searchsorted(images, r) for r in rows), seeds, strict=True)
+        newcomers, head = whole.draws(list(draws)), transfer.Head(self.encoder, lab.source, test)
+        return newcomers, head, (time.monotonic() - start) / len(self.fews)
 
 
 COLUMNS = [
@@ -182,27 +214,18 @@ def curves(
     resamples of images and voxels.
     """
     rows = []
-    known: dict[tuple[str, int, int, str], list] = {}  # what needs no crowd: once for all of them
     for direction in directions:
         encoder = lab.encoder(list(direction.crowd))
         for name in direction.newcomers:
-            fews, start = few_images(lab, name, n_images), time.monotonic()
-            draws, test = joined(lab, encoder, fews)
-            shared = (time.monotonic() - start) / len(fews)  # seconds, mostly of matching
-            for few, newcomer in zip(fews, draws, strict=True):
+            joining = Joining(lab, encoder, few_images(lab, name, n_images))
+            for number, few in enumerate(joining.fews):
                 scratch = few.draw == 0 and (
                     few.all_images or few.n_images in lab.profile.transfer.scratch_images
                 )
                 for method in methods or [RIDGE, *([ALONE] if scratch else []), *METHODS]:
-                    start, key = time.monotonic(), (name, few.n_images, few.draw, method)
-                    if not (scored := known.get(key)):
-                        predicted = predicted_by(lab, few, method, newcomer, test)
-                        seconds = time.monotonic() - start + shared * (method in (MATCHING, OURS))
-                        scored = _scores(lab, predicted, few.subject, seconds)
-                    if method in (RIDGE, ALONE):
-                        known[key] = scored
+                    predicted, seconds = joining.predicted(number, method)
                     where = [direction.name, name, method, few.draw, few.n_images, few.all_images]
-                    rows.append([*where, *scored])
+                    rows.append([*where, *_scores(lab, predicted, few.subject, seconds)])
     table = pd.DataFrame(rows, columns=COLUMNS)
     for (name, subject, method, n), group in table.groupby(
         ["direction", "subject", "method", "n_images"], sort=False
@@ -369,15 +392,14 @@ def robustness(
         other.profile = replace(other.profile, training=training)
         *known, new = other.subjects
         types = truth.voxels(other.crowd, new)["type"].to_numpy()
-        fews = few_images(other, new, n_images)
-        draws, test = joined(other, other.encoder(known), fews)
-        for few, newcomer in zip(fews, draws, strict=True):
+        joining = Joining(other, other.encoder(known), few_images(other, new, n_images))
+        for number, few in enumerate(joining.fews):
             measured = few.subject.responses("test")
             groups = {"all": np.ones(len(few.voxels), bool)}
             if lacking := parts[0].lacking:
                 groups[lacking] = types[few.voxels] == lacking
             for method in (RIDGE, *METHODS):
-                predicted = predicted_by(other, few, method, newcomer, test)
+                predicted, _ = joining.predicted(number, method)
                 r = np.nan_to_num(scores.correlation(predicted, measured))
                 rows += [
                     [crowd, f"{group} ({mask.sum()})", few.n_images, method, np.median(r[mask])]

@@ -15,11 +15,10 @@ from ubrain.analysis import clusters
 from ubrain.analysis.clusters import Clustering
 from ubrain.crowd import Crowd
 from ubrain.data.importers.arrays import import_arrays
-from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
 from ubrain.exchange import maps
 from ubrain.model import UniversalEncoder
-from ubrain.report.lab import Lab
+from ubrain.report.lab import Lab, simulated_crowd
 from ubrain.report.studies import clustering
 from ubrain.report.studies.newcomers import OURS
 
@@ -95,11 +94,9 @@ def simulated_files(lab: Lab) -> Recording:
     """
     part = lab.profile.simulation[0]
     fewer = {k: round(SHARE * n) for k in ("images", "test_images") if (n := getattr(part, k))}
-    folder = lab.out / "own_brain"
-    with paths.atomic(folder / "simulated.h5") as partial:
-        simulate_crowd(partial, replace(part, subjects=1, **fewer), lab.seed + FAR)
-    with Crowd(folder / "simulated.h5") as crowd:
-        return write_files(crowd, crowd.subjects[0], folder)
+    alone = replace(lab.profile, simulation=(replace(part, subjects=1, **fewer),))
+    with Crowd(simulated_crowd(alone, lab.seed + FAR)) as crowd:
+        return write_files(crowd, crowd.subjects[0], lab.out / "own_brain")
 
 
 def left_out_files(lab: Lab) -> Recording:

@@ -106,7 +106,7 @@ def gain_table(
             top1 = stats.gain_in_share(found, {s: lab.crowd[s].image_rows("test")})
             lab.record("gain_median_r", gain.value, condition, s, gain, unit="r")
             lab.record("gain_top1", top1.value, condition, s, top1, unit="share")
-            row = {"condition": condition, "over": other, "subject": s}
+            row: dict[str, Any] = {"condition": condition, "over": other, "subject": s}
             row |= {"gain": gain.value, "low": gain.low, "high": gain.high}
             row |= {"top1_gain": top1.value, "top1_low": top1.low, "top1_high": top1.high}
             rows.append(row)
