@@ -44,7 +44,7 @@ from ubrain.backbone import Backbone
 from ubrain.data import doctor
 from ubrain.data.simulate import scenes
 from ubrain.predict import Predictor, predict
-from ubrain.report import faithfulness, figures
+from ubrain.report import explorer, faithfulness, figures
 from ubrain.report.lab import SHIPPED
 from ubrain.report.studies import receptive_fields
 
@@ -222,6 +222,15 @@ for i, ax in enumerate(axes):
 lab.save(fig, "attention")
 
 # %% [markdown]
+# ## Click through all voxels
+#
+# The explorer shows this for every voxel of every subject, in one page. Run by hand, the next cell makes it (a minute or two) and
+# shows it here; `ubrain explore` makes it for your own crowd.
+
+# %%
+explorer.show(lab, encoder)
+
+# %% [markdown]
 # ## The paper, and here
 #
 # What a laptop can do in minutes differs from the paper in size and in some choices. The most important ones; what we have not
@@ -235,6 +244,7 @@ faithfulness.table(short=True).droplevel(0)
 #
 # | notebook | what it asks |
 # |---|---|
+# | `00b_attention_by_hand` | What is in the attention? Three tokens, two voxels, ten lines. |
 # | `01_crowd_gains` | Does the crowd help? Ridge, a factorised readout, this encoder on one subject and on the crowd. |
 # | `02_crowd_of_datasets` | Do subjects of other datasets and scanners help, and where do they not? |
 # | `03_transfer` | How many images does a new subject need, by the paper's way and by ours? |

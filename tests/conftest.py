@@ -7,18 +7,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ubrain import checkpoint
 from ubrain.config import SimulationConfig
 from ubrain.crowd import Crowd
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.simulate import simulate_crowd
 from ubrain.errors import UbrainError
+from ubrain.model import UniversalEncoder
 from ubrain.report.lab import Lab
 
 
@@ -84,6 +88,35 @@ def recorded_lab(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A workbench on `recorded`."""
     monkeypatch.setenv("UBRAIN_OUT", str(tmp_path / "out" / "recorded-smoke"))
     return Lab("98_test", str(recorded), "smoke")
+
+
+@pytest.fixture(scope="session")
+def save_encoder() -> Callable[[Path, Path], None]:
+    """`save_encoder(crowd_file, folder)`: an encoder of random weights for all its subjects."""
+
+    def save(crowd: Path, folder: Path) -> None:
+        lab = Lab("98_test", str(crowd), "smoke")
+        sizes = {"widths": lab.features.widths, "n_tokens": lab.features.n_tokens}
+        config = replace(lab.profile.encoder, **sizes)
+        torch.manual_seed(0)
+        encoder = UniversalEncoder(config, {s: lab.crowd[s].n_voxels for s in lab.subjects})
+        facts = checkpoint.recorded(lab.crowd, lab.subjects)
+        settings = {"backbone": asdict(lab.profile.backbone)}
+        checkpoint.save(encoder, folder, settings=settings, **facts)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def explorable(
+    tmp_path_factory: pytest.TempPathFactory, save_encoder: Callable[[Path, Path], None]
+) -> tuple[Path, Path]:
+    """A checkpoint folder of random weights and its crowd file: 3 simulated subjects."""
+    folder = tmp_path_factory.mktemp("explorable")
+    sizes = SimulationConfig(subjects=3, images=60, test_images=20, voxels=40, scanner="7T")
+    simulate_crowd(folder / "crowd.h5", sizes, seed=0)
+    save_encoder(folder / "crowd.h5", folder / "encoder")
+    return folder / "encoder", folder / "crowd.h5"
 
 
 def save_images(folder: Path, pixels: np.ndarray, name: str = "image{}.png") -> Path:

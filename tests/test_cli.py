@@ -27,6 +27,7 @@ PROMISED = {
     "transfer": "--checkpoint --crowd --device --images --method --out --profile --seed --subjects",
     "predict": "--areas --batch --checkpoint --device --dtype --images --memory --out --precision"
     " --reference --subject --weights",
+    "explore": "--checkpoint --crowd --device --out --profile --seed --voxels",
     "run": "NOTEBOOK --crowd --jobs --out --parameter --profile --seed -p",
     "publish": "NOTEBOOK --crowd --profile --seed",
     "sweep": "GRID --jobs --max-runs --out",

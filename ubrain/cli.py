@@ -261,6 +261,15 @@ def predict(memory: str = "2GiB", **given: Any) -> None:
         print(path)
 
 
+@app.add("explore", "report.explorer:explore", names="folder=checkpoint")
+def explore(**given: Any) -> None:
+    """Write a page to click through the voxels of an encoder: one HTML file, without a server."""
+    from ubrain.report import explorer
+
+    path = explorer.explore(**given)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+
 @app.add(
     "run",
     "report.runs:run_notebooks",

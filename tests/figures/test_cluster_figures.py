@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ubrain.report import figures
-from ubrain.report.figures.clusters import OUTLIER_GREY, _flat
+from ubrain.report.figures.clusters import OUTLIER_GREY, flat_surface
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +88,13 @@ def test_a_voxel_colours_the_surface_around_it_only(voxels):
     faces = ax.collections[0]
     coloured = (faces.get_facecolor()[:, :3] == red).all(1)
     middles = np.array([path.vertices[:3].mean(0) for path in faces.get_paths()])
-    distance = np.linalg.norm(middles - _flat("L")[0][300], axis=1)
+    distance = np.linalg.norm(middles - flat_surface("L")[0][300], axis=1)
     np.testing.assert_array_equal(coloured, distance <= 7)
     assert coloured.any()
 
 
 def test_areas_are_named_where_their_voxels_are(voxels):
-    xy = _flat("L")[0]
+    xy = flat_surface("L")[0]
     around = {
         area: np.argsort(np.linalg.norm(xy - xy[v], axis=1))[:40]
         for area, v in (("V1", 300), ("FFA", 5000))

@@ -218,8 +218,8 @@ def flatmap(
     outlines : hemisphere, vertex and area of the voxels that say where areas are; may be empty.
     around : voxels that say which part of the cortex is shown; None: these and the outlines.
     """
-    xy, faces, shade = _flat(hemisphere)
-    _frame(ax, pd.concat([voxels, outlines]) if around is None else around, hemisphere)
+    xy, faces, shade = flat_surface(hemisphere)
+    _show(ax, pd.concat([voxels, outlines]) if around is None else around, hemisphere)
     places, (x, y) = xy[faces].mean(1), (ax.get_xlim(), ax.get_ylim())
     seen = (places > [x[0] - REACH, y[0] - REACH]) & (places < [x[1] + REACH, y[1] + REACH])
     faces = faces[seen.all(1)]
@@ -327,7 +327,9 @@ def colour_key(figure: Figure, keys: Mapping[str, tuple]) -> Figure:
 
 
 @cache
-def _flat(hemisphere: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+def flat_surface(
+    hemisphere: str,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Flat places of the vertices in mm, faces, and 1 in a sulcus, 0 on a gyrus."""
     side, files = HEMISPHERES[hemisphere], datasets.fetch_surf_fsaverage("fsaverage5")
     mesh = surface.load_surf_mesh(files[f"flat_{side}"])
@@ -335,17 +337,32 @@ def _flat(hemisphere: str) -> tuple[NDArray[np.float64], NDArray[np.int64], NDAr
     return mesh.coordinates[:, :2].astype(np.float64), mesh.faces, (depth > 0).astype(np.float64)
 
 
-def _frame(ax: Axes, voxels: pd.DataFrame, hemisphere: str) -> None:
-    """Show the part of the surface where nearly all of these voxels are: a cut may put a few far
-    from the others.
+def frame(
+    voxels: pd.DataFrame, hemisphere: str, left_out: float = 4, margin: float = 3 * REACH
+) -> NDArray[np.float64] | None:
+    """The part of the flat surface where nearly all of these voxels are, in mm: a cut may put a few
+    far from the others.
+
+    Parameters
+    ----------
+    left_out : per cent of the voxels that may lie outside before the margin, on each side.
+
+    Returns
+    -------
+    (2, 2): left and bottom, right and top; None without voxels.
     """
     here = voxels[(voxels["hemisphere"] == hemisphere) & (voxels["vertex"] >= 0)]
-    if len(here):
-        xy = _flat(hemisphere)[0][here["vertex"].to_numpy(dtype=int)]
-        (left, bottom), (right, top) = (
-            np.percentile(xy, 4, axis=0) - 3 * REACH,
-            np.percentile(xy, 96, axis=0) + 3 * REACH,
-        )
+    if not len(here):
+        return None
+    xy = flat_surface(hemisphere)[0][here["vertex"].to_numpy(dtype=int)]
+    ends = np.percentile(xy, [left_out, 100 - left_out], axis=0)
+    return ends + np.array([[-margin], [margin]])
+
+
+def _show(ax: Axes, voxels: pd.DataFrame, hemisphere: str) -> None:
+    """Limit axes to the `frame` of some voxels."""
+    if (limits := frame(voxels, hemisphere)) is not None:
+        (left, bottom), (right, top) = limits
         ax.set(xlim=(left, right), ylim=(bottom, top))
 
 
@@ -359,20 +376,34 @@ def _nearest_voxel(
 
 def _outlines(ax: Axes, xy: NDArray, faces: NDArray, known: pd.DataFrame) -> None:
     """Line around each area and its name in the middle."""
-    if not len(known):
-        return
-    vertices, areas = known["vertex"].to_numpy(dtype=int), known["area"].to_numpy()
-    distance, near = cKDTree(xy[vertices]).query(xy, k=min(5, len(vertices)))
-    near, far = near.reshape(len(xy), -1), distance.reshape(len(xy), -1) > REACH
     triangles = Triangulation(xy[:, 0], xy[:, 1], faces)
-    for area in dict.fromkeys(areas):
-        votes = np.where(far, 0.0, areas[near] == area).sum(1) / np.maximum((~far).sum(1), 1)
-        if (votes > 0.5).sum() < 3:
-            continue
+    for area, votes in area_votes(xy, known).items():
         ax.tricontour(triangles, votes, levels=[0.5], colors="black", linewidths=0.9)
         x, y = np.median(xy[votes > 0.5], axis=0)
         halo = withStroke(linewidth=1.8, foreground="white")
         ax.text(x, y, area, fontsize=7, ha="center", va="center", path_effects=[halo], clip_on=True)
+
+
+def area_votes(xy: NDArray, known: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Share of the voxels near each vertex that are in an area, (n_vertices,) of each area that is
+    anywhere the most frequent one.
+
+    Parameters
+    ----------
+    xy : (n_vertices, 2), flat places.
+    known : vertex and area of voxels of one hemisphere.
+    """
+    if not len(known):
+        return {}
+    vertices, areas = known["vertex"].to_numpy(dtype=int), known["area"].to_numpy()
+    distance, near = cKDTree(xy[vertices]).query(xy, k=min(5, len(vertices)))
+    near, far = near.reshape(len(xy), -1), distance.reshape(len(xy), -1) > REACH
+    found = {}
+    for area in dict.fromkeys(areas):
+        votes = np.where(far, 0.0, areas[near] == area).sum(1) / np.maximum((~far).sum(1), 1)
+        if (votes > 0.5).sum() >= 3:
+            found[area] = votes
+    return found
 
 
 def image_rows(
