@@ -34,6 +34,7 @@ PROMISED = {
     "report": "--check --crowd --figure --profile --seed --write",
     "bench": "--compiled --crowd --device --images --json --no-compiled --rounds --size --voxels",
     "notebooks": "--check --no-check",
+    "workshop": "--no-solutions --out --solutions",
     "import arrays": "--append --bad-voxels --dataset --images --no-append --no-transpose"
     " --normalise --out --responses --scanner --space --subject --test-fraction --test-images"
     " --transpose --trials --val-fraction --voxels",

@@ -493,6 +493,14 @@ def notebooks(check: bool) -> None:
     print("\n".join(map(str, changed)) or "all are up to date")
 
 
+@app.add("workshop", "report.workshop.sources:build")
+def workshop(**given: Any) -> None:
+    """Make the notebooks of the workshop from workshop/*.py, for learners or for the instructor."""
+    from ubrain.report.workshop.sources import build
+
+    print("\n".join(map(str, build(**given))))
+
+
 importers = Group("import", help="Bring recordings into a crowd file.")
 app.add_command(importers)
 
