@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 import ubrain
-from ubrain.report import figures, workshop
+from ubrain.report import explorer, figures, workshop
 
 lab = ubrain.Lab("workshop", None, profile, seed)
 encoder = lab.encoder(lab.subjects)
@@ -195,8 +195,7 @@ plt.show()
 # nearest neighbours lie in five other brains.
 
 # %% tags=["explorer"]
-# from ubrain.report import explorer
-# explorer.show(lab, encoder)
+explorer.show(lab, encoder)
 
 # %% [markdown]
 # **Done?** In the menu: *Kernel → Shut Down Kernel*. An open module keeps a gigabyte of memory.

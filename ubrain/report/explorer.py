@@ -249,7 +249,8 @@ def gather(
     log.info("clusters and a map of %d embeddings", len(voxels))
     everyone = clustering.pooled(embeddings)
     found, of_clusters = name_clusters(inside, few, everyone, voxels)
-    places = clusters.map_2d(everyone, lab.profile.clusters.map_sample, seed=lab.seed)
+    sample = lab.profile.clusters.map_sample
+    places = lab.kept(clusters.map_2d, everyone, sample, seed=lab.seed)
     parts = []
     for s in track(inside.subjects, len(inside.subjects), "reading voxels"):
         readout = (readouts or {}).get(s)

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +66,8 @@ def simulated_crowd(profile: config.Profile, seed: int) -> Path:
     key = hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
     path = paths.cache_root() / f"simulated-{profile.name}-seed{seed}-{key}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # of several notebooks that want it, one makes it
+    # of several notebooks that want it, one makes it
+    with nullcontext() if path.exists() else FileLock(f"{path}.lock"):
         if not path.exists():
             log.info("simulating the crowd of profile %s, seed %d", profile.name, seed)
             with paths.atomic(path) as partial:
@@ -201,7 +203,10 @@ class Lab:
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # of several notebooks that want it, one trains it
+        # Of several notebooks that want it, one trains it; a finished one is read without a lock,
+        # since the cache of a class may be read-only.
+        finished = (folder / checkpoint.CONFIG).exists()
+        with nullcontext() if finished else FileLock(f"{folder}.lock"):
             trained = train.fit(source, subjects, encoder, training, seed, folder)
         paths.note_use(folder)
         return trained

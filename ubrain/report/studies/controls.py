@@ -4,6 +4,7 @@ hold nothing (notebook 09).
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +56,7 @@ def shuffled(lab: Lab, subjects: Sequence[str]) -> Lab:
     name = f"{lab.crowd.fingerprint[:12]}-shuffled-{'-'.join(subjects)}-seed{lab.seed}.h5"
     path, rng = paths.cache_root() / "controls" / name, np.random.default_rng(lab.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
+    with nullcontext() if path.exists() else FileLock(f"{path}.lock"):
         if not path.exists():
             with paths.atomic(path) as partial:
                 shutil.copyfile(lab.crowd.path, partial)
