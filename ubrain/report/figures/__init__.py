@@ -3,6 +3,7 @@ saved.
 """
 
 from ubrain.report.figures.ablations import ablations
+from ubrain.report.figures.by_hand import looks, softmax
 from ubrain.report.figures.clusters import (
     area_groups,
     cluster_colours,
@@ -96,6 +97,7 @@ __all__ = [
     "joined",
     "learning_curves",
     "level_use",
+    "looks",
     "mark",
     "measured_against_predicted",
     "overview",
@@ -108,6 +110,7 @@ __all__ = [
     "retrieved",
     "shared_function",
     "shares",
+    "softmax",
     "subject_gains",
     "text_only",
     "tiles",
