@@ -55,9 +55,7 @@ test: $(STAMP)  ## ruff, import contracts, mypy, pytest
 notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py, and docs/faithfulness.md
 	$(BIN)/ubrain notebooks
 
-lab: $(STAMP)  ## open JupyterLab; git then takes no outputs from saved notebooks
-	@bin="$$(cd '$(BIN)' && pwd)"; \
-	git config filter.ubrain.clean "'$$bin/ubrain' notebooks --stdin" && git config filter.ubrain.smudge cat || true
+lab: $(STAMP)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 report: $(STAMP)  ## write the tables of the committed run, the files for archives and the overview figure

@@ -28,7 +28,9 @@ PROMISED = {
     "predict": "--areas --batch --checkpoint --device --dtype --images --memory --out --precision"
     " --reference --subject --weights",
     "explore": "--checkpoint --crowd --device --out --profile --seed --voxels",
-    "run": "NOTEBOOK --crowd --jobs --out --parameter --profile --seed -p",
+    "run": "NOTEBOOK --crowd --jobs --out --pack --parameter --profile --seed -p",
+    "pack": "NOTEBOOK --jobs --out --profile --seed",
+    "unpack": "PACK",
     "publish": "NOTEBOOK --crowd --profile --seed",
     "sweep": "GRID --jobs --max-runs --out",
     "report": "--check --crowd --figure --profile --seed --write",

@@ -480,19 +480,10 @@ def run_bench(
 
 
 @app.add("notebooks", "report.runs:rebuild_notebooks")
-def notebooks(check: bool, stdin: bool = False) -> None:
-    """Rebuild every .ipynb from its .py, and docs/faithfulness.md from the profiles.
+def notebooks(check: bool) -> None:
+    """Rebuild every .ipynb from its .py, and docs/faithfulness.md from the profiles."""
+    from ubrain.report.runs import rebuild_notebooks
 
-    Parameters
-    ----------
-    stdin : rebuild nothing; print the notebook that comes from standard input as git keeps it,
-        without outputs. `make lab` has git do so, and a saved notebook leaves the clone clean.
-    """
-    from ubrain.report.runs import rebuild_notebooks, without_outputs
-
-    if stdin:
-        sys.stdout.buffer.write(without_outputs(sys.stdin.buffer.read().decode()).encode())
-        return
     changed = rebuild_notebooks(check)
     if check and changed:
         raise UbrainError(

@@ -93,29 +93,10 @@ def notebook_text(source: Path) -> str:
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{source.stem}-{number:02d}"
-    return without_outputs(nbformat.writes(notebook))
-
-
-def without_outputs(text: str) -> str:
-    """A notebook as git keeps it: without outputs and what JupyterLab adds when it saves.
-
-    Raises
-    ------
-    UbrainError
-        If the text is no notebook.
-    """
-    import nbformat
-
-    try:
-        notebook = nbformat.reads(text, as_version=4)
-    except Exception as error:  # nbformat may raise anything
-        raise UbrainError(f"not a notebook: {error}") from None
-    for cell in notebook.cells:
         if cell.cell_type == "code":
             cell["execution_count"], cell["outputs"] = None, []
-        cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
-    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL}
-    notebook.metadata = {"kernelspec": kernel, "jupytext": {"formats": "ipynb,py:percent"}}
+    notebook.metadata.pop("jupytext", None)
+    notebook.metadata["jupytext"] = {"formats": "ipynb,py:percent"}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return nbformat.writes(notebook).rstrip("\n") + "\n"
 
