@@ -11,7 +11,7 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce publish test smoke pack notebooks lab report lock nbdime clean
+.PHONY: help install reproduce publish test smoke pack notebooks lab site report lock nbdime clean
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 help:  ## this list
@@ -57,6 +57,14 @@ notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py, and docs/faithfu
 
 lab: $(STAMP)  ## open JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
+
+SITE := .cache/site
+site: $(STAMP)  ## the documentation with executed notebooks and the voxel explorer, in .cache/site
+	$(BIN)/python -m ubrain.report.site sources $(SITE)-sources
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -c docs $(SITE)-sources $(SITE)
+	$(BIN)/python -c 'import ubrain; print(ubrain.Lab("site").crowd.path)' > $(SITE)-crowd.txt
+	$(BIN)/ubrain explore --checkpoint ubrain/crowd_of_six --crowd "$$(cat $(SITE)-crowd.txt)" --out $(SITE)/explorer.html
+	$(BIN)/python -m ubrain.report.site check $(SITE)
 
 report: $(STAMP)  ## write the tables of the committed run, the files for archives and the overview figure
 	$(BIN)/ubrain report --write --figure
