@@ -55,8 +55,15 @@ test: $(STAMP)  ## ruff, import contracts, mypy, pytest
 notebooks: $(STAMP)  ## rebuild the paired .ipynb from the .py, and docs/faithfulness.md
 	$(BIN)/ubrain notebooks
 
-lab: $(STAMP)  ## open JupyterLab
-	$(BIN)/jupyter lab --notebook-dir notebooks
+# outputs stay in the files that JupyterLab saves; a filter of this clone hides them from git
+CLEAR = --stdin --stdout --to notebook --log-level ERROR --clear-output --ClearMetadataPreprocessor.enabled=True \
+  --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+  --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec \
+  --ClearMetadataPreprocessor.preserve_nb_metadata_mask=jupytext
+
+lab: $(STAMP)  ## open JupyterLab; git sees no outputs in notebooks/, they stay on disk
+	-@bin="$$(cd '$(BIN)' && pwd)"; git config filter.without-outputs.clean "'$$bin/jupyter-nbconvert' $(CLEAR)"
+	$(BIN)/jupyter lab --notebook-dir notebooks --FileContentsManager.post_save_hook=ubrain.report.runs.after_save $(LAB)
 
 SITE := .cache/site
 site: $(STAMP)  ## the documentation with executed notebooks and the voxel explorer, in .cache/site

@@ -37,7 +37,7 @@ CONTENTS = {
     "Methods": ["docs/faithfulness", "docs/intervals", "docs/scaling", "docs/reproducibility"],
     "Code": ["CONTRIBUTING", "docs/api", "CHANGELOG"],
 }
-FILTER = """<input type="search" placeholder="filter rows" aria-label="filter rows" size="30" oninput="
+FILTER = """<input type="search" placeholder="filter rows" oninput="
 const words = this.value.toLowerCase().split(' ');
 for (const row of this.nextElementSibling.tBodies[0].rows)
   row.hidden = !words.every(w => row.textContent.toLowerCase().includes(w))">"""

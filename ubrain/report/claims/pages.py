@@ -145,7 +145,7 @@ def index(folder: Path, up: str = "") -> str:
             [
                 f'<a id="{c.id}"></a>{c.text}',
                 c.figure or "ours",
-                f"[{c.notebook[:2]}: {c.heading}]({_notebook(folder, c, up)})",
+                f"[{c.notebook.split('_')[0]}: {c.heading}]({_notebook(folder, c, up)})",
                 f"[{c.shows}]({file})" if c.shows else "a number",
                 *(cell(c, runs) for runs in shown.values()),
                 "<br>".join(controls) or "none",
@@ -164,7 +164,7 @@ def numbers(folder: Path, up: str = "") -> str:
             c.text,
             c.figure or "ours",
             *(cell(c, runs) for runs in shown.values()),
-            f"[{c.notebook[:2]}: {c.heading}]({_notebook(folder, c, up)})",
+            f"[{c.notebook.split('_')[0]}: {c.heading}]({_notebook(folder, c, up)})",
         ]
         for c in claims.read()
         if not c.rule
