@@ -31,7 +31,7 @@ MODULES = (
 )
 CONTENTS = {
     "Read": ["docs/claims", "docs/fails", "docs/explorer", "docs/dashboard"],
-    "Notebooks": ["notebooks/*"],
+    "Notebooks": ["notebooks/[0-9]*"],
     "Teach": ["workshop/README", "docs/glossary"],
     "Your data": ["docs/use", "docs/data", "docs/voxels"],
     "Methods": ["docs/faithfulness", "docs/intervals", "docs/scaling", "docs/reproducibility"],
