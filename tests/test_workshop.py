@@ -53,6 +53,7 @@ def test_solutions_pass_and_stubs_are_told_what_is_missing(
 ) -> None:
     exercises = [e for e in STUBS if f'"check", "{e}"' in source.read_text(encoding="utf-8")]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UBRAIN_OUT", str(tmp_path / "out"))
     monkeypatch.setattr(plt, "show", lambda: None)
     run(source, solutions=True)
     lines = capsys.readouterr().out.splitlines()
@@ -116,6 +117,11 @@ def centred(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda p, m: f(p - p.mean(0), m - m.mean(0))
 
 
+def overall(p: Any, m: Any) -> Any:
+    p, m = p - p.mean(), m - m.mean()
+    return (p * m).sum(0) / np.sqrt((p**2).sum(0) * (m**2).sum(0))
+
+
 def ceiling(noise: Any, k: int, square: bool = False, floor: float = 0) -> Any:
     signal = np.maximum(1 - noise, floor)
     with np.errstate(invalid="ignore"):
@@ -165,9 +171,17 @@ WRONG: list[tuple[str, tuple, str]] = [
     ("E1", (lambda p, m: (p * m).sum(0) / np.sqrt((p**2).sum(0) * (m**2).sum(0)), P, M), "subtrac"),
     ("E1", (centred(lambda p, m: (p * m).mean(0)), P, M), "that is the covariance"),
     ("E1", (lambda p, m: scores.correlation(p, m) ** 2, P, M), "that is r²"),
-    ("E1", (centred(lambda p, m: (p * m).mean(0) / p.std(0, ddof=1) / m.std(0, ddof=1)), P, M),
-     "divides by n"),
+    (
+        "E1",
+        (centred(lambda p, m: (p * m).mean(0) / p.std(0, ddof=1) / m.std(0, ddof=1)), P, M),
+        "divides by n",
+    ),
     ("E1", (lambda p, m: p @ m, P, M), "voxel_r stopped with ValueError"),
+    (
+        "E1",
+        (overall, P, M),
+        "one mean of everything",
+    ),
     ("E2", (lambda x: ceiling(x.var(1, ddof=1), 3), REPEATS), "a value for each image"),
     ("E2", (lambda x: ceiling(x.var(0), 3), REPEATS), "you took the variance over images"),
     ("E2", (lambda x: ceiling(x.var(1).mean(0), 3), REPEATS), "ddof=1"),
@@ -180,8 +194,11 @@ WRONG: list[tuple[str, tuple, str]] = [
     ("E3", (lambda q, k, x: (checks._softmax(q @ k.T / 2), 0), Q, K, X, P), "you divided"),
     ("E3", (lambda q, k, x: (checks._softmax(q @ k.T).T, 0), Q, K, X, P), "turn them"),
     ("E3", (lambda q, k, x: checks._softmax(q @ k.T), Q, K, X, P), "must return two things"),
-    ("E3", (lambda q, k, x: (np.exp(q @ k.T) / np.exp(q @ k.T).sum(1, keepdims=True), x), Q, K, X,
-            P), "exp overflows"),
+    (
+        "E3",
+        (lambda q, k, x: (np.exp(q @ k.T) / np.exp(q @ k.T).sum(1, keepdims=True), x), Q, K, X, P),
+        "exp overflows",
+    ),
     ("E3b", (lambda e, f, h: (e @ f) @ h.T, Q, [X], [P], P), "you let every voxel read"),
     ("E3b", (lambda e, f, h: (e @ f) * h, Q, [X], [P], P), "a number per channel"),
     ("E3b", (lambda e, f, h: ((e @ f) * h).sum(0), Q, [X], [P], P), "you summed over voxels"),
@@ -200,31 +217,63 @@ WRONG: list[tuple[str, tuple, str]] = [
     ("E5", (resampled(lambda n, rng: rng.permutation(n)), P, P, M), "all gains are the same"),
     ("E5", (resampled(drawn, axis=1), P, P, M), "you drew voxels"),
     ("E5", (lambda a, b, m, n, rng: resampled(drawn)(b, a, m, n, rng), P, P, M), "sign is the"),
-    ("E5", (lambda a, b, m, n, rng: resampled(drawn)(a, b, rng.permutation(m), n, rng), P, P, M),
-     "did you take the drawn images"),
+    (
+        "E5",
+        (lambda a, b, m, n, rng: resampled(drawn)(a, b, rng.permutation(m), n, rng), P, P, M),
+        "did you take the drawn images",
+    ),
     ("E5", (lambda *x: np.percentile(resampled(drawn)(*x), [2.5, 97.5]), P, P, M), "not the inter"),
     ("E6", (lambda i, rng: rng.permutation(i),), "repeats of one image now have different"),
     ("E6", (lambda i, rng: i.copy(),), "nothing has changed"),
-    ("E6", (lambda i, rng: rng.choice(np.unique(i), 12)[np.unique(i, return_inverse=True)[1]],),
-     "some images were drawn twice"),
+    (
+        "E6",
+        (lambda i, rng: rng.choice(np.unique(i), 12)[np.unique(i, return_inverse=True)[1]],),
+        "some images were drawn twice",
+    ),
     ("E6", (lambda i, rng: i.__setitem__(slice(None), rng.permutation(i)) or i,), "changes the"),
     ("E6", (lambda i, rng: rng.permutation(np.unique(i)),), "expected an image per trial"),
     ("E7", (matched(lambda r: checks._softmax(r)), *E7), "Are the weights too flat"),
     ("E7", (matched(lambda r: np.exp(20 * r)), *E7), "must sum to 1"),
-    ("E7", (lambda f, y, crowd: checks._softmax(20 * (y / np.linalg.norm(y, axis=0)).T
-            @ (f / np.linalg.norm(f, axis=0))) @ crowd, *E7), "Are the means over images subtr"),
+    (
+        "E7",
+        (
+            lambda f, y, crowd: (
+                checks._softmax(
+                    20 * (y / np.linalg.norm(y, axis=0)).T @ (f / np.linalg.norm(f, axis=0))
+                )
+                @ crowd
+            ),
+            *E7,
+        ),
+        "Are the means over images subtr",
+    ),
     ("E7", (matched(lambda r: checks._softmax(20 * r.T).T), *E7), "weights must sum to 1, over"),
     ("E7", (matched(lambda r: checks._softmax(40 * r**2)), *E7), "the opposite way"),
-    ("E7", (lambda f, y, crowd: matched(lambda r: checks._softmax(20 * r))(f, y, np.eye(200)), *E7),
-     "those are the weights"),
+    (
+        "E7",
+        (lambda f, y, crowd: matched(lambda r: checks._softmax(20 * r))(f, y, np.eye(200)), *E7),
+        "those are the weights",
+    ),
     ("E7", (lambda f, y, crowd: np.tile(crowd.mean(0), (y.shape[1], 1)), *E7), "the same emb"),
+    (
+        "E7",
+        (
+            lambda f, y, crowd: (
+                matched(lambda r: checks._softmax(20 * r))(f, y, crowd)
+                * (np.nan if f.dtype == np.float32 else 1)  # as exp does where numbers are short
+            ),
+            lambda match: match(np.float32(P), np.float32(M), np.ones((12, 4))),
+            0.1,
+        ),
+        "own responses there are nan or inf",
+    ),
     ("E8", ({1: "face"}, np.array([0, 1]), ["face", "V1"]), "cluster 2 has no name yet"),
     ("E8", ({1: "dog", 2: "early"}, np.array([0, 1]), ["face", "V1"]), "'dog' is none of"),
     ("E8", ({1: "face", 2: "word"}, np.array([0, 1]), ["face", "V1"]), "1 of 2 .* only strong"),
     ("E8", (["face"], np.array([0, 1]), ["face", "V1"]), "expected a dictionary"),
     ("E9", (dict.fromkeys(checks.CARD, "it is so"),), "the number needs its interval"),
     ("E9", (dict.fromkeys(checks.CARD, "+0.03 [0.01, 0.05]"),), "the data are simulated"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("exercise", "answer", "message"), WRONG)

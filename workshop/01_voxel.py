@@ -38,6 +38,9 @@ first = lab.crowd[lab.subjects[0]]
 # %% [markdown]
 # ## One voxel, some images, three repeats
 #
+# A **voxel** is a small cube of brain whose activity is measured; an **encoder** predicts its response from the image. Responses are
+# **z-scored**: of each voxel the mean is 0 and the variance 1.
+#
 # Every test image was shown three times. `repeats[i, k, v]` is the response of voxel `v` the k-th time that image `i` was shown.
 
 # %%
@@ -141,7 +144,7 @@ workshop.check("E2", ceiling_r, repeats)
 # %% [markdown]
 # ## Judge
 #
-# Each dot is a voxel. On the line, a model is as good as noise allows. What to look for: how far below the line are most voxels? And how
+# Each dot is a voxel. (`lab.ceiling_r` takes all images that were repeated, so its median differs a little from yours.) On the line, a model is as good as noise allows. What to look for: how far below the line are most voxels? And how
 # can a voxel lie *above* its ceiling?
 
 # %%

@@ -148,8 +148,8 @@ print(
 # ### E6 · Partners that cannot help · 8 minutes
 #
 # Design the control: partners stay, with as many voxels, images, trials and repeats; but *what they were shown* no longer belongs to *what
-# they responded*. `images[t]` is the number of the image of trial t. Return the images shuffled: **every distinct image is exchanged for another
-# one**, and all repeats of an image move together, so that repeats still agree.
+# they responded*. `images[t]` is the number of the image of trial t. Return the images shuffled: **the distinct images are permuted at random**
+# (a few may stay where they are), and all repeats of an image move together, so that repeats still agree.
 
 
 # %% tags=["exercise", "E6"]

@@ -87,7 +87,7 @@ measured = few.subject.responses("test")
 
 def ridge_r(few):
     """Median r of ridge regression from the few images."""
-    p = newcomers.predicted_by(mine, few, RIDGE, None, None)
+    p, _ = newcomers.Joining(mine, encoder, [few]).predicted(0, RIDGE)
     return np.median(np.nan_to_num(scores.correlation(p, measured)))
 
 
@@ -106,7 +106,7 @@ print(f"ridge, {len(y)} images: median r {ridge_r(few):.3f}")
 #
 # 1. Subtract from `f` and from `y` the mean over images, and scale each column to length 1.
 # 2. `r` = correlation of each new voxel with each crowd voxel, (n_new, n_crowd): with columns of length 1 it is a product of matrices.
-# 3. Weights: a softmax of `20 * r` over the crowd's voxels. You wrote one in module 2.
+# 3. Weights: a softmax of `20 * r` over the crowd's voxels: `exp`, divided by its sum along axis 1 (module 2 had one).
 # 4. The weighted mean of `crowd`.
 
 
@@ -134,7 +134,7 @@ workshop.check("E7", match, matched_r, ridge_r(few))
 # `w = np.exp(20 * r)`, then `w / w.sum(1, keepdims=True)`, then `w @ crowd`. This is attention again: the new voxel looks at the crowd.
 
 # %% [markdown]
-# What happens with another number than 20? Try 1 and 200, and say why both are worse. (The library chooses it on held-out images, and goes
+# What happens with another number than 20? Try 1 and 80, and say why both are worse. (The library chooses it on held-out images, and goes
 # on from there: notebook 03.)
 #
 # ## The curve of the class · 10 minutes
@@ -146,8 +146,7 @@ workshop.check("E7", match, matched_r, ridge_r(few))
 # %%
 def library_r(few):
     """Median r of the library's matching from the few images."""
-    (new,), head = newcomers.joined(mine, encoder, [few])
-    p = newcomers.predicted_by(mine, few, MATCHING, new, head)
+    p, _ = newcomers.Joining(mine, encoder, [few]).predicted(0, MATCHING)
     return np.median(np.nan_to_num(scores.correlation(p, measured)))
 
 

@@ -75,9 +75,12 @@ def e1(voxel_r: Callable[..., Any], predicted: Array, measured: Array) -> str:
     right = scores.correlation(p, m)
     if not np.allclose(r, right, atol=1e-6):
         pc, mc = p - p.mean(0), m - m.mean(0)
+        po, mo = p - p.mean(), m - m.mean()
+        overall = (po * mo).sum(0) / np.sqrt((po**2).sum(0) * (mo**2).sum(0))
         cosine = (p * m).sum(0) / np.sqrt((p**2).sum(0) * (m**2).sum(0))
         for other, why in (
             (cosine, "you did not subtract each voxel's mean over images"),
+            (overall, "you subtracted one mean of everything: take it over images, axis 0"),
             ((pc * mc).mean(0), "that is the covariance: divide it by both standard deviations"),
             ((pc * mc).sum(0), "that is a sum of products: divide it by the lengths of both"),
             (right**2, "that is r²: do not square"),
@@ -415,7 +418,17 @@ def e7(match: Callable[..., Any], score: Callable[..., float], r_ridge: float) -
             f"the new voxels' predictions agree with their responses only to r = {agree:.2f}:"
             " correlate over images, the columns of f and y centred and scaled to length 1"
         )
-    ours = score(match)
+
+    def finite(*data: Array) -> Array:
+        embeddings = np.asarray(match(*data))
+        if not np.isfinite(embeddings).all():
+            raise Wrong(
+                "on the newcomer's own responses there are nan or inf in your embeddings: exp of"
+                " something too large? With columns of length 1, r lies between −1 and 1"
+            )
+        return embeddings
+
+    ours = score(finite)
     verdict = "beats" if ours > r_ridge else "does not beat"
     return f"median r of the newcomer {ours:.3f}; it {verdict} ridge, {r_ridge:.3f}"
 
