@@ -57,7 +57,7 @@ def sources(to: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".md":
             target.write_text(_linked(file.read_text(encoding="utf-8")), encoding="utf-8")
-        elif "workshop" not in file.parts or file.parent.name != "workshop":
+        elif file.relative_to(root).parts[0] != "workshop":
             shutil.copyfile(file, target)  # of the workshop's sources none: they hold solutions
     for file in executed:
         shutil.copyfile(file, to / "notebooks" / file.name)
