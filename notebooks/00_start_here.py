@@ -40,12 +40,9 @@ import torch
 
 import ubrain
 from ubrain import checkpoint, scores
-from ubrain.backbone import Backbone
 from ubrain.data import doctor
-from ubrain.data.simulate import scenes
 from ubrain.predict import Predictor, predict
 from ubrain.report import explorer, faithfulness, figures
-from ubrain.report.lab import SHIPPED
 from ubrain.report.studies import receptive_fields
 
 lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
@@ -60,6 +57,9 @@ print(lab.answer())
 # it anew). How would the voxels of one of them respond? What to look for: areas that prefer what is on the image stand on top.
 
 # %%
+from ubrain.backbone import Backbone
+from ubrain.data.simulate import scenes
+
 shipped, (image, scene) = ubrain.shipped_encoder(), scenes.render(1, 59)
 backbone = Backbone(ubrain.load_profile("fast").backbone)
 with torch.inference_mode():
@@ -67,6 +67,8 @@ with torch.inference_mode():
 print("on the image:", *(thing.category for thing in scene.things), "| (n_voxels,) =", answer.shape)
 
 # %%
+from ubrain.report.lab import SHIPPED
+
 areas = checkpoint.read_table(SHIPPED, "S1")["areas"]
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.8))
 figures.images(axes[:1], [image], ["a new scene"])

@@ -162,7 +162,7 @@ def test_run_all_of_the_first_notebook_and_save(browser, lab, clone):
     assert "numbers ->" in str(cells[-1].outputs), cells[-1]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 4
     assert figures
-    assert bars
+    assert bars or any("%|" in o.get("text", "") for o in outputs)  # it may be too short to be seen
     wait(browser, lambda: git(clone, "status", "--porcelain") == "", 30)
 
 

@@ -1,12 +1,10 @@
 """Recordings brought by a reader, on the smallest simulated crowd."""
 
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
 
-from ubrain import UbrainError
+from ubrain import UbrainError, paths
 from ubrain.analysis import clusters
 from ubrain.crowd import Crowd
 from ubrain.report.studies import own_brain
@@ -32,7 +30,8 @@ def test_the_simulated_newcomer_is_nobody_of_the_crowd(lab, files):
 
 
 def test_what_is_imported_is_what_was_simulated(lab, files, mine):
-    with Crowd(Path(files.images).with_name("simulated.h5")) as simulated:
+    (path,) = paths.cache_root().glob(f"simulated-smoke-seed{lab.seed + own_brain.FAR}-*.h5")
+    with Crowd(path) as simulated:
         before, after = simulated[simulated.subjects[0]], mine.crowd[NAME]
         np.testing.assert_allclose(after.responses("test"), before.responses("test"), atol=1e-5)
         assert list(after.voxels["areas"]) == list(before.voxels["areas"])
