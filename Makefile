@@ -68,6 +68,7 @@ lab: $(STAMP)  ## open JupyterLab; git sees no outputs in notebooks/, they stay 
 SITE := .cache/site
 site: $(STAMP)  ## the documentation with executed notebooks and the voxel explorer, in .cache/site
 	$(BIN)/python -m ubrain.report.site sources $(SITE)-sources
+	rm -rf $(SITE)
 	$(BIN)/sphinx-build -q -W --keep-going -j auto -c docs $(SITE)-sources $(SITE)
 	$(BIN)/python -c 'import ubrain; print(ubrain.Lab("site").crowd.path)' > $(SITE)-crowd.txt
 	$(BIN)/ubrain explore --checkpoint ubrain/crowd_of_six --crowd "$$(cat $(SITE)-crowd.txt)" --out $(SITE)/explorer.html

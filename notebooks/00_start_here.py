@@ -71,7 +71,7 @@ from ubrain.report.lab import SHIPPED
 
 areas = checkpoint.read_table(SHIPPED, "S1")["areas"]
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.8))
-figures.images(axes[:1], [image], ["a new scene"])
+figures.images(axes[:1], [image], ["a new, simulated scene"])
 pd.Series(answer).groupby(areas).mean().sort_values().plot.barh(
     ax=axes[1], xlabel="mean predicted response (z)"
 )

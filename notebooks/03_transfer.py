@@ -167,7 +167,7 @@ display(figures.compact(in_top1, digits=1, scale=100, **columns))  # percentage 
 # %% [markdown]
 # ## Time
 #
-# Seconds per newcomer and draw on this machine, mean over the directions that have this number of images. All draws are
+# Seconds per newcomer and draw, on the machine and at the time of the fit (from a pack: where it was made), mean over the directions that have this number of images. All draws are
 # matched with the crowd at once, which counts in equal shares for each of them, for matching and again for ours. The seconds
 # are printed, but not among the recorded numbers: they change from run to run.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jupytext
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -167,7 +168,7 @@ def test_a_manifest_that_is_not_right_is_refused(made, change, message):
         ({"kept/ridge-01.safetensors": b"longer"}, tarfile.REGTYPE, "is not as announced"),
         ({"kept/ridge-01.safetensors": b""}, tarfile.SYMTYPE, "is not as announced"),
         ({"kept/more-01.safetensors": b"more"}, tarfile.REGTYPE, "is not as announced"),
-        ({"/tmp/more": b"more"}, tarfile.REGTYPE, "is not as announced"),
+        ({"/elsewhere/more": b"more"}, tarfile.REGTYPE, "is not as announced"),
     ],
 )
 def test_content_that_was_not_announced_is_refused(made, members, kind, message):
@@ -217,7 +218,7 @@ def test_where_a_pack_comes_from(made, tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_found_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(packs, "run_notebooks", lambda *a, **k: pytest.fail("it ran"))
     (tmp_path / "file").touch()
-    with pytest.raises(UbrainError, match="cannot write"):
+    with pytest.raises(UbrainError, match="cannot be written"):
         packs.pack("00*", tmp_path / "file" / "a.tar.xz", "smoke")
 
 
@@ -263,8 +264,11 @@ def test_from_a_pack_no_notebook_trains(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("UBRAIN_CACHE", str(tmp_path / "cache"))
     packs.unpack(str(tmp_path / "a.tar.xz"))
     with Steps() as steps:
-        assert run_here(source) == pytest.approx(expected) or run_here(source) == expected
+        found = run_here(source)
     assert steps.n == 0
+    for a, b in zip(found, expected, strict=True):
+        assert (a.name, a.condition, a.subject) == (b.name, b.condition, b.subject)
+        np.testing.assert_allclose(a.value, b.value, rtol=1e-6, equal_nan=True)
 
 
 def test_the_shipped_encoder_is_the_one_that_the_profile_would_train():

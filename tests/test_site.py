@@ -5,6 +5,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
+from ubrain.errors import UbrainError
 from ubrain.report import site
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,10 @@ def sources(tmp_path_factory):
         patch.chdir(ROOT)
         folder = tmp_path_factory.mktemp("site") / "sources"
         folder.mkdir()
-        (folder / "old.md").touch()
+        with pytest.raises(UbrainError, match="holds no sources of the site"):
+            site.sources(folder)
+        for name in ("index.md", "old.md"):
+            (folder / name).touch()
         site.sources(folder)
     return folder
 

@@ -62,6 +62,21 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_out(out: Path) -> None:
+    """Refuse a file that cannot be written, before the work; nothing is written.
+
+    Raises
+    ------
+    UbrainError
+        If it is a folder, or there is no folder above it that can be written into.
+    """
+    if out.is_dir():
+        raise UbrainError(f"{out} is a folder; expected the name of a file to write")
+    above = next(p for p in out.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UbrainError(f"{out} cannot be written: no right to write into {above}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never half of it."""
     with atomic(path) as partial:

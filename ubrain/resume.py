@@ -10,7 +10,7 @@ import glob
 import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ubrain.errors import UbrainError
-from ubrain.paths import write_text
+from ubrain.paths import atomic, write_text
 
 SETTINGS, LOCK = "settings.json", "lock"
 
@@ -79,6 +79,20 @@ def locked(folder: Path, what: str, wait: bool = False) -> Iterator[Path]:
             with suppress(OSError):
                 folder.rmdir()
         lock.release()
+
+
+def make_once(path: Path, make: Callable[[Path], None]) -> None:
+    """Make a file that is not there, by a function that writes to a temporary name. Of several
+    processes that want it, one makes it; nothing is locked where it is there, so a cache that is
+    complete may be read-only.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            with atomic(path) as partial:
+                make(partial)
 
 
 def remove_partials(folder: Path, name: str | None = None) -> None:

@@ -46,7 +46,7 @@ from ubrain.exchange import hub
 from ubrain.exchange.readouts import ReadoutPredictor, load_readout
 from ubrain.exchange.transfers import open_encoder
 from ubrain.model import UniversalEncoder
-from ubrain.paths import write_text
+from ubrain.paths import check_out, write_text
 from ubrain.progress import log, track
 from ubrain.readout import LinearReadout
 from ubrain.report import figures
@@ -164,7 +164,7 @@ def explore(
         cannot be written.
     """
     out = Path(out)
-    _check_out(out)
+    check_out(out)
     if voxels > MOST:
         raise UbrainError(f"--voxels {voxels}: expected at most {MOST:,}; a page is not for more")
     folder = hub.fetch(folder)
@@ -392,15 +392,6 @@ def page(explorer: Explorer) -> str:
         "data": data,
     }
     return file_html(document, INLINE, explorer.title, template=template, template_variables=given)
-
-
-def _check_out(out: Path) -> None:
-    """A page that cannot be written is refused before the work."""
-    if out.is_dir():
-        raise UbrainError(f"{out} is a folder; expected the name of an HTML file to write")
-    above = next(p for p in (out.absolute().parent, *out.absolute().parents) if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UbrainError(f"{out} cannot be written: no right to write into {above}")
 
 
 def _only(

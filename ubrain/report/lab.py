@@ -35,6 +35,7 @@ from ubrain.report.figures.png import compressed
 from ubrain.report.kept import kept
 from ubrain.report.results import Record, published, write_results
 from ubrain.report.suite import suite_of
+from ubrain.resume import make_once
 
 T = TypeVar("T")
 RIDGE, FACTORISED, ALONE, CROWD = list(figures.CONDITIONS)[:4]
@@ -65,14 +66,13 @@ def simulated_crowd(profile: config.Profile, seed: int) -> Path:
     settings = json.dumps([parts, seed, simulate.VERSION])
     key = hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
     path = paths.cache_root() / f"simulated-{profile.name}-seed{seed}-{key}.h5"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # of several notebooks that want it, one makes it
-    with nullcontext() if path.exists() else FileLock(f"{path}.lock"):
-        if not path.exists():
-            log.info("simulating the crowd of profile %s, seed %d", profile.name, seed)
-            with paths.atomic(path) as partial:
-                for number, part in enumerate(profile.simulation):
-                    simulate.simulate_crowd(partial, part, seed, append=number > 0)
+
+    def make(partial: Path) -> None:
+        log.info("simulating the crowd of profile %s, seed %d", profile.name, seed)
+        for number, part in enumerate(profile.simulation):
+            simulate.simulate_crowd(partial, part, seed, append=number > 0)
+
+    make_once(path, make)
     paths.note_use(path)
     return path
 

@@ -65,11 +65,7 @@ def pack(
 
     run = run_name(None, profile, seed)
     out = Path(out or f"ubrain-{run}.tar.xz")
-    try:
-        with paths.atomic(out) as partial:
-            partial.touch()
-    except OSError as error:
-        raise UbrainError(f"cannot write {out}: {error.strerror or error}") from error
+    paths.check_out(out)
     with noting_use() as listing:
         outcomes = run_notebooks(pattern, profile, None, seed, jobs=jobs)
         names = set(listing.read_text(encoding="utf-8").split())

@@ -44,8 +44,16 @@ for (const row of this.nextElementSibling.tBodies[0].rows)
 
 
 def sources(to: Path) -> None:
-    """Write everything that sphinx needs into a folder; what was there before is removed."""
+    """Write everything that sphinx needs into a folder; what it held of an earlier site is removed.
+
+    Raises
+    ------
+    UbrainError
+        If the folder holds something else.
+    """
     root = paths.project_root()
+    if to.exists() and not (to / "index.md").exists():
+        raise UbrainError(f"{to} holds no sources of the site; give another folder")
     shutil.rmtree(to, ignore_errors=True)
     executed = sorted((root / "papermill_runs" / README_RUN).glob("*.ipynb"))
     files = [p for p in root.iterdir() if p.is_file() and p.suffix in SUFFIXES]
@@ -239,4 +247,4 @@ if __name__ == "__main__":
     if what == "sources":
         sources(Path(folder))
     elif broken := check(Path(folder)):
-        raise UbrainError("links that lead nowhere:\n" + "\n".join(broken))
+        sys.exit("links that lead nowhere:\n" + "\n".join(broken))

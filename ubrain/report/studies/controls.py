@@ -4,15 +4,14 @@ hold nothing (notebook 09).
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from ubrain import paths, scores
@@ -26,6 +25,7 @@ from ubrain.report.figures.compact import compact
 from ubrain.report.lab import RIDGE, Lab, simulated_crowd
 from ubrain.report.studies import newcomers
 from ubrain.report.studies.newcomers import GRADIENT, MATCHING, OURS, Direction
+from ubrain.resume import make_once
 
 METHODS = GRADIENT, MATCHING, OURS
 GAIN, MEDIAN_R, TOP1 = "gain of the crowd", "median r of the crowd", "top-1 above chance"
@@ -55,19 +55,19 @@ def shuffled(lab: Lab, subjects: Sequence[str]) -> Lab:
     """
     name = f"{lab.crowd.fingerprint[:12]}-shuffled-{'-'.join(subjects)}-seed{lab.seed}.h5"
     path, rng = paths.cache_root() / "controls" / name, np.random.default_rng(lab.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with nullcontext() if path.exists() else FileLock(f"{path}.lock"):
-        if not path.exists():
-            with paths.atomic(path) as partial:
-                shutil.copyfile(lab.crowd.path, partial)
-                with h5py.File(partial, "r+") as file:
-                    for s in subjects:
-                        instead = np.arange(len(lab.crowd.image_ids))
-                        for split in ("train", "val"):
-                            rows = lab.crowd[s].image_rows(split)
-                            instead[rows] = rng.permutation(rows)
-                        image = file[f"subjects/{s}/trials/image"]
-                        image[:] = instead[image[:]]
+
+    def make(partial: Path) -> None:
+        shutil.copyfile(lab.crowd.path, partial)
+        with h5py.File(partial, "r+") as file:
+            for s in subjects:
+                instead = np.arange(len(lab.crowd.image_ids))
+                for split in ("train", "val"):
+                    rows = lab.crowd[s].image_rows(split)
+                    instead[rows] = rng.permutation(rows)
+                image = file[f"subjects/{s}/trials/image"]
+                image[:] = instead[image[:]]
+
+    make_once(path, make)
     return Lab(lab.notebook, str(path), lab.profile.name, lab.seed, lab.subjects)
 
 
