@@ -228,9 +228,9 @@ Claims that fail, or hold in some worlds only, as the recorded runs judge them;
 """
 DASHBOARD = """# Every number
 
-What every notebook recorded in every published run: of the simulated crowd (seeds 0, 1, 2), of other
-simulated crowds (with an earlier profile), and of one macaque's V4. In brackets 95 % intervals.
-Columns of different data are not to be compared.
+What every notebook recorded in every published run: of the simulated crowd (seeds 0, 1, 2), of
+other simulated crowds (with an earlier profile), and of one macaque's V4. In brackets 95 %
+intervals. Columns of different data are not to be compared.
 """
 EXPLORER = """# Voxel explorer
 
