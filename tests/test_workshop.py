@@ -273,6 +273,9 @@ WRONG: list[tuple[str, tuple, str]] = [
     ("E8", (["face"], np.array([0, 1]), ["face", "V1"]), "expected a dictionary"),
     ("E9", (dict.fromkeys(checks.CARD, "it is so"),), "the number needs its interval"),
     ("E9", (dict.fromkeys(checks.CARD, "+0.03 [0.01, 0.05]"),), "the data are simulated"),
+    ("E9", (dict.fromkeys(checks.CARD, ".3, 95 % interval .1 to .5"),), "the data are simulated"),
+    ("E9", (dict.fromkeys(checks.CARD, "−.03 (−.05–−.01)"),), "the data are simulated"),
+    ("E9", (dict.fromkeys(checks.CARD, "0.5 [0.02, 0.04]"),), "0.5 does not lie in its interval"),
 ]
 
 

@@ -44,7 +44,7 @@ first = lab.crowd[lab.subjects[0]]
 # subject owns a small vector, its **embedding** `e`. Everything else is shared:
 #
 # 1. **Where?** The embedding makes a *query* `q`, each token a *key* `k`. A voxel looks at token p with a weight that is large where `q · k` is
-#    large: a softmax over tokens. What it sees is the weighted mean of the tokens.
+#    large: a softmax over tokens. What it sees is the weighted mean of the tokens. (A key says what a token shows, and at which place it is.)
 # 2. **What?** The embedding also says which channels of that mean count, and with which sign: `e @ F`. The response is the weighted sum.
 #
 # This happens at several levels of the network (lines, textures, objects), and the responses of the levels are added.
@@ -77,7 +77,10 @@ print("x: one vector per token", x.shape)
 
 # %% tags=["exercise", "E3"]
 def spatial(q, k, x):
-    """(n_voxels, E), (n_tokens, E), (n_tokens, C) -> (n_voxels, n_tokens), (n_voxels, C)"""
+    """(n_voxels, E), (n_tokens, E), (n_tokens, C) -> (n_voxels, n_tokens), (n_voxels, C)
+
+    E numbers in an embedding, C channels of a token.
+    """
     ### BEGIN SOLUTION
     ### ...  # your code, 4 lines
     a = q @ k.T
@@ -170,8 +173,9 @@ workshop.check("E3c", nowhere, attention)
 # `-(attention * np.log(attention)).sum(1)` is the entropy of each voxel. `argmax` gives the place of the largest number.
 
 # %% [markdown]
-# The image, the weights of the most focused voxel, and those of the one that looks nowhere, in one colour scale (dark: a small weight). What to look for: to
-# which area does each belong? Why would a voxel that responds to *places* look everywhere?
+# The image, the weights of the most focused voxel, and those of one that looks nowhere, in one colour scale (dark: a small weight); by another
+# measure than yours, so it may be another voxel. What to look for: to which area does each belong? OPA, PPA and RSC respond to *places*: why
+# would such a voxel look everywhere?
 
 # %%
 peak = attention.max(1)  # another measure of the same: the largest weight
@@ -183,19 +187,22 @@ for ax, voxel in zip(axes[1:], ends, strict=True):
     weights = attention[voxel].reshape(grid, grid)
     ax.imshow(weights, vmin=0, vmax=attention[ends].max(), cmap="magma")
     ax.set(
-        title=f"voxel {voxel}, {first.voxels['areas'][voxel] or 'no area'}", xticks=[], yticks=[]
+        title=f"voxel {voxel}, {first.voxels['areas'][voxel] or 'no area'}, up to {peak[voxel]:.2f}",
+        xticks=[],
+        yticks=[],
     )
 plt.show()
 
 # %% [markdown]
-# ## Explore · 8 minutes
+# ## Explore · 5 minutes
 #
 # The explorer shows every voxel of every subject: click a place on the cortex, and see the score and ceiling of the voxel, where it looks,
-# which images it prefers, and which voxels of the *other* subjects have nearly the same embedding. Find a voxel of the first subject whose
-# nearest neighbours lie in five other brains.
+# which images it prefers, and which voxels of the *other* subjects have the most similar embeddings. Find a voxel whose nearest neighbours in
+# all other brains lie in an area of its own name, and one where they do not. Which kind of voxel is which? Clusters have numbers only: naming
+# them is E8. The cell takes half a minute.
 
 # %% tags=["explorer"]
-explorer.show(lab, encoder)
+explorer.show(lab, encoder, named=False)
 
 # %% [markdown]
 # **Done?** In the menu: *Kernel → Shut Down Kernel*. An open module keeps a gigabyte of memory.

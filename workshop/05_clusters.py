@@ -52,7 +52,7 @@ kmeans = clusters.kmeans(
 rows = clustering.test_rows(lab)
 liked = clustering.mean_responses(lab, encoder, kmeans.labels, rows)
 best = clustering.top_images(liked, 8)
-pd.crosstab(voxels["subject"], kmeans.labels + 1)
+pd.crosstab(voxels["subject"], kmeans.labels + 1, colnames=["cluster"])
 
 # %% [markdown]
 # The table: voxels of each subject (row) in each cluster (column). What to look for: is there a cluster that belongs to one subject only?
@@ -69,8 +69,8 @@ plt.show()
 # ### E8 · Name them · 12 minutes
 #
 # One word for each cluster: **face, body, food, word, animal, vehicle** if the images share that object, **place** if they share a room or a
-# landscape, and **early** if they share no object, only strong contrast somewhere. Several clusters may have the same name. You pass with
-# seven of ten.
+# landscape, and **early** if they share no object, only strong contrast somewhere (words and plates have strong contrast, too: compare with
+# other rows). Several clusters may have the same name. You pass with seven of ten.
 
 # %% tags=["exercise", "E8"]
 ### BEGIN SOLUTION
@@ -103,13 +103,13 @@ workshop.check("E8", names, kmeans.labels, voxels["type"])
 # ## The truth
 #
 # Only a simulation can show this table: the true kind of each voxel (row), and the cluster it is in (column). *ARI* is 1 if the two groupings
-# are the same, and 0 by chance.
+# are the same, and 0 by chance; *homogeneity* is 1 if a cluster has voxels of one kind only, *completeness* if a kind lies in one cluster only.
 
 # %%
 kinds = voxels["type"].replace(["V1", "V2", "V3", "hV4"], "early")
 agreement = clusters.agreement(kmeans.labels, kinds)
 print(", ".join(f"{name} {value:.2f}" for name, value in agreement.items()))
-pd.crosstab(kinds, kmeans.labels + 1)
+pd.crosstab(kinds, kmeans.labels + 1, colnames=["cluster"])
 
 # %% [markdown]
 # ## Talk to your neighbour · 3 minutes

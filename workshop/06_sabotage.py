@@ -53,8 +53,8 @@ print(clean, f"{clean.stat().st_size / 1e6:.0f} MB")
 # ## Spoil it
 #
 # One of you runs the next cell and does not say which fault was chosen (`"transpose"`: rows and columns of every image are swapped, as when an
-# array of MATLAB is read; `"shift"`: in each session, every response belongs to the trial before). `None` lets the machine choose. Then change
-# seats.
+# array of MATLAB is read; `"shift"`: in each session, every response belongs to the trial before). Put its name in place of `None`, run the
+# cell, put `None` back without running it again, and change seats. `None` lets the machine choose, if you are alone.
 
 # %%
 workshop.sabotage(clean, "mystery.h5", None)

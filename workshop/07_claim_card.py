@@ -39,8 +39,8 @@ print(f"module 3 once more: gain of the crowd for {me}, in median r: {found}")
 # %% [markdown]
 # ### E9 · One claim that you would sign · 5 minutes
 #
-# Take one claim of today: that a crowd helps, that 25 images are enough, that embeddings form groups. Fill in each field with a sentence or a
-# number; the number with its interval, from your own cells.
+# Take one claim of today that has an interval: that a crowd helps, or (if your class pooled its results) how well 25 images do. Fill in each
+# field with a sentence or a number; the number with its interval, from your own cells.
 
 # %% tags=["exercise", "E9"]
 card = {

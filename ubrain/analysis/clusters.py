@@ -73,8 +73,8 @@ class Clustering:
 
     @property
     def titles(self) -> list[str]:
-        """Number and name of each cluster, numbered from 1."""
-        return [f"{i + 1} {name}" for i, name in enumerate(self.names)]
+        """Number and name, if it has one, of each cluster, numbered from 1."""
+        return [f"{i + 1} {name}".rstrip() for i, name in enumerate(self.names)]
 
     def named(self, names: Sequence[str]) -> "Clustering":
         """The same clusters with names."""

@@ -179,8 +179,9 @@ def explore(
     return out
 
 
-def show(lab: Lab, encoder: UniversalEncoder) -> HTML | None:
-    """The page in a notebook, and as a file in the folder of what the notebook writes.
+def show(lab: Lab, encoder: UniversalEncoder, named: bool = True) -> HTML | None:
+    """The page in a notebook, and as a file in the folder of what the notebook writes; clusters
+    have names, or only numbers for those who have still to name them.
 
     An executed notebook that is kept (a run) stays small: there it is one line that says how to get
     the page.
@@ -188,7 +189,10 @@ def show(lab: Lab, encoder: UniversalEncoder) -> HTML | None:
     if "UBRAIN_OUT" in os.environ:
         print("the voxel explorer opens here when this notebook is run by hand")
         return None
-    html = page(gather(lab, encoder))
+    found = gather(lab, encoder)
+    if not named:
+        found = replace(found, clusters=found.clusters.named([""] * found.clusters.n_clusters))
+    html = page(found)
     write_text(lab.out / FILE, html)
     print(f"also in {lab.out / FILE}")
     inside = html.replace("&", "&amp;").replace('"', "&quot;")

@@ -4,6 +4,7 @@ A check runs the learner's function on small made-up data on which each likely m
 result, then on the data of the notebook.
 """
 
+import re
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -264,7 +265,10 @@ def e3c(nowhere: Any, attention: Array) -> str:
             " for argmax)"
         )
     if place > 0.02 * n:
-        raise Wrong(f"{place} voxels look at a larger part of the image than voxel {found:g}")
+        raise Wrong(
+            f"{place} voxels look at a larger part of the image than voxel {found:g}; a voxel's"
+            " entropy is a sum over its tokens, axis 1"
+        )
     tokens = np.exp(entropy[int(found)])
     return f"voxel {found:g} spreads its look over {tokens:.0f} of {attention.shape[1]} tokens"
 
@@ -473,9 +477,15 @@ def e9(card: Any) -> str:
     for key in CARD:
         if len(words[key]) < 2 or words[key] == "...":
             raise Wrong(f"the field {key!r} is empty")
-    if sum(c.isdigit() for c in words["number"]) < 3 or not set(words["number"]) & set("[(–…"):
+    text = re.sub(r"95 ?%", "", words["number"].replace("−", "-"))
+    one = r"[+-]?\d*\.?\d+"
+    found = re.search(rf"({one}).*?({one})\s*(?:,|;|to|and|…|–)\s*({one})", text)
+    if found is None:
         raise Wrong("the number needs its interval, such as 0.123 [0.045, 0.201]")
-    if "simulat" not in words["data"]:
+    value, low, high = map(float, found.groups())
+    if not low <= value <= high:
+        raise Wrong(f"{value:g} does not lie in its interval, from {low:g} to {high:g}")
+    if not any(word in words["data"] for word in ("simulat", "synthetic")):
         raise Wrong("the data are simulated: a reader has to see that in the field 'data'")
     if "brain" in words["shows"] and "simulat" not in words["shows"]:
         raise Wrong("'shows' speaks of brains as if they had been measured: no brain was")
@@ -513,7 +523,9 @@ def _call(function: Callable[..., Any], name: str, *arguments: Any) -> Any:
         line = traceback.extract_tb(error.__traceback__)[-1].line or "?"
         raise Wrong(f"{name} stopped with {type(error).__name__}: {error} (at `{line}`)") from None
     if value is None or value is ...:
-        raise Wrong(f"{name} gives nothing back yet: put your code in place of the dots")
+        raise Wrong(
+            f"{name} gives nothing back yet: put your code in place of the dots, and `return` it"
+        )
     return value
 
 
