@@ -11,12 +11,14 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
+from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
@@ -380,6 +382,7 @@ def test_preprocessing_uses_the_models_own_mean_and_std():
             "unknown registers 'first'; expected one of prefix, last",
         ),
         (replace(VIT, registers="last", keep_cls=False), "set keep_cls to true"),
+        (replace(CNN, grid=None), r"its levels have \[16, 256\] tokens; set grid"),
     ],
 )
 def test_what_cannot_be_had_is_refused(config, message):
@@ -387,17 +390,33 @@ def test_what_cannot_be_had_is_refused(config, message):
         Backbone(config)
 
 
-def test_no_connection_to_the_hub_is_said(monkeypatch):
-    def offline(*_, **__):
-        raise LocalEntryNotFoundError(
-            "cannot find the files in the cache.\nPlease check your connection."
-        )
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        (True, r"LocalEntryNotFoundError: cannot find the files\."),
+        (False, "it does not answer, and"),
+    ],
+)
+def test_no_connection_to_the_hub_is_said(monkeypatch, answers, reason):
+    def fetched(*_, pretrained, **__):
+        if pretrained:
+            assert answers != constants.HF_HUB_OFFLINE
+            raise LocalEntryNotFoundError("cannot find the files.\nPlease check your connection.")
+        return real(*_, pretrained=False, **__)
 
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(
-        UbrainError, match=r"could not be fetched from the hub .*in the cache\.\)\. Fetch them once"
-    ):
+    def head(place, timeout):
+        looks.append(timeout)
+        if not answers:
+            raise OSError
+
+    real, looks = timm.create_model, []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=head))
+    monkeypatch.setattr(timm, "create_model", fetched)
+    message = rf"could not be fetched from the hub \({reason}.*\)\. Fetch them once"
+    with pytest.raises(UbrainError, match=message):
         Backbone(replace(VIT, weights="hub"))
+    assert (len(looks), constants.HF_HUB_OFFLINE) == (1, False)
 
 
 def test_the_hubs_offline_mode_is_said_at_once(tmp_path):
@@ -440,6 +459,26 @@ def test_a_second_call_computes_nothing(small_crowd, tmp_path, monkeypatch):
         Features(crowd, CNN, tmp_path)
         with pytest.raises(pytest.fail.Exception):
             Features(crowd, replace(CNN, grid=2), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "no json", "half a json", "other json"])
+def test_a_damaged_file_of_a_cache_is_made_anew_with_one_line(
+    small_crowd, tmp_path, caplog, damage
+):
+    with Crowd(small_crowd) as crowd:
+        whole = Features(crowd, CNN, tmp_path).read([0, 7])
+        path = next(tmp_path.rglob("*.bin"))
+        about = path.with_suffix(".json")
+        if damage in ("short", "long"):
+            os.truncate(path, path.stat().st_size + (-1 if damage == "short" else 1))
+        elif damage == "no json":
+            about.unlink()
+        else:
+            about.write_text(about.read_text()[:100] if damage == "half a json" else "[1]")
+        np.testing.assert_array_equal(Features(crowd, CNN, tmp_path).read([0, 7]), whole)
+        assert caplog.text.count("is damaged (") == 1
+        assert not path.exists()
+        assert len(list(tmp_path.rglob("*.json"))) == len(list(tmp_path.rglob("*.bin"))) == 1
 
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -554,7 +593,7 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused_before_it_is_begun(
     monkeypatch.setattr(Backbone, "preprocess", lambda *_: pytest.fail("computed features"))
     with (
         Crowd(small_crowd) as crowd,
-        pytest.raises(UbrainError, match=r"needs about .* GB, but only 0\.0 GB .*UBRAIN_CACHE"),
+        pytest.raises(UbrainError, match=r"needs about .* kB, but only 100 bytes .*UBRAIN_CACHE"),
     ):
         Features(crowd, CNN, tmp_path)
     assert not list(tmp_path.rglob("*.bin"))

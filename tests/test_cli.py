@@ -6,13 +6,15 @@ import sys
 import click
 import pytest
 from click.testing import CliRunner
+from safetensors import SafetensorError
 
+import ubrain
 from ubrain import cli
 from ubrain.errors import UbrainError
 
 SHARED = (
     "--append --bad-voxels --dry-run --dtype --follow-links --image-size --no-append --normalise"
-    " --out --root --subjects --val-fraction"
+    " --areas --min-ncsnr --out --root --subjects --val-fraction"
 )
 PROMISED = {
     "simulate": "--append --images --no-append --out --scanner --seed --subjects --test-images"
@@ -39,7 +41,8 @@ PROMISED = {
     "workshop": "--no-solutions --out --solutions",
     "import arrays": "--append --bad-voxels --dataset --images --no-append --no-transpose"
     " --normalise --out --responses --scanner --space --subject --test-fraction --test-images"
-    " --transpose --trials --val-fraction --voxels",
+    " --transpose --trials --val-fraction --voxels --areas --dry-run --dtype --image-size"
+    " --min-ncsnr",
     "import nsd": f"{SHARED} --areas --betas --mask --sessions --space --test",
     "import algonauts": f"{SHARED} --stim-info --test --test-fraction",
     "import ube": f"{SHARED} --design --images --mask --stim-info",
@@ -86,6 +89,7 @@ def test_every_option_is_offered_and_explained(name: str) -> None:
         if p.name != "force":
             assert p.help, p.name
             assert " ".join(p.help.split()[:4]) in shown, p.name
+    assert "…" not in shown
 
 
 def test_the_type_of_an_option_is_that_of_its_parameter() -> None:
@@ -120,6 +124,57 @@ def test_an_error_is_one_line(monkeypatch, capsys, words, code, message) -> None
     assert said.startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "-1"], "Invalid value for '--seed': -1 is not in the range"),
+        (["--seed", "9" * 30], "Invalid value for '--seed': 9"),
+        (["--weights", "missing.safetensors"], "missing.safetensors cannot be read: No such file"),
+        (["--weights", "x" * 10**5], "weights 'xxx"),
+        (["--image-size", "100000"], "backbone: image_size is 100000: expected 1 to 2048"),
+        (["--image-size", "-5"], "Invalid value for '--image-size': -5 is not in the range"),
+        (["--grid", "0"], "backbone: grid is 0: expected 1 to 256"),
+        (["--grid", "-2"], "backbone: grid is -2: expected 1 to 256"),
+        (["--grid", "100000"], "backbone: grid is 100000: expected 1 to 256"),
+        (["--levels", "9" * 20], "backbone: levels (99999999999999999999,): expected numbers of"),
+        (["--subjects", "x" * 10**5], "no subject 'xxx"),
+        (["--out", "{crowd}"], "{crowd} is no folder; expected one to write"),
+        (["--out", "{crowd}/x/y"], "{crowd}/x/y cannot be written: {crowd} is no folder"),
+        (["--out", "x" * 300], "the name of xxx"),
+        (["--cache", "{crowd}"], "cannot write {crowd}/features/tf_"),
+    ],
+)
+def test_what_train_cannot_do_is_one_bounded_line_before_the_work(
+    monkeypatch, capsys, small_crowd, tmp_path, words, message
+) -> None:
+    words = [word.format(crowd=small_crowd) for word in words]
+    if words[0] == "--cache":
+        monkeypatch.setenv("UBRAIN_CACHE", words.pop())
+        words.pop()
+    elif words[0] != "--seed":
+        monkeypatch.setattr("ubrain.train.Trainee.__init__", pytest.fail)
+    out = [] if "--out" in words else ["--out", str(tmp_path / "o")]
+    command = ["ubrain", "train", "--crowd", str(small_crowd), "--profile", "smoke", *out, *words]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"ubrain: {message.format(crowd=small_crowd)}")
+    assert sum(map(len, said)) < 2200
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_public_is_seen_and_its_version_said(run_cli) -> None:
+    assert {*ubrain.__all__} <= {*dir(ubrain)}
+    assert run_cli("--version").stdout.strip() == f"ubrain, version {ubrain.__version__}"
+
+
+def test_train_and_transfer_begin_with_the_same_profile() -> None:
+    found = [commands(cli.app)[name] for name in ("train", "transfer")]
+    options = [{p.name: p for p in c.get_params(click.Context(c))} for c in found]
+    assert [p["profile"].default for p in options] == ["fast", "fast"]
+
+
 def test_ctrl_c_says_that_the_same_command_continues(monkeypatch, capsys) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -130,7 +185,29 @@ def test_ctrl_c_says_that_the_same_command_continues(monkeypatch, capsys) -> Non
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 130
-    assert capsys.readouterr().err.strip().startswith("ubrain: stopped; nothing half-written")
+    said = capsys.readouterr().err.strip()
+    assert said == "ubrain: stopped; nothing half-written is left, the same command continues"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "a/b"), "Permission denied: a/b"),
+        (OSError(28, "No space left on device", "a/b"), "No space left on device: a/b; free"),
+        (SafetensorError("Error: I/O error: No space left"), "Error: I/O error: No space left"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_line(monkeypatch, capsys, error, said) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ubrain.crowd.Crowd.__init__", fail)
+    monkeypatch.setattr(sys, "argv", ["ubrain", "info", "x.h5"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    told = capsys.readouterr().err
+    assert told.startswith(f"ubrain: {said}")
+    assert told.count("\n") == 1
 
 
 def test_help_imports_nothing_of_the_work() -> None:

@@ -35,7 +35,7 @@ CORE = [
     "errors",
 ]
 IMPORTED_AS = {"scikit-learn": "sklearn", "ipykernel": "ipykernel"}
-MOST_LINES = 3300  # that `import ubrain.train` reads; 6,004 before the core was freed
+MOST_LINES = 3500  # that `import ubrain.train` reads; 6,004 before the core was freed
 
 PROGRAM = """
 import importlib, json, sys

@@ -649,6 +649,7 @@ def test_a_damaged_record_of_the_work_is_a_clear_error(call, cut, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("x" * 240 + ".h5", {}, "the name of .* is too long; choose a shorter one"),
         ("p.csv", {}, r"p\.csv: unknown format; expected a name that ends in \.h5"),
         ("p.gii", {}, "unknown format"),
         (".h5", {}, "unknown format"),
@@ -663,7 +664,7 @@ def test_a_damaged_record_of_the_work_is_a_clear_error(call, cut, tmp_path):
         ("p.h5", {"device": "cuda:77"}, "'cuda:77' is not available"),
         ("p.h5", {"memory": 100}, "100 bytes of memory are too little"),
         ("p.h5", {"reference": "mask.nii"}, r"gives the grid of a \.nii"),
-        ("p.h5", {"weights": "missing.safetensors"}, "existing .safetensors file"),
+        ("p.h5", {"weights": "missing.safetensors"}, "No such file"),
         ("p.func.gii", {"dtype": "float16"}, "holds float32, not float16"),
         ("p.func.gii", {"subject": "S2"}, "needs hemisphere, vertex of every voxel.*has no vertex"),
         ("p.func.gii", {"subject": "bare"}, "needs hemisphere, vertex of every voxel"),
@@ -694,6 +695,24 @@ def test_an_empty_array_of_images_is_refused(call, tmp_path):
     np.save(tmp_path / "none.npy", np.zeros((0, 8, 8, 3), np.uint8))
     with pytest.raises(UbrainError, match="there are no images in it"):
         call(images=tmp_path / "none.npy")
+
+
+def test_images_without_pixels_are_refused(call, tmp_path):
+    np.save(tmp_path / "none.npy", np.zeros((3, 0, 0, 3), np.uint8))
+    with pytest.raises(
+        UbrainError, match=r"expected images \(n, height, width.*got \(3, 0, 0, 3\)"
+    ):
+        call(images=tmp_path / "none.npy")
+
+
+@pytest.mark.parametrize("resize", ["gaussian", "antialias"])
+def test_a_large_image_is_made_small_a_channel_at_a_time(monkeypatch, resize):
+    """The same numbers, in a third of the memory."""
+    backbone = Backbone(replace(CNN, resize=resize, image_size=60))
+    pixels = [np.random.default_rng(0).integers(0, 256, (150, 170, 3), np.uint8)]
+    at_once = backbone.resize(pixels)
+    monkeypatch.setattr("ubrain.backbone.LARGE", 1000)
+    assert torch.equal(backbone.resize(pixels), at_once)
 
 
 def test_a_file_that_is_no_volume_is_no_reference(call, tmp_path):
@@ -756,7 +775,7 @@ def test_vertices_of_an_unknown_surface_are_refused(tmp_path, space, said):
 
 def test_responses_that_are_no_numbers_are_not_written(call, made, tmp_path):
     broken = checkpoint.load(made.crowd)
-    broken.subject("S1").data[7] = np.nan
+    broken.subject("S1").data[7] = 3e38
     checkpoint.save(broken, tmp_path / "broken", like=made.crowd)
     with pytest.raises(UbrainError, match="responses to image 'image0' are not finite"):
         call(folder=tmp_path / "broken")

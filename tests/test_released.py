@@ -423,7 +423,7 @@ def test_import_and_show_work_from_the_command_line(file, tmp_path):
         "import", file, "--out", tmp_path / "ours", "--subjects", "a=7,b=13", "--registers", "last"
     )
     assert done.exit_code == 0, done.output
-    assert "registers: 'last' assumed" in done.output
+    assert "registers: 'last' as told" in done.output
     assert checkpoint.backbone_config(tmp_path / "ours").registers == "last"
     shown = run("show", file).output
     for words in (

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from ubrain.errors import UbrainError
-from ubrain.resume import LOCK, SETTINGS, locked, refuse_others, same_settings, work
+from ubrain.resume import (
+    LOCK,
+    SETTINGS,
+    locked,
+    refuse_others,
+    remove_partials,
+    same_settings,
+    work,
+)
 
 ADDS = """
 import sys, time
@@ -90,10 +98,36 @@ def test_a_folder_may_stay_without_its_lock(tmp_path):
 
 
 def test_what_killed_processes_left_half_written_is_removed(tmp_path):
-    (tmp_path / ".a.h5.17.partial").touch()
+    for name in (".a.h5.17.partial", "..a.h5.17.partial.17.partial", ".b.a.h5.17.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / "..a.h5.17.partial.work").mkdir()
     (tmp_path / "a.h5").touch()
+    remove_partials(tmp_path, "a.h5")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.h5", ".b.a.h5.17.partial"}
     with locked(tmp_path, "it"):
         assert {p.name for p in tmp_path.iterdir()} == {"a.h5", LOCK}
+
+
+def test_who_is_killed_while_a_folder_is_emptied_is_not_refused(tmp_path, monkeypatch):
+    """The settings go last: without them, what is left would be of nobody."""
+    unlink = Path.unlink
+
+    def stop(path, **options):
+        if path.name == "z":
+            raise OSError("killed")
+        unlink(path, **options)
+
+    def begin():
+        with work(tmp_path / "w", {"a": 1}, "it") as folder:
+            for name in ("0", "part", "z"):
+                (folder / name).touch()
+
+    monkeypatch.setattr(Path, "unlink", stop)
+    with pytest.raises(OSError, match="killed"):
+        begin()
+    monkeypatch.setattr(Path, "unlink", unlink)
+    begin()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "\x00"])

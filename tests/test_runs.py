@@ -353,7 +353,7 @@ def test_parameters_are_yaml(pair, expected):
     ],
 )
 def test_malformed_parameters_are_refused(pair):
-    with pytest.raises(UbrainError, match=f"parameter {re.escape(repr(pair))}"):
+    with pytest.raises(UbrainError, match=f"parameter {re.escape(repr(pair)[:60])}"):
         runs.parse_parameters(["fine=1", pair])
 
 

@@ -180,6 +180,8 @@ BAD = {
     ),
     "{notebook: 98_ok, parameters: {rate: .nan}}": "expected null, true, false, a number",
     "{notebook: 98_ok, parameters: {seed: 1, seed: 2}}": "'seed' comes twice",
+    "{notebook: 98_ok, parameters: {seed: 1:30}}": "1:30 is a number to base 60",
+    "{notebook: 98_ok, parameters: {seed: [1, 1:30.5]}}": "1:30.5 is a number to base 60",
     "{notebook: 98_ok, parameters: {subjects: &a [x], n_images: *a}}": (
         "references .* are not supported"
     ),
@@ -345,10 +347,11 @@ def test_two_sweeps_do_not_share_a_folder(project, quick):
 def test_a_stopped_sweep_leaves_what_has_finished_and_no_process(project, quick, stop):
     program = """
 import signal, sys
-from functools import wraps
 from pathlib import Path
+from ubrain import cli
 from ubrain.report import sweep
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, cli._terminate)
 run = [sys.executable, "-S", "run.py"]
 sweep._command = lambda n, p, folder: [*run, str(folder), sweep.json.dumps(p)]
 grid = sweep.read_grid(Path("grid.yaml"))
@@ -357,7 +360,7 @@ sweep.sweep(grid, Path("out"), 2, {"UBRAIN_TEST_SLEEP": "0"})
     slow = RUN.replace('os.environ.get("UBRAIN_TEST_SLEEP", "0")', '60 * (given["seed"] > 0)')
     (project / "run.py").write_text(slow)
     read, out = grid(project), project / "out"
-    environment = {**os.environ, "PYTHONPATH": str(Path(sweep.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(sweep.__file__).parents[2])}
     running = subprocess.Popen(
         [sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL
     )

@@ -5,12 +5,14 @@ import itertools
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -314,6 +316,17 @@ def test_the_loss_is_the_released_one():
     cosine = torch.stack([F.cosine_similarity(a, b, 0) for a, b in zip(p, m, strict=True)]).mean()
     expected = ((p - m) ** 2).mean() - 0.1 * cosine
     torch.testing.assert_close(train.loss_of(p, m, config), expected)
+
+
+def test_responses_that_are_not_finite_are_said(source, tmp_path):
+    path = tmp_path / "crowd.h5"
+    shutil.copyfile(source.crowd.path, path)
+    with h5py.File(path, "r+") as file:
+        file["subjects/S2/responses"][:, 3] = np.nan
+    with Crowd(path) as damaged:
+        features = Source(damaged, Features(damaged, CNN, tmp_path))
+        with pytest.raises(UbrainError, match=r"responses of 'S2' are not finite: .*crowd\.h5"):
+            train.fit(features, ["S1", "S2"], ENCODER, replace(TRAINING, epochs=1))
 
 
 def test_a_full_disk_is_an_error_that_says_so(tmp_path):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 
 from ubrain import checkpoint, transfer
+from ubrain.backbone import Backbone
 from ubrain.config import BackboneConfig, EncoderConfig, TransferConfig
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
@@ -260,6 +261,27 @@ def test_shared_weights_are_bit_identical_after_transfer(trained, crowd, tmp_pat
     assert checkpoint.backbone_config(tmp_path / "new") == BONES
     assert checkpoint.describe(tmp_path / "new").recordings["S2"]["scanner"] == "7T"
     assert not (tmp_path / "new" / transfers.PARTS).exists()
+
+
+def test_a_file_of_weights_stands_in_for_those_that_the_checkpoint_names(trained, crowd, tmp_path):
+    checkpoint.save(
+        checkpoint.load(trained),
+        tmp_path / "theirs",
+        val_r75=0.4321,
+        settings={"backbone": {**asdict(BONES), "weights": "elsewhere.safetensors"}},
+    )
+    save_file(Backbone(BONES).model.state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(UbrainError, match=r"elsewhere\.safetensors cannot be read: No such file"):
+        transfers.transfer(tmp_path / "theirs", crowd, tmp_path / "new", ["S2"], config=QUICK)
+    call = (crowd, tmp_path / "new", ["S2"], "matching")
+    weights = tmp_path / "weights.safetensors"
+    transfers.transfer(tmp_path / "theirs", *call, config=QUICK, weights=weights)
+    transfers.transfer(trained, crowd, tmp_path / "same", *call[2:], config=QUICK)
+    got, expected = (load_file(tmp_path / n / checkpoint.WEIGHTS) for n in ("new", "same"))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    assert "0.4321" not in (tmp_path / "new" / hub.CARD).read_text()
+    with pytest.raises(UbrainError, match="a transfer with other settings"):
+        transfers.transfer(tmp_path / "theirs", *call, config=QUICK)
 
 
 def with_readout(trained, folder, in_encoder=False):

@@ -2,6 +2,8 @@
 
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -15,12 +17,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ubrain.config import BackboneConfig
-from ubrain.errors import UbrainError
+from ubrain.config import BackboneConfig, check_backbone
+from ubrain.errors import UbrainError, cut
 from ubrain.kernels import Compiled
+from ubrain.paths import regular
 
+LARGE = 3 * 2048**2  # numbers of an image
 EMBEDDED = "tf_efficientnet_lite0"
-REGISTERS, RESIZES = ("prefix", "last"), ("gaussian", "antialias")
+# Parameters of a backbone; DINOv2's giant has 1,136 million, at random nobody needs so many.
+MOST, MOST_RANDOM = 1_200_000_000, 500_000_000
 
 
 class Backbone(nn.Module):
@@ -53,7 +58,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: BackboneConfig, seed: int = 0) -> None:
         super().__init__()
-        _check_options(config)
+        check_backbone(config)
         self.config = config
         self.model: Any = _load_model(config).eval().requires_grad_(False)
         self._is_vit = (
@@ -78,6 +83,11 @@ class Backbone(nn.Module):
             levels = self(torch.zeros(1, 3, *self.image_size))
         self.widths = tuple(level.shape[2] for level in levels)
         self.n_tokens = levels[0].shape[1]
+        if len(counts := {level.shape[1] for level in levels}) > 1:
+            raise UbrainError(
+                f"{config.name}: its levels have {sorted(counts)} tokens; set grid, to pool all to"
+                " as many"
+            )
 
     def train(self, mode: bool = True) -> "Backbone":
         """As in torch, but the frozen model stays in evaluation: no dropout, no moving averages."""
@@ -121,7 +131,9 @@ class Backbone(nn.Module):
         return (images - self.get_buffer("mean")) / self.get_buffer("std")
 
     def _resized(self, pixels: Tensor) -> Tensor:
-        image = pixels.permute(2, 0, 1)[None].float() / 255
+        if pixels.numel() > LARGE and pixels.shape[2] > 1:  # as float, it would fill the memory
+            return torch.cat([self._resized(channel) for channel in pixels.split(1, 2)], 1)
+        image = pixels.permute(2, 0, 1)[None].float().div_(255)
         if image.shape[2:] == self.image_size:
             return image
         if self.interpolation == "gaussian":
@@ -229,55 +241,72 @@ def smoothed(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear")
 
 
-def _check_options(config: BackboneConfig) -> None:
-    if config.resize not in RESIZES:
-        raise UbrainError(f"unknown resize {config.resize!r}; expected one of {', '.join(RESIZES)}")
-    if config.registers not in REGISTERS:
-        raise UbrainError(
-            f"unknown registers {config.registers!r}; expected one of {', '.join(REGISTERS)}"
-        )
-    if config.adapter_rank < 0:
-        raise UbrainError(
-            f"adapter_rank is {config.adapter_rank}; expected 0 (no adapters) or more"
-        )
-    if config.registers == "last" and not config.keep_cls:
-        raise UbrainError(
-            "registers: last keeps the class token, as the release did that used it; set keep_cls"
-            " to true"
-        )
-
-
 def _load_model(config: BackboneConfig) -> Any:  # an nn.Module with what timm adds to it
     if not timm.is_model(config.name.split(".")[0]):
         close = timm.list_models(f"*{config.name.split('.')[0].split('_')[0]}*")[:5]
         raise UbrainError(
-            f"unknown backbone {config.name!r}; timm has for example {', '.join(close) or EMBEDDED}"
+            f"unknown backbone {cut(config.name)!r}; timm has for example"
+            f" {', '.join(close) or EMBEDDED}"
         )
+    path = weights_file(config)
+    _check_size(config)
     if config.weights == "hub":
-        try:
-            return _create(config, pretrained=True)
-        except Exception as error:
-            raise UbrainError(_not_fetched(config.name, error)) from error
+        with hub_if_reached() as reached:
+            try:
+                return _create(config, pretrained=True)
+            except Exception as error:
+                raise UbrainError(_not_fetched(config.name, error, reached)) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are the same every time
-        try:
-            model = _create(config, pretrained=False)
-        except RuntimeError as error:
-            raise UbrainError(f"timm cannot make the backbone {config.name!r}: {error}") from error
+        model = _create(config, pretrained=False)
     if config.weights == "embedded":
         _load_embedded(model, config.name)
-    elif config.weights != "random":
-        _load_weights_file(model, Path(config.weights))
+    elif path:
+        _load_weights_file(model, path)
     return model
 
 
-def _not_fetched(name: str, error: Exception) -> str:
-    offline = (
-        "HF_HUB_OFFLINE is set, and they are not in the hub's cache"
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-        else ""
-    )
-    reason = offline or f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+def _check_size(config: BackboneConfig) -> None:
+    """Refuse a model of absurd size before it is built."""
+    most = MOST_RANDOM if config.weights == "random" else MOST
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            count = sum(p.numel() for p in _create(config, pretrained=False).parameters())
+    except Exception as error:
+        raise UbrainError(f"timm cannot make the backbone {config.name!r}: {error}") from error
+    if count > most:
+        raise UbrainError(
+            f"the backbone {config.name!r} has {count / 1e6:.0f} million parameters; with weights"
+            f" {config.weights!r} expected at most {most / 1e6:.0f} million"
+        )
+
+
+@contextmanager
+def hub_if_reached() -> Iterator[bool]:
+    """Whether the Hugging Face hub answers within seconds, once; its library would try for a
+    minute. If it does not, that takes what was fetched before.
+    """
+    from huggingface_hub import constants, utils
+
+    offline, reached = constants.HF_HUB_OFFLINE, not constants.HF_HUB_OFFLINE
+    if reached:
+        try:
+            utils.get_session().head(constants.ENDPOINT, timeout=5)
+        except Exception:
+            reached = False
+    constants.HF_HUB_OFFLINE = not reached
+    try:
+        yield reached
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _not_fetched(name: str, error: Exception, reached: bool) -> str:
+    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    if not reached:
+        told = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        why = "HF_HUB_OFFLINE is set" if told else "it does not answer"
+        reason = f"{why}, and they are not in the hub's cache"
     return (
         f"the weights of {name} could not be fetched from the hub ({reason}). Fetch them once with"
         " a connection; or give weights: a .safetensors file that you have, or embedded with"
@@ -317,6 +346,19 @@ def _load_embedded(model: nn.Module, name: str) -> None:
     model.load_state_dict(dict(zip(ours, tensors, strict=True)))
 
 
+def weights_file(config: BackboneConfig) -> Path | None:
+    """The file of a backbone's weights, if they are in one."""
+    if config.weights in ("hub", "embedded", "random"):
+        return None
+    if not config.weights.endswith(".safetensors"):
+        raise UbrainError(
+            f"weights {config.weights!r}: expected hub, embedded, random, or an existing"
+            " .safetensors file"
+        )
+    regular(path := Path(config.weights))
+    return path
+
+
 def _load_weights_file(model: nn.Module, path: Path) -> None:
     """Weights from a .safetensors file, in timm's format or in that of the model's authors.
 
@@ -324,11 +366,6 @@ def _load_weights_file(model: nn.Module, path: Path) -> None:
     antialiased bicubic interpolation. For DINOv2 with registers that is what its authors do. (For
     DINOv2 without, theirs has no antialiasing and an offset of 0.1; timm's is used.)
     """
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise UbrainError(
-            f"weights {str(path)!r}: expected hub, embedded, random, or an existing .safetensors"
-            " file"
-        )
     convert = getattr(
         inspect.getmodule(type(model)), "checkpoint_filter_fn", lambda tensors, _: tensors
     )

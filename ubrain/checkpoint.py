@@ -34,10 +34,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ubrain.config import BackboneConfig, EncoderConfig, from_settings
-from ubrain.errors import UbrainError
+from ubrain.config import BackboneConfig, EncoderConfig, check_backbone, from_settings
+from ubrain.errors import UbrainError, cut, some
 from ubrain.model import UniversalEncoder
-from ubrain.paths import atomic, check_name
+from ubrain.paths import atomic, check_name, open_regular
 
 if TYPE_CHECKING:
     from ubrain.crowd import Crowd
@@ -46,8 +46,8 @@ WEIGHTS, CONFIG, VOXELS = "encoder.safetensors", "config.json", "voxels"
 READOUT = "readout.safetensors"  # linear readouts of new subjects, `<subject>.<buffer>`
 ADAPTERS, EMBEDDINGS = "adapters.", "embeddings."  # how the names of such weights begin
 READOUTS = "rests."  # linear readouts, in folders of before; see `ubrain.exchange.readouts`
-MAX_CONFIG = 16 << 20  # bytes
-MOST = {"image_size": 2048, "grid": 256, "adapter_rank": 1024}  # of a backbone
+MAX_CONFIG, MAX_HEADER, MAX_TABLE = 1 << 20, 4 << 20, 64 << 20  # bytes
+MAX_DEPTH, MAX_LEVELS, MAX_LINE = 8, 64, 1000  # of facts; of a backbone; characters
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def save(
     readouts : linear readouts of subjects, as `ubrain.transfer` finds them.
     like : a checkpoint folder from which facts, recordings, voxel tables, adapters and linear
         readouts that are not given are taken.
-    facts : anything that JSON can hold; `settings` (with the backbone), `val_r75`, `scores` and
-        `notes` go into the model card.
+    facts : anything that JSON can hold, None for none; `settings` (with the backbone), `val_r75`,
+        `scores` and `notes` go into the model card.
 
     Raises
     ------
@@ -105,22 +105,24 @@ def save(
         parts = {} if readout is None else readout.state_dict()
         kept |= {f"{name}.{buffer}": tensor for buffer, tensor in parts.items()}
     if like is not None:
-        if readouts is None:
-            kept = read_readouts(Path(like), sizes)
-        known = describe(like)
+        known, like = describe(like), Path(like)
         facts = {**known.facts, **facts}
         about = {n: r for n, r in known.recordings.items() if n in sizes} | about
-        theirs = {n: read_table(Path(like), n) for n in sizes if n in known.subjects}
+        with damaged(like):
+            if readouts is None:
+                kept = read_readouts(like, sizes)
+            theirs = {n: read_table(like, n) for n in sizes if n in known.subjects}
+            if adapters is None:
+                state |= _read(like, lambda name: name.startswith(ADAPTERS))
         tables = {n: table for n, table in theirs.items() if table is not None} | tables
-        if adapters is None:
-            state |= _read(Path(like), lambda name: name.startswith(ADAPTERS))
+    facts = {key: value for key, value in facts.items() if value is not None}
     for name in sizes:
         check_name(name)
     for name in (*tables, *about):
         if name not in sizes:
             raise UbrainError(
                 f"voxel table or recording of {name!r}: the encoder has"
-                f" {', '.join(sizes) or 'no subjects'}"
+                f" {some(sizes) or 'no subjects'}"
             )
     for name, table in tables.items():
         if len(table) != sizes[name]:
@@ -223,15 +225,37 @@ def describe(folder: str | Path) -> Description:
             raise UbrainError(
                 f"{folder} does not hold an encoder: {CONFIG}, which is written last, is missing"
             )
-        if (folder / CONFIG).stat().st_size > MAX_CONFIG:
-            raise UbrainError(f"{folder / CONFIG} has more than {MAX_CONFIG} bytes; refused")
-        told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        with open_regular(folder / CONFIG, MAX_CONFIG) as file:
+            told = json.loads(file.read())
+        _check_depth(told)
         config = from_settings(EncoderConfig, told["config"], where=str(folder / CONFIG))
+        sizes = (config.n_tokens, config.embedding_size, config.channels, config.mlp_ratio)
+        numbers = (*config.widths, *sizes, *told["subjects"].values())
+        if not 1 <= len(config.widths) <= MAX_LEVELS or not all(
+            type(n) is int and n > 0 for n in numbers
+        ):
+            raise UbrainError(
+                f"{folder / CONFIG}: expected 1 to {MAX_LEVELS} levels, and whole numbers above 0"
+                " as sizes and numbers of voxels"
+            )
+        if not 0 <= config.dropout < 1:
+            raise UbrainError(f"{folder / CONFIG}: dropout of {config.dropout}")
         subjects = {check_name(str(name)): int(n) for name, n in told["subjects"].items()}
-        recordings = {str(name): dict(r) for name, r in told.get("recordings", {}).items()}
+        recordings = {
+            str(name): {str(key): cut(str(value)) for key, value in dict(r).items()}
+            for name, r in told.get("recordings", {}).items()
+        }
         facts = dict(told.get("facts", {}))
         facts["settings"] = dict(facts.get("settings", {}))
         return Description(config, subjects, recordings, facts)
+
+
+def _check_depth(value: Any, most: int = MAX_DEPTH) -> None:
+    if isinstance(value, dict | list):
+        if not most:
+            raise UbrainError(f"{CONFIG}: more than {MAX_DEPTH} lists and groups in each other")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, most - 1)
 
 
 def backbone_config(folder: str | Path) -> BackboneConfig:
@@ -244,9 +268,7 @@ def backbone_config(folder: str | Path) -> BackboneConfig:
         )
     where = f"{Path(folder) / CONFIG}: backbone"
     config = from_settings(BackboneConfig, told, where=where)
-    for option, most in MOST.items():  # a folder from elsewhere should not ask for any memory
-        if not 0 <= (value := getattr(config, option) or 0) <= most:
-            raise UbrainError(f"{where}: {option}: expected at most {most}, got {value}")
+    check_backbone(config, where)
     return config
 
 
@@ -279,18 +301,29 @@ def voxel_table(folder: str | Path, subject: str) -> pd.DataFrame:
 def read_table(folder: Path, subject: str) -> pd.DataFrame | None:
     """The voxel table of a subject as it is in the folder; None if it has none."""
     path = folder / VOXELS / f"{check_name(subject)}.csv"
-    if not path.is_file():
+    if not path.exists():
         return None
     types = {"hemisphere": str, "areas": str, "ncsnr": "float32"}
     missing = {"ncsnr": ["", "nan"]}
-    table = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing)
+    with open_regular(path, MAX_TABLE) as file, damaged(path, "a voxel table"):
+        if len(file.readline(MAX_LINE)) == MAX_LINE:
+            raise UbrainError(f"{path}: its first line is longer than {MAX_LINE} characters")
+        file.seek(0)
+        table = pd.read_csv(file, dtype=types, keep_default_na=False, na_values=missing)
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UbrainError(f"{path}: its rows have more columns than its first line")
+    for name, column in table.items():
+        texts = column.unique() if column.dtype.kind not in "fiub" else ()
+        for text in (str(name), *map(str, texts)):  # a spreadsheet would compute it
+            if len(text) > MAX_LINE or not text.isprintable() or text.startswith(tuple("=+-@")):
+                raise UbrainError(f"{path}: {cut(text)!r} is no name of a hemisphere or an area")
     return table.rename_axis("voxel")
 
 
 def weights_in(folder: str | Path) -> dict[str, tuple[tuple[int, ...], str, int]]:
     """Shape, type and bytes of every weight in a folder, by name, from the head of the file."""
     found = {}
-    with damaged(Path(folder)), safe_open(Path(folder) / WEIGHTS, framework="pt") as file:
+    with damaged(Path(folder)), _opened(Path(folder) / WEIGHTS) as file:
         for name in file.keys():  # noqa: SIM118, it is no dictionary
             part = file.get_slice(name)
             shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
@@ -300,8 +333,29 @@ def weights_in(folder: str | Path) -> dict[str, tuple[tuple[int, ...], str, int]
 
 
 def _read(folder: Path, wanted: Callable[[str], bool], name: str = WEIGHTS) -> dict[str, Tensor]:
-    with safe_open(folder / name, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+    with _opened(folder / name) as file:
+        return {
+            weight: check_numbers(file.get_tensor(weight), f"{folder / name}: {cut(weight)!r}")
+            for weight in file.keys()  # noqa: SIM118
+            if wanted(weight)
+        }
+
+
+def _opened(path: Path) -> Any:
+    """A file of safetensors, whose header is short enough to be read."""
+    with open_regular(path) as file:
+        if int.from_bytes(file.read(8), "little") > MAX_HEADER:
+            raise UbrainError(f"{path}: a header of more than {MAX_HEADER} bytes, or none")
+    return safe_open(path, framework="pt")
+
+
+def check_numbers(tensor: Tensor, where: str) -> Tensor:
+    """A weight, if its numbers are finite floats."""
+    if not tensor.is_floating_point():
+        raise UbrainError(f"{where}: expected floats, got {tensor.dtype}")
+    if not tensor.isfinite().all():
+        raise UbrainError(f"{where}: its numbers are not finite")
+    return tensor
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -312,7 +366,7 @@ def read_readouts(folder: Path, subjects: Iterable[str]) -> dict[str, Tensor]:
     """Linear readouts of some subjects, from their file or, in folders of before, the weights."""
     mine, found = {f"{name}." for name in subjects}, dict[str, Tensor]()
     for file, start in ((WEIGHTS, READOUTS), (READOUT, "")):
-        if (folder / file).is_file():
+        if (folder / file).exists():
             every = _read(folder, lambda n, s=start: n.startswith(s), file)  # type: ignore[misc]
             short = {name.removeprefix(start): tensor for name, tensor in every.items()}
             found |= {n: t for n, t in short.items() if n[: n.find(".") + 1] in mine}
@@ -335,22 +389,22 @@ def check_shapes(folder: Path, described: Description) -> None:
         want = tuple(expected[name].shape) if name in expected else "nothing"
         if (has := got.get(name, "nothing")) != want:
             raise UbrainError(
-                f"{folder}: weight {name!r}: {CONFIG} expects {want}, {WEIGHTS} has {has}"
+                f"{folder}: weight {cut(name)!r}: {CONFIG} expects {want}, {WEIGHTS} has {has}"
             )
 
 
 def n_voxels_of(described: Description, subject: str, folder: Path) -> int:
     if subject not in described.subjects:
-        known = ", ".join(described.subjects) or "none"
+        known = some(described.subjects) or "none"
         raise UbrainError(f"{folder} has no subject {subject!r}; it has {known}")
     return described.subjects[subject]
 
 
 @contextmanager
-def damaged(folder: Path) -> Iterator[None]:
+def damaged(place: Path, what: str = "an encoder") -> Iterator[None]:
     try:
         yield
     except UbrainError:
         raise
     except Exception as error:
-        raise UbrainError(f"{folder} does not hold an encoder that can be read: {error}") from error
+        raise UbrainError(f"{place} does not hold {what} that can be read: {error}") from error

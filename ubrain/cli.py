@@ -5,8 +5,10 @@ line has.
 """
 
 import errno
+import io
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,10 +19,12 @@ from typing import Any, TypeVar
 
 import click
 
+from ubrain import __version__
 from ubrain.errors import UbrainError
-from ubrain.options import Command
+from ubrain.options import Command, parameters
 
 F = TypeVar("F", bound=Callable[..., object])
+MOST_SAID = 2000  # characters of an error
 
 
 class Group(click.Group):
@@ -41,6 +45,7 @@ class Group(click.Group):
 
 
 app = Group("ubrain", help="A universal brain encoder: one model for every voxel of every subject.")
+click.version_option(__version__, prog_name="ubrain")(app)
 
 
 @app.add(
@@ -177,6 +182,7 @@ def train(
     from ubrain.exchange.hub import write_card
     from ubrain.features import choose_source
     from ubrain.parallel import choose_device, launched
+    from ubrain.paths import check_out
     from ubrain.train import fit
 
     given = {key: value for key, value in more.items() if value is not None}
@@ -190,6 +196,7 @@ def train(
     if adapters is not None:
         given["adapter_rank"] = adapters
     chosen = load_profile(profile, recipe)
+    check_out(out, folder=True)
     model: dict[str, Any] = {"image_size": None} if "name" in given else {}
     model |= {f.name: given.pop(f.name) for f in fields(BackboneConfig) if f.name in given}
     if "epochs" in given:
@@ -213,7 +220,7 @@ def train(
     names="folder=checkpoint n_images=images",
     without="crowd config",
 )
-def run_transfer(crowd: Path, out: str, profile: str = "paper", **given: Any) -> None:
+def run_transfer(crowd: Path, out: str, profile: str = "fast", **given: Any) -> None:
     """New subjects on a trained encoder: its shared weights stay as they are, only voxel
     embeddings are found.
 
@@ -505,13 +512,18 @@ importers = Group("import", help="Bring recordings into a crowd file.")
 app.add_command(importers)
 
 
-@importers.add("arrays", "data.importers.arrays:import_arrays")
-def import_arrays(out: str, **given: Any) -> None:
+@importers.add(
+    "arrays",
+    "data.importers.arrays:import_arrays data.importers.recording:Options",
+    without="subjects follow_links",
+)
+def import_arrays(out: str, dry_run: bool, **given: Any) -> None:
     """Anybody's recordings: a folder or array of images, and an array of responses."""
     from ubrain.data.importers.arrays import import_arrays
 
-    import_arrays(out=out, **given)
-    info(Path(out))
+    print(import_arrays(out=out, dry_run=dry_run, **given), end="\n\n")
+    if not dry_run:
+        info(Path(out))
 
 
 DATASETS = {
@@ -536,9 +548,9 @@ def add_importer(dataset: str) -> None:
     def run(root: str, out: str, dry_run: bool, **given: Any) -> None:
         from ubrain.data.importers.recording import Options
 
-        names = {field.name for field in fields(Options)} - {"test_fraction"}
-        shared = {name: given.pop(name) for name in names & given.keys()}
         function = getattr(import_module(f"ubrain.{module}"), f"import_{dataset}")
+        names = {field.name for field in fields(Options)} - parameters(function).keys()
+        shared = {name: given.pop(name) for name in names & given.keys()}
         print(function(root, out, Options(dry_run=dry_run, **shared), **given), end="\n\n")
         if not dry_run:
             info(Path(out))
@@ -606,10 +618,11 @@ def drop_subjects(folder: str, subjects: Sequence[str], out: str) -> None:
     subjects : subjects to leave out, separated by commas.
     out : checkpoint folder to write.
     """
+    from ubrain.errors import some
     from ubrain.exchange import hub
 
     left = hub.drop(folder, subjects, out)
-    print(f"{out}: encoder of {', '.join(left) or 'no subject, the shared weights only'}")
+    print(f"{out}: encoder of {some(left) or 'no subject, the shared weights only'}")
 
 
 @checkpoints.add(
@@ -633,12 +646,22 @@ def push_checkpoint(folder: str, repo_id: str, public: bool = False) -> None:
     print(hub.push_to_hub(folder, repo_id, private=not public))
 
 
+class Terminated(KeyboardInterrupt):
+    """Somebody asked this process to end, as a queue does when its time is over."""
+
+
 def main() -> None:
     """Entry point: an error of the user is one line, and exit code 1 (2: of the command line)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("papermill", "traitlets", "himalaya", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its lines itself
     warnings.filterwarnings("ignore", category=FutureWarning)
+    for stream in (sys.stdout, sys.stderr):  # not all know "×", nor all names of files
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # one of several may wait for the others, in C
+        signal.signal(signal.SIGTERM, _terminate)
     code, message = 1, ""
     try:
         sys.exit(app.main(prog_name="ubrain", standalone_mode=False))
@@ -651,21 +674,38 @@ def main() -> None:
         )
         message = error.format_message() + (f" See `{command} --help`." if command else "")
         code = error.exit_code
-    except UbrainError as error:
-        message = str(error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        place = error.filename or "while writing"
-        message = f"{error.strerror}: {place}; free some space, the same command continues"
     except click.Abort as error:
         message = "stopped; nothing half-written is left, the same command continues"
-        code = 130 if isinstance(error.__cause__, KeyboardInterrupt) else 1
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            code = 143 if isinstance(error.__cause__, Terminated) else 130
+    except Exception as error:
+        message = _in_words(error)
+        if not message:
+            raise
     if message:
-        print(f"ubrain: {message}", file=sys.stderr, flush=True)
-    if code == 130:  # without waiting for threads and sockets that dead kernels have left
+        cut = message if len(message) <= MOST_SAID else f"{message[: MOST_SAID - 3]}..."
+        print(f"ubrain: {cut}", file=sys.stderr, flush=True)
+    if code > 128:  # without waiting for threads and sockets that dead kernels have left
         os._exit(code)
     sys.exit(code)
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
+def _in_words(error: Exception) -> str:
+    """What an error says to a user; nothing if it is none of the input, the disk or its rights."""
+    from safetensors import SafetensorError
+
+    if isinstance(error, UbrainError | SafetensorError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "; free some space, the same command continues" if full else ""
+    return f"{error.strerror or error}: {error.filename or 'while writing'}{advice}"
 
 
 if __name__ == "__main__":

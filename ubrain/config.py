@@ -5,6 +5,7 @@ the authors' released code and the default of every option, and "ours".
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ubrain.errors import UbrainError
+from ubrain.errors import UbrainError, cut
 
 T = TypeVar("T")
 START = 0.08838834764831845  # 1 / (2 √32), of the released code
@@ -28,6 +29,10 @@ BEFORE = {
     "embedding_steps": "own",
     "validation": "by-subject",
 }
+# of a backbone: the least and the most (a folder from elsewhere asks for no memory), and choices
+SIZES = {"image_size": (1, 2048), "grid": (1, 256), "adapter_rank": (0, 1024)}
+MOST_LEVELS = 1000
+CHOICES = {"resize": ("gaussian", "antialias"), "registers": ("prefix", "last")}
 
 
 @dataclass(frozen=True)
@@ -221,6 +226,24 @@ class Profile:
     permutations: int = 1000  # shuffles behind every p value
 
 
+def check_backbone(config: BackboneConfig, where: str = "backbone") -> None:
+    """Refuse what no backbone has, and sizes that would only fill the memory."""
+    for option, (least, most) in SIZES.items():
+        value = getattr(config, option)
+        if value is not None and not least <= value <= most:
+            raise UbrainError(f"{where}: {option} is {value}: expected {least} to {most}")
+    if not config.levels or not all(0 <= level < MOST_LEVELS for level in config.levels):
+        raise UbrainError(f"{where}: levels {config.levels}: expected numbers of blocks, from 0")
+    for option, known in CHOICES.items():
+        if (value := getattr(config, option)) not in known:
+            raise UbrainError(f"unknown {option} {value!r}; expected one of {', '.join(known)}")
+    if config.registers == "last" and not config.keep_cls:
+        raise UbrainError(
+            "registers: last keeps the class token, as the release did that used it; set keep_cls"
+            " to true"
+        )
+
+
 def profile_names() -> list[str]:
     """Names of the profiles that ship with ubrain."""
     names = [
@@ -297,10 +320,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """
     hints = typing.get_type_hints(cls)
     if not isinstance(values, Mapping):
-        raise UbrainError(f"{where}: expected a mapping of options, got {values!r}")
+        raise UbrainError(f"{where}: expected a mapping of options, got {cut(repr(values))}")
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise UbrainError(f"{where}: unknown option {unknown[0]!r}; known are {', '.join(hints)}")
+        raise UbrainError(
+            f"{where}: unknown option {cut(str(unknown[0]))!r}; known are {', '.join(hints)}"
+        )
     return cls(
         **{name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()}
     )
@@ -324,6 +349,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         typing.get_origin(hint) is tuple
         or not isinstance(value, hint)
         or (isinstance(value, bool) and hint is not bool)
+        or (hint is float and not math.isfinite(value))
     ):
-        raise UbrainError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+        got = cut(repr(value))
+        raise UbrainError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {got}")
     return value

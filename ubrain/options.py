@@ -23,6 +23,9 @@ ENTRY = re.compile(r"^([\w, ]+) : (.*(?:\n .*)*)", re.MULTILINE)
 FIELD = re.compile(r"(?:^    # (.*)\n)?^    (\w+): [^#\n]*(?:# *(.*))?$", re.MULTILINE)
 
 
+MOST_SEED = 2**32 - 1  # scikit-learn takes no larger one
+
+
 class Command(click.Command):
     """A command of which the options are made when it is used; all words are in one string.
 
@@ -79,7 +82,7 @@ class Command(click.Command):
     def option(self, p: inspect.Parameter, text: str, unset: bool = False) -> click.Parameter:
         """The option, or positional argument, of a parameter; one that nothing describes is hidden.
 
-        A number that is at least 1 by default has to be at least 1.
+        A number that is at least 1 by default has to be at least 1, a seed at least 0.
         """
         name, kind = self.names.get(p.name, p.name).replace("_", "-"), kind_of(p.annotation)
         more: dict[str, Any] = {"type": kind, "required": p.default is p.empty}
@@ -87,6 +90,8 @@ class Command(click.Command):
             more["default"] = None if unset else p.default
             if kind is int and (p.default or 0) >= 1:
                 more["type"] = click.IntRange(min=1)
+            elif p.name == "seed":
+                more["type"] = click.IntRange(0, MOST_SEED)
         if p.name in self.arguments:
             return click.Argument([p.name], metavar=name.upper(), help=text, **more)
         words = [p.name, f"--{name}/--no-{name}" if kind is bool else f"--{name}"]

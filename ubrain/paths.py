@@ -2,13 +2,16 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from ubrain.errors import UbrainError
 
 USED = "UBRAIN_USED"
+MOST_NAME = 200  # bytes of a file name; what is written beside it has a longer one
 
 
 def project_root() -> Path:
@@ -50,6 +53,31 @@ def figure_dir(run: str) -> Path:
     return project_root() / "figures" / run
 
 
+def regular(path: Path, limit: int | None = None) -> int:
+    """Bytes of a file of anybody's, before it is opened: a pipe or a device could keep its reader
+    for ever. An error if it is not there, may not be read, is no file, or has more than `limit`.
+    """
+    try:
+        found = path.stat()
+        if not os.access(path, os.R_OK):
+            raise PermissionError("Permission denied")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UbrainError(f"{path} cannot be read: {reason}") from error
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise UbrainError(f"{path} is {what}; expected a file")
+    if limit is not None and found.st_size > limit:
+        raise UbrainError(f"{path} has {found.st_size} bytes; expected at most {limit}")
+    return found.st_size
+
+
+def open_regular(path: Path, limit: int | None = None) -> BufferedReader:
+    """Open a file of anybody's for reading; see `regular`."""
+    regular(path, limit)
+    return path.open("rb")
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name at the end, unless there was an error."""
@@ -62,18 +90,24 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def check_out(out: Path) -> None:
-    """Refuse a file that cannot be written, before the work; nothing is written.
+def check_out(out: Path, folder: bool = False) -> None:
+    """Refuse a file, or a folder, that cannot be written, before the work; nothing is written.
 
     Raises
     ------
     UbrainError
-        If it is a folder, or there is no folder above it that can be written into.
+        If something else has the name, or there is no folder above it that can be written into.
     """
-    if out.is_dir():
-        raise UbrainError(f"{out} is a folder; expected the name of a file to write")
-    above = next(p for p in out.absolute().parents if p.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
+    if len(os.fsencode(out.name)) > MOST_NAME:
+        raise UbrainError(f"the name of {out} is too long; choose a shorter one")
+    if out.exists() and out.is_dir() != folder:
+        is_what = "no folder; expected one" if folder else "a folder; expected the name of a file"
+        raise UbrainError(f"{out} is {is_what} to write")
+    places = [out] if folder else []
+    above = next(p for p in (*places, *out.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise UbrainError(f"{out} cannot be written: {above} is no folder")
+    if not os.access(above, os.W_OK):
         raise UbrainError(f"{out} cannot be written: no right to write into {above}")
 
 

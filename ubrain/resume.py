@@ -6,13 +6,17 @@ settings it was begun with. Killed at any moment, the same command continues, an
 result; with other settings it is refused, in the same words everywhere.
 """
 
-import glob
 import io
 import json
+import re
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -47,8 +51,8 @@ def work(
     with locked(folder, what):
         same_settings(folder, settings, what)
         yield folder
-        for path in () if keep else [p for p in folder.iterdir() if p.name != LOCK]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not keep:
+            empty(folder)
 
 
 @contextmanager
@@ -59,6 +63,7 @@ def locked(folder: Path, what: str, wait: bool = False) -> Iterator[Path]:
     ----------
     wait : for another process to be done, instead of refusing.
     """
+    new = [path for path in folder.parents if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
@@ -77,8 +82,15 @@ def locked(folder: Path, what: str, wait: bool = False) -> Iterator[Path]:
                 (folder / SETTINGS).unlink(missing_ok=True)
             (folder / LOCK).unlink(missing_ok=True)  # last, and while it is held
             with suppress(OSError):
-                folder.rmdir()
+                for path in (folder, *new):  # those above, too, if nothing came of it
+                    path.rmdir()
         lock.release()
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in a work folder; its settings stay to the last, for who is killed here."""
+    for path in [p for p in folder.iterdir() if p.name not in (LOCK, SETTINGS)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def make_once(path: Path, make: Callable[[Path], None]) -> None:
@@ -91,14 +103,17 @@ def make_once(path: Path, make: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
+            remove_partials(path.parent, path.name)
             with atomic(path) as partial:
                 make(partial)
 
 
 def remove_partials(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left half-written (of `name`); only for who holds the lock."""
-    for path in folder.glob(f".{glob.escape(name) if name else '*'}.*.partial"):
-        path.unlink(missing_ok=True)
+    beside = re.compile(rf"\.+{re.escape(name)}\.\d+\.partial" if name else r"\..*\.partial")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if beside.match(path.name):  # also what was made beside a file half-written
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def same_settings(folder: Path, settings: Mapping[str, Any], what: str) -> None:
@@ -150,15 +165,36 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 class Sink(io.FileIO):
     """The file below HDF5, which crashes when a write fails or does not read back what it wrote.
 
-    The first failure is kept for `check`; what is written from then on goes to memory, for HDF5 to
-    read until it is closed.
+    The first failure, Ctrl-C and the like among them, is kept for `check`; what is written from
+    then on goes to memory, for HDF5 to read until it is closed.
     """
 
-    failure: OSError | None = None
+    failure: BaseException | None = None
 
     def __init__(self, path: Path, mode: str) -> None:
         super().__init__(path, mode)
         self._unwritten: list[tuple[int, bytes]] = []
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # only there signals arrive
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if callable(handler := signal.getsignal(number)):
+                    self._before[number] = signal.signal(number, partial(self._heard, handler))
+
+    def _heard(self, handler: Callable[..., None], number: int, frame: FrameType | None) -> None:
+        """Handle a signal, but nothing is raised where HDF5 waits for what a method gives back."""
+        mine = {method.__code__ for method in (Sink.write, Sink.readinto, Sink.truncate)}
+        try:
+            handler(number, frame)
+        except BaseException as error:
+            if frame is None or frame.f_code not in mine:
+                raise
+            self.failure = error
+
+    def close(self) -> None:
+        """Close the file; signals are no longer its concern."""
+        super().close()
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def write(self, data: Any) -> int:
         """Write all of `data`; after a failure, to memory."""
@@ -207,6 +243,12 @@ def require_space(
     free = shutil.disk_usage(folder).free
     if needs > free:
         raise UbrainError(
-            f"{path} needs about {needs / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in"
-            f" {folder}; {advice}"
+            f"{path} needs about {in_bytes(needs)}, but only {in_bytes(free)} are free in {folder};"
+            f" {advice}"
         )
+
+
+def in_bytes(size: int) -> str:
+    """A number of bytes in words, such as 1.5 GB."""
+    power = min(max(len(str(size)) - 1, 0) // 3, 4)
+    return f"{size / 1000**power:.{power and 1}f} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"

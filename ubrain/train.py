@@ -35,7 +35,7 @@ from ubrain.parallel import Group, autocast, choose_device, keep_freed_memory, l
 from ubrain.paths import atomic, write_text
 from ubrain.predict import Predictor, correlate, pairs
 from ubrain.progress import log, track
-from ubrain.resume import refuse_others, remove_partials, work
+from ubrain.resume import empty, locked, refuse_others, remove_partials, work
 from ubrain.scores import correlation
 
 if TYPE_CHECKING:
@@ -131,9 +131,8 @@ def fit(
             shares = math.fsum(batch.share for batch in chain.from_iterable(steps))
             mean = math.fsum(all_losses) / shares  # fsum: the same for any order
             if not math.isfinite(mean):
-                raise UbrainError(
-                    f"the loss became {mean} in epoch {epoch + 1}; try a lower learning rate"
-                )
+                why = damaged(source, subjects) or "try a lower learning rate"
+                raise UbrainError(f"the loss became {mean} in epoch {epoch + 1}; {why}")
             state = state.after(mean, trainee.validate(), rates[0].learning_rate, config)
             trainee.save(state)
             if board:
@@ -380,6 +379,16 @@ class Trainee:
         return self.folder / WORK / f"{epoch:05d}{'-' * bool(subject)}{subject}.pt"
 
 
+def damaged(source: "Source", subjects: Sequence[str]) -> str:
+    """Whose training responses are not finite, in words; nothing, if all are."""
+    for name in subjects:
+        rows = source.crowd[name].image_rows("train")
+        for some in np.array_split(rows, -(-len(rows) // 64)):
+            if not np.isfinite(source.crowd[name].responses_to(some)).all():
+                return f"responses of {name!r} are not finite: {source.crowd.path} is damaged"
+    return ""
+
+
 def settings_of(
     source: "Source",
     subjects: Sequence[str],
@@ -443,7 +452,12 @@ def finished(folder: Path, settings: dict[str, Any], source: "Source") -> Univer
     refuse_others(before, settings, f"the finished training in {folder}", folder)
     if launched()[0] == 0:
         log.info("%s holds this training, finished; loading it", folder)
-        tidy(folder)  # it may have been killed just before
+        # it may have been killed just before, or lie where nothing can be removed
+        with suppress(UbrainError, OSError):
+            if (folder / WORK).exists():
+                with locked(folder / WORK, "it") as place:
+                    empty(place)
+            tidy(folder)
     return checkpoint.load(folder, source.adapters)
 
 
@@ -470,22 +484,22 @@ def unfinished(
                 if group.first:
                     what = f"the training in {folder}"
                     stack.enter_context(work(folder / WORK, settings, what))
+                    tidy(folder)
+                    if (folder / checkpoint.CONFIG).exists():
+                        raise UbrainError(
+                            f"another process has just finished {what}; the same command loads it"
+                        )
             except UbrainError as error:
                 refusal = str(error)
             if refusal := group.gather(refusal)[0]:  # nobody waits for a first one that is refused
                 raise UbrainError(refusal)
             yield folder, group
-        if group.first:
-            tidy(folder)
 
 
 def tidy(folder: Path) -> None:
-    """Remove what only an unfinished training needs, and what killed ones left half-written."""
-    if (folder / WORK).exists():  # a finished training may lie where nothing can be removed
-        shutil.rmtree(folder / WORK, ignore_errors=True)
+    """Remove what killed trainings left half-written."""
     for place in (folder, folder / checkpoint.VOXELS):
-        with suppress(OSError):
-            remove_partials(place)
+        remove_partials(place)
 
 
 def write_log(folder: Path, state: State) -> None:

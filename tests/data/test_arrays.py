@@ -1,14 +1,21 @@
 """Importing anybody's arrays: what is understood, and what is refused with a message that helps."""
 
+import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
 from PIL import Image
 
 from ubrain.crowd import Crowd
+from ubrain.data.importers import pipeline
 from ubrain.data.importers.arrays import import_arrays
 
 ALL_TRAIN = {"test_fraction": 0, "val_fraction": 0}
@@ -74,6 +81,167 @@ def test_responses_as_csv(recording: SimpleNamespace, transpose: bool) -> None:
         np.testing.assert_allclose(
             crowd["A"].responses(), z(recording.values), rtol=1e-4, atol=1e-5
         )
+
+
+def as_hdf5(path: Path, values: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file["subject"], file["betas"] = "A", values
+
+
+def as_matlab(path: Path, values: np.ndarray) -> None:
+    scipy.io.savemat(path, {"rate": 2.0, "betas": values})
+
+
+def as_matlab_7_3(path: Path, values: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file["responses"], file["others"] = values.T, np.zeros((3, 3))
+
+
+def as_volumes(path: Path, values: np.ndarray) -> None:
+    """The voxels on the grid in the order in which x runs fastest, as percent times 100."""
+    image = nib.Nifti1Image(np.rint(values.T * 100).reshape(5, 1, 1, -1).astype(np.int16), None)
+    image.header.set_slope_inter(0.01, 0)
+    nib.save(image, path)
+
+
+FORMATS = {
+    "npy": np.save,
+    "csv": lambda path, values: np.savetxt(path, values, delimiter=",", encoding="utf-8-sig"),
+    "h5": as_hdf5,
+    "hdf5": as_hdf5,
+    "mat": as_matlab,
+    "MAT": as_matlab_7_3,
+    "nii": as_volumes,
+    "nii.gz": as_volumes,
+}
+
+
+@pytest.mark.parametrize("sessions", [1, 3])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_responses_in_files_of_several_formats(
+    recording: SimpleNamespace, kind: str, sessions: int
+) -> None:
+    """One file, or one for each session in a folder."""
+    folder, out = recording.folder / "responses", recording.folder / "out.h5"
+    folder.mkdir()
+    (folder / "._1.npy").write_bytes(b"of macOS")
+    parts = np.split(recording.values, sessions)
+    for i, values in enumerate(parts):
+        FORMATS[kind](folder / f"{i + 9}.{kind}", values)
+    given = folder if sessions > 1 else folder / f"9.{kind}"
+    text = import_arrays(recording.images, given, "A", out, **ALL_TRAIN)
+    assert f"in {sessions} session(s), 5 voxels" in text
+    with Crowd(out) as crowd:
+        found, places = crowd["A"].responses(), crowd["A"].voxels
+    np.testing.assert_allclose(found, np.concatenate([z(p) for p in parts]), atol=5e-3)
+    if kind.startswith("nii"):
+        assert list(places["i"]) == list(range(5))
+
+
+@pytest.mark.parametrize("mask", ["mask.nii.gz", "voxels.csv"])
+def test_voxels_of_volumes_are_chosen(recording: SimpleNamespace, mask: str) -> None:
+    path, voxels = recording.folder / "r.nii.gz", recording.folder / mask
+    as_volumes(path, recording.values)
+    if mask.endswith(".csv"):
+        voxels.write_text("i,j,k,areas\n1,0,0,V1\n4,0,0,V2\n")
+    else:
+        chosen = np.array([0, 1, 0, 0, 1], np.int16).reshape(5, 1, 1)
+        nib.save(nib.Nifti1Image(chosen, None), voxels)
+    out = recording.folder / "out.h5"
+    import_arrays(recording.images, path, "A", out, voxels=voxels, **ALL_TRAIN)
+    with Crowd(out) as crowd:
+        assert list(crowd["A"].voxels["i"]) == [1, 4]
+        found = crowd["A"].responses()
+    np.testing.assert_allclose(found, z(recording.values[:, [1, 4]]), atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("r.h5", lambda p: h5py.File(p, "w").close(), "expected one array .* found none"),
+        (
+            "r.mat",
+            lambda p: scipy.io.savemat(p, {"a": np.eye(2), "b": np.eye(3)}),
+            r"expected one array .*, or one that is called responses; found a, b",
+        ),
+        ("r.mat", lambda p: p.write_bytes(bytes(500)), r"r\.mat cannot be read"),
+        ("r.nii", lambda p: as_volumes(p, np.ones((11, 5))), "1 row.s. too few"),
+        (
+            "r.nii",
+            lambda p: nib.save(nib.Nifti1Image(np.ones((5, 2, 12), np.int16), None), p),
+            r"expected responses \(x, y, z, n_images or n_trials\), got \(5, 2, 12\)",
+        ),
+        ("r.txt", lambda p: p.touch(), r"expected responses as \.npy, \.csv, \.h5, \.mat"),
+        ("r", lambda p: p.mkdir(), "no files of responses there"),
+    ],
+)
+def test_files_that_are_no_responses(
+    recording: SimpleNamespace, refused, name: str, make: object, message: str
+) -> None:
+    path, out = recording.folder / name, recording.folder / "out.h5"
+    make(path)
+    with refused(out, message):
+        import_arrays(recording.images, path, "A", out)
+
+
+def test_sessions_need_the_same_voxels(recording: SimpleNamespace, refused) -> None:
+    folder, out = recording.folder / "sessions", recording.folder / "out.h5"
+    folder.mkdir()
+    np.save(folder / "1.npy", recording.values[:6])
+    np.save(folder / "2.npy", recording.values[6:, :4])
+    with refused(out, r"2\.npy: 4 voxels, but 1\.npy has 5"):
+        import_arrays(recording.images, folder, "A", out)
+
+
+def test_an_interrupted_import_continues(
+    recording: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, out = recording.folder / "sessions", recording.folder / "out.h5"
+    folder.mkdir()
+    for i, values in enumerate(np.split(recording.values, 3)):
+        as_volumes(folder / f"{i}.nii.gz", values)
+
+    def stopped(items: object, total: int, label: str, **_: object) -> Iterator:
+        yield from islice(items, 2 if label == "reading responses" else None)
+        if label == "reading responses":
+            raise KeyboardInterrupt
+
+    caplog.set_level("INFO")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "track", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            import_arrays(recording.images, folder, "A", out, **ALL_TRAIN)
+    import_arrays(recording.images, folder, "A", out, **ALL_TRAIN)
+    assert "continuing, 1 of 3 block(s) are there" in caplog.text
+    expected = np.concatenate([z(p) for p in np.split(recording.values, 3)])
+    with Crowd(out) as crowd:
+        np.testing.assert_allclose(crowd["A"].responses(), expected, atol=5e-3)
+
+
+def test_a_mark_of_a_spreadsheet_is_no_text(recording: SimpleNamespace) -> None:
+    out, listed, trials = (recording.folder / name for name in ("out.h5", "test.txt", "t.csv"))
+    listed.write_text("image7\n", encoding="utf-8-sig")
+    trials.write_text("image\n" + "".join(f"{i}\n" for i in range(12)), encoding="utf-8-sig")
+    files = {"trials": trials, "test_images": listed}
+    import_arrays(recording.images, recording.responses, "A", out, **files)
+    with Crowd(out) as crowd:
+        assert list(crowd["A"].images("test")) == ["image7"]
+
+
+def test_options_of_all_importers(recording: SimpleNamespace) -> None:
+    out, voxels = recording.folder / "out.h5", recording.folder / "voxels.csv"
+    voxels.write_text("areas\nV1\nV2\nV1\nV2\nV2\n")
+    files = (recording.images, recording.responses, "A", out)
+    more = {"voxels": voxels, "areas": "v1", "image_size": 4, "dtype": "float16"}
+    text = import_arrays(*files, **more, dry_run=True)
+    assert "12 of 8 × 8" in text
+    assert "nothing has been written" in text
+    assert not out.exists()
+    import_arrays(*files, **more, **ALL_TRAIN)
+    with Crowd(out) as crowd:
+        assert crowd.image("image0").shape == (4, 4, 3)
+        assert crowd["A"].group["responses"].dtype == np.float16
+        assert list(crowd["A"].voxels["source_row"]) == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +383,7 @@ def test_bad_voxels_are_refused_or_dropped(recording: SimpleNamespace, refused) 
     voxels.write_text("areas,ncsnr\na,1\nb,2\nc,0\nd,1\ne,0\n")
     files = (recording.images, recording.responses, "A", out)
     with refused(out, r"1 of 5 voxels cannot be used: .*\(at 2\); 1 of 5 .*--bad-voxels drop"):
-        import_arrays(*files, voxels=voxels)
+        import_arrays(*files, voxels=voxels, **ALL_TRAIN)
     import_arrays(*files, voxels=voxels, bad_voxels="drop", **ALL_TRAIN)
     with Crowd(out) as crowd:
         table, responses = crowd["A"].voxels, crowd["A"].responses()
@@ -360,3 +528,30 @@ def test_an_image_that_cannot_be_read(recording: SimpleNamespace, refused) -> No
     out = recording.folder / "out.h5"
     with refused(out, r"image .*image5\.png cannot be read"):
         import_arrays(recording.images, recording.responses, "A", out)
+
+
+def test_names_that_are_not_utf8_where_only_ascii_can_be_printed(
+    recording: SimpleNamespace, run_cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    responses = recording.responses.rename(recording.folder / os.fsdecode(b"r\xff.npy"))
+    (recording.images / "image5.png").rename(recording.images / os.fsdecode(b"image5\xff.png"))
+    files = ("--images", recording.images, "--responses", responses)
+    out = recording.folder / "crowd.h5"
+    done = run_cli("import", "arrays", *files, "--subject=A", "--dataset=2 × 2", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "2 \\xd7 2" in done.stdout
+    with Crowd(out) as crowd:
+        assert "image5\\udcff" in crowd.image_ids
+        assert r"Read from r\udcff.npy" in crowd["A"].account
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("option", ["responses", "trials", "voxels", "test_images"])
+def test_pipes_are_not_read(recording: SimpleNamespace, refused, option: str) -> None:
+    os.mkfifo(recording.folder / "pipe.csv")
+    files = {"images": recording.images, "responses": recording.responses}
+    files[option] = recording.folder / "pipe.csv"
+    with refused(recording.folder / "crowd.h5", r"pipe\.csv is a pipe or a device"):
+        import_arrays(subject="A", out=recording.folder / "crowd.h5", **files)

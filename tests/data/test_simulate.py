@@ -377,7 +377,7 @@ def test_space_is_checked_before_anything_is_simulated(
     monkeypatch.setattr(
         shutil, "disk_usage", lambda folder: SimpleNamespace(total=10**12, used=0, free=10**12)
     )
-    with refused(tmp_path / "out.h5", "needs about .* GB, but only 1000.0 GB are free"):
+    with refused(tmp_path / "out.h5", r"needs about .* .B, but only 1\.0 TB are free"):
         simulate_crowd(tmp_path / "out.h5", SimulationConfig(1, 10**6, 10, 10**6))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ubrain import scores
 from ubrain.crowd import FORMAT, IMAGES, SPLITS, TEXT, TRIALS, VERSION, VOXELS, open_crowd
 from ubrain.errors import UbrainError
-from ubrain.paths import atomic, check_name
+from ubrain.paths import atomic, check_name, check_out
 from ubrain.resume import Sink, require_space
 from ubrain.trials import NORMALISE, Trials, session_moments
 
@@ -29,6 +29,11 @@ def content_digest(pixels: NDArray[np.uint8]) -> str:
     """Digest of an image's pixels and shape: equal for equal images, whatever their files."""
     data = repr(pixels.shape).encode() + pixels.tobytes()
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def readable(text: str) -> str:
+    """The text without what is not UTF-8, as some names of files are not, which HDF5 refuses."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def split_by_content(val: float, test: float) -> Callable[[str], str]:
@@ -137,6 +142,7 @@ class CrowdWriter:
             raise UbrainError(
                 f"image {image_id!r}: {pixels.shape[:2]} pixels; sides above {MAX_SIDE} are refused"
             )
+        image_id = readable(image_id)
         digest, names = content_digest(pixels), key.split()
         if callable(split):
             split = self._drawn(split, digest, names)
@@ -243,7 +249,8 @@ class CrowdWriter:
             raise UbrainError(f"subject {name!r} is already in the file; choose another name")
         self._write_image_table()
         group = self._file["subjects"].create_group(name)
-        group.attrs.update(dataset=dataset, scanner=scanner, space=space, account=account)
+        facts = {"dataset": dataset, "scanner": scanner, "space": space, "account": account}
+        group.attrs.update({name: readable(text) for name, text in facts.items()})
         if normalise != "session":
             group.attrs["normalise"] = normalise
         if settings:
@@ -311,7 +318,7 @@ class CrowdWriter:
                 number = np.float32 if values.dtype.kind == "f" else int
                 group.create_dataset(path, data=values.astype(number))
                 continue
-            texts = [str(value) for value in values]
+            texts = [readable(str(value)) for value in values]
             if any("\0" in text for text in texts):
                 raise UbrainError(
                     f"voxel column {name!r}: a text has a zero byte in it; the file it is from is"
@@ -388,6 +395,7 @@ def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Itera
         If the file exists (or, with `append`, does not), the disk is full, or writing fails.
     """
     path = Path(path)
+    check_out(path)
     if append:
         open_crowd(path).close()
         needs += path.stat().st_size
@@ -412,5 +420,6 @@ def write_crowd(path: str | Path, append: bool = False, needs: int = 0) -> Itera
         raise
     except (OSError, RuntimeError) as error:
         raise UbrainError(
-            f"could not write {path}: {error}; nothing was kept. Is the disk full?"
+            f"could not write {path}: {error}. Is the disk full? With space on it, the same command"
+            " goes on"
         ) from error

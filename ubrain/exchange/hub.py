@@ -3,13 +3,16 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ubrain.backbone import hub_if_reached
 from ubrain.checkpoint import (
     CONFIG,
+    MAX_CONFIG,
     READOUT,
     VOXELS,
     WEIGHTS,
@@ -22,7 +25,7 @@ from ubrain.checkpoint import (
 )
 from ubrain.errors import UbrainError
 from ubrain.model import UniversalEncoder
-from ubrain.paths import check_name, write_text
+from ubrain.paths import check_name, check_out, open_regular, write_text
 
 CARD = "README.md"
 PAPER = (
@@ -34,6 +37,7 @@ PAPER = (
 def drop(folder: str | Path, subjects: Sequence[str], out: str | Path) -> list[str]:
     """Copy a checkpoint without some of its subjects; gives the names of those that are left."""
     folder = Path(folder)
+    check_out(Path(out), folder=True)
     described = describe(folder)
     for name in subjects:
         n_voxels_of(described, name, folder)
@@ -46,10 +50,10 @@ def drop(folder: str | Path, subjects: Sequence[str], out: str | Path) -> list[s
 
 def write_card(folder: Path) -> None:
     """Write the model card of a checkpoint folder, `README.md`, from its `config.json`."""
-    with damaged(folder):
-        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     tables = sorted(path.stem for path in (folder / VOXELS).glob("*.csv"))
-    write_text(folder / CARD, _card(described, tables))
+    with damaged(folder):
+        card = _card(asdict(describe(folder)), tables)
+    write_text(folder / CARD, card)
 
 
 def save_pretrained(
@@ -115,18 +119,15 @@ def fetch(
         if subjects is None
         else [f"{VOXELS}/{check_name(subject)}.csv" for subject in subjects]
     )
+    wanted = [CONFIG, WEIGHTS, READOUT, CARD, *tables]
     try:
-        return Path(
-            snapshot_download(
-                str(name),
-                revision=revision,
-                allow_patterns=[CONFIG, WEIGHTS, READOUT, CARD, *tables],
-            )
-        )
+        with hub_if_reached() as reached:
+            return Path(snapshot_download(str(name), revision=revision, allow_patterns=wanted))
     except Exception as error:
+        reason = type(error).__name__ if reached else "it does not answer"
         raise UbrainError(
             f"there is no folder {str(name)!r}, and it could not be fetched from the hub"
-            f" ({type(error).__name__}). Check the name and revision; log in with `hf auth login`"
+            f" ({reason}). Check the name and revision; log in with `hf auth login`"
             " if it is private; without a connection, copy the folder here and give its path"
         ) from error
 
@@ -187,11 +188,11 @@ def _public_texts(folder: Path) -> dict[str, bytes]:
     """Config and card without the place of the backbone's weights on this machine: their file name
     is enough.
     """
-    texts = {
-        name: (folder / name).read_text(encoding="utf-8")
-        for name in (CONFIG, CARD)
-        if (folder / name).exists()
-    }
+    texts = {}
+    for name in (CONFIG, CARD):
+        if (folder / name).exists():
+            with open_regular(folder / name, MAX_CONFIG) as file:
+                texts[name] = file.read().decode()
     place = str(describe(folder).facts["settings"].get("backbone", {}).get("weights", ""))
     if "/" in place or "\\" in place:
         short = re.split(r"[/\\]", place)[-1]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib import metadata
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import pandas as pd
 import timm
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ubrain.backbone import Backbone
-from ubrain.batches import read_ahead
+from ubrain.batches import n_readers, read_ahead
 from ubrain.checkpoint import (
     CONFIG,
     READOUT,
@@ -28,16 +29,17 @@ from ubrain.checkpoint import (
     backbone_config,
     describe,
     load,
+    n_voxels_of,
     voxel_table,
 )
 from ubrain.data.importers.recording import ImageSource, open_images
-from ubrain.errors import UbrainError
+from ubrain.errors import UbrainError, some
 from ubrain.exchange import maps
 from ubrain.exchange.hub import fetch
 from ubrain.exchange.readouts import ReadoutPredictor, load_readout
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import autocast, choose_device
-from ubrain.paths import write_text
+from ubrain.paths import check_out, open_regular, write_text
 from ubrain.predict import IMAGES, MEMORY, PRECISIONS, Predictor
 from ubrain.progress import log, track
 from ubrain.resume import remove_partials, require_space, work
@@ -98,8 +100,7 @@ def predict_images(
     if not len(source):
         raise UbrainError(f"{images}: there are no images in it")
     for path in maps.files_of(out):
-        if path.is_dir():
-            raise UbrainError(f"{path} is a folder; expected the name of a file to write")
+        check_out(path)
     folder = fetch(checkpoint, [subject])
     voxels = _voxels(folder, subject, areas)
     facts = _facts(folder, subject, precision) | {
@@ -126,7 +127,9 @@ def predict_images(
             remove_partials(out.parent, path.name)
         done = Predicted(kept, out, source, len(voxels), dtype, predictor.images)
         _compute(done, backbone, predictor, precision)
-        return write(maps.Responses(source.ids, voxels, done.dtype, facts, done.batches))
+        # HDF5 refuses what is not UTF-8, as some names of files are not
+        ids = [name.encode("utf-8", "backslashreplace").decode() for name in source.ids]
+        return write(maps.Responses(ids, voxels, done.dtype, facts, done.batches))
 
 
 def bytes_of(text: str) -> int:
@@ -141,13 +144,9 @@ def _voxels(folder: Path, subject: str, areas: Sequence[str] | None) -> pd.DataF
     """The voxels asked for: their number in the subject, and the rest of their voxel table if
     there is one.
     """
-    known = describe(folder).subjects
-    if subject not in known:
-        raise UbrainError(
-            f"{folder} has no subject {subject!r}; it has {', '.join(known) or 'none'}"
-        )
-    if areas is None and not (folder / VOXELS / f"{subject}.csv").is_file():
-        return pd.DataFrame({"voxel": np.arange(known[subject])})
+    n_voxels = n_voxels_of(describe(folder), subject, folder)
+    if areas is None and not (folder / VOXELS / f"{subject}.csv").exists():
+        return pd.DataFrame({"voxel": np.arange(n_voxels)})
     table = voxel_table(folder, subject)
     table = table.drop(columns="voxel", errors="ignore").reset_index(drop=True)
     table.insert(0, "voxel", np.arange(len(table)))
@@ -164,7 +163,7 @@ def _in_areas(table: pd.DataFrame, subject: str, areas: Sequence[str]) -> NDArra
     if unknown or not areas:
         raise UbrainError(
             f"subject {subject!r} has no area {', '.join(map(repr, unknown)) or 'without a name'}; "
-            f"it has {', '.join(known) or 'none'}"
+            f"it has {some(known) or 'none'}"
         )
     wanted = set(areas)
     return np.array([not wanted.isdisjoint(theirs) for theirs in of_voxel])
@@ -188,7 +187,7 @@ def _facts(folder: Path, subject: str, precision: str) -> dict[str, str]:
 def _digest(*files: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in files:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
 
@@ -301,21 +300,24 @@ def _compute(done: Predicted, backbone: Backbone, predictor: Predictor, precisio
     starts = range(done.done, n, done.step)
     label = f"predicting {n} images × {predictor.n_voxels} voxels"
 
-    def read(row: int) -> NDArray[np.uint8]:
-        return np.array(done.source.pixels(row))  # a copy that may be written to, as torch wants it
+    @torch.inference_mode()
+    def read(row: int) -> Tensor:
+        """An image, made small before another is read: large ones would fill the memory."""
+        pixels = np.array(done.source.pixels(row))  # which may be written to, as torch wants it
+        with autocast(predictor.device, precision):
+            return backbone.preprocess([pixels])
 
-    with closing(read_ahead(read, range(done.done, n))) as pixels:
+    with closing(read_ahead(read, range(done.done, n), n_readers(predictor.device))) as images:
         for start in track(starts, len(starts), label):
             marks = [time.monotonic()]
-            some = [next(pixels) for _ in range(min(done.step, n - start))]
-            marks.append(time.monotonic())
             with (
                 torch.inference_mode(),
                 autocast(predictor.device, precision),
                 _memory_enough(done.step),
             ):
-                images = torch.cat([backbone.preprocess([image]) for image in some])
-                responses = predictor(backbone(images))
+                some = list(islice(images, min(done.step, n - start)))
+                marks.append(time.monotonic())
+                responses = predictor(backbone(torch.cat(some)))
             marks.append(time.monotonic())
             done.add(responses)
             for part, (before, after) in zip(

@@ -11,9 +11,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from torch import Tensor, nn
 from ubrain import checkpoint
 from ubrain.config import BackboneConfig, EncoderConfig
 from ubrain.crowd import check_name
-from ubrain.errors import UbrainError
+from ubrain.errors import UbrainError, cut, some
 from ubrain.exchange import hub, torchfile
 from ubrain.exchange.torchfile import Record, StoredTensor
 from ubrain.model import UniversalEncoder
+from ubrain.paths import check_out, open_regular, regular
 
 CLASSES = re.compile(
     r"models\.(encoder_models|layers_encoder)\.\w+|torch\.nn\.modules(\.\w+){2}|dinov2(\.\w+){2,}"
@@ -45,7 +47,8 @@ NOTES = (
     "These weights were published by others without a licence, and converted by `ubrain checkpoint"
     " import`: ask their authors before you pass them on."
 )
-LISTED, MAX_WORDS = 12, 500  # names in an error, characters of a fact
+# characters of a fact and of all, facts, characters of a list and rows of a table that are shown
+MAX_WORDS, MAX_SAID, MAX_FACTS, SHOWN, ROWS = 500, 50_000, 500, 20_000, 1000
 
 
 @dataclass(frozen=True)
@@ -82,22 +85,23 @@ def open_released(path: str | Path) -> Released:
         inner = found.state.get("_modules")
         found = inner.get("module") if isinstance(inner, dict) else None
     if isinstance(found, Record):
-        form = f"whole module {found.kind}"
-        return Released(
-            path, form, torchfile.tensors(found), _plain(found.state), tuple(_oddities(found))
-        )
-    if isinstance(found, dict):
-        groups = [found, *(group for group in found.values() if isinstance(group, dict))]
-        tensors = {
-            str(k): v for group in groups for k, v in group.items() if isinstance(v, StoredTensor)
-        }
+        form, told = f"whole module {found.kind}", found.state
+    elif isinstance(found, dict) and torchfile.tensors(found):
         config = found.get("config")
-        if tensors:
-            return Released(path, f"dict of {_some(found)}", tensors, _plain(config or found))
-    raise UbrainError(
-        f"{path} holds {type(found).__name__.lower()}, not an encoder: expected a module or a dict"
-        " of tensors"
-    )
+        form = f"dict of {some(found)}"
+        config = config.state if isinstance(config, Record) else config
+        told = config if isinstance(config, dict) else found
+    else:
+        raise UbrainError(
+            f"{path} holds {type(found).__name__.lower()}, not an encoder: expected a module or a"
+            " dict of tensors"
+        )
+    tensors = torchfile.tensors(found)
+    size = sum(t.nbytes for name, t in tensors.items() if not name.startswith(STOCK))
+    if size > regular(path):
+        raise UbrainError(f"{path}: its tensors have {_bytes(size)}, more than the file; refused")
+    odd = tuple(_oddities(found)) if isinstance(found, Record) else ()
+    return Released(path, form, tensors, _facts(path, told), odd)
 
 
 def import_released(
@@ -106,7 +110,7 @@ def import_released(
     *,
     voxel_embed: str | Path | None = None,
     subjects: Mapping[str, int | None] | None = None,
-    registers: str = "prefix",
+    registers: str | None = None,
     lora_scale: float | None = None,
     backbone: BackboneConfig | None = None,
 ) -> list[str]:
@@ -118,8 +122,8 @@ def import_released(
     voxel_embed : file with the voxel embeddings, if `file` has none.
     subjects : voxels of each subject, in the order of the rows; None for all rows. By default the
         eight of NSD, if the number of voxels is theirs.
-    registers : which tokens the encoder was trained without: "prefix" (the registers) or "last" (an
-        earlier release).
+    registers : which tokens the encoder was trained without: "prefix" (the registers), as by
+        default, or "last" (an earlier release).
     lora_scale : alpha / r of the adapters, if the file does not say it.
     backbone : if it is not a DINOv2 with registers of the width in the file.
 
@@ -133,8 +137,15 @@ def import_released(
         If weights are missing, unexpected or of the wrong shape, or the module computes something
         else than ubrain.
     """
+    whence = "as told"
+    if registers is None:
+        registers, whence = (
+            "prefix",
+            ("assumed, since no file says it; an encoder of an earlier release needs 'last'"),
+        )
     if registers not in REGISTERS:
         raise UbrainError(f"registers {registers!r}: expected one of {', '.join(REGISTERS)}")
+    check_out(Path(out), folder=True)
     released = _joined(open_released(file), voxel_embed)
     if released.oddities:
         raise UbrainError(
@@ -173,10 +184,7 @@ def import_released(
             f" {', '.join(str(b + 1) for b in chosen.levels)}"
         ),
         scale_remark,
-        (
-            f"registers: {registers!r} assumed, since no file says it; an encoder of an earlier"
-            " release needs 'last'"
-        ),
+        f"registers: {registers!r} {whence}",
         *(
             [
                 f"left out: {len(stock)} tensors of {STOCK}*"
@@ -231,10 +239,15 @@ def _show_folder(folder: Path) -> list[str]:
         f"{folder}: checkpoint of ubrain",
         f"config: {json.dumps(asdict(told.config))}",
         "subjects:",
-        *subjects,
+        *_first(subjects),
         *_table(checkpoint.weights_in(folder)),
-        f"facts: {json.dumps(told.facts, indent=1)}",
+        f"facts: {cut(json.dumps(told.facts, indent=1), SHOWN)}",
     ]
+
+
+def _first(rows: Sequence[str]) -> list[str]:
+    more = [f"  and {len(rows) - ROWS} more"] if len(rows) > ROWS else []
+    return [*rows[:ROWS], *more]
 
 
 def _show_file(released: Released) -> list[str]:
@@ -255,12 +268,12 @@ def _show_file(released: Released) -> list[str]:
         lines.append(
             f"{STOCK}*: {len(stock)} tensors, {_bytes(sum(stock))} (the backbone; not imported)"
         )
-    lines += [f"differs from ubrain's encoder: {oddity}" for oddity in released.oddities]
-    return [*lines, f"facts: {json.dumps(released.facts, indent=1)}"]
+    lines += _first([f"differs from ubrain's encoder: {oddity}" for oddity in released.oddities])
+    return [*lines, f"facts: {cut(json.dumps(released.facts, indent=1), SHOWN)}"]
 
 
 def _said_sizes(config: EncoderConfig, rank: int, depth: int) -> str:
-    widths = ", ".join(str(width) for width in dict.fromkeys(config.widths))
+    widths = cut(", ".join(str(width) for width in dict.fromkeys(config.widths)))
     return (
         f"sizes: E = {config.embedding_size}, C = {config.channels}, L = {len(config.widths)}, P ="
         f" {config.n_tokens}, D = {widths}, {depth} adapters of rank {rank}, dropout"
@@ -273,7 +286,7 @@ def _joined(released: Released, voxel_embed: str | Path | None) -> Released:
         return released
     second = open_released(voxel_embed)
     if "voxel_embed" not in second.tensors:
-        raise UbrainError(f"{voxel_embed} has no voxel_embed; it has {_some(second.tensors)}")
+        raise UbrainError(f"{voxel_embed} has no voxel_embed; it has {some(second.tensors)}")
     return replace(
         released, tensors={**released.tensors, "voxel_embed": second.tensors["voxel_embed"]}
     )
@@ -307,7 +320,7 @@ def _shape(released: Released, name: str) -> tuple[int, int]:
     if name not in released.tensors:
         raise UbrainError(
             f"{released.path} has no {name!r}, so it is not an encoder; it has"
-            f" {_some(released.tensors)}"
+            f" {some(released.tensors)}"
         )
     shape = released.tensors[name].shape
     if len(shape) != 2:
@@ -356,7 +369,7 @@ def _fill(
     names = _names(len(config.widths), depth)
     expected = checkpoint.state_of(encoder, adapters)
     _check_names(released, {theirs: tuple(expected[ours].shape) for ours, theirs in names.items()})
-    state = {ours: released.tensors[theirs].read().float() for ours, theirs in names.items()}
+    state = {ours: _numbers(released, theirs) for ours, theirs in names.items()}
     state |= _embeddings(released, subjects)
     encoder.load_state_dict(
         {n: t for n, t in state.items() if not n.startswith(checkpoint.ADAPTERS)}, assign=True
@@ -368,6 +381,11 @@ def _fill(
     }
     adapters.load_state_dict(theirs, assign=True)
     return encoder, adapters if depth else None
+
+
+def _numbers(released: Released, name: str) -> Tensor:
+    where = f"{released.path}: {name!r}"
+    return checkpoint.check_numbers(released.tensors[name].read(), where).float()
 
 
 def _check_names(released: Released, expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -388,7 +406,7 @@ def _check_names(released: Released, expected: Mapping[str, tuple[int, ...]]) ->
     }
     if any(problems.values()):
         found = "; ".join(
-            f"{len(names)} {what}: {_some(names)}" for what, names in problems.items() if names
+            f"{len(names)} {what}: {some(names)}" for what, names in problems.items() if names
         )
         raise UbrainError(f"{released.path} does not fit the sizes that it seems to have: {found}")
 
@@ -396,7 +414,7 @@ def _check_names(released: Released, expected: Mapping[str, tuple[int, ...]]) ->
 def _embeddings(released: Released, subjects: Mapping[str, int]) -> dict[str, Tensor]:
     if not subjects:
         return {}
-    rows = released.tensors["voxel_embed"].read().float().split(list(subjects.values()))
+    rows = _numbers(released, "voxel_embed").split(list(subjects.values()))
     return {checkpoint.EMBEDDINGS + name: part for name, part in zip(subjects, rows, strict=True)}
 
 
@@ -476,6 +494,8 @@ def _backbone(
             BackboneConfig.adapter_alpha / rank,
             "that of the paper, assumed since the file does not say it",
         )
+    if not math.isfinite(scale):
+        raise UbrainError(f"{released.path}: the scale of the adapters is {scale}, {whence}")
     chosen = replace(chosen, adapter_rank=rank, adapter_alpha=scale * rank)
     return (
         chosen,
@@ -491,11 +511,11 @@ def _dinov2(released: Released, config: EncoderConfig, depth: int) -> BackboneCo
         released.facts.get("num_reg_tokens", 4),
     )
     known = set(config.widths) == {width} and width in BACKBONES and depth in (0, DEPTHS[width])
-    if not known or side**2 + 1 != config.n_tokens or registers != 4:
+    if not known or side < 1 or side**2 + 1 != config.n_tokens or registers != 4:
         raise UbrainError(
-            f"{released.path}: levels of width {config.widths}, {config.n_tokens} tokens,"
-            f" {registers} registers and {depth} adapters are of no DINOv2 with registers; name the"
-            " backbone"
+            f"{released.path}: levels of width {cut(str(config.widths))}, {config.n_tokens} tokens,"
+            f" {torchfile.word(registers).strip(chr(39))} registers and {depth} adapters are of no"
+            " DINOv2 with registers; name the backbone"
         )
     chosen = released.facts.get("select_layers", [level + 1 for level in BackboneConfig.levels])
     blocks = chosen if isinstance(chosen, list) else []
@@ -503,8 +523,8 @@ def _dinov2(released: Released, config: EncoderConfig, depth: int) -> BackboneCo
         type(b) is int and 1 <= b <= DEPTHS[width] for b in blocks
     ):
         raise UbrainError(
-            f"{released.path}: {len(config.widths)} levels, but outputs of blocks {chosen}; name"
-            " the backbone"
+            f"{released.path}: {len(config.widths)} levels, but outputs of blocks"
+            f" {cut(str(chosen))}; name the backbone"
         )
     name = f"vit_{BACKBONES[width]}_patch14_reg4_dinov2.lvd142m"
     return BackboneConfig(
@@ -540,8 +560,8 @@ def _oddities(module: Record) -> Iterator[str]:
         got = part.state.get(attribute, value)
         if not part.kind.endswith(f".{kind}" if kind else "") or got != value:
             yield (
-                f"{'.'.join(where)} is a {part.kind} with {attribute} = {got}, not a {kind} with"
-                f" {value}"
+                f"{cut('.'.join(where))} is a {part.kind} with {attribute} ="
+                f" {torchfile.word(got).strip(chr(39))}, not a {kind} with {value}"
             )
 
 
@@ -550,36 +570,47 @@ def _plain(values: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
     deep.
     """
     found: dict[str, Any] = {}
-    for key, value in values.items():
+    for key, value in islice(values.items(), MAX_FACTS):
         if isinstance(value, Record | dict) and depth == 0 and not str(key).startswith("_"):
             below = _plain(value.state if isinstance(value, Record) else value, 1)
             found |= {str(key): below} if below else {}
         elif (
             isinstance(value, list | tuple)
             and len(value) <= 64
-            and all(type(v) in (int, float, str, bool) for v in value)
+            and all(type(v) in (int, float, bool) or _is_text(v) for v in value)
         ):
             found[str(key)] = list(value)
-        elif type(value) in (int, float, bool) or (type(value) is str and len(value) <= MAX_WORDS):
+        elif type(value) in (int, float, bool) or _is_text(value):
             found[str(key)] = value
     return found
 
 
+def _is_text(value: Any) -> bool:
+    return type(value) is str and len(value) <= MAX_WORDS
+
+
+def _facts(path: Path, told: Mapping[Any, Any]) -> dict[str, Any]:
+    found, size = _plain(told), 0
+    for part in json.JSONEncoder().iterencode(found):
+        if (size := size + len(part)) > MAX_SAID:
+            raise UbrainError(f"{path}: facts of more than {MAX_SAID} characters; refused")
+    return found
+
+
 def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _table(weights: Mapping[str, tuple[tuple[int, ...], str, int]]) -> list[str]:
-    width = max((len(name) for name in weights), default=0)
+    names = {name: json.dumps(cut(name))[1:-1] for name in weights}
+    width = max(map(len, names.values()), default=0)
     rows = [
-        f"  {json.dumps(name)[1:-1]:<{width}}  {shape!s:<16} {dtype:<9} {_bytes(nbytes):>9}"
+        f"  {names[name]:<{width}}  {shape!s:<16} {dtype:<9} {_bytes(nbytes):>9}"
         for name, (shape, dtype, nbytes) in weights.items()
     ]
-    return [
-        f"weights: {len(rows)}, {_bytes(sum(nbytes for *_, nbytes in weights.values()))}",
-        *rows,
-    ]
+    size = _bytes(sum(nbytes for *_, nbytes in weights.values()))
+    return [f"weights: {len(rows)}, {size}", *_first(rows)]
 
 
 def _bytes(size: int) -> str:
@@ -592,14 +623,5 @@ def _bytes(size: int) -> str:
     )
 
 
-def _some(names: Iterable[Any]) -> str:
-    found = sorted(
-        json.dumps(str(name))[1:-1] for name in names
-    )  # a name may hold control characters
-    return ", ".join(found[:LISTED]) + (
-        f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-    )
-
-
 def _counts(counts: Mapping[str, int | None]) -> str:
-    return ", ".join(f"{name}={count}" for name, count in counts.items())
+    return cut(", ".join(f"{name}={count}" for name, count in counts.items()), 500)

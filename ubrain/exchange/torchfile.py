@@ -16,7 +16,7 @@ import pickletools
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -26,11 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ubrain.errors import UbrainError
+from ubrain.crowd import reading
+from ubrain.errors import UbrainError, cut
+from ubrain.paths import open_regular
 
 # A whole module with a ViT-L has about 0.5 MB and 130,000 opcodes.
 MAX_PICKLE, MAX_OPCODES = 8 << 20, 1_000_000
 MAX_DIMENSIONS, MAX_DEPTH, MAX_ITEMS = 8, 32, 64  # of a tensor, of modules, of a set or a size
+MAX_NAME, MAX_TENSORS, MAX_NAMES = 200, 10_000, 100_000  # characters; in a file; of its modules
 CHUNK = 1 << 24  # bytes read at a time
 LEGACY = b"\x80\x02"  # how a pickle starts that is not in an archive
 STORAGES = {
@@ -77,22 +80,29 @@ class Storage:
     entry: str
     dtype: torch.dtype
     count: int
+    checked: "set[Storage]" = field(default_factory=set, compare=False, repr=False)
 
-    def read(self) -> Tensor:
-        """All numbers, (count,); the archive's checksum is checked on the way."""
-        raw = torch.empty(self.count * self.dtype.itemsize, dtype=torch.uint8)
-        view, start = raw.numpy().data, 0
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.entry) as file:
-                while block := file.read(CHUNK):
-                    view[start : start + len(block)] = block
-                    start += len(block)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UbrainError(f"{self.path}: {self.entry} is damaged: {error}") from error
-        if start != len(raw):
-            raise UbrainError(
-                f"{self.path}: {self.entry} is cut short: expected {len(raw)} bytes, got {start}"
-            )
+    def read(self, start: int, stop: int) -> Tensor:
+        """Numbers `start` to `stop`; the archive's checksum is checked when the first are read."""
+        size, whole = self.dtype.itemsize, self.count * self.dtype.itemsize
+        raw = torch.empty((stop - start) * size, dtype=torch.uint8)
+        view, at = raw.numpy().data, 0
+        with (
+            reading(self.path),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(self.entry) as file,
+        ):
+            if self in self.checked:
+                at = file.seek(start * size)
+            while at < (stop * size if self in self.checked else whole):
+                if not (block := file.read(min(CHUNK, whole - at))):
+                    raise ValueError(f"expected {whole} bytes, got {at}")
+                low, high = max(at, start * size), min(at + len(block), stop * size)
+                if low < high:
+                    view[low - start * size : high - start * size] = block[low - at : high - at]
+                at += len(block)
+            file.read(1)  # the checksum is compared at the end
+        self.checked.add(self)
         return raw.view(self.dtype)
 
 
@@ -117,7 +127,9 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """The tensor, in memory of its own."""
-        return self.storage.read().as_strided(self.shape, self.stride, self.offset)
+        numbers = self.storage.read(self.offset, self.offset + _reach(self.shape, self.stride))
+        found = numbers.as_strided(self.shape, self.stride)
+        return found if found.numel() == len(numbers) else found.clone()
 
 
 def read(path: str | Path, classes: Callable[[str], bool]) -> Any:
@@ -135,44 +147,35 @@ def read(path: str | Path, classes: Callable[[str], bool]) -> Any:
         that is not allowed.
     """
     path = Path(path)
-    entries = _entries(path)
-    tops = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-    if len(tops) != 1:
-        raise UbrainError(
-            f"{path} is a zip archive, but not one of torch.save: it has {len(tops)} data.pkl"
-        )
-    if entries[tops[0]] > MAX_PICKLE:
-        raise UbrainError(
-            f"{path}: data.pkl has {entries[tops[0]]} bytes; expected at most {MAX_PICKLE}"
-        )
-    folder = tops[0].removesuffix("data.pkl")
-    with zipfile.ZipFile(path) as archive:
-        try:
-            pickle = archive.read(tops[0])
-            order = (
-                archive.read(folder + "byteorder").decode()
-                if folder + "byteorder" in entries
-                else sys.byteorder
+    with reading(path, "a file of torch.save"):
+        entries = _entries(path)
+        tops = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(tops) != 1:
+            raise UbrainError(
+                f"{path} is a zip archive, but not one of torch.save: it has {len(tops)} data.pkl"
             )
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UbrainError(f"{path} is damaged: {error}") from error
-    if order != sys.byteorder:
-        raise UbrainError(
-            f"{path} was written on a {order!r}-endian machine; this one is {sys.byteorder!r}"
-        )
-    return _Machine(path, folder, entries, classes).run(pickle)
+        folder, order = tops[0].removesuffix("data.pkl"), str(sys.byteorder)
+        with zipfile.ZipFile(path) as archive:
+            for name, most in ((tops[0], MAX_PICKLE), (f"{folder}byteorder", MAX_ITEMS)):
+                if (size := entries.get(name, 0)) > most:
+                    short = name.removeprefix(folder)
+                    raise UbrainError(f"{path}: {short} has {size} bytes; expected at most {most}")
+            pickle = archive.read(tops[0])
+            if f"{folder}byteorder" in entries:
+                order = archive.read(f"{folder}byteorder").decode()
+        if order != sys.byteorder:
+            raise UbrainError(
+                f"{path} was written on a {order!r}-endian machine; this one is {sys.byteorder!r}"
+            )
+        return _Machine(path, folder, entries, classes).run(pickle)
 
 
 def _entries(path: Path) -> dict[str, int]:
     """Bytes of each entry of the archive, none of them compressed, together no more than the
     file.
     """
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise UbrainError(f"{path} cannot be read: {error.strerror}") from error
+    with open_regular(path) as file:
+        start, size = file.read(2), file.seek(0, 2)
     if not size:
         raise UbrainError(f"{path} is empty")
     try:
@@ -194,7 +197,7 @@ def _entries(path: Path) -> dict[str, int]:
             or info.flag_bits & 1
         ):
             raise UbrainError(
-                f"{path}: {info.filename!r} is compressed or encrypted, which torch.save never"
+                f"{path}: {cut(info.filename)!r} is compressed or encrypted, which torch.save never"
                 " does; refused"
             )
     entries = {info.filename: info.file_size for info in infos}
@@ -224,14 +227,15 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.checked = set[Storage]()
+        self.n_steps = 0
 
     def run(self, pickle: bytes) -> Any:
         position = 0
         try:
-            for step, (opcode, argument, at) in enumerate(pickletools.genops(pickle)):
+            for opcode, argument, at in pickletools.genops(pickle):
                 position = at or 0
-                if step > MAX_OPCODES:
-                    raise _Refused(f"{self.path}: more than {MAX_OPCODES} opcodes; refused")
+                self._spend(1)
                 if opcode.name in _PUSH_ARGUMENT:
                     self.stack.append(argument)
                 elif opcode.name in _PUSH_NEW:
@@ -251,6 +255,11 @@ class _Machine:
                 f"{self.path}: data.pkl is damaged at byte {position}: {error}"
             ) from error
         return found
+
+    def _spend(self, n_steps: int) -> None:
+        self.n_steps += n_steps
+        if self.n_steps > MAX_OPCODES:
+            raise _Refused(f"{self.path}: more than {MAX_OPCODES} opcodes; refused")
 
     def _since_mark(self) -> list[Any]:
         start = self.marks.pop()
@@ -289,14 +298,17 @@ class _Machine:
         """A key or member: hashing a deep tuple would take for ever."""
         if type(value) not in (str, int, bool, float, bytes, type(None)):
             raise _Refused(f"{self.path}: a {type(value).__name__} as key or member; refused")
+        if type(value) in (str, bytes) and len(value) > MAX_NAME:
+            raise _Refused(f"{self.path}: a name of {len(value)} characters; refused")
         return value
 
     def _name(self, text: str) -> None:
         text = text.replace("__builtin__.", "builtins.", 1)
-        if not (text in _REBUILD or text in STORAGES or text in _DTYPES or self.classes(text)):
+        known = text in _REBUILD or text in STORAGES or text in _DTYPES
+        if not known and not (len(text) <= MAX_NAME and self.classes(text)):
             raise _Refused(
-                f"{self.path} names {text[:200]!r}, which is not on the list of what such a file"
-                " may hold; refused, and nothing of it was executed"
+                f"{self.path} names {text[:MAX_NAME]!r}, which is not on the list of what such a"
+                " file may hold; refused, and nothing of it was executed"
             )
         self.stack.append(Name(text))
 
@@ -311,7 +323,7 @@ class _Machine:
         kind = self.stack.pop()
         if type(kind) is not Name or not self.classes(kind.text):
             raise _Refused(
-                f"{self.path}: an object of {_word(kind)}, which is no class that such a file may"
+                f"{self.path}: an object of {word(kind)}, which is no class that such a file may"
                 " hold; refused"
             )
         self.stack.append(Record(kind.text))
@@ -320,13 +332,14 @@ class _Machine:
         arguments, name = self.stack.pop(), self.stack.pop()
         if type(name) is not Name or name.text not in _REBUILD or type(arguments) is not tuple:
             raise _Refused(
-                f"{self.path}: a call of {_word(name)}; refused, and nothing of it was executed"
+                f"{self.path}: a call of {word(name)}; refused, and nothing of it was executed"
             )
         self.stack.append(_REBUILD[name.text](self, *arguments))
 
     def _build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is Record:
+            self._spend(len(state) if type(state) is dict else 0)
             if type(state) is not dict or not all(type(key) is str for key in state):
                 raise _Refused(
                     f"{self.path}: a {target.kind} with a state that is not its attributes; refused"
@@ -346,7 +359,7 @@ class _Machine:
             or type(name) is not Name
             or name.text not in STORAGES
         ):
-            raise _Refused(f"{self.path}: a storage of type {_word(name)}; refused")
+            raise _Refused(f"{self.path}: a storage of type {word(name)}; refused")
         entry, dtype = f"{self.folder}data/{key}", STORAGES[name.text]
         if (
             type(count) is not int
@@ -354,26 +367,24 @@ class _Machine:
             or self.entries[entry] != count * dtype.itemsize
         ):
             raise _Refused(
-                f"{self.path}: storage {entry!r} should have {_word(count)} numbers of {dtype}, but"
-                f" has {self.entries.get(entry, 'no')} bytes"
+                f"{self.path}: storage {cut(entry)!r} should have {word(count)} numbers of {dtype},"
+                f" but has {self.entries.get(entry, 'no')} bytes"
             )
-        self.stack.append(Storage(self.path, entry, dtype, count))
+        self.stack.append(Storage(self.path, entry, dtype, count, self.checked))
 
     def _tensor(
         self, storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any
     ) -> StoredTensor:
-        numbers = (offset, *shape, *stride)
         if (
             type(storage) is not Storage
             or len(shape) != len(stride)
             or len(shape) > MAX_DIMENSIONS
-            or not all(type(n) is int and n >= 0 for n in numbers)
+            or not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride))
         ):
             raise _Refused(
                 f"{self.path}: a tensor without a valid storage, shape and stride; refused"
             )
-        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-        if prod(shape) > storage.count or (prod(shape) and last >= storage.count):
+        if max(prod(shape), offset + _reach(shape, stride)) > storage.count:
             raise _Refused(
                 f"{self.path}: a tensor of shape {tuple(shape)} reaches outside its storage"
                 f" {storage.entry!r} of {storage.count} numbers; refused"
@@ -401,16 +412,18 @@ class _Machine:
         return tuple(self._items(items))
 
     def _device(self, kind: Any, index: Any = 0) -> str:
-        return f"{self._items(self._plain(kind))}:{self._plain(index)}"
+        if type(kind) is not str or type(index) is not int:
+            raise _Refused(f"{self.path}: a device that is not one; refused")
+        return f"{self._items(kind)}:{index}"
 
     def _bytes(self, text: Any, encoding: Any) -> bytes:
         if type(text) is not str or encoding != "latin1":
-            raise _Refused(f"{self.path}: text encoded as {_word(encoding)}; refused")
+            raise _Refused(f"{self.path}: text encoded as {word(encoding)}; refused")
         return self._items(text).encode("latin1")
 
     def _dtype(self, text: Any, *_flags: Any) -> np.dtype[Any]:
         if type(text) is not str or not re.fullmatch(r"[fiu][1248]|b1", text):
-            raise _Refused(f"{self.path}: NumPy type {_word(text)}; refused")
+            raise _Refused(f"{self.path}: NumPy type {word(text)}; refused")
         return np.dtype(text)
 
     def _scalar(self, dtype: Any, data: Any) -> Any:
@@ -423,10 +436,16 @@ class _Machine:
         return np.frombuffer(data, dtype)[0].item()
 
 
-def _word(value: Any) -> str:
+def _reach(shape: Sequence[int], stride: Sequence[int]) -> int:
+    """Numbers from the first of a tensor to its last."""
+    last = sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    return last + 1 if prod(shape) else 0
+
+
+def word(value: Any) -> str:
     """A value from the file in an error: short, whatever it is."""
-    if type(value) in (str, int, Name):
-        return repr(str(value)[:200])
+    if type(value) in (str, int, float, bool, Name):
+        return repr(str(value)[:MAX_NAME])
     return f"a {type(value).__name__}"
 
 
@@ -493,21 +512,33 @@ _REBUILD: dict[str, Callable[..., Any]] = {
 }
 
 
-def tensors(module: Record) -> dict[str, StoredTensor]:
+def tensors(found: Record | dict[Any, Any]) -> dict[str, StoredTensor]:
     """Parameters and buffers of a module that was saved as a whole, by their full names, as in a
-    state dict.
+    state dict; or the tensors of a dict and of the dicts in it.
     """
-    return {
-        ".".join((*where, name)): value
-        for where, owner in modules(module)
-        for name, value in _own(owner)
-    }
+    if isinstance(found, Record):
+        groups: Iterable[tuple[Sequence[str], Any]] = (
+            (where, owner.state.get(group))
+            for where, owner in modules(found)
+            for group in ("_parameters", "_buffers")
+        )
+    else:
+        groups = (((), group) for group in (found, *found.values()))
+    named, n_names = dict[str, StoredTensor](), 0
+    for where, group in groups:
+        if type(group) is dict:
+            n_names += len(group)
+            values = ((n, v) for n, v in group.items() if type(v) is StoredTensor)
+            named |= {".".join((*where, str(name))): value for name, value in values}
+            if n_names > MAX_NAMES or len(named) > MAX_TENSORS:
+                raise UbrainError(f"the file names more than {MAX_TENSORS} tensors; refused")
+    return named
 
 
 def modules(module: Record) -> Iterator[tuple[tuple[str, ...], Record]]:
     """A module and all below it, each once, with the names that lead to it."""
     waiting: list[tuple[tuple[str, ...], Record]] = [((), module)]
-    seen = set[int]()
+    seen, n_names = set[int](), 0
     while waiting:
         where, owner = waiting.pop()
         if id(owner) not in seen:
@@ -515,15 +546,8 @@ def modules(module: Record) -> Iterator[tuple[tuple[str, ...], Record]]:
             yield where, owner
             below = owner.state.get("_modules")
             if type(below) is dict and len(where) < MAX_DEPTH:
+                if (n_names := n_names + len(below)) > MAX_NAMES:
+                    raise UbrainError(f"the file names more than {MAX_NAMES} modules; refused")
                 waiting += [
                     ((*where, str(n)), m) for n, m in reversed(below.items()) if type(m) is Record
                 ]
-
-
-def _own(module: Record) -> Iterator[tuple[str, StoredTensor]]:
-    for group in ("_parameters", "_buffers"):
-        found = module.state.get(group)
-        if type(found) is dict:
-            yield from (
-                (str(name), value) for name, value in found.items() if type(value) is StoredTensor
-            )

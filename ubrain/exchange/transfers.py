@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ubrain.exchange.readouts import ReadoutPredictor
 from ubrain.features import Source, choose_source
 from ubrain.model import UniversalEncoder
 from ubrain.parallel import choose_device
-from ubrain.paths import atomic
+from ubrain.paths import atomic, check_out, open_regular
 from ubrain.predict import correlate
 from ubrain.progress import log
 from ubrain.readout import LinearReadout
@@ -43,6 +43,7 @@ def transfer(
     config: TransferConfig | None = None,
     seed: int = 0,
     device: str = "auto",
+    weights: str | Path | None = None,
 ) -> pd.DataFrame:
     """Give the subjects of a crowd file embeddings on a trained encoder, and write a checkpoint of
     them.
@@ -56,6 +57,7 @@ def transfer(
     folder : checkpoint folder, or `owner/name` on the Hugging Face hub.
     out : checkpoint folder to write.
     subjects : by default all of the crowd file.
+    weights : of the backbone, if not those that the checkpoint names: a .safetensors file.
     n_images : so many train and val images of each subject, drawn at random; by default all.
 
     Returns
@@ -69,6 +71,7 @@ def transfer(
         If anything asked for is not there or does not fit, or `out` holds something else.
     """
     folder, out, config = hub.fetch(folder), Path(out), config or TransferConfig()
+    check_out(out, folder=True)
     if out.resolve() == folder.resolve():
         raise UbrainError(
             f"{out} is the checkpoint that is transferred from; choose another folder"
@@ -83,8 +86,10 @@ def transfer(
         "seed": seed,
         "config": json.loads(json.dumps(asdict(config))),
     }
+    if weights is not None:
+        settings["weights"] = _digest(Path(weights))
     _check_out(out, settings, names)
-    encoder, source = open_encoder(folder, crowd, device)
+    encoder, source = open_encoder(folder, crowd, device, weights)
     for name in names:
         _check(method, name, len(rows[name]), sum(map(len, encoder.embeddings.values())))
         known = checkpoint.describe(folder)
@@ -102,6 +107,7 @@ def transfer(
                 " 'ours', since 'refit' is for subjects that it was trained on"
             )
     with work(out / PARTS, settings, f"the transfer to {out}") as kept:
+        _check_out(out, settings, names)  # another process may have finished meanwhile
         parts = {
             name: _fit_or_resume(encoder, source, name, rows[name], settings, config, kept)
             for name in names
@@ -117,10 +123,12 @@ def transfer(
 
 
 def open_encoder(
-    folder: str | Path, crowd: Crowd, device: str = "auto"
+    folder: str | Path, crowd: Crowd, device: str = "auto", weights: str | Path | None = None
 ) -> tuple[UniversalEncoder, Source]:
     """An encoder from a checkpoint folder, and the source of its tokens of a crowd's images."""
     config, where = checkpoint.backbone_config(folder), choose_device(device)
+    if weights is not None:
+        config = replace(config, weights=str(weights))
     source = choose_source(crowd, config, where)
     return checkpoint.load(folder, source.adapters).to(where), source
 
@@ -226,6 +234,7 @@ def _write(
         readouts=readouts,
         transfer=settings,
         scores={"median test r": tested},
+        val_r75=None,  # of the subjects that are not in it
         settings=training,
         **checkpoint.recorded(crowd, table["subject"]),
     )
@@ -233,5 +242,5 @@ def _write(
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -488,6 +488,11 @@ class _Yaml(yaml.SafeLoader):
             raise yaml.YAMLError(f"references (*{self.peek_event().anchor}) are not supported")
         return super().compose_node(parent, index)
 
+    def construct_scalar(self, node: Any) -> Any:
+        if node.tag.endswith((":int", ":float")) and ":" in node.value:
+            raise yaml.YAMLError(f"{node.value} is a number to base 60; write '{node.value}'")
+        return super().construct_scalar(node)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = [k for i, k in enumerate(keys) if k in keys[:i]]

@@ -34,7 +34,10 @@ CONTENTS = {
     "Notebooks": ["notebooks/[0-9]*"],
     "Teach": ["workshop/README", "docs/glossary"],
     "Your data": ["docs/use", "docs/data", "docs/voxels"],
-    "Methods": ["docs/faithfulness", "docs/intervals", "docs/scaling", "docs/reproducibility"],
+    "Methods": [
+        *("docs/faithfulness", "docs/intervals", "docs/scaling"),
+        *("docs/robustness", "docs/reproducibility"),
+    ],
     "Code": ["CONTRIBUTING", "docs/api", "CHANGELOG"],
 }
 FILTER = """<input type="search" placeholder="filter rows" oninput="

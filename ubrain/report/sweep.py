@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -299,18 +298,10 @@ def _run_all(
 
 @contextmanager
 def _ending(running: dict[str, subprocess.Popen]) -> Iterator[None]:
-    """Whatever ends the block, Ctrl-C or a signal to stop: no run stays behind."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    main = threading.current_thread() is threading.main_thread()  # only there signals can be caught
-    before = signal.signal(signal.SIGTERM, stop) if main else None
+    """Whatever ends the block, such as Ctrl-C: no run stays behind."""
     try:
         yield
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
         for process in running.values():
             process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
         until = time.monotonic() + PATIENCE

@@ -8,6 +8,7 @@ same shape), so that other numbers in the crowd file are no mistake.
 
 import gzip
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -101,6 +102,9 @@ def damage_bytes(path: Path, rng: Rng) -> tuple[str, bool]:
         "twice": lambda: path.write_bytes(data + data),
         "deleted": lambda: path.unlink(),
         "a folder": lambda: (path.unlink(), path.mkdir()),
+        "a named pipe": lambda: (path.unlink(), os.mkfifo(path)),
+        "without end": lambda: (path.unlink(), path.symlink_to("/dev/zero")),
+        "not to be read": lambda: path.chmod(0),
         "a link out": lambda: link_out(outside),
         "a link to nothing": lambda: (path.unlink(), path.symlink_to("nothing")),
         "a link to itself": lambda: (path.unlink(), path.symlink_to(path.name)),

@@ -9,8 +9,12 @@ same      the crowd file has the same numbers and pictures as without the damage
 less      ... or some of them (a subject or some voxels are not there, areas have no names, ...)
 other     ... or other ones, where the damage was another number in an array or a table of the same
 shape wrong     anything else
+
+With "options" behind the name of the dataset, as in "nsd-hdf5:options", its files are whole, and
+one or two options of the command have values that nobody means.
 """
 
+import io
 import json
 import logging
 import os
@@ -21,34 +25,44 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import click
+import h5py
+import nibabel as nib
 import numpy as np
+import scipy.io
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from damage import Damage, spoil
+from damage import Damage, pick, spoil
 from PIL import Image
 from published import forms
 
+from ubrain import cli
 from ubrain.crowd import Crowd
 from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.errors import UbrainError
 
 MEMORY = 1500 << 20  # bytes that a case may take: the files have a few MB
-SECONDS = 60  # of the processor
+SECONDS = 30  # of the processor
+# Values of options; the last four stand for what is made
+STRANGE = ["", " ", "0", "-1", "1", "1e400", "nan", "-inf", "9" * 30, "1,2,3", "3-1", "1-999999"]
+STRANGE += ["none", "ALL", "auto", ",", ",,x", "a**b", "**", "*", "[", "(", "{0}", "{x}", "%s"]
+STRANGE += ["é", "\udcff", "x" * 300, "x" * 5000, "x/" * 3000, ".", "..", "../..", "\\", "1:30"]
+STRANGE += ["/dev/zero", "PIPE", "DATA", "OUT", "FILE"]
 PLACE = ["hemisphere", "vertex", "i", "j", "k", "x", "y", "z"]
 
 
 # --- datasets
 
 
-def arrays(root: Path, csv: bool) -> None:
-    rng = np.random.default_rng(3)
+def arrays(root: Path, kind: str) -> None:
+    rng, csv = np.random.default_rng(3), kind == "csv"
     root.mkdir()
     pixels, values = (
         rng.integers(0, 256, (12, 8, 8, 3), np.uint8),
@@ -61,7 +75,17 @@ def arrays(root: Path, csv: bool) -> None:
         np.savetxt(root / "responses.csv", values, delimiter=",")
     else:
         np.save(root / "images.npy", pixels)
+    if kind == "npy":
         np.save(root / "responses.npy", values)
+    elif kind == "mat":
+        scipy.io.savemat(root / "responses.mat", {"betas": values})
+    elif kind == "h5":
+        with h5py.File(root / "responses.h5", "w") as file:
+            file["betas"] = values
+    elif kind == "nii":
+        grid = np.zeros((5, 3, 4, 24), np.float32)
+        grid[:, 2, 3] = values.T
+        nib.save(nib.Nifti1Image(grid, None), root / "responses.nii")
     names = [f"image{i}" if csv else str(i) for i in range(12)]
     rows = "".join(f"{names[i % 12]},{i // 12},{i // 12}\n" for i in range(24))
     (root / "trials.csv").write_text("image,session,repeat\n" + rows)
@@ -71,13 +95,10 @@ def arrays(root: Path, csv: bool) -> None:
     (root / "test.txt").write_text("".join(f"{name}\n" for name in names[:4]))
 
 
-def run_arrays(root: Path, out: Path, csv: bool) -> None:
-    images, responses = (
-        (root / "images", "responses.csv") if csv else (root / "images.npy", "responses.npy")
-    )
+def run_arrays(root: Path, out: Path, kind: str) -> None:
     import_arrays(
-        images,
-        root / responses,
+        root / ("images" if kind == "csv" else "images.npy"),
+        root / f"responses.{kind}",
         "A",
         out,
         trials=root / "trials.csv",
@@ -88,9 +109,9 @@ def run_arrays(root: Path, out: Path, csv: bool) -> None:
 
 
 def crowd_file(root: Path) -> None:
-    arrays(root.with_name("source"), csv=False)
+    arrays(root.with_name("source"), "npy")
     root.mkdir()
-    run_arrays(root.with_name("source"), root / "crowd.h5", csv=False)
+    run_arrays(root.with_name("source"), root / "crowd.h5", "npy")
 
 
 def read_crowd(root: Path, out: Path) -> None:
@@ -106,10 +127,81 @@ Dataset = tuple[
 ]  # how it is made, how it is imported
 DATASETS: dict[str, Dataset] = {
     **{name: (form.make, form.act) for name, form in forms().items()},
-    "arrays": (lambda r: arrays(r, False), lambda r, o: run_arrays(r, o, False)),
-    "arrays-csv": (lambda r: arrays(r, True), lambda r, o: run_arrays(r, o, True)),
+    **{
+        f"arrays-{kind}": (partial(arrays, kind=kind), partial(run_arrays, kind=kind))
+        for kind in ("npy", "csv", "h5", "mat", "nii")
+    },
     "crowd-file": (crowd_file, read_crowd),
 }
+
+
+OPTIONS = [f"{name}:options" for name, form in forms().items() if form.command]
+OPTIONS += ["arrays-csv:options"]
+
+
+def usual_options(name: str, root: Path) -> tuple[str, dict[str, str]]:
+    """The command that imports a dataset, and its options."""
+    if name == "arrays-csv":
+        files = {"images": "images", "responses": "responses.csv", "trials": "trials.csv"}
+        files |= {"voxels": "voxels.csv", "test-images": "test.txt"}
+        paths = {f"--{option}": str(root / file) for option, file in files.items()}
+        return "arrays", {"--subject": "A", **paths}
+    form = forms()[name]
+    more = {f"--{k.replace('_', '-')}": str(v) for k, v in form.more(root).items()}
+    return form.command, {"--root": str(root), **more}
+
+
+def run_options(name: str, number: int, folder: Path) -> dict[str, Any]:
+    """One import of a whole dataset with strange options."""
+    of = name.removesuffix(":options")
+    root, work = folder / of / "whole" / "data", folder / "strange"
+    if not root.exists():
+        root.parent.mkdir(parents=True)
+        DATASETS[of][0](root)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    os.mkfifo(work / "pipe")
+    rng, out = np.random.default_rng([number, len(name), *name.encode()]), work / "crowd.h5"
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    made = {"PIPE": work / "pipe", "DATA": root, "OUT": out, "FILE": pick(files, rng)}
+    word, given = usual_options(of, root)
+    given["--out"] = str(out)
+    command = cli.app.commands["import"].commands[word]
+    params = [p.opts[0] for p in command.get_params(click.Context(command)) if not p.is_flag]
+    for option in [pick(params, rng) for _ in range(int(rng.integers(1, 3)))]:
+        value = pick(STRANGE, rng)
+        given[option] = str(made.get(value, value))
+    words = ["import", word, *(f"{option}={value}" for option, value in given.items())]
+    with chdir(work):
+        outcome, detail = judge_options(words, Path(given["--out"]))
+    left = [p.name for p in work.rglob("*.partial") if ".import" not in str(p)]
+    strange = {k: v[:60] for k, v in given.items() if not v.startswith(str(root))}
+    return {
+        "dataset": name,
+        "case": number,
+        "options": strange,
+        "outcome": "wrong" if left else outcome,
+        "detail": f"left behind: {left}" if left else detail[:400],
+    }
+
+
+def judge_options(words: list[str], out: Path) -> tuple[str, str]:
+    """What came of a command, in a word and in detail."""
+    said, sys.argv = io.StringIO(), ["ubrain", *words]
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(said):
+            cli.main()
+    except SystemExit as error:
+        lines = said.getvalue().splitlines()
+        if error.code:
+            sentence = len(lines) == 1 and lines[0].startswith("ubrain: ") and len(lines[0]) < 10000
+            return ("refused" if sentence else "wrong"), said.getvalue()
+    except Exception as error:
+        place = [f for f in traceback.extract_tb(error.__traceback__) if "ubrain" in f.filename]
+        return "wrong", f"{type(error).__name__}: {error} ({place[-1].filename}:{place[-1].lineno})"
+    if out.is_file():
+        contents(out)
+    return "accepted", ""
 
 
 # --- judgement
@@ -246,7 +338,8 @@ def judge(
         found = differences(before, contents(out))
     except Exception as error:
         return "wrong", f"the crowd file is not valid: {type(error).__name__}: {error}"
-    if not found & {"values", "images", "subjects", "voxels"}:
+    more = {"voxels"} if "fewer trials" in found else set()  # those that some trial had no value of
+    if not (found - more) & {"values", "images", "subjects", "voxels"}:
         return ("less" if found else "same"), ", ".join(sorted(found))
     return ("other" if damage.plausible else "wrong"), f"differ: {', '.join(sorted(found))}"
 
@@ -256,6 +349,8 @@ def judge(
 
 def run_case(name: str, number: int, folder: Path) -> dict[str, Any]:
     """One import of a dataset that is damaged in the way of this number."""
+    if name in OPTIONS:
+        return run_options(name, number, folder)
     make, act = DATASETS[name]
     original = folder / name / "data"
     if not original.exists():

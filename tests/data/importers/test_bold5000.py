@@ -198,6 +198,26 @@ def test_sessions_keep_their_trials_whatever_else_is_missing(
     )
 
 
+def test_without_first_and_last_session_nothing_is_known(
+    bold: Published, out: Path, refused
+) -> None:
+    bold.write_release2("CSI4", [4, 5, 7])
+    with refused(out, "CSI4: which trials are those of session 4 is not known without the session"):
+        import_bold5000(bold.root, out, EXACT)
+
+
+@pytest.mark.parametrize("value", [np.inf, 0.4])
+def test_masks_that_are_no_whole_numbers_are_refused(
+    csi4: Published, out: Path, refused, value: float
+) -> None:
+    (path, *_) = sorted(csi4.root.rglob("sub-CSI4_mask-LHEarlyVis.nii.gz"))
+    image = nib.load(path)
+    data = np.where(image.get_fdata() > 0, value, 0).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, image.affine), path)
+    with refused(out, r"mask-LHEarlyVis\.nii\.gz: expected whole numbers, as of areas, got"):
+        import_bold5000(csi4.root, out, EXACT)
+
+
 def test_presentation_lists_say_how_long_missing_sessions_are(bold: Published, out: Path) -> None:
     bold.write_release2("CSI4", [4, 7])
     bold.write_lists("CSI4")

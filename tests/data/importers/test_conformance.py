@@ -103,6 +103,36 @@ def test_what_is_published_arrives(shelf: Shelf, name: str) -> None:
             np.testing.assert_array_equal(crowd.image(image), published.pixels_of(image))
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_what_macos_leaves_behind_is_ignored(
+    shelf: Shelf, root: Path, out: Path, name: str
+) -> None:
+    shelf.copy(name, root)
+    for path in [root / "folder", *root.rglob("*")]:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07" + bytes(60))
+        path.with_name(".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
+    FORMS[name].act(root, out)
+    assert same(out, shelf.crowd(name))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_names_of_files_and_folders_may_be_in_capitals(
+    shelf: Shelf, root: Path, out: Path, name: str
+) -> None:
+    shelf.copy(name, root)
+    given = FORMS[name].more(root).values()  # what an option names has the name that it gives
+    for path in sorted(root.rglob("*"), reverse=True):
+        if path not in given:
+            path.rename(path.with_name(path.name.upper()))
+    FORMS[name].act(root, out)
+    with Crowd(out) as mine, Crowd(shelf.crowd(name)) as theirs:
+        assert mine.subjects == theirs.subjects
+        for subject in mine.subjects:
+            a, b = mine[subject], theirs[subject]
+            np.testing.assert_array_equal(a.group["responses"][:], b.group["responses"][:])
+            pd.testing.assert_frame_equal(a.voxels, b.voxels)
+
+
 @pytest.mark.parametrize(("name", "kind"), cases(lambda form: form.damages))
 def test_damage_is_refused_in_a_sentence(
     shelf: Shelf, root: Path, out: Path, refused, name: str, kind: str

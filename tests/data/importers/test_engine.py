@@ -2,9 +2,11 @@
 is said.
 """
 
+import errno
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -170,6 +173,75 @@ def test_a_published_ceiling_is_of_the_customary_responses(out: Path) -> None:
         out.unlink()
 
 
+WANTED = pd.DataFrame(
+    {
+        "vertex": np.arange(6),
+        "areas": ["V1", "", "FFA", "v1,OFA", "OFA", "FFA"],
+        "ncsnr": [0.1, 0.2, 0.3, 0.4, 0.5, np.nan],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"areas": "V1, ffa"}, [0, 2, 3, 5]),
+        ({"min_ncsnr": 0.3}, [2, 3, 4]),
+        ({"areas": "V1,FFA", "min_ncsnr": 0.3}, [2, 3]),
+    ],
+)
+def test_wanted_voxels_alone_are_kept(out: Path, changes: dict, kept: list[int]) -> None:
+    data = values()
+    parts = [Part(data[:, a : a + 2], 0, a) for a in (4, 0, 2)]
+    blocks = [Block("all", N_TRIALS, lambda: iter(parts))]
+    text = import_recordings(
+        [recording(data=data, voxels=WANTED, blocks=blocks)], out, replace(EXACT, **changes)
+    )
+    np.testing.assert_array_equal(stored(out), data[:, kept])
+    with Crowd(out) as crowd:
+        assert list(crowd["d-S1"].voxels["vertex"]) == kept
+        assert list(crowd["d-S1"].voxels["source_row"]) == kept
+    assert f"Of 6 voxels, the {len(kept)} " in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "voxels", "message"),
+    [
+        ({"areas": "V1,PPA"}, WANTED, "--areas: no area 'ppa'; found ffa, ofa, v1"),
+        ({"areas": "V1"}, WANTED[["vertex"]], "--areas: no area 'v1'; found none"),
+        ({"min_ncsnr": 0.3}, WANTED[["vertex"]], "--min-ncsnr: no ncsnr is published"),
+        ({"areas": "OFA", "min_ncsnr": 9}, WANTED, "no voxel in OFA with an ncsnr of at least 9"),
+    ],
+)
+def test_voxels_that_are_not_there(
+    out: Path, refused, changes: dict, voxels: pd.DataFrame, message: str
+) -> None:
+    with refused(out, message):
+        import_recordings([recording(voxels=voxels)], out, replace(EXACT, **changes))
+
+
+def test_an_area_that_somebody_lacks_is_no_mistake(out: Path) -> None:
+    other = recording("d-S2", voxels=WANTED.assign(areas="PPA"), shown=images(1))
+    options = replace(EXACT, areas="FFA,PPA", dry_run=True)
+    text = import_recordings([recording(voxels=WANTED), other], out, options)
+    assert "up to 2 voxels" in text
+    assert "up to 6 voxels" in text
+
+
+def test_a_full_disk_says_what_is_kept(out: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.CrowdWriter, "add_subject", full)
+        with refused(
+            out, r"Is the disk full\? .*\. What has been read is kept in .*\.crowd\.h5\.import"
+        ):
+            import_recordings([recording()], out, EXACT)
+    assert out.with_name(".crowd.h5.import").exists()
+    import_recordings([recording()], out, EXACT)
+
+
 @pytest.mark.parametrize(
     ("asked", "changes", "message"),
     [
@@ -313,12 +385,29 @@ def test_unusable_voxels_can_be_refused_and_what_was_read_is_kept(out: Path, ref
     assert said in import_recordings([recording("d-S2")], out, replace(refusing, append=True))
 
 
+def test_many_voxels_lost_by_one_trial_are_said_loudly(out: Path, caplog) -> None:
+    data = spoilt(it=(27, slice(0, 3), np.nan))
+    import_recordings([recording(data=data)], out, EXACT)
+    assert re.search(
+        r"d-S1: 50 % of the voxels are lost: 3 of 6 voxels were dropped: not a number, .*; that"
+        r" comes from 1 of 2 block\(s\), such as session 2: is a file damaged\?",
+        caplog.text,
+    )
+
+
 def test_a_voxel_constant_in_one_run_goes_only_if_runs_are_zscored(out: Path) -> None:
     data = spoilt(it=(slice(10, 20), 2, 1.0))
     for normalise, left in (("session", 6), ("run", 5), ("none", 6)):
         import_recordings([recording(data=data, normalise=normalise)], out, EXACT)
         assert stored(out).shape == (40, left)
         out.unlink()
+
+
+def test_advice_on_the_dtype_can_be_followed(out: Path, refused) -> None:
+    both = [recording(), recording("d-S2", data=spoilt(it=(27, 2, 70000)))]
+    with refused(out, "use --dtype float32$"):
+        import_recordings(both, out, Options())
+    import_recordings(both, out, Options(dtype="float32"))
 
 
 def test_no_voxel_left(out: Path, refused) -> None:
@@ -514,6 +603,30 @@ BAD = {
         "voxel 4 is there twice, at L 3",
     ),
     "no voxels": (dict(voxels=recording().voxels[:0]), "40 trials and 0 voxels"),
+    "vertex as text": (
+        dict(voxels=pd.DataFrame({"vertex": [*"abcdef"]})),
+        "column 'vertex': expected whole numbers, got 'a' in row 0",
+    ),
+    "half a vertex": (
+        dict(voxels=pd.DataFrame({"vertex": [1, 2, 3, 4.5, 5, 6]})),
+        "column 'vertex': expected whole numbers, got '4.5' in row 3",
+    ),
+    "infinite place": (
+        dict(voxels=pd.DataFrame({"i": [1, 2, 3, 4, 5, np.inf]})),
+        "column 'i': expected whole numbers, got 'inf' in row 5",
+    ),
+    "negative vertex": (
+        dict(voxels=pd.DataFrame({"vertex": [-1, 2, 3, 4, 5, 6]})),
+        "column 'vertex': expected whole numbers, got '-1' in row 0",
+    ),
+    "vertex listed twice": (
+        dict(voxels=pd.DataFrame({"vertex": [0, 1, 2, 3, 3, 5]})),
+        "voxel 4 is there twice, at 3",
+    ),
+    "no training responses": (
+        dict(data=np.where(np.arange(40)[:, None] % 20 < 5, values(), 0)),
+        "the responses to all training images are the same, such as 0; is the file complete",
+    ),
     "session of one trial": (
         dict(trials=changed(session=[1] * 39 + [2])),
         "a session has a single trial",
@@ -580,7 +693,7 @@ def test_image_that_is_not_there_is_found_before_responses_are_read(
 ) -> None:
     shown = ImageFiles([tmp_path / f"{i}.png" for i in range(20)])
     block = Block("session 1", 40, lambda: pytest.fail("responses were read"))
-    with refused(out, r"image .*0\.png cannot be read"):
+    with refused(out, r"0\.png cannot be read: No such file"):
         import_recordings([recording(shown=shown, blocks=[block])], out, EXACT)
 
 
@@ -598,7 +711,7 @@ def test_dry_run_writes_nothing(out: Path) -> None:
 def test_disk_that_is_too_small(out: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 20 * 90 + 2 * 40 * 6 * 4
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free - 1))
-    with refused(out, "needs about .* GB, but only .* are free"):
+    with refused(out, "needs about .* kB, but only .* are free"):
         import_recordings([recording()], out, EXACT)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     import_recordings([recording()], out, EXACT)
@@ -666,30 +779,31 @@ def test_killed_import_continues_with_the_next_session(killed: Path, caplog) -> 
 
 
 @pytest.mark.parametrize(
-    ("changes", "options", "space", "message"),
+    ("options", "space", "message"),
     [
         (
-            {},
             EXACT,
             "y",
             r"space was 'x', is 'y'\)\. Finish it with the same, .* delete .*crowd\.h5\.import",
         ),
-        ({}, Options(), "x", "dtype was 'float32', is 'float16'"),
-        ({}, replace(EXACT, normalise="run"), "x", "normalise was 'session', is 'run'"),
-        ({"trials": changed(image=3)}, EXACT, "x", "trials was"),
+        (Options(val_fraction=0.2), "x", "dtype was 'float32', is 'float16'"),
+        (replace(EXACT, normalise="run"), "x", "normalise was 'session', is 'run'"),
+        (replace(EXACT, val_fraction=0.1), "x", "val_fraction was 0.2, is 0.1"),
+        (replace(EXACT, test_fraction=0.1), "x", "test_fraction was 0.0, is 0.1"),
+        (replace(EXACT, image_size=3), "x", "image_size was None, is 3"),
+        (replace(EXACT, image_source="a museum"), "x", "image_source was '', is 'a museum'"),
+        (replace(EXACT, images_may_be_shown=True), "x", "images_may_be_shown was False, is True"),
     ],
 )
 def test_killed_import_does_not_continue_with_other_settings(
-    killed: Path, refused, changes: dict, options: Options, space: str, message: str
+    killed: Path, refused, options: Options, space: str, message: str
 ) -> None:
     with refused(killed, "the import of d-S1 was begun with other settings .*" + message):
-        import_recordings(
-            [recording(blocks=second_half_only(), **changes)], killed, options, {"space": space}
-        )
+        import_recordings([recording(blocks=second_half_only())], killed, options, {"space": space})
 
 
 def test_half_written_block_is_read_again(killed: Path) -> None:
-    raw = killed.parent / ".crowd.h5.import/d-S1/0000.raw"
+    (raw,) = killed.parent.glob(".crowd.h5.import/d-S1/*.raw")
     raw.write_bytes(raw.read_bytes()[:-1])
     import_recordings([recording()], killed, EXACT, {"space": "x"})
     np.testing.assert_array_equal(stored(killed), values())
@@ -717,24 +831,67 @@ def test_killed_while_the_crowd_file_is_written(out: Path) -> None:
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_source_that_changed_after_an_interruption_is_said(
-    out: Path, refused, tmp_path: Path
+def of_files(files: list[Path], read: list[str]) -> Recording:
+    """A session of ten trials for each file that is there; `read` gets the names of those read."""
+    sessions = [number for number, file in enumerate(files) if file.exists()]
+
+    def session(number: int) -> Iterator[Part]:
+        read.append(files[number].name)
+        if files[number].read_bytes() == b"bad":
+            raise UbrainError("unreadable; get it again")
+        yield Part(values(int(files[number].read_bytes()))[:10])
+
+    blocks = [Block(f"session {i}", 10, partial(session, i), (files[i],)) for i in sessions]
+    trials = [{"image": i, "session": number} for number in sessions for i in range(10)]
+    return recording(trials=pd.DataFrame(trials), blocks=blocks)
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({"2": b"2"}, "23"),
+        ({"0": b"8", "2": b"2"}, "023"),  # one came before
+        ({"1": b"1", "2": b"2"}, "123"),  # one was fetched again, with its times
+        ({"1": b"7", "2": b"2"}, "123"),
+        ({"2": None}, "3"),
+        ({"1": None, "2": b"2"}, "23"),
+    ],
+)
+def test_an_import_continues_with_files_that_were_replaced_added_or_removed(
+    out: Path, refused, tmp_path: Path, change: dict[str, bytes | None], again: str
 ) -> None:
-    source = tmp_path / "session1.bin"
-    source.write_bytes(b"old")
+    files, read = [tmp_path / name for name in "0123"], list[str]()
+    for name, data in (("1", b"1"), ("2", b"bad"), ("3", b"3")):
+        (tmp_path / name).write_bytes(data)
+        os.utime(tmp_path / name, (0, 0))
+    with refused(out, r"get it again\. What has been read is kept in .*\.crowd\.h5\.import; the"):
+        import_recordings([of_files(files, read)], out, EXACT)
+    assert read == ["1", "2"]
+    read.clear()
+    for name, data in change.items():
+        (tmp_path / name).unlink(missing_ok=True)
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+            os.utime(tmp_path / name, (0, 0))
+    import_recordings([of_files(files, read)], out, EXACT)
+    assert "".join(read) == again
+    import_recordings([of_files(files, [])], tmp_path / "fresh.h5", EXACT)
+    np.testing.assert_array_equal(stored(out), stored(tmp_path / "fresh.h5"))
+    assert not list(tmp_path.glob(".*"))
 
-    def fail() -> Iterator[Part]:
-        raise UbrainError("unreadable")
-        yield
 
-    def blocks(second: Block) -> list[Block]:
-        return [array_block("session 1", values()[:20], [source]), second]
-
-    with refused(out, "unreadable"):
-        import_recordings([recording(blocks=blocks(Block("session 2", 20, fail)))], out, EXACT)
-    source.write_bytes(b"newer")
-    with refused(out, r"begun with other settings \(session1\.bin was \[3, "):
-        import_recordings([recording(blocks=blocks(Block("session 2", 20, fail)))], out, EXACT)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trials": changed(image=[19 - i % 20 for i in range(40)])},
+        {"shown": images(name="other")},
+        {"voxels": recording().voxels.assign(vertex=range(1, 7))},
+    ],
+)
+def test_blocks_of_other_trials_images_or_voxels_are_not_used(killed: Path, changes: dict) -> None:
+    other = values(1)
+    import_recordings([recording(data=other, **changes)], killed, EXACT, {"space": "x"})
+    np.testing.assert_array_equal(stored(killed), other)
 
 
 def test_two_imports_at_once(out: Path, refused) -> None:
@@ -797,7 +954,7 @@ def test_subjects_that_are_not_there(asked: str) -> None:
 
 def test_numbers() -> None:
     assert parse_numbers("1-3, 7,5") == [1, 2, 3, 5, 7]
-    for text in ("", "a", "1-", "-1", "1..3", "9999999"):
+    for text in ("", "a", "1-", "-1", "1..3", "9999999", "3-1", "1-2,9-8"):
         with pytest.raises(UbrainError, match="expected numbers such as"):
             parse_numbers(text)
 
@@ -812,6 +969,37 @@ def test_folder_finds_files_in_any_case_but_prefers_the_exact_one(tmp_path: Path
     assert folder.find("data/subject2.h5") is None
     with pytest.raises(UbrainError, match=r"has no a\.h5 or b\.h5"):
         folder.need("a.h5", "b.h5")
+
+
+@pytest.mark.parametrize("text", ["1", "01", "S1", "sub-01", "SUBJ01", "subject 1", "x-sub-01_NSD"])
+def test_subjects_may_be_called_by_their_numbers(text: str) -> None:
+    there = ["sub-01_NSD", "sub-11_GOD"]
+    assert select([text], there, "here") == there[:1]
+    with pytest.raises(UbrainError, match="here: '1' means sub-01_A, sub-01_B; found"):
+        select(["1"], ["sub-01_A", "sub-01_B"], "here")
+    with pytest.raises(UbrainError, match=r"here: no subject found; there are a, b$"):
+        select(None, [], "here", ["b", "a", "a"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(errno.EACCES, "x"), "cannot be read: permission denied$"),
+        (FileNotFoundError(errno.ENOENT, "x"), "cannot be read: no such file or directory$"),
+        (OSError("file ends"), r"cannot be read: file ends.*\. It may be truncated or damaged"),
+    ],
+)
+def test_damage_is_only_suspected_where_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, message: str
+) -> None:
+    def opened(*_: object) -> None:
+        raise error
+
+    (tmp_path / "x.h5").touch()
+    monkeypatch.setattr(h5py, "is_hdf5", opened)
+    for opener in (files.open_hdf5(tmp_path / "x.h5").__enter__, lambda: Crowd(tmp_path / "x.h5")):
+        with pytest.raises(UbrainError, match=message):
+            opener()
 
 
 @pytest.mark.parametrize("compressed", [False, True])

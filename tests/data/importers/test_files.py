@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -200,7 +201,7 @@ def archive() -> bytes:
 def test_npy_files_that_are_none(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:
         (tmp_path / "x.npy").write_bytes(data)
-    with pytest.raises(UbrainError, match=r"x\.npy cannot be read as a \.npy array"):
+    with pytest.raises(UbrainError, match=r"x\.npy cannot be read"):
         files.load_npy(tmp_path / "x.npy")
 
 
@@ -426,3 +427,34 @@ def test_streams_of_arrays_have_the_header_that_numpy_writes() -> None:
     np.save(buffer, np.zeros((3, 2), np.float32))
     assert np.load(io.BytesIO(npy_header((3, 2)) + bytes(24))).shape == (3, 2)
     assert files._npy_header(io.BytesIO(buffer.getvalue())) == ((3, 2), False, np.dtype("<f4"))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda root: Folder(root / ("x" * 5000)),
+        lambda root: Folder(root).find("x" * 5000),
+        lambda root: Folder(root).need("a/" * 3000),
+        lambda root: Folder(root).glob("x" * 5000),
+        lambda root: Folder(root).glob("a**b"),
+    ],
+)
+def test_names_that_cannot_be(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    with suppress(UbrainError):
+        assert use(tmp_path) in (None, [])
+
+
+@pytest.mark.parametrize(
+    "use", [lambda f: f.search("x"), lambda f: f.find("x"), lambda f: f.pictures(["x"])]
+)
+def test_folders_that_cannot_be_read_are_not_taken_for_empty_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Folder], object]
+) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    folder = Folder(tmp_path)
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(UbrainError, match=f"{tmp_path.name}.*[Pp]ermission denied"):
+        use(folder)

@@ -129,6 +129,38 @@ def test_a_label_with_a_large_number_takes_no_more_memory(
         )
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1.5, 1e12])
+@pytest.mark.parametrize("name", ["HCP_MMP1", "nsdgeneral"])
+def test_labels_that_are_no_whole_numbers_are_refused(
+    one_session: Published, out: Path, refused, value: float, name: str
+) -> None:
+    labels = one_session.write_volume_labels().astype(np.float64)
+    labels[labels == 1] = value
+    one_session.write_nifti(f"nsddata/ppdata/subj01/func1pt8mm/roi/{name}.nii.gz", labels)
+    with refused(out, rf"{name}\.nii\.gz: expected whole numbers, as of areas, got"):
+        import_nsd(one_session.root, out, FLOAT32)
+
+
+def test_a_damaged_session_is_replaced_and_the_import_continues(
+    nsd: Published, out: Path, refused, caplog
+) -> None:
+    nsd.write_volume_labels()
+    nsd.write_volume(1, 1, "nii.gz")
+    nsd.write_volume(1, 2, "nii.gz")
+    (file,) = nsd.root.rglob("betas_session02.nii.gz")
+    good = file.read_bytes()
+    file.write_bytes(good[:-400])
+    with refused(out, r"betas_session02\.nii\.gz cannot be read: .*\. What has been read is kept"):
+        import_nsd(nsd.root, out, FLOAT32)
+    file.write_bytes(good)
+    nsd.write_volume(1, 3, "nii.gz")
+    caplog.set_level("INFO")
+    import_nsd(nsd.root, out, FLOAT32)
+    assert "nsd-subj01: continuing, 1 of 3 block(s) are there" in caplog.text
+    import_nsd(nsd.root, out.with_name("fresh.h5"), FLOAT32)
+    np.testing.assert_array_equal(stored(out), stored(out.with_name("fresh.h5")))
+
+
 def test_hemisphere_is_where_the_cortex_is_not_only_where_labels_are(
     one_session: Published, out: Path
 ) -> None:
@@ -155,6 +187,47 @@ def test_whole_brain_and_other_areas(one_session: Published, out: Path) -> None:
     out.unlink()
     import_nsd(one_session.root, out, FLOAT32, areas="prf-visualrois")
     assert stored(out).shape == (750, 9)
+
+
+@pytest.mark.parametrize(
+    ("areas", "n"),
+    [
+        ("prf-visualrois,Kastner2015", 10),
+        ("V1v", 3),
+        ("hv4, V1d", 6),
+        ("V1v,nsdgeneral", 18),
+        ("Kastner2015:FEF", 1),
+    ],
+)
+def test_voxels_of_several_label_files_and_areas(
+    one_session: Published, out: Path, areas: str, n: int
+) -> None:
+    import_nsd(one_session.root, out, FLOAT32, areas=areas)
+    assert stored(out).shape == (750, n)
+
+
+def test_several_areas_of_a_surface(nsd: Published, out: Path) -> None:
+    nsd.write_surface_labels("fsaverage")
+    nsd.write_surface(1, 1, "fsaverage")
+    import_nsd(nsd.root, out, FLOAT32, space="fsaverage", areas="early,ventral")
+    with Crowd(out) as crowd:
+        found = {a for text in crowd["nsd-subj01"].voxels["areas"] for a in text.split(",")}
+    assert found == {"early", "ventral", "nsdgeneral"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"areas": "V1v,V9"}, r"has no .*roi/V9\.nii\.gz, and no label 'V9' in Kastner2015, "),
+        ({"betas": "betas_x"}, "no subject found; there are func1pt8mm/betas_fithrf_GLMdenoise_RR"),
+        ({"betas": "betas_*"}, "no subject found; there are"),
+    ],
+)
+def test_what_is_there_is_said(
+    one_session: Published, out: Path, refused, more: dict, message: str
+) -> None:
+    with refused(out, message):
+        import_nsd(one_session.root, out, FLOAT32, **more)
 
 
 def test_voxels_without_data_in_one_session_are_dropped_and_named(

@@ -1,11 +1,15 @@
 """Pictures are found by name, and photographs known by the names that collections give them."""
 
+import os
+import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ubrain.data.importers.read import Folder
+from ubrain.crowd import open_crowd, reading
+from ubrain.data.importers.read import Folder, load_npy, read_rgb, rgb_shape
 from ubrain.data.importers.recording import Pictures, photograph_key
 from ubrain.errors import UbrainError
 
@@ -82,3 +86,56 @@ def test_only_the_pictures_that_are_wanted_are_kept(tmp_path: Path) -> None:
 )
 def test_keys_of_photographs(name: str, key: str) -> None:
     assert photograph_key(name) == key
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", [*range(10), "6", None])
+def test_pictures_are_upright_as_exif_says(
+    tmp_path: Path, suffix: str, orientation: int | str | None
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    exif, path = Image.Exif(), tmp_path / f"x.{suffix}"
+    if isinstance(orientation, int):
+        exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif, lossless=True)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_rgb(path), expected)
+    assert rgb_shape(path) == expected.shape[:2]
+    if orientation in (5, 6, 7, 8):
+        assert expected.shape == (24, 16, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_damaged_exif_block_turns_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2)).save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert read_rgb(tmp_path / "x.jpg").shape[:2] == rgb_shape(tmp_path / "x.jpg") == (2, 4)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def listening(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [pipe, listening, device])
+def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch, make) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    make(Path("x.npy"))
+
+    def look(path: Path) -> None:
+        with reading(path):
+            pytest.fail("was opened")
+
+    for use in (look, load_npy, read_rgb, rgb_shape, open_crowd):
+        with pytest.raises(UbrainError, match=r"x\.npy is a pipe or a device; expected a file"):
+            use(Path("x.npy"))

@@ -261,6 +261,20 @@ def test_older_files_have_fewer_arrays(authors: Authors, out: Path, refused) -> 
         assert 10 < len(crowd.split_rows("val")) < 80
 
 
+def test_hemispheres_are_known_by_their_numbers_of_voxels(
+    authors: Authors, out: Path, refused
+) -> None:
+    halves = np.stack([WIDTHS - 3, np.full(8, 3)], axis=1)
+    path = authors.root / "num_voxels_all_subjects.npy"
+    np.save(path, halves + 1)
+    with refused(out, r"num_voxels_all_subjects\.npy has other numbers of voxels than"):
+        import_ube(authors.root, out, EXACT)
+    np.save(path, halves)
+    import_ube(authors.root, out, EXACT)
+    with Crowd(out) as crowd:
+        assert list(crowd["ube-subj02"].voxels["hemisphere"]) == ["L"] * 4 + ["R"] * 3
+
+
 def test_images_may_be_nsds_own(authors: Authors, out: Path, refused, tmp_path: Path) -> None:
     (authors.root / "nsd_images_224.npy").unlink()
     with refused(out, r"has no nsd_images_224\.npy; give the images .* with --images"):

@@ -73,9 +73,11 @@ def import_algonauts(
     check_choice("test", test, ALGONAUTS.tests)
     split_by_content(0, test_fraction)
     folder = Folder(root, options.follow_links)
-    there = sorted(
-        f.name for f in folder.path.iterdir() if re.fullmatch(r"subj\d+", f.name, re.IGNORECASE)
-    )
+    there = [
+        path.name
+        for path in folder.glob("subj*")
+        if re.fullmatch(r"subj\d+", path.name, re.IGNORECASE)
+    ]
     subjects = complete(
         select(options.subjects, there, folder),
         options.subjects,
@@ -278,7 +280,7 @@ def vertices(folder: Folder, place: str, side: str, n_vertices: int) -> pd.DataF
         table["vertex"] = _as_many(path, kept, n_vertices)
     found: list[tuple[int, str]] = []
     for path in folder.glob(f"{place}/{side}.*_challenge_space.npy"):
-        kind = path.name.removeprefix(f"{side}.").removesuffix("_challenge_space.npy")
+        kind = path.name[len(f"{side}.") : -len("_challenge_space.npy")]
         values = np.asarray(npy_array(path, "biu", (None,)))
         names = label_names(folder.find(f"{place}/mapping_{kind}.npy"), kind)
         rows = np.flatnonzero(_as_many(path, values, n_vertices) > 0)
@@ -314,7 +316,7 @@ def label_names(path: Path | None, kind: str) -> dict[int, str]:
     when it is loaded, so it is not: its instructions are listed, and the numbers and texts among
     them read off.
     """
-    names = dict(enumerate(NSD.labels.get(kind, "").split(), start=1))
+    names = dict(enumerate(NSD.labels.get(kind.lower(), "").split(), start=1))
     if path is None:
         return names
     with reading(path, "a table of labels"):

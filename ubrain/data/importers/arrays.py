@@ -1,26 +1,51 @@
-"""Anybody's recordings: a folder or array of images, an array of responses, optional tables of
-trials and voxels.
+"""Anybody's recordings: a folder or array of images, arrays of responses, optional tables of trials
+and voxels.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ubrain.crowd import reading
 from ubrain.data.importers.pipeline import import_recordings
-from ubrain.data.importers.read import PART_BYTES, load_npy
+from ubrain.data.importers.read import (
+    PART_BYTES,
+    check_voxels,
+    entries,
+    hdf5_array,
+    load_npy,
+    matrices,
+    natural,
+    open_hdf5,
+    open_volume,
+    read_lines,
+    read_mat,
+    read_volume,
+    whole_numbers,
+)
 from ubrain.data.importers.recording import (
+    Block,
     ImageFiles,
     ImageSource,
     Options,
+    Part,
     Recording,
     array_block,
     open_images,
 )
 from ubrain.errors import UbrainError
-from ubrain.progress import log
+from ubrain.paths import regular
+
+NIFTI = (".nii", ".nii.gz")
+BLOCK_BYTES = 8 * PART_BYTES  # an interrupted import continues after the last block
 
 
 def import_arrays(
@@ -35,23 +60,22 @@ def import_arrays(
     trials: str | Path | None = None,
     voxels: str | Path | None = None,
     test_images: str | Path | None = None,
+    transpose: bool = False,
+    dtype: str = "float32",
     test_fraction: float = 0.1,
     val_fraction: float = 0.1,
-    transpose: bool = False,
-    normalise: str = "auto",
     bad_voxels: str = "refuse",
-    image_source: str = "",
-    images_may_be_shown: bool = False,
-    append: bool = False,
-) -> None:
+    **shared: Any,
+) -> str:
     """Write one subject's recordings into a crowd file.
 
     Parameters
     ----------
     images : folder of images (in natural order of their names), or .npy (n_images, height, width[,
         3]) uint8.
-    responses : .npy or .csv (n_images or n_trials, n_voxels); row i belongs to image i, or to row i
-        of `trials`.
+    responses : .npy, .csv, .h5 or .mat (n_images or n_trials, n_voxels), or .nii (x, y, z, n_images
+        or n_trials); or a folder of such files, one per session, in natural order of their names.
+        Row i belongs to image i, or to row i of `trials`.
     subject : name of the subject.
     out : crowd file to write (.h5).
     dataset : name of the dataset.
@@ -59,72 +83,196 @@ def import_arrays(
     space : space of the voxel table's vertex or i, j, k, for example fsaverage5.
     trials : .csv with the columns image (file name, its stem, or row number from 0), and optionally
         session, run (within the session), repeat.
-    voxels : .csv with one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr.
+    voxels : .csv with one row per voxel: any of hemisphere, vertex, i, j, k, areas, ncsnr. For .nii
+        i, j, k say which voxels are taken; or .nii, a mask of them.
     test_images : text file, one image name (or row number) per line. Without it a share of the
         images is drawn by their content, so that copies of an image stay together; all other images
         are train or val.
+    transpose : the responses are (n_voxels, n_images or n_trials).
+    dtype : of the stored responses, "float16" or "float32".
     test_fraction : share of test images, if none are listed.
     val_fraction : share of images held out for validation.
-    transpose : the responses are (n_voxels, n_images or n_trials).
-    normalise : z-score each voxel per "session" (all rows, if `trials` has none) or "run", or
-        "none"; "auto": per session.
     bad_voxels : "refuse" voxels that are not finite, or constant where they are z-scored, or "drop"
         them.
-    image_source : where the images come from, and their terms; said where figures leave them out.
-    images_may_be_shown : their terms allow everybody to show them, as in a published notebook.
-    append : add to an existing crowd file.
+    shared : the other `Options`.
+
+    Returns
+    -------
+    What was done, or with `dry_run` would be done.
 
     Raises
     ------
     UbrainError
         If files cannot be read, do not fit together, or an image would be both train and test.
     """
-    source, values = open_images(Path(images)), _read_responses(Path(responses), transpose)
-    table = pd.DataFrame({"image": np.arange(len(source))})
+    for table_file in (trials, voxels, test_images):
+        if table_file:
+            regular(Path(table_file))
+    source, path = open_images(Path(images)), Path(responses)
+    files = sorted(entries(path), key=natural) if path.is_dir() else [path]
+    if not files:
+        raise UbrainError(f"{path}: no files of responses there")
+    places = _read_voxels(Path(voxels)) if voxels else _all_places(files[0])
+    sessions = [_open_responses(file, transpose, places) for file in files]
+    widths, counts = ([shape[axis] for shape, _ in sessions] for axis in (1, 0))
+    shape, table = (sum(counts), widths[0]), pd.DataFrame({"image": np.arange(len(source))})
     what = f"images in {images}"
     if trials:
         table, what = _read_trials(Path(trials), source), f"rows of {Path(trials).name}"
-    if len(values) != len(table):
-        side = "few" if len(values) < len(table) else "many"
-        turned = values.shape[1] == len(table)
+    if shape[0] != len(table):
         raise UbrainError(
             f"responses of subject {subject!r}: expected ({len(table)}, n_voxels), one row for each"
-            f" of the {len(table)} {what}, got {values.shape}; {responses} has"
-            f" {abs(len(values) - len(table))} row(s) too {side}"
-            f"{'; are they the other way round (--transpose)?' if turned else ''}"
+            f" of the {len(table)} {what}, got {shape}; {responses} has"
+            f" {abs(shape[0] - len(table))} row(s) too {'few' if shape[0] < len(table) else 'many'}"
+            + ("; are they the other way round (--transpose)?" if shape[1] == len(table) else "")
         )
-    n_voxels, account = values.shape[1], [f"Read from {Path(responses).name}"]
+    for file, width in zip(files, widths, strict=True):
+        check_voxels(width, file)
+        if width != widths[0]:
+            raise UbrainError(f"{file}: {width} voxels, but {files[0].name} has {widths[0]}")
+    if places is not None and len(places) != shape[1]:
+        raise UbrainError(
+            f"{voxels}: expected one row for each of the {shape[1]} voxels, got {len(places)}"
+        )
+    more = ", ..." if len(files) > 3 else ""
+    account = [f"Read from {', '.join(file.name for file in files[:3])}{more}"]
     if test_images:
         chosen = _read_test_images(Path(test_images), source)
         source.splits = ["test" if i in chosen else "rest" for i in range(len(source))]
         account.append(f"Test images are those listed in {Path(test_images).name}")
-    step = max(1, 8 * PART_BYTES // (4 * n_voxels))
     recording = Recording(
         subject,
         dataset,
         scanner,
         space,
         source,
-        table.assign(session=table.get("session", 0)),
-        _read_voxels(Path(voxels), n_voxels) if voxels else pd.DataFrame(index=range(n_voxels)),
-        [
-            array_block(f"rows from {i}", values[i : i + step], [Path(responses)])
-            for i in range(0, len(values), step)
-        ],
+        table if "session" in table else table.assign(session=np.repeat(range(len(files)), counts)),
+        pd.DataFrame(index=range(shape[1])) if places is None else places,
+        [block for _, blocks in sessions for block in blocks],
         account,
         all_images=True,
     )
     options = Options(
-        append=append,
-        dtype="float32",
+        dtype=dtype,
         val_fraction=val_fraction,
         test_fraction=0 if test_images else test_fraction,
-        normalise=normalise,
         bad_voxels=bad_voxels,
-        image_source=image_source,
-        images_may_be_shown=images_may_be_shown,
+        **shared,
     )
-    log.info("%s", import_recordings([recording], out, options, {"dataset": "arrays"}))
+    return import_recordings(
+        [recording], out, options, {"dataset": "arrays", "transpose": transpose}
+    )
+
+
+# --- responses
+
+
+def _open_responses(
+    path: Path, transpose: bool, places: pd.DataFrame | None
+) -> tuple[tuple[int, int], list[Block]]:
+    """Shape (n_trials, n_voxels) and blocks of a file."""
+    regular(path)
+    name = path.name.lower()
+    if name.endswith(NIFTI) and places is not None:
+        return _volumes(path, places)
+    if name.endswith((".h5", ".hdf5")) or (name.endswith(".mat") and h5py.is_hdf5(path)):
+        return _hdf5(path, transpose)
+    values = _array(path)
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
+        raise UbrainError(
+            f"{path}: expected responses (n_images or n_trials, n_voxels), got {values.shape}"
+            f" {values.dtype}"
+        )
+    values = values.T if transpose else values
+    step = max(1, BLOCK_BYTES // (4 * values.shape[1]))
+    return values.shape, [
+        array_block(f"rows from {i}", values[i : i + step], [path])
+        for i in range(0, len(values), step)
+    ]
+
+
+def _array(path: Path) -> NDArray:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return load_npy(path)
+    if suffix == ".mat":
+        name = _name(path)
+        return read_mat(path, [name])[name]
+    if suffix != ".csv":
+        raise UbrainError(f"{path}: expected responses as .npy, .csv, .h5, .mat, .nii or .nii.gz")
+    try:
+        return np.loadtxt(path, np.float32, delimiter=",", ndmin=2, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UbrainError(
+            f"{path}: expected numbers only, separated by commas, without a header: {error}"
+        ) from error
+
+
+def _name(path: Path) -> str:
+    """The array of responses in an HDF5 or MATLAB file: the only one, or that of this name."""
+    found = matrices(path)
+    names = [name for name, shape in found.items() if min(shape) > 1] or list(found)
+    names = [name for name in names if name.lower() == "responses"] or names
+    if len(names) != 1:
+        raise UbrainError(
+            f"{path}: expected one array of numbers (n_images or n_trials, n_voxels), or one that"
+            f" is called responses; found {', '.join(names)[:400] or 'none'}"
+        )
+    return names[0]
+
+
+def _hdf5(path: Path, transpose: bool) -> tuple[tuple[int, int], list[Block]]:
+    name, turned = _name(path), transpose != (path.suffix.lower() == ".mat")  # as MATLAB writes it
+    with open_hdf5(path) as file:
+        data = hdf5_array(file, name, "fiu", (None, None))
+        n, width = data.shape[::-1] if turned else data.shape
+        step = max(1, PART_BYTES // (data.dtype.itemsize * width))
+
+    def read(start: int, stop: int) -> Iterable[Part]:
+        with open_hdf5(path) as file, reading(path):
+            data = hdf5_array(file, name, "fiu", (None, None))
+            for first in range(start, stop, step):
+                some = slice(first, min(first + step, stop))
+                yield Part(data[:, some].T if turned else data[some], first - start)
+
+    ends = [*range(0, n, 8 * step), n]
+    return (n, width), [
+        Block(f"rows from {a}", b - a, partial(read, a, b), (path,)) for a, b in pairwise(ends)
+    ]
+
+
+def _volumes(path: Path, places: pd.DataFrame) -> tuple[tuple[int, int], list[Block]]:
+    image = open_volume(path)
+    if len(image.shape) != 4 or image.dtype.kind not in "fiu":
+        raise UbrainError(
+            f"{path}: expected responses (x, y, z, n_images or n_trials), got {image.shape}"
+            f" {image.dtype}"
+        )
+    if missing := [axis for axis in "ijk" if axis not in places]:
+        raise UbrainError(f"{path}: the table of voxels needs i, j, k, but has no {missing[0]!r}")
+    at = [whole_numbers(places[axis].to_numpy(), f"voxels, column {axis!r}") for axis in "ijk"]
+    if any(a.min() < 0 or a.max() >= n for a, n in zip(at, image.shape, strict=False)):
+        raise UbrainError(f"{path}: {image.shape[:3]} voxels; some i, j, k are outside")
+    index = np.ravel_multi_index(at, image.shape[:3], order="F")
+    slope, inter = map(np.float32, image.scale)
+
+    def read() -> Iterable[Part]:
+        for start, values in image.trials(index):
+            yield Part(values if image.scale == (1, 0) else values * slope + inter, start)
+
+    return (image.shape[3], len(index)), [Block("all trials", image.shape[3], read, (path,))]
+
+
+def _all_places(path: Path) -> pd.DataFrame | None:
+    """i, j, k of all voxels, where responses are volumes."""
+    if not path.name.lower().endswith(NIFTI):
+        return None
+    shape = open_volume(path).shape[:3]
+    check_voxels(math.prod(shape), path)
+    return pd.DataFrame(np.argwhere(np.ones(shape[::-1]))[:, ::-1], columns=[*"ijk"][: len(shape)])
+
+
+# --- tables
 
 
 def _rows_of(source: ImageSource, names: Sequence[object], where: Path) -> list[int]:
@@ -152,26 +300,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise UbrainError(f"{path} cannot be read as a table: {error}") from error
 
 
-def _read_responses(path: Path, transpose: bool) -> NDArray:
-    if path.suffix == ".npy":
-        values = load_npy(path)
-    elif path.suffix == ".csv":
-        try:
-            values = np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)
-        except (OSError, ValueError) as error:
-            raise UbrainError(
-                f"{path}: expected numbers only, separated by commas, without a header: {error}"
-            ) from error
-    else:
-        raise UbrainError(f"{path}: expected responses as .npy or .csv")
-    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
-        raise UbrainError(
-            f"{path}: expected responses (n_images or n_trials, n_voxels), got {values.shape}"
-            f" {values.dtype}"
-        )
-    return values.T if transpose else values
-
-
 def _read_trials(path: Path, source: ImageSource) -> pd.DataFrame:
     table = _read_csv(path)
     if "image" not in table:
@@ -186,12 +314,11 @@ def _read_trials(path: Path, source: ImageSource) -> pd.DataFrame:
     return table.assign(image=_rows_of(source, list(table["image"]), path))
 
 
-def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
+def _read_voxels(path: Path) -> pd.DataFrame:
+    if path.name.lower().endswith(NIFTI):
+        mask = read_volume(path, open_volume(path).shape[:3]) > 0
+        return pd.DataFrame(np.argwhere(mask.T)[:, ::-1], columns=[*"ijk"][: mask.ndim])
     table = _read_csv(path)
-    if len(table) != n_voxels:
-        raise UbrainError(
-            f"{path}: expected one row for each of the {n_voxels} voxels, got {len(table)}"
-        )
     if "ncsnr" in table:
         wrong = table["ncsnr"].notna() & pd.to_numeric(table["ncsnr"], errors="coerce").isna()
         if wrong.any():
@@ -205,11 +332,7 @@ def _read_voxels(path: Path, n_voxels: int) -> pd.DataFrame:
 
 
 def _read_test_images(path: Path, source: ImageSource) -> set[int]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UbrainError(f"{path} cannot be read as a list of test images: {error}") from error
-    names = [line for line in lines if line.strip()]
+    names = read_lines(path)
     if not names:
         raise UbrainError(f"{path}: no test images are listed")
     return set(_rows_of(source, names, path))

@@ -30,9 +30,9 @@ from ubrain.data.importers.read import (
     Folder,
     Volume,
     open_volume,
+    read_labels,
     read_lines,
     read_mat,
-    read_volume,
 )
 from ubrain.data.importers.recording import (
     DEFAULTS,
@@ -111,7 +111,8 @@ def import_bold5000(
         if (found := folder.search(pattern.format(subject=name, version=version, tr=tr)))
     }
     example = example.format(betas=betas, tr=tr)
-    names = select(options.subjects, files, f"{folder} ({responses}: files such as {example})")
+    where = f"{folder} ({responses}: files such as {example})"
+    names = select(options.subjects, files, where, _versions(folder, responses))
     warn_absent(responses, SESSIONS, files)
     wanted = parse_numbers(sessions) if sessions else None
     shown = complete(names, options.subjects, lambda name: _shown(folder, name, responses))
@@ -139,6 +140,13 @@ def import_bold5000(
         "sessions": sessions,
     }
     return import_recordings(recordings, out, options, settings)
+
+
+def _versions(folder: Folder, responses: str) -> list[str]:
+    """Versions of betas that are there, and times of release 1."""
+    pattern = BOLD5000.responses[responses][0].format(subject=r"CSI\d", version="(.+)", tr=r"(\d+)")
+    names = (path.name for path in folder.search(pattern))
+    return [match[1] for name in names if (match := re.fullmatch(pattern, name, re.IGNORECASE))]
 
 
 def _wanted_areas(areas: str, responses: str) -> list[str] | None:
@@ -373,7 +381,8 @@ def _volumes(
         )
     lengths = {s: _open_session(file, shape).shape[3] for s, file in by_session.items()}
     starts = subject.starts(lengths)
-    chosen = chosen_sessions(subject.name, subject.wanted, lengths if subject.wanted else starts)
+    there = lengths if subject.wanted or not starts else starts
+    chosen = chosen_sessions(subject.name, subject.wanted, there)
     if lost := [s for s in chosen if s not in starts]:
         raise UbrainError(
             f"{subject.name}: which trials are those of session {lost[0]} is not known without the"
@@ -499,7 +508,7 @@ class _Grid:
         return first
 
     def _read(self, path: Path) -> NDArray[np.bool_]:
-        mask: NDArray[np.bool_] = np.nan_to_num(read_volume(path, self.shape)) > 0
+        mask: NDArray[np.bool_] = read_labels(path, self.shape) > 0
         if not mask.any():
             raise UbrainError(f"{path}: no voxel is above 0")
         axes = _axes(path), _axes(self.betas)

@@ -2,6 +2,7 @@
 nsddata_betas, nsddata_stimuli.
 """
 
+import glob
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -33,11 +34,13 @@ from ubrain.data.importers.read import (
     check_voxels,
     hdf5_array,
     open_hdf5,
+    read_labels,
     read_lines,
     read_mat,
     read_table,
     read_volume,
     reading,
+    whole_labels,
     whole_numbers,
 )
 from ubrain.data.importers.recording import (
@@ -61,6 +64,8 @@ RUNS = np.repeat(np.arange(12), NSD.runs * 6)  # the run of each trial of a sess
 SUBJECTS = [f"subj{number:02d}" for number in range(1, 9)]
 SCALE = np.float32(300)  # int16 betas are percent signal change times 300
 HEMISPHERES = {"lh": "L", "rh": "R"}
+LABELS = re.compile(r"(?:(?P<side>lh|rh)\.)?(?P<name>.+?)\.(?:nii(?:\.gz)?|mgz)", re.IGNORECASE)
+_Labels = dict[str, dict[str, Path]]  # label files by name, and by hemisphere, or nothing
 
 
 def import_nsd(
@@ -84,7 +89,8 @@ def import_nsd(
     options : those that all importers share.
     space : func1pt8mm, func1mm, fsaverage or nativesurface.
     betas : version of the betas.
-    areas : name of a label file whose labels above 0 are the voxels; "none": the whole brain.
+    areas : names, separated by commas, of label files, whose labels above 0 are the voxels, or of
+        areas in them, such as "V1v,hV4"; "none": the whole brain.
     test : "shared1000", images shown to all subjects; or "special515", those of them that all
         subjects have seen three times. In the latter case the other shared images are the val
         images.
@@ -114,13 +120,15 @@ def import_nsd(
             "no nsd_stim_info_merged.csv: photographs that other datasets share with NSD will not"
             " be recognised"
         )
-    there = {entry.name for entry in folder.need("nsddata_betas/ppdata").iterdir()}
+    folder.need("nsddata_betas/ppdata")
     found = [
         name
         for name in SUBJECTS
-        if name in there and folder.glob(f"{_betas_folder(name, space, betas)}/*betas_session*")
+        if folder.glob(f"{glob.escape(_betas_folder(name, space, betas))}/*betas_session*")
     ]
-    names = select(options.subjects, found, f"{folder}/{_betas_folder('*', space, betas)}")
+    others = [f"{p.parent.name}/{p.name}" for p in folder.glob(_betas_folder("*", "*", "betas_*"))]
+    where = f"{folder}/{_betas_folder('*', space, betas)}"
+    names = select(options.subjects, found, where, others)
     warn_absent(f"{betas} in {space}", SUBJECTS, found)
     wanted = parse_numbers(sessions) if sessions else None
     masks = Folder(mask, options.follow_links) if mask is not None else None
@@ -189,8 +197,10 @@ def _session_files(
     found: dict[int, dict[str, Path]] = {}
     for side, kind in product(sides, reversed(kinds)):
         copies: dict[int, Path] = {}
-        for path in folder.glob(f"{place}/{side}betas_session*.{kind}"):
-            if match := re.fullmatch(rf"{side}betas_session(\d+)\.{kind}", path.name):
+        for path in folder.glob(f"{glob.escape(place)}/{side}betas_session*.{kind}"):
+            if match := re.fullmatch(
+                rf"{side}betas_session(\d+)\.{kind}", path.name, re.IGNORECASE
+            ):
                 session = int(match[1])
                 if copies.setdefault(session, path) != path:
                     raise UbrainError(
@@ -325,7 +335,7 @@ def image_key(image: int, coco: dict[int, int]) -> str:
 def open_stimuli(path: Path) -> Iterator[Any]:
     """Pixels (73000, height, width, 3) of NSD's images: of nsd_stimuli.hdf5, or of a .npy file."""
     shape = (IMAGES, None, None, 3)
-    with nullcontext() if path.suffix == ".npy" else open_hdf5(path) as file:
+    with nullcontext() if path.suffix.lower() == ".npy" else open_hdf5(path) as file:
         if file is None:
             pixels = npy_array(path, "uint8", shape)
         else:
@@ -375,9 +385,11 @@ class _Grid:
         self.pieces: list[tuple[tuple[int, ...], tuple[NDArray[np.int64], ...]]] = []
         volume = self.space.startswith("func")
         self.voxels = self._volume() if volume else self._surface()
+        if not len(self.voxels):
+            raise UbrainError(f"{self.subject}: no voxel has a label above 0 in {self.areas}")
         everything = "the whole brain" if volume else "all vertices"
         whole = self.areas.lower() == "none"
-        chosen = everything if whole else f"the labels above 0 of {self.areas}"
+        chosen = everything if whole else f"those with a label of {self.areas}"
         unit = (
             "float32, percent signal change, not scaled"
             if self.space == "fsaverage"
@@ -397,31 +409,27 @@ class _Grid:
 
     def _volume(self) -> pd.DataFrame:
         place = f"nsddata/ppdata/{self.subject}/{self.space}"
-        name = "brainmask" if self.areas.lower() == "none" else f"roi/{self.areas}"
-        path = self.folder.need(f"{place}/{name}.nii.gz", f"{place}/{name}.nii")
-        mask = read_volume(path)
+        files = self._label_files(f"{place}/roi/*.nii*")
+        where = f"{self.folder}/{place}"
+        if self.areas.lower() == "none":
+            names = (f"{place}/brainmask.nii.gz", f"{place}/brainmask.nii")
+            mask = read_labels(self.folder.need(*names)) > 0
+        else:
+            mask = self._chosen(files, f"{place}/roi", "{}.nii.gz")
         if mask.ndim != 3:
-            raise UbrainError(f"{path}: expected three dimensions, got {mask.shape}")
-        check_voxels(int((mask > 0).sum()), path)
-        k, j, i = np.nonzero((mask > 0).T)  # x runs fastest, as in the files
-        if not len(i):
-            raise UbrainError(f"{path}: no voxel has a label above 0")
+            raise UbrainError(f"{where}: expected masks of three dimensions, got {mask.shape}")
+        check_voxels(int(mask.sum()), where)
+        k, j, i = np.nonzero(mask.T)  # x runs fastest, as in the files
         self.pieces = [(mask.shape, (i, j, k))]
 
-        def at_voxels(path: Path) -> NDArray:
-            return read_volume(path, mask.shape)[i, j, k]
+        def at_voxels(path: Path) -> NDArray[np.int64]:
+            return read_labels(path, mask.shape)[i, j, k]
 
-        files = {f.name.split(".nii")[0]: f for f in self.folder.glob(f"{place}/roi/*.nii*")}
-        names = {name.removeprefix("lh.").removeprefix("rh.") for name in files}
         cortex = {side: np.zeros(len(i), dtype=bool) for side in HEMISPHERES}
-        labels: list[tuple[str, NDArray]] = []
-        for name in sorted(names, key=_by_importance):
-            sides = {
-                side: at_voxels(files[f"{side}.{name}"])
-                for side in HEMISPHERES
-                if f"{side}.{name}" in files
-            }
-            both = [at_voxels(files[name])] if name in files else list(sides.values())
+        labels: list[tuple[str, NDArray[np.int64]]] = []
+        for name in sorted(files, key=_by_importance):
+            sides = {side: at_voxels(path) for side, path in files[name].items() if side}
+            both = [at_voxels(files[name][""])] if "" in files[name] else list(sides.values())
             labels.append((name, np.max(both, axis=0)))
             if len(sides) == 2:
                 for side, values in sides.items():  # -1: not this side's cortex; 0: no label there
@@ -435,7 +443,7 @@ class _Grid:
                 "j": j,
                 "k": k,
                 "areas": join_areas(len(i), self._labelled(labels)),
-                "ncsnr": np.nan if ncsnr is None else at_voxels(ncsnr),
+                "ncsnr": np.nan if ncsnr is None else read_volume(ncsnr, mask.shape)[i, j, k],
             }
         )
 
@@ -443,18 +451,17 @@ class _Grid:
         owner = "fsaverage" if self.space == "fsaverage" else self.subject
         place, tables = f"nsddata/freesurfer/{owner}/label", []
         for side, letter in HEMISPHERES.items():
-            mask = self._surface_mask(side, place)
+            files = self._label_files(f"{place}/{side}.*.mgz")
+            mask = self._surface_mask(side, place, files)
             check_voxels(len(mask), f"{self.folder}: {self.subject}, {side}")
             vertices = np.flatnonzero(mask)
             self.pieces.append((mask.shape, (vertices,)))
-            files = {f.name.split(".")[1]: f for f in self.folder.glob(f"{place}/{side}.*.mgz")}
             labels: list[tuple[str, NDArray]] = []
             for name in sorted(files, key=_by_importance):
-                # the folder holds continuous maps, too, which have no table of labels
-                if name in NSD.labels or self.folder.find(f"{place}/{name}.mgz.ctab"):
-                    values = read_volume(files[name], mask.shape)
-                    if np.array_equal(values, np.rint(values)):
-                        labels.append((name, values[vertices]))
+                if self._has_names(name, place):
+                    values = read_volume(files[name][side], mask.shape)
+                    if name in NSD.labels or np.array_equal(values, np.rint(values)):
+                        labels.append((name, whole_labels(values, files[name][side])[vertices]))
             ncsnr = self.folder.find(
                 *(f"{self.path}/{side}.ncsnr.{kind}" for kind in ("mgh", "mgz"))
             )
@@ -465,11 +472,9 @@ class _Grid:
                 "ncsnr": np.nan if ncsnr is None else read_volume(ncsnr, mask.shape)[vertices],
             }
             tables.append(pd.DataFrame(table))
-        if not any(map(len, tables)):
-            raise UbrainError(f"{self.subject}: no vertex has a label above 0 in {self.areas}")
         return pd.concat(tables, ignore_index=True)
 
-    def _surface_mask(self, side: str, place: str) -> NDArray[np.bool_]:
+    def _surface_mask(self, side: str, place: str, files: _Labels) -> NDArray[np.bool_]:
         if self.masks is not None:
             names = [
                 f"{place.format(subject=self.subject, number=int(self.subject[-2:]))}/"
@@ -478,14 +483,55 @@ class _Grid:
             ]
             return read_mask(self.masks.need(*names))
         if self.areas.lower() != "none":
-            return read_volume(self.folder.need(f"{place}/{side}.{self.areas}.mgz")) > 0
+            return self._chosen(files, place, f"{side}.{{}}.mgz")
         some = self.folder.need(f"{self.path}/{side}.ncsnr.mgh", f"{place}/{side}.nsdgeneral.mgz")
         return np.ones(read_volume(some).shape, dtype=bool)
+
+    def _label_files(self, pattern: str) -> _Labels:
+        known, found = {name.lower(): name for name in NSD.labels}, _Labels()
+        for path in self.folder.glob(pattern):
+            if match := LABELS.fullmatch(path.name):
+                name = str(match["name"])
+                found.setdefault(known.get(name.lower(), name), {})[
+                    (match["side"] or "").lower()
+                ] = path
+        return found
+
+    def _has_names(self, label_file: str, place: str) -> bool:
+        """Whether it has labels: the folder of a surface holds continuous maps, too."""
+        known = self.space.startswith("func") or label_file in NSD.labels
+        return known or self.folder.find(f"{place}/{label_file}.mgz.ctab") is not None
+
+    def _chosen(self, files: _Labels, place: str, example: str) -> NDArray[np.bool_]:
+        """Where there is a label of a wanted file, or one that has a wanted name."""
+        named = [name for name in files if self._has_names(name, place)]
+        masks = list[NDArray[np.bool_]]()
+        for wanted in map(str.strip, self.areas.split(",")):
+            whole, n_before = [n for n in files if n.lower() == wanted.lower()], len(masks)
+            for name in whole or named:
+                paths = files[name]
+                for path in [paths[""]] if "" in paths else paths.values():
+                    stored = read_volume(path, masks[0].shape if masks else None)
+                    known = whole or name in NSD.labels
+                    if not known and not np.array_equal(stored, np.rint(stored)):
+                        continue  # a continuous map
+                    values = whole_labels(stored, path)
+                    if whole:
+                        masks.append(values > 0)
+                        continue
+                    names = self._names(name, np.unique(values[values > 0]).tolist())
+                    numbers = [i for i, area in names.items() if area.lower() == wanted.lower()]
+                    masks += [np.isin(values, numbers)] if numbers else []
+            if len(masks) == n_before:
+                raise MissingError(
+                    f"{self.folder} has no {place}/{example.format(wanted[:40])}, and"
+                    f" no label {wanted[:40]!r} in {', '.join(named)[:400] or 'other files'}"
+                )
+        return np.asarray(np.any(masks, axis=0))
 
     def _labelled(self, files: Iterable[tuple[str, NDArray]]) -> Iterator[tuple[int, str]]:
         """Voxel and area for all labels of some files; 0 and -1 mean: none of its areas."""
         for name, values in files:
-            values = np.rint(np.nan_to_num(values)).astype(np.int64)
             self.label_files.append(name)
             names = self._names(name, np.unique(values[values > 0]).tolist())
             for row in np.flatnonzero(values > 0).tolist():
@@ -513,7 +559,7 @@ class _Grid:
     def check(self, files: tuple[Path, ...]) -> None:
         """Look at the headers of a session's files."""
         for path, (shape, _) in zip(files, self.pieces, strict=True):
-            if path.suffix in (".hdf5", ".mat"):
+            if path.suffix.lower() in (".hdf5", ".mat"):
                 with open_hdf5(path) as file:
                     hdf5_array(file, "betas", "int16", (TRIALS, *shape[::-1]))
             else:
@@ -533,7 +579,7 @@ class _Grid:
         for path, (shape, place) in zip(files, self.pieces, strict=True):
             if not len(place[0]):
                 continue
-            if path.suffix in (".hdf5", ".mat"):  # axes are the other way round there
+            if path.suffix.lower() in (".hdf5", ".mat"):  # axes are the other way round there
                 yield from _read_hdf5(path, shape[::-1], place[::-1], first)
             else:
                 index = np.ravel_multi_index(place, shape, order="F")
@@ -552,7 +598,7 @@ def read_mask(path: Path, n_vertices: int | None = None) -> NDArray[np.bool_]:
     """Which vertices of fsaverage Algonauts 2023 has kept."""
     mask = npy_array(path, "biuf", (n_vertices,))
     check_voxels(len(mask), path)
-    return np.asarray(mask) != 0  # 2: in both of the masks that were added
+    return whole_labels(np.asarray(mask), path) != 0  # 2: in both of the masks that were added
 
 
 def _read_hdf5(

@@ -5,7 +5,7 @@ Responses are read once, into a work folder beside the crowd file (`.<name>.impo
 file per block. Only then is it known which voxels are usable everywhere, and the crowd file is
 written from there in one go. It appears under its name when it is complete, and the work folder
 goes away. A command that was interrupted, given again, reads only the blocks that are not there
-yet.
+yet, and those of which the files have been replaced since.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from PIL import Image
 
 from ubrain.crowd import SPLITS, open_crowd
 from ubrain.data.crowdfile import PIXELS, CrowdWriter, content_digest, split_by_content, write_crowd
-from ubrain.data.importers.recording import PLACE, Block, Options, Part, Recording
+from ubrain.data.importers.recording import PLACE, Block, Options, Part, Recording, within
 from ubrain.errors import UbrainError
 from ubrain.paths import atomic, check_name
 from ubrain.progress import log, track
@@ -33,10 +33,14 @@ from ubrain.resume import locked, remove_partials, require_space, same_settings
 from ubrain.trials import NORMALISE
 
 VALUES = 4 << 20  # responses that are in memory at once while the crowd file is written
+ALARMING = 0.1  # share of dropped voxels above which a file may be damaged
 COARSE = 64  # a voxel whose range in a session has fewer steps is badly served by its type
 # A response that varies by less does not vary: divided by its deviation it would be infinite
 NOTHING = 1e-30
 LISTED = 12  # dropped voxels that are listed in the account
+# Options that decide what is in the crowd file; bad_voxels may change while an import continues
+DECIDING = ["dtype", "val_fraction", "test_fraction", "image_size", "image_source"]
+DECIDING += ["images_may_be_shown", "areas", "min_ncsnr"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "float32"),
     "normalise": ("auto", *NORMALISE),
@@ -55,8 +59,8 @@ def import_recordings(
     Parameters
     ----------
     recordings : of one dataset, one per subject.
-    settings : the importer's own options, to be kept with the data; an interrupted import continues
-        only with the same.
+    settings : the importer's own options, to be kept with the data. An interrupted import continues
+        only with the same, and with the same `options`, but for `bad_voxels`.
 
     Returns
     -------
@@ -68,26 +72,37 @@ def import_recordings(
         If files, tables and options do not fit together, a subject is in the crowd already, the
         disk is too small, or an unfinished import has other settings.
     """
-    out, settings = Path(out), {**(settings or {}), "dtype": options.dtype}
+    out, settings = Path(out), {**{k: getattr(options, k) for k in DECIDING}, **(settings or {})}
+    folder, what = out.with_name(f".{out.name}.import"), f"the import of {out}"
+    if folder.exists() and out.exists():  # who is killed after the crowd file is there leaves these
+        with open_crowd(out) as file, locked(folder, what):
+            for name in file["subjects"]:
+                shutil.rmtree(folder / name, ignore_errors=True)
     _check_options(recordings, out, options)
-    recordings = [recording.normalised(options.normalise) for recording in recordings]
+    recordings = [r.normalised(options.normalise) for r in within(recordings, options)]
     for recording in recordings:
         _check_recording(recording)
     plan = Plan(recordings, out, options)
     if options.dry_run:
         return plan.text()
     for recording in recordings:
-        for what in recording.missing:
-            log.warning("%s: %s", recording.name, what)
-    with locked(out.with_name(f".{out.name}.import"), f"the import of {out}") as folder:
+        for line in recording.missing:
+            log.warning("%s: missing: %s", recording.name, line)
+    with locked(folder, what):
         remove_partials(out.parent, out.name)
         stages = [Stage(recording, folder / recording.name, settings) for recording in recordings]
         plan.require_space(sum(stage.bytes_left for stage in stages))
         sizes = (size for stage in stages for size in stage.read())
         total = sum(stage.bytes_left for stage in stages)
-        for _ in track(sizes, total, "reading responses", size=int):
-            pass
-        accounts = _write(stages, plan, settings)
+        try:
+            for _ in track(sizes, total, "reading responses", size=int):
+                pass
+            accounts = _write(stages, plan, {**settings, "bad_voxels": options.bad_voxels})
+        except UbrainError as error:
+            if not any(any(stage.folder.glob("*.npy")) for stage in stages):
+                raise
+            kept = f"What has been read is kept in {folder}; the same command continues with it"
+            raise UbrainError(f"{error}. {kept}") from error
         for stage in stages:
             stage.remove()
     return "\n\n".join(accounts)
@@ -145,7 +160,16 @@ def _check_recording(recording: Recording) -> None:
     for column in voxels:
         check_name(str(column), f"{where}: voxel column")
     places = [c for c in PLACE if c in voxels]
-    if len(places) > 1:
+    for column in [c for c in places if c != "hemisphere"]:
+        numbers = pd.to_numeric(voxels[column], errors="coerce")
+        wrong = (numbers % 1 != 0) & voxels[column].notna()  # also NaN and infinity
+        if (wrong := wrong | (numbers < 0) & (column == "vertex")).any():
+            row = int(np.argmax(wrong))
+            raise UbrainError(
+                f"{where}: voxels, column {column!r}: expected whole numbers, got"
+                f" {str(voxels[column].iloc[row])[:40]!r} in row {row}"
+            )
+    if places and places != ["hemisphere"]:
         again = voxels.duplicated(places) & voxels[places].notna().all(axis=1)
         if again.any():
             row = int(np.argmax(again))
@@ -197,7 +221,7 @@ class Plan:
                 f" {r.trials['session'].nunique()} session(s), up to {len(r.voxels)} voxels; from"
                 f" {len(files)} file(s), {source / 1e9:.2f} GB",
                 *(f"  - {line}" for line in (*r.account, f"Responses: {NORMALISE[r.normalise]}")),
-                *(f"  ! {line}" for line in r.missing),
+                *(f"  ! missing: {line}" for line in r.missing),
             ]
         sizes = [f"{n} of {w} × {h}" for (h, w), n in sorted(self.shapes.items())]
         listed = ", ".join(sizes[:5]) + (", ..." if len(sizes) > 5 else "")
@@ -218,9 +242,10 @@ class Plan:
 class Stage:
     """The responses of one subject in the work folder.
 
-    `<number>.raw` holds the responses of a block as (n_trials, n_voxels), `<number>.npy` the lowest
-    and the highest of each voxel in each session (or run) of the block, (2, n_units, n_voxels); the
-    latter is written when the block is done.
+    `<key>.raw` holds the responses of a block as (n_trials, n_voxels), `<key>.npy` the lowest and
+    the highest of each voxel in each session (or run) of the block, (2, n_units, n_voxels); the
+    latter is written when the block is done. The key is a digest of all that decides them, the
+    block's files included, so what is left of other files or tables is not found.
     """
 
     def __init__(self, recording: Recording, folder: Path, settings: dict[str, Any]) -> None:
@@ -230,18 +255,33 @@ class Stage:
         self.width = self.n_voxels * self.dtype.itemsize
         folder.mkdir(exist_ok=True)
         remove_partials(folder)
-        everything = {**settings, "normalise": recording.normalise, **_fingerprint(recording)}
+        everything = {**settings, "normalise": recording.normalise}
         same_settings(folder, everything, f"the import of {recording.name}")
-        n = len(recording.blocks)
+        n, staged = len(recording.blocks), {path.stem for path in folder.glob("*.npy")}
+        voxels = _digest(recording.voxels.to_csv())
+        self.keys = [self._key(i, voxels) for i in range(n)]
+        assert len({*self.keys}) == n, "blocks have different names"
         self.left = [i for i in range(n) if not self._done(i)]
         if done := n - len(self.left):
             log.info("%s: continuing, %d of %d block(s) are there", recording.name, done, n)
+        if others := len(staged - {*self.keys}):
+            log.info("%s: %d block(s) that were read of other files", recording.name, others)
+
+    def _key(self, i: int, voxels: str) -> str:
+        """Digest of all that decides what is read of a block, that of the voxels included."""
+        r, block, rows = self.recording, self.recording.blocks[i], slice(*self.starts[i : i + 2])
+        shown = [r.images.ids[image] for image in r.trials["image"].iloc[rows]]
+        units = np.unique(self.units[rows], return_inverse=True)[1].tolist()
+        stats = [(file.name, file.stat()) for file in block.files]
+        # The time of the last change of an inode tells a file that was fetched again with its times
+        files = [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in stats]
+        return _digest(json.dumps([block.name, files, shown, units, str(self.dtype), voxels]))
 
     def _raw(self, i: int) -> Path:
-        return self.folder / f"{i:04d}.raw"
+        return self.folder / f"{self.keys[i]}.raw"
 
     def _ranges(self, i: int) -> Path:
-        return self.folder / f"{i:04d}.npy"
+        return self.folder / f"{self.keys[i]}.npy"
 
     def _done(self, i: int) -> bool:
         size = self.recording.blocks[i].n_trials * self.width
@@ -327,11 +367,19 @@ class Stage:
         said = [self._list(which, f"{verdict}: {why}") for which, why in bad if which.any()]
         good: NDArray[np.bool_] = ~endless & ~constant
         if not good.any():
-            self.refuse(f"{where}: no usable voxel is left: {'; '.join(said)}")
+            raise UbrainError(f"{where}: no usable voxel is left: {'; '.join(said)}")
         if said and bad_voxels == "refuse":
-            raise UbrainError(
-                f"{where}: {'; '.join(said)}. Import without them with --bad-voxels drop, which"
-                f" continues with what has been read, or delete {self.folder}"
+            advice = "Import without them with --bad-voxels drop"
+            raise UbrainError(f"{where}: {'; '.join(said)}. {advice}")
+        if (~good).mean() > ALARMING:
+            names = [b.name for i, b in enumerate(self.recording.blocks) if self._spoils(i, ~good)]
+            few = f"{len(names)} of {len(self.keys)} block(s), such as {names[0]}" if names else ""
+            log.warning(
+                "%s: %.0f %% of the voxels are lost: %s%s",
+                where,
+                100 * (~good).mean(),
+                "; ".join(said),
+                f"; that comes from {few}: is a file damaged?" if few else "",
             )
         if (coarse & good).sum() > 0.01 * good.sum():
             advice = "use --dtype float32" if self.dtype == np.float16 else "subtract the means"
@@ -340,6 +388,10 @@ class Stage:
                 f" {self.dtype} would round them off; {advice}"
             )
         return good, said or [f"No voxel was dropped: all are finite, and none is {same}"]
+
+    def _spoils(self, i: int, bad: NDArray[np.bool_]) -> bool:
+        """Whether a block has values that are not finite in some of the bad voxels."""
+        return not np.isfinite(np.load(self._ranges(i))[..., bad]).all()
 
     def _unit_ranges(self) -> Iterator[NDArray[np.float32]]:
         """Lowest and highest response of each voxel, (2, n_voxels), for each session (or run),
@@ -373,14 +425,35 @@ class Stage:
                 values = values.reshape(n, self.n_voxels)
                 yield values if voxels.all() else values[:, voxels]
 
+    def varied(self, blocks: Iterator[NDArray], train: NDArray[np.bool_]) -> Iterator[NDArray]:
+        """The same rows; an error at the end if those of all training trials are the same."""
+        first, varied, start = None, False, 0
+        for block in blocks:
+            mine = block[train[start : start + len(block)]]
+            start += len(block)
+            if len(mine) and not varied:
+                first = mine[0] if first is None else first
+                varied = bool((mine != first).any())
+            yield block
+        if train.sum() > 1 and not varied and first is not None:
+            raise UbrainError(
+                f"{self.recording.source}: the responses to all training images are the same, such"
+                f" as {first[0]:g}; is the file complete?"
+            )
+
     def remove(self) -> None:
         """Delete the subject's files from the work folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def refuse(self, message: str) -> NoReturn:
-        """Raise an error that the same command would meet again: there is nothing to continue."""
-        self.remove()
+        """Raise an error that asks for another dtype: nothing that was read is of use for it."""
+        for other in (path for path in self.folder.parent.iterdir() if path.is_dir()):
+            shutil.rmtree(other, ignore_errors=True)
         raise UbrainError(message)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _checked_part(part: Part, block: Block, n_voxels: int, where: str) -> NDArray[np.float32]:
@@ -413,30 +486,12 @@ def _widen(ranges: NDArray, row: NDArray, values: NDArray[np.float32], part: Par
         np.maximum(high, mine.max(0), out=high)
 
 
-def _fingerprint(recording: Recording) -> dict[str, Any]:
-    """What an unfinished import is compared with: tables as digests, files with size and time."""
-
-    def digest(table: pd.DataFrame) -> str:
-        return hashlib.blake2b(table.to_csv().encode(), digest_size=8).hexdigest()
-
-    stats = {file.name: file.stat() for block in recording.blocks for file in block.files}
-    return {
-        "trials": digest(recording.trials),
-        "voxels": digest(recording.voxels),
-        "blocks": [[block.name, block.n_trials] for block in recording.blocks],
-        **{name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
-    }
-
-
 # --- writing
 
 
 def _write(stages: Sequence[Stage], plan: Plan, settings: dict[str, Any]) -> list[str]:
     options, accounts = plan.options, []
     usable = [stage.usable(options.bad_voxels) for stage in stages]
-    kept = ["val_fraction", "test_fraction", "image_size", "bad_voxels"]
-    kept += ["image_source", "images_may_be_shown"]
-    settings = {**settings, **{name: getattr(options, name) for name in kept}}
     with write_crowd(plan.out, options.append, plan.bytes) as writer:
         rows = _write_images(writer, plan)
         for stage, (good, said) in zip(stages, usable, strict=True):
@@ -450,14 +505,16 @@ def _write(stages: Sequence[Stage], plan: Plan, settings: dict[str, Any]) -> lis
                     f"{n_copies} images are identical to other images of the dataset; each is one"
                     " image with more repeats",
                 ]
-            voxels = r.voxels[good].assign(source_row=np.flatnonzero(good)).reset_index(drop=True)
+            number = np.arange(len(good)) if r.source_rows is None else r.source_rows
+            voxels = r.voxels[good].assign(source_row=number[good]).reset_index(drop=True)
             account = _account(r, trials, len(voxels), said, writer, options)
+            train = writer.split_of(trials["image"].to_numpy()) == "train"
             log.info("%s: writing %d trials, %d voxels", r.name, len(trials), len(voxels))
             writer.add_subject(
                 r.name,
                 trials,
                 voxels,
-                stage.rows(good),
+                stage.varied(stage.rows(good), train),
                 dataset=r.dataset,
                 scanner=r.scanner,
                 space=r.space,

@@ -1,5 +1,7 @@
 """Other people's files: nothing is executed, nothing is believed, nothing large is read at once."""
 
+import fnmatch
+import glob
 import gzip
 import io
 import math
@@ -14,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import h5py
 import nibabel as nib
@@ -22,11 +24,12 @@ import numpy as np
 import pandas as pd
 import scipy.io
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ubrain.crowd import reading
 from ubrain.data.crowdfile import MAX_SIDE
 from ubrain.errors import MissingError, UbrainError
+from ubrain.paths import regular
 from ubrain.progress import log
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
@@ -55,12 +58,36 @@ def spellings(name: str) -> set[str]:
     return {name.lower(), Path(name).stem.lower()}
 
 
+def visible(name: str) -> bool:
+    """Whether a file is of the dataset: macOS leaves ._NAME and .DS_Store beside the others."""
+    return not name.startswith(".")
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, and visible."""
+    with reading(folder, "a folder"):
+        return [p for p in folder.iterdir() if visible(p.name)] if folder.is_dir() else []
+
+
 def _is_picture(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+@contextmanager
+def listing(folder: Path) -> Iterator[None]:
+    """Turn what the system says about a folder, or a name in it, into one clear error."""
+    try:
+        yield
+    except UbrainError:
+        raise
+    except (OSError, ValueError) as error:
+        name = Path(getattr(error, "filename", None) or folder).name[:60]
+        reason = getattr(error, "strerror", None) or error
+        raise UbrainError(f"{str(folder)[:400]}: {name!r}: {str(reason)[:200]}") from error
 
 
 class Folder:
-    """The folder of a dataset, as downloaded.
+    """The folder of a dataset, as downloaded. Names are found in any case; hidden files are not.
 
     Parameters
     ----------
@@ -71,16 +98,18 @@ class Folder:
 
     def __init__(self, path: str | Path, follow_links: bool = False) -> None:
         self.path, self.follow_links = Path(path), follow_links
-        if not self.path.is_dir():
-            raise UbrainError(f"{path}: no such folder")
+        with listing(self.path):
+            if not self.path.is_dir():
+                raise UbrainError(f"{path}: no such folder")
 
     def __str__(self) -> str:
         return str(self.path)
 
     def find(self, *names: str) -> Path | None:
-        """The first of several files or folders that exists; in any case, if need be."""
+        """The first of several files or folders that exists."""
         paths = (self._any_case(name) for name in names)
-        path = next((path for path in paths if path is not None), None)
+        with listing(self.path):
+            path = next((path for path in paths if path is not None), None)
         return None if path is None else self._inside(path)
 
     def need(self, *names: str) -> Path:
@@ -91,11 +120,17 @@ class Folder:
         return path
 
     def glob(self, pattern: str) -> list[Path]:
-        """All files of a pattern, in natural order."""
-        return [self._inside(path) for path in sorted(self.path.glob(pattern), key=natural)]
+        """All files and folders of a pattern, in natural order."""
+        found = [self.path]
+        with listing(self.path):
+            for part in Path(pattern).parts:
+                name = re.compile(fnmatch.translate(part), re.IGNORECASE)
+                inside = (path for place in found for path in entries(place))
+                found = [path for path in inside if name.fullmatch(path.name)]
+        return self._all(found)
 
     def search(self, pattern: str) -> list[Path]:
-        """All files, at any depth, whose name matches in any case, in natural order."""
+        """All files, at any depth, whose name matches, in natural order."""
         name = re.compile(pattern, re.IGNORECASE)
         return self._all(
             Path(place, file)
@@ -127,9 +162,13 @@ class Folder:
 
     def _walk(self) -> Iterator[tuple[str, list[str]]]:
         """All folders, each once, and the files in them; links out of it only on request."""
+
+        def refuse(error: OSError) -> NoReturn:
+            raise UbrainError(f"{error.filename} cannot be read: {error.strerror}") from error
+
         root, seen, starts = os.path.realpath(self.path), set[str](), [str(self.path)]
         for start in starts:  # where real folders end there are links, which come later
-            for place, folders, files in os.walk(start):
+            for place, folders, files in os.walk(start, onerror=refuse):
                 real = os.path.realpath(place)
                 inside = self.follow_links or Path(real).is_relative_to(root)
                 if not inside:
@@ -146,25 +185,16 @@ class Folder:
                 seen.add(real)
                 inner = (os.path.join(place, folder) for folder in folders)
                 starts += filter(os.path.islink, inner)
-                yield place, files
+                yield place, list(filter(visible, files))
 
     def name(self, path: Path) -> str:
         """The path within the folder, for messages and accounts."""
         return str(path.relative_to(self.path)) if path.is_relative_to(self.path) else path.name
 
     def _any_case(self, name: str) -> Path | None:
-        path = self.path / name
-        if path.exists():
-            return path
-        path = self.path
-        for part in Path(name).parts:
-            entries = sorted(path.iterdir()) if path.is_dir() else []
-            match = [e for e in entries if e.name.lower() == part.lower()]
-            exact = [e for e in match if e.name == part]
-            if not match:
-                return None
-            path = (exact or match)[0]
-        return path if path.exists() else None
+        exact = self.path / name
+        found = [exact] if exact.exists() else self.glob(glob.escape(name))
+        return next((path for path in found if path.exists()), None)
 
     def _inside(self, path: Path) -> Path:
         # Unlike `resolve`, `realpath` raises no error where links go round in a circle
@@ -315,6 +345,7 @@ def whole_numbers(array: NDArray, where: str) -> NDArray[np.int64]:
 
 def load_npy(path: Path) -> NDArray:
     """Open a .npy file without reading it as a whole and without executing anything it may hold."""
+    regular(path)
     try:
         with path.open("rb") as file:
             _npy_header(file)
@@ -536,6 +567,19 @@ def read_mat(path: Path, names: Sequence[str], limit: int | None = None) -> dict
         }
 
 
+def matrices(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of numbers with two axes in an HDF5 or MATLAB file, by their names."""
+    with reading(path, "an HDF5 or MATLAB file"):
+        if not h5py.is_hdf5(path):
+            variables = (v for v in _mat_variables(path) if v.kind in _MAT_NUMBERS)
+            return {v.name: v.shape for v in variables if len(v.shape) == 2}
+        with open_hdf5(path) as file:
+            links = {name: file.get(name, getlink=True) for name in hdf5_names(file)}
+            own = {n: file[n] for n, link in links.items() if isinstance(link, h5py.HardLink)}
+            arrays = {n: data for n, data in own.items() if isinstance(data, h5py.Dataset)}
+            return {n: d.shape for n, d in arrays.items() if d.ndim == 2 and d.dtype.kind in "fiu"}
+
+
 def load_mat(path: Path, limits: Mapping[str, int]) -> dict[str, Any]:
     """Variables of a MATLAB file, v5, as scipy reads them; `limits` are their bytes, unpacked."""
     with open(path, "rb") as file:
@@ -753,11 +797,62 @@ def read_volume(path: Path, shape: Sequence[int] | None = None) -> NDArray:
     )
 
 
+def whole_labels(values: NDArray, where: object) -> NDArray[np.int64]:
+    """Labels of areas, or a mask; NaN, which some write outside of the brain, is no label."""
+    if values.dtype.kind != "f":
+        return values.astype(np.int64)
+    labels = np.where(np.isnan(values), 0, values)
+    with np.errstate(invalid="ignore"):
+        fits = (np.abs(labels - np.rint(labels)) < 1e-3) & (np.abs(labels) < 2**31)
+    if not fits.all():
+        raise UbrainError(
+            f"{where}: expected whole numbers, as of areas, got {labels[~fits].flat[0]:g}"
+        )
+    return np.rint(labels).astype(np.int64)
+
+
+def read_labels(path: Path, shape: Sequence[int] | None = None) -> NDArray[np.int64]:
+    """A map of areas, or a mask, as `read_volume`."""
+    return whole_labels(read_volume(path, shape), path)
+
+
 # --- pictures
+
+
+EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+TURNS = (  # by EXIF's orientation, from 2; those from 5 swap height and width
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+
+
+def orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF says how the stored pixels have to be turned to be upright; by the header
+    alone.
+    """
+    if image.format == "TIFF" or EXIF.isdisjoint(image.info):  # Pillow itself turns the former
+        return 1
+    try:
+        said = int(image.getexif().get(ExifTags.Base.Orientation) or 1)
+    except Exception:  # damaged, and of no use for anything else
+        return 1
+    return said if said in range(2, 9) else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture as it is shown everywhere."""
+    turn = orientation(image)
+    return image if turn == 1 else image.transpose(TURNS[turn - 2])
 
 
 @contextmanager
 def _picture(path: Path) -> Iterator[Image.Image]:
+    regular(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
             check_side(f"image {path}", image.size)
@@ -773,13 +868,14 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     with _picture(path) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
             raise UbrainError(f"image {path} has more than 8 bits a channel; save it with 8")
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(upright(image).convert("RGB"))
 
 
 def rgb_shape(path: Path) -> tuple[int, int]:
     """Height and width of a picture, from its header alone."""
     with _picture(path) as image:
-        return image.height, image.width
+        shape = image.height, image.width
+        return shape if orientation(image) < 5 else shape[::-1]
 
 
 def check_side(where: object, size: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from ubrain.data.importers.read import (
     PART_BYTES,
     SUFFIXES,
     Folder,
+    entries,
     let_go,
     load_npy,
     natural,
@@ -53,6 +55,8 @@ class Options:
     image_size : shrink images so that the shorter side has this many pixels; None: keep them as
         published.
     follow_links : read files that are links out of the dataset's folder, too.
+    areas : names of areas, separated by commas, whose voxels are wanted; default: all.
+    min_ncsnr : leave out voxels of which the published ncsnr is less, or unknown.
     normalise : z-score each voxel per "session" or "run", or "none"; "auto": as is the custom with
         the dataset.
     bad_voxels : "drop" voxels that are not finite, or constant where they are z-scored, or "refuse"
@@ -69,6 +73,8 @@ class Options:
     test_fraction: float = 0.0
     image_size: int | None = None
     follow_links: bool = False
+    areas: str = ""
+    min_ncsnr: float | None = None
     normalise: str = "auto"
     bad_voxels: str = "drop"
     image_source: str = ""
@@ -95,11 +101,11 @@ class Block:
 
     Parameters
     ----------
-    name : for messages, such as "session 1".
+    name : for messages, such as "session 1"; blocks of a recording have different ones.
     n_trials : number of trials.
     read : gives the parts, in any order, each response once. Its values are final: scaled, not
         z-scored.
-    files : what is read, to notice when it has changed.
+    files : what is read; after a change, the block is read again.
     """
 
     name: str
@@ -212,17 +218,17 @@ def open_images(path: Path) -> ImageSource:
         If there are none, or the array has another shape or type.
     """
     if path.is_dir():
-        names = (f for f in path.iterdir() if not f.name.startswith("."))
-        files = [f for f in names if f.suffix.lower() in SUFFIXES]
+        files = [f for f in entries(path) if f.suffix.lower() in SUFFIXES]
         files.sort(key=lambda f: natural(f.name))
         if not files:
             raise UbrainError(f"{path}: no images found (looked for {', '.join(sorted(SUFFIXES))})")
         unique = len({f.stem for f in files}) == len(files)
         return ImageFiles(files, [f.stem if unique else f.name for f in files])
-    if path.suffix != ".npy":
+    if path.suffix.lower() != ".npy":
         raise UbrainError(f"{path}: expected a folder of images or a .npy file")
     array = load_npy(path)
-    if array.ndim not in (3, 4) or array.dtype != np.uint8 or array.shape[3:] not in ((), (3,)):
+    fits = array.ndim in (3, 4) and array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
+    if not fits or 0 in array.shape[1:]:
         raise UbrainError(
             f"{path}: expected images (n, height, width[, 3]) uint8 in 0..255, got {array.shape}"
             f" {array.dtype}"
@@ -314,6 +320,7 @@ class Recording:
     ceiling : what the ncsnr of `voxels` is.
     no_sessions : why the column session tells nothing, where that is so.
     all_images : write images that no trial shows, too.
+    source_rows : number of each voxel, (n_voxels,), among all that the files have; None: these.
     """
 
     name: str
@@ -330,6 +337,7 @@ class Recording:
     ceiling: str = "ncsnr as published"
     no_sessions: str = ""
     all_images: bool = False
+    source_rows: NDArray[np.int64] | None = None
 
     def normalised(self, how: str) -> "Recording":
         """The same recording, z-scored per "session" or "run", or "none"; "auto": as it is.
@@ -385,7 +393,57 @@ class Recording:
     def place(self, row: int) -> str:
         """Where a voxel is, in words."""
         words = [str(self.voxels[c].iloc[row]) for c in PLACE if c in self.voxels]
-        return " ".join(words).strip() or str(row)
+        number = row if self.source_rows is None else self.source_rows[row]
+        return " ".join(words).strip() or str(number)
+
+
+def within(recordings: Sequence[Recording], options: Options) -> list[Recording]:
+    """The same recordings with the wanted voxels only: others are not kept when they are read.
+
+    Raises
+    ------
+    UbrainError
+        If nobody has such an area, or somebody no such voxel, or no published ncsnr.
+    """
+    wanted = {area.strip().lower() for area in options.areas.split(",")} - {""}
+    least, chosen = options.min_ncsnr, [_areas(r) for r in recordings] if wanted else []
+    there = {area for mine in chosen for areas in mine for area in areas} - {""}
+    if unknown := wanted - there:
+        found = ", ".join(sorted(there))[:400] or "none"
+        raise UbrainError(f"--areas: no area {min(unknown)[:40]!r}; found {found}")
+    said = f" in {options.areas}" if wanted else ""
+    said += f" with an ncsnr of at least {least:g}" if least is not None else ""
+    fewer = []
+    for i, r in enumerate(recordings if said else []):
+        keep = np.ones(len(r.voxels), dtype=bool)
+        if wanted:
+            keep &= [not wanted.isdisjoint(areas) for areas in chosen[i]]
+        if least is not None:
+            if "ncsnr" not in r.voxels or r.voxels["ncsnr"].isna().all():
+                raise UbrainError(f"{r.source}: --min-ncsnr: no ncsnr is published")
+            keep &= (r.voxels["ncsnr"] >= least).to_numpy()
+        if not keep.any():
+            raise UbrainError(f"{r.source}: no voxel{said}")
+        voxels, rows = r.voxels[keep].reset_index(drop=True), np.flatnonzero(keep)
+        blocks = [replace(b, read=partial(_columns, b.read, keep)) for b in r.blocks]
+        account = [*r.account, f"Of {len(keep)} voxels, the {len(rows)}{said} were taken"]
+        fewer.append(replace(r, voxels=voxels, source_rows=rows, blocks=blocks, account=account))
+    return fewer or list(recordings)
+
+
+def _areas(recording: Recording) -> list[list[str]]:
+    """Areas of each voxel, in lower case."""
+    texts = recording.voxels.get("areas", pd.Series("", recording.voxels.index))
+    return [[area.strip() for area in str(text).lower().split(",")] for text in texts]
+
+
+def _columns(read: Callable[[], Iterable[Part]], keep: NDArray[np.bool_]) -> Iterable[Part]:
+    """The parts that `read` gives, with some of the voxels."""
+    new: NDArray[np.int64] = np.cumsum(keep) - keep
+    for values, trial, voxel in read():
+        some = keep[voxel : voxel + values.shape[1]]
+        if some.any():
+            yield Part(values[:, some], trial, int(new[voxel : voxel + len(some)][some][0]))
 
 
 def array_block(
@@ -409,33 +467,40 @@ def array_block(
     return Block(name, n, read, tuple(files))
 
 
-def select(asked: Sequence[str] | None, found: Iterable[str], where: object) -> list[str]:
+def select(
+    asked: Sequence[str] | None, found: Iterable[str], where: object, others: Iterable[str] = ()
+) -> list[str]:
     """Which of the subjects that are there are meant; who is asked for and not there is an error.
 
-    A subject can be asked for by its name in any case ("subj01"), by its number ("1", "01"), or by
-    its name in the crowd file ("nsd-subj01").
+    A subject can be asked for by its name in any case ("subj01"), by its number ("1", "sub-01"), or
+    by its name in the crowd file ("nsd-subj01"). `others` are what there is, if not `where`.
     """
     names = sorted(found, key=natural)
     if not names:
-        raise UbrainError(f"{where}: no subject found; is this the dataset's folder?")
+        there = ", ".join(sorted(set(others))[:12])
+        hint = f"there are {there}" if there else "is this the dataset's folder?"
+        raise UbrainError(f"{where}: no subject found; {hint}")
     if not asked:
         return names
     chosen = []
     for text in asked:
         match = [n for n in names if means(text, n)]
         if len(match) != 1:
-            raise UbrainError(f"{where}: no subject {text!r}; found {', '.join(names)}")
+            what = (
+                f"{text[:40]!r} means {', '.join(match)}" if match else f"no subject {text[:40]!r}"
+            )
+            raise UbrainError(f"{where}: {what}; found {', '.join(names)}")
         chosen += match
     return sorted(set(chosen), key=natural)
 
 
 def means(text: str, name: str) -> bool:
     """Whether a subject of that name is asked for by `text`."""
-    text = text.strip()
-    if text.isdecimal():
-        number = re.search(r"\d+$", name)
-        return number is not None and int(number[0]) == int(text)
-    return text.lower() == name.lower() or text.lower().endswith("-" + name.lower())
+    text, name = text.strip().lower(), name.lower()
+    if asked := re.fullmatch(r"(?:s|sub|subj|subject)?[-_ ]?(\d{1,6})", text):
+        number = re.search(r"\d+", name)
+        return number is not None and int(number[0]) == int(asked[1])
+    return text == name or text.endswith(f"-{name}")
 
 
 def complete(
@@ -469,7 +534,7 @@ def parse_numbers(text: str) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):
         ends = re.fullmatch(r"\s*(\d{1,6})(?:\s*-\s*(\d{1,6}))?\s*", part)
-        if not ends:
+        if not ends or int(ends[1]) > int(ends[2] or ends[1]):
             raise UbrainError(f"{text!r}: expected numbers such as 1-10,12")
         numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
     return sorted(set(numbers))

@@ -170,25 +170,28 @@ class _Responses:
 
     def _widths(self, folder: Folder) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Voxels per subject, (n_subjects,), and per hemisphere if known, (n_subjects, 2)."""
-        where = self.path
-        if "num_voxels_subjects" in self.names:
-            numbers = self._whole("num_voxels_subjects", "iuf", (None,), UBE.subjects)
-        else:
-            path = _the_one(folder, r"num_voxels_all_subjects\.npy")
-            if path is None:
-                raise UbrainError(
-                    f"{self.path} has no num_voxels_subjects, and there is no"
-                    " num_voxels_all_subjects.npy"
-                )
-            where, numbers = path, load_npy(path)
+        widths, halves = np.zeros(0, dtype=np.int64), None
+        path = _the_one(folder, r"num_voxels_all_subjects\.npy")
+        if path is not None:
+            numbers = load_npy(path)
             check_array(numbers, str(path), "iuf", (None, 2) if numbers.ndim == 2 else (None,))
             _check_length(numbers, UBE.subjects, path)
-        whole = np.asarray(numbers).astype(np.int64)
-        if (whole != numbers).any() or whole.min() < 1 or whole.max() > 2 * ALGONAUTS.fsaverage:
+            widths = _counts(numbers, path)
+            widths, halves = (widths.sum(1), widths) if widths.ndim == 2 else (widths, None)
+        if "num_voxels_subjects" in self.names:
+            inside = self._whole("num_voxels_subjects", "iuf", (None,), UBE.subjects)
+            if path is not None and not np.array_equal(inside, widths):
+                raise UbrainError(
+                    f"{path} has other numbers of voxels than {self.path}: {widths.tolist()}, not"
+                    f" {inside.tolist()}; is it of another file?"
+                )
+            widths = _counts(inside, self.path)
+        elif path is None:
             raise UbrainError(
-                f"{where}: expected the numbers of voxels of subjects, got {numbers.tolist()}"
+                f"{self.path} has no num_voxels_subjects, and there is no"
+                " num_voxels_all_subjects.npy"
             )
-        return (whole.sum(1), whole) if whole.ndim == 2 else (whole, None)
+        return widths, halves
 
     # ------------------------------------------------------------------------------------------
     # whose is a row
@@ -381,8 +384,18 @@ class _Responses:
             read = partial(
                 _read, array, np.flatnonzero(mine), slice(first, first + int(self.widths[subject]))
             )
+            name = f"{name}, columns from {first}"  # which another file may say
             blocks.append(Block(name, int(mine.sum()), read, (self.path,)))
         return [block for block in blocks if block.n_trials]
+
+
+def _counts(numbers: NDArray, where: Path) -> NDArray[np.int64]:
+    whole = np.asarray(numbers).astype(np.int64)
+    if (whole != numbers).any() or whole.min() < 1 or whole.max() > 2 * ALGONAUTS.fsaverage:
+        raise UbrainError(
+            f"{where}: expected the numbers of voxels of subjects, got {numbers.tolist()}"
+        )
+    return whole
 
 
 def _check_length(array: NpzArray | NDArray, longest: int, where: object) -> None:
@@ -439,6 +452,7 @@ def _recording(
     if "vertex" not in voxels:
         missing.append(
             "all-vertices_fsaverage_space.npy masks, so it is not known where the voxels are"
+            + (", only in which hemisphere" if crowd.halves is not None else "")
         )
     return Recording(
         f"ube-{name}",

@@ -15,7 +15,6 @@ from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
     check_array,
-    natural,
     open_hdf5,
     read_mat,
     whole_numbers,
@@ -69,12 +68,11 @@ def import_vim1(root: str | Path, out: str | Path, options: Options = DEFAULTS) 
 
 
 def _mat_files(folder: Folder, name: str) -> list[Path]:
-    """The file of that name, and its variants such as EstimatedResponses2.mat, in any case."""
-    entries = sorted((entry.name for entry in folder.path.iterdir()), key=natural)
+    """The file of that name, and its variants such as EstimatedResponses2.mat."""
     found = [
-        folder.need(entry)
-        for entry in entries
-        if re.fullmatch(rf"{name}\d*\.mat", entry, re.IGNORECASE)
+        path
+        for path in folder.glob(f"{name}*.mat")
+        if re.fullmatch(rf"{name}\d*\.mat", path.name, re.IGNORECASE)
     ]
     return found or [folder.need(f"{name}.mat")]
 

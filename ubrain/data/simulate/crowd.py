@@ -16,7 +16,9 @@ from ubrain.data.simulate.brains import Brain, make_brain, reference_scenes
 from ubrain.data.simulate.maps import energy_maps
 from ubrain.data.simulate.scenes import FIELD_OF_VIEW, SIZE, render
 from ubrain.errors import UbrainError
+from ubrain.paths import check_out
 from ubrain.progress import track
+from ubrain.resume import locked, remove_partials
 
 # Raise it when the same config and seed no longer give the same crowd, so that no simulated file
 # outlives the code that made it (`tests/data/test_simulate.py` notices).
@@ -89,12 +91,16 @@ def simulate_crowd(
     # with scratch and truth
     responses = config.subjects * 1.15 * config.voxels * 4 * (trials + n_own + 2 * n_test)
     needs = (n_test + config.subjects * n_own) * SIZE * SIZE * 3 + int(responses)
-    with write_crowd(out, append=append, needs=needs) as writer:
-        simulation = _Simulation(writer, scanner, config, seed, n_test)
-        label = f"simulating {config.scanner} subjects"
-        for _ in track(range(config.subjects), config.subjects, label):
-            simulation.add_subject(n_own)
-        simulation.write_scenes()
+    out = Path(out)
+    check_out(out)
+    with locked(out.with_name(f".{out.name}.work"), f"the simulation of {out}"):
+        remove_partials(out.parent, out.name)
+        with write_crowd(out, append=append, needs=needs) as writer:
+            simulation = _Simulation(writer, scanner, config, seed, n_test)
+            label = f"simulating {config.scanner} subjects"
+            for _ in track(range(config.subjects), config.subjects, label):
+                simulation.add_subject(n_own)
+            simulation.write_scenes()
 
 
 def grow(config: SimulationConfig, seed: int, number: int, n_voxels: int) -> Brain:

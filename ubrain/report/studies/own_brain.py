@@ -159,7 +159,7 @@ def contents(path: Path) -> str:
     if path.suffix == ".npy":
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return f"{array.dtype} {array.shape}"
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         first, rest = next(lines, "").strip(), sum(1 for _ in lines)
     return f"{rest} rows of {first}" if path.suffix == ".csv" else f"{rest + 1} lines"
 

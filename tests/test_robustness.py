@@ -1,0 +1,215 @@
+"""Commands that are killed at random moments, asked to end, or started twice at once.
+
+What is there in the end is, byte for byte, what an undisturbed run leaves, and nothing else. Here
+are a few moments each; with `UBRAIN_KILLS=50` in the environment that many, of slow commands too.
+"""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from ubrain import cli, paths
+from ubrain.config import SimulationConfig
+from ubrain.data.simulate import simulate_crowd
+from ubrain.resume import Sink
+
+KILLS = int(os.environ.get("UBRAIN_KILLS", "0"))
+QUICK = ("simulate", "arrays", "train", "predict")
+WORDS = {
+    "simulate": "simulate --out o.h5 --subjects 3 --images 20 --test-images 8 --voxels 30",
+    "arrays": "import arrays --images {i}/images.npy --responses {i}/responses.npy --subject A"
+    " --out o.h5",
+    "train": "train --crowd {i}/crowd.h5 --out o --profile smoke --epochs 3",
+    "predict": "predict --checkpoint {i}/encoder --images {i}/images.npy --subject S1 --out o.h5"
+    " --batch 8",
+    "transfer": "transfer --checkpoint {i}/encoder --crowd {i}/new.h5 --out o --profile smoke",
+    "sweep": "sweep {i}/grid.yaml --out o",
+    "pack": "pack 00_* --profile smoke --out o.tar.xz",
+}
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+
+@pytest.fixture(scope="module")
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, save_encoder: Callable[[Path, Path], None]
+) -> Path:
+    """What the commands read."""
+    folder, rng = tmp_path_factory.mktemp("inputs"), np.random.default_rng(0)
+    sizes = SimulationConfig(subjects=2, images=40, test_images=10, voxels=30, scanner="7T")
+    simulate_crowd(folder / "crowd.h5", sizes, seed=0)
+    simulate_crowd(folder / "new.h5", sizes, seed=1)
+    save_encoder(folder / "crowd.h5", folder / "encoder")
+    np.save(folder / "images.npy", rng.integers(0, 256, (200, 64, 64, 3), np.uint8))
+    np.save(folder / "responses.npy", rng.normal(size=(200, 2000)).astype(np.float32))
+    grid = "notebook: 00_start_here\nparameters: {profile: smoke, seed: [0, 1]}\n"
+    (folder / "grid.yaml").write_text(grid)
+    return folder
+
+
+class Place:
+    """A folder in which a command runs, with a cache of its own."""
+
+    def __init__(self, folder: Path, inputs: Path) -> None:
+        self.folder, self.inputs = folder, inputs
+        folder.mkdir(parents=True)
+        root = Path(paths.__file__).parents[1]
+        for name in ("notebooks", "pyproject.toml"):
+            (folder / name).symlink_to(root / name)
+        self.empty = set(os.listdir(folder))
+
+    def start(self, command: str, *more: str) -> subprocess.Popen[str]:
+        words = [*WORDS[command].format(i=self.inputs).split(), *more]
+        root = str(Path(paths.__file__).parents[1])
+        own = {"UBRAIN_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "ubrain.cli", *words],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": root, **own},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def begun(self, process: subprocess.Popen[str]) -> float:
+        """Wait until something is written; the time."""
+        while process.poll() is None and set(os.listdir(self.folder)) == self.empty:
+            time.sleep(0.002)
+        return time.monotonic()
+
+    def finish(self, command: str, *more: str) -> float:
+        """Run a command to its end; how long it worked."""
+        process = self.start(command, *more)
+        began = self.begun(process)
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+        return time.monotonic() - began
+
+    def files(self) -> list[tuple[str, str]]:
+        """Name and digest of every file; those of a cache have names by chance."""
+        found = []
+        for path in (p for name in sorted(os.listdir(self.folder)) for p in self.below(name)):
+            name = path.relative_to(self.folder).as_posix()
+            name = f"*{path.suffix}" if name.startswith("cache/") else name
+            found.append((name, hashlib.sha256(path.read_bytes()).hexdigest()))
+        return sorted(found)
+
+    def below(self, name: str) -> Iterator[Path]:
+        top = self.folder / name
+        if name not in self.empty:
+            yield from (p for p in [top, *top.rglob("*")] if p.is_file())
+
+    def half_written(self) -> list[str]:
+        return [name for name, _ in self.files() if name.endswith(".partial")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Any:
+    """`undisturbed("train", "--seed", "1")`: how long it works, and the files that it leaves."""
+
+    @cache
+    def run(*words: str) -> tuple[float, list[tuple[str, str]]]:
+        place = Place(tmp_path_factory.mktemp("undisturbed") / "place", inputs)
+        seconds = place.finish(*words)
+        assert not place.half_written()
+        return seconds, place.files()
+
+    return run
+
+
+@pytest.fixture
+def new_place(tmp_path: Path, inputs: Path) -> Iterator[Callable[[], Place]]:
+    numbers = count()
+    yield lambda: Place(tmp_path / str(next(numbers)), inputs)
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def commands() -> list[Any]:
+    """All commands; those that take long only where many kills are asked for."""
+    mark = pytest.mark.skipif(not KILLS, reason="slow: set UBRAIN_KILLS")
+    return [name if name in QUICK else pytest.param(name, marks=mark) for name in WORDS]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_killed_at_any_moment_it_ends_in_the_same_files(new_place, undisturbed, command) -> None:
+    (seconds, expected), rng = undisturbed(command), random.Random(command)
+    for number in range(2 * KILLS or 1):
+        stop = (signal.SIGTERM, signal.SIGKILL)[(number + len(command)) % 2]
+        place = new_place()
+        process = place.start(command)
+        place.begun(process)
+        time.sleep(rng.random() * seconds)
+        process.send_signal(stop)
+        _, said = process.communicate()
+        if stop == signal.SIGTERM:
+            assert process.returncode in (143, 0), said
+            assert process.returncode == 0 or said.splitlines()[-1].startswith("ubrain: stopped; ")
+            assert not place.half_written()
+        there = (place.folder / "o.h5").exists()  # finished, which some refuse to replace
+        again = place.start(command)
+        _, said = again.communicate()
+        assert there or again.returncode == 0, said
+        assert place.files() == expected, (number, said)
+        shutil.rmtree(place.folder)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_two_at_once_end_in_one_result(new_place, undisturbed, command) -> None:
+    for _ in range(KILLS or 1):
+        place = new_place()
+        both = [place.start(command) for _ in range(2)]
+        told = [process.communicate()[1] for process in both]
+        codes = [process.returncode for process in both]
+        assert 0 in codes, told
+        for code, said in zip(codes, told, strict=True):
+            if code:
+                refusal = [line for line in said.splitlines() if line.startswith("ubrain: ")]
+                assert len(refusal) == 1, said
+                assert "another process" in refusal[0] or "exists" in refusal[0], said
+        assert place.files() == undisturbed(command)[1]
+        shutil.rmtree(place.folder)
+
+
+def test_trainings_with_different_seeds_do_not_kill_each_other(new_place, undisturbed) -> None:
+    for _ in range(KILLS or 1):
+        place = new_place()
+        both = {seed: place.start("train", "--seed", seed) for seed in ("0", "1")}
+        told = {seed: process.communicate()[1] for seed, process in both.items()}
+        (won,) = [seed for seed, process in both.items() if process.returncode == 0]
+        (lost,) = {*both} - {won}
+        assert "another process" in told[lost] or "other settings (seed was" in told[lost]
+        assert place.files() == undisturbed("train", *["--seed", won] * (won != "0"))[1]
+        shutil.rmtree(place.folder)
+
+
+def test_a_signal_is_heard_when_hdf5_has_written(tmp_path, monkeypatch) -> None:
+    """HDF5 crashes if what it calls to write raises an error: it is kept until HDF5 is done."""
+
+    def write(sink: Sink, data: bytes) -> int:
+        if sink.failure is None:  # a second one ends the process at once
+            signal.raise_signal(signal.SIGTERM)
+        return len(data)
+
+    before = signal.signal(signal.SIGTERM, cli._terminate)
+    monkeypatch.setattr(Sink, "write", write)
+    try:
+        with Sink(tmp_path / "a.h5", "w+") as sink:
+            with h5py.File(sink, "w") as file:
+                file["x"] = np.zeros(100_000)
+            with pytest.raises(cli.Terminated):
+                sink.check()
+    finally:
+        signal.signal(signal.SIGTERM, before)
