@@ -183,3 +183,7 @@ def test_in_a_notebook_it_opens_and_in_a_run_it_is_a_line(
     frame = explorer.show(lab, encoder).data
     assert (tmp_path / "out" / explorer.FILE).is_file()
     assert frame.count('"') == 4  # of srcdoc and style: none inside ends them
+    explorer.show(lab, encoder, named=False)
+    told = data_of((tmp_path / "out" / explorer.FILE).read_text(encoding="utf-8"))["clusters"]
+    assert [c["title"] for c in told] == [str(i + 1) for i in range(len(told))]
+    assert [c["title"] for c in data_of(html)["clusters"]] != [c["title"] for c in told]

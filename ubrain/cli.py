@@ -20,11 +20,10 @@ from typing import Any, TypeVar
 import click
 
 from ubrain import __version__
-from ubrain.errors import UbrainError
+from ubrain.errors import MOST, UbrainError, cut
 from ubrain.options import Command, parameters
 
 F = TypeVar("F", bound=Callable[..., object])
-MOST_SAID = 2000  # characters of an error
 
 
 class Group(click.Group):
@@ -683,8 +682,7 @@ def main() -> None:
         if not message:
             raise
     if message:
-        cut = message if len(message) <= MOST_SAID else f"{message[: MOST_SAID - 3]}..."
-        print(f"ubrain: {cut}", file=sys.stderr, flush=True)
+        print(f"ubrain: {cut(message, MOST)}", file=sys.stderr, flush=True)
     if code > 128:  # without waiting for threads and sockets that dead kernels have left
         os._exit(code)
     sys.exit(code)

@@ -32,6 +32,7 @@ from ubrain.checkpoint import (
     n_voxels_of,
     voxel_table,
 )
+from ubrain.data.crowdfile import readable
 from ubrain.data.importers.recording import ImageSource, open_images
 from ubrain.errors import UbrainError, some
 from ubrain.exchange import maps
@@ -127,8 +128,7 @@ def predict_images(
             remove_partials(out.parent, path.name)
         done = Predicted(kept, out, source, len(voxels), dtype, predictor.images)
         _compute(done, backbone, predictor, precision)
-        # HDF5 refuses what is not UTF-8, as some names of files are not
-        ids = [name.encode("utf-8", "backslashreplace").decode() for name in source.ids]
+        ids = [readable(name) for name in source.ids]
         return write(maps.Responses(ids, voxels, done.dtype, facts, done.batches))
 
 

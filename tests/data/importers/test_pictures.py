@@ -102,8 +102,8 @@ def test_pictures_are_upright_as_exif_says(
         expected = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(read_rgb(path), expected)
     assert rgb_shape(path) == expected.shape[:2]
-    if orientation in (5, 6, 7, 8):
-        assert expected.shape == (24, 16, 3)
+    if orientation == 6 and suffix != "jpg":
+        np.testing.assert_array_equal(expected, np.rot90(pixels, -1))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import scipy.io
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from ubrain.crowd import reading
 from ubrain.data.crowdfile import MAX_SIDE
@@ -820,15 +820,6 @@ def read_labels(path: Path, shape: Sequence[int] | None = None) -> NDArray[np.in
 
 
 EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-TURNS = (  # by EXIF's orientation, from 2; those from 5 swap height and width
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-)
 
 
 def orientation(image: Image.Image) -> int:
@@ -842,12 +833,6 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # damaged, and of no use for anything else
         return 1
     return said if said in range(2, 9) else 1
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """A picture as it is shown everywhere."""
-    turn = orientation(image)
-    return image if turn == 1 else image.transpose(TURNS[turn - 2])
 
 
 @contextmanager
@@ -868,7 +853,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     with _picture(path) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
             raise UbrainError(f"image {path} has more than 8 bits a channel; save it with 8")
-        return np.asarray(upright(image).convert("RGB"))
+        turned = image if orientation(image) == 1 else ImageOps.exif_transpose(image)
+        return np.asarray(turned.convert("RGB"))
 
 
 def rgb_shape(path: Path) -> tuple[int, int]:
