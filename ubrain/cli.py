@@ -4,6 +4,7 @@ An option is written where its function is (see `ubrain.options`); here stands w
 line has.
 """
 
+import atexit
 import errno
 import io
 import logging
@@ -661,6 +662,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     if os.environ.get("WORLD_SIZE", "1") == "1":  # one of several may wait for the others, in C
         signal.signal(signal.SIGTERM, _terminate)
+        # Python takes its time to end; who asks for it then is not told that the work has failed
+        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     code, message = 1, ""
     try:
         sys.exit(app.main(prog_name="ubrain", standalone_mode=False))

@@ -25,7 +25,7 @@ from ubrain import paths
 from ubrain.errors import UbrainError
 from ubrain.progress import log, track
 from ubrain.report.runs import run_notebooks
-from ubrain.resume import locked, require_space
+from ubrain.resume import locked, remove_partials, require_space
 
 FORMAT, MANIFEST, MOST = "ubrain-pack", "pack.json", 4 << 20  # bytes of a manifest
 ADDRESS = "UBRAIN_PACK_URL"
@@ -59,24 +59,26 @@ def pack(
     Raises
     ------
     UbrainError
-        If a notebook fails, or the file cannot be written.
+        If a notebook fails, the file cannot be written, or another process is making it.
     """
     from ubrain.report.lab import run_name
 
     run = run_name(None, profile, seed)
     out = Path(out or f"ubrain-{run}.tar.xz")
     paths.check_out(out)
-    with noting_use() as listing:
-        outcomes = run_notebooks(pattern, profile, None, seed, jobs=jobs)
-        names = set(listing.read_text(encoding="utf-8").split())
-    document = json.loads(outcomes[0].file.read_text(encoding="utf-8"))
-    about = {
-        "run": run,
-        "suite": document["suite"],
-        "commit": document["commit"],
-        "notebooks": [outcome.notebook for outcome in outcomes],
-    }
-    write(out, names, about)
+    with locked(out.with_name(f".{out.name}.work"), f"the pack {out}"):
+        remove_partials(out.absolute().parent, out.name)
+        with noting_use() as listing:
+            outcomes = run_notebooks(pattern, profile, None, seed, jobs=jobs)
+            names = set(listing.read_text(encoding="utf-8").split())
+        document = json.loads(outcomes[0].file.read_text(encoding="utf-8"))
+        about = {
+            "run": run,
+            "suite": document["suite"],
+            "commit": document["commit"],
+            "notebooks": [outcome.notebook for outcome in outcomes],
+        }
+        write(out, names, about)
     return out
 
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from ubrain.errors import UbrainError
 from ubrain.progress import log
 from ubrain.report import archive, claims, faithfulness, results
 from ubrain.report.claims import pages
+from ubrain.resume import locked
 
 KERNEL, WIDGET = "python3", "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": KERNEL}
@@ -177,8 +178,9 @@ def run_notebooks(
     Raises
     ------
     UbrainError
-        For an unknown, mistyped or impossible setting, before anything runs; or, when all others
-        have finished, if a cell of a notebook fails.
+        For an unknown, mistyped or impossible setting, or a notebook that another process runs in
+        the same folder, before anything runs; or, when all others have finished, if a cell of a
+        notebook fails.
     """
     sources = find_notebooks(pattern)
     given = check_settings(sources, profile, crowd, seed, parameters or {})
@@ -197,7 +199,12 @@ def run_notebooks(
     environment = {"UBRAIN_OUT": str(staging.resolve()), "UBRAIN_PROGRESS": "lines"}
     if without_images:
         environment[WITHOUT_IMAGES] = "1"
-    with closing(_execute_all(sources, given, staging, jobs, environment)) as finished:
+    with ExitStack() as stack:
+        for s in sources:
+            stack.enter_context(locked(staging / f".{s.stem}", f"{s.stem} of {folder}"))
+        finished = stack.enter_context(
+            closing(_execute_all(sources, given, staging, jobs, environment))
+        )
         for source, took, error in finished:
             if error:
                 log.warning("%s: failed after %.0f s", source.stem, took)

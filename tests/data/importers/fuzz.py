@@ -261,7 +261,10 @@ def subject_differences(before: tuple, after: tuple) -> set[str]:
     shared = [
         column
         for column in PLACE
-        if all(column in table and (table[column] != "").any() for table in both)
+        if all(
+            column in table and (table[column] != "").any() and table[column].notna().all()
+            for table in both
+        )
     ]
     where, new_where = places(voxels, shared), places(new_voxels, shared)
     if where is not None and new_where is not None:

@@ -238,9 +238,12 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
         for side, n in zip(HEMISPHERES, widths, strict=True)
     ]
     voxels = pd.concat(tables, ignore_index=True)
-    if "vertex" not in voxels:
+    unknown = [s for s, table in zip(HEMISPHERES, tables, strict=True) if "vertex" not in table]
+    if unknown:
+        which = "*" if len(unknown) > 1 else unknown[0]
         missing.append(
-            "roi_masks/*.all-vertices_fsaverage_space.npy, so it is not known where the voxels are"
+            f"roi_masks/{which}.all-vertices_fsaverage_space.npy, so it is not known where the"
+            " voxels are"
         )
     account = [
         (

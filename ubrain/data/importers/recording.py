@@ -228,7 +228,7 @@ def open_images(path: Path) -> ImageSource:
         raise UbrainError(f"{path}: expected a folder of images or a .npy file")
     array = load_npy(path)
     fits = array.ndim in (3, 4) and array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
-    if not fits or 0 in array.shape[1:]:
+    if not fits or 0 in array.shape:
         raise UbrainError(
             f"{path}: expected images (n, height, width[, 3]) uint8 in 0..255, got {array.shape}"
             f" {array.dtype}"
