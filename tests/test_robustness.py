@@ -70,7 +70,10 @@ document = {"commit": "c", "suite": None, "results": [{**record, "n": 7, "unit":
 paths.write_text(Path(os.environ["UBRAIN_OUT"], "98_short.json"), json.dumps(document))
 """
 TIMED = (".ipynb", ".txt")
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="signals of POSIX"),
+    pytest.mark.timeout(0 if KILLS else 300),
+]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from ubrain.data.importers.recording import PLACE, Block, Options, Part, Recordi
 from ubrain.errors import UbrainError
 from ubrain.paths import atomic, check_name
 from ubrain.progress import log, track
-from ubrain.resume import locked, remove_partials, require_space, same_settings
+from ubrain.resume import in_bytes, locked, remove_partials, require_space, same_settings
 from ubrain.trials import NORMALISE
 
 VALUES = 4 << 20  # responses that are in memory at once while the crowd file is written
@@ -219,7 +219,7 @@ class Plan:
             lines += [
                 f"{r.origin}: {len(r.trials)} trials of {r.trials['image'].nunique()} images in"
                 f" {r.trials['session'].nunique()} session(s), up to {len(r.voxels)} voxels; from"
-                f" {len(files)} file(s), {source / 1e9:.2f} GB",
+                f" {len(files)} file(s), {in_bytes(source)}",
                 *(f"  - {line}" for line in (*r.account, f"Responses: {NORMALISE[r.normalise]}")),
                 *(f"  ! missing: {line}" for line in r.missing),
             ]
@@ -227,10 +227,10 @@ class Plan:
         listed = ", ".join(sizes[:5]) + (", ..." if len(sizes) > 5 else "")
         side, more = self.options.image_size, " more" if self.options.append else ""
         lines += [
-            f"images: {len(self.images)} ({listed}), {self.image_bytes / 1e9:.2f} GB"
+            f"images: {len(self.images)} ({listed}), {in_bytes(self.image_bytes)}"
             + (f" after shrinking to {side} pixels" if side else ""),
-            f"{self.out}: about {self.bytes / 1e9:.2f} GB{more} ({self.options.dtype}), and"
-            f" {self.response_bytes / 1e9:.2f} GB while importing; nothing has been written"
+            f"{self.out}: about {in_bytes(self.bytes)}{more} ({self.options.dtype}), and"
+            f" {in_bytes(self.response_bytes)} while importing; nothing has been written"
             " (--dry-run)",
         ]
         return "\n".join(lines)
