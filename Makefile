@@ -6,6 +6,7 @@ SEED    ?= 0
 CROWD   ?=
 NOTEBOOK ?= *
 JOBS    ?= auto
+RESOURCES ?=
 WORKERS ?= auto
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-dep
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
-	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  JOBS=2  WORKERS=2  PYTHON=python3'
+	@echo 'variables:      PROFILE=smoke|fast|paper  CROWD=path.h5  NOTEBOOK="01*"  SEED=0  JOBS=2  RESOURCES=slurm.yaml  WORKERS=2  PYTHON=python3'
 
 # every package as the lock has it, so pip has nothing to resolve
 $(STAMP): pyproject.toml requirements.lock
@@ -33,7 +34,8 @@ SETTINGS = --profile $(PROFILE) --seed $(SEED) $(if $(CROWD),--crowd '$(CROWD)')
 # the claims are printed also where a number does not agree, which is the exit code
 reproduce: $(STAMP)  ## simulate, run the notebooks, compare with the published numbers, print what each claim comes to
 	@status=0; \
-	$(BIN)/ubrain run '$(NOTEBOOK)' $(SETTINGS) --jobs $(JOBS) || status=$$?; \
+	$(BIN)/ubrain run '$(NOTEBOOK)' $(SETTINGS) --jobs $(JOBS) \
+	  $(if $(RESOURCES),--on slurm --resources '$(RESOURCES)') || status=$$?; \
 	$(BIN)/ubrain report $(SETTINGS) && exit $$status
 
 publish: $(STAMP)  ## maintainers: put the finished run into papermill_runs/, figures/ and the README

@@ -12,6 +12,7 @@ therefore not measured.
 
 import argparse
 import gzip
+import io
 import logging
 import os
 import re
@@ -27,6 +28,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import scipy.io
@@ -37,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/data/importers"))
 import published.algonauts
 import published.bold5000
 import published.god
+import published.laion
 import published.mosaic
 import published.nsd
 import published.ube
@@ -49,8 +52,11 @@ from ubrain.data.importers.algonauts import import_algonauts
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.data.importers.bold5000 import import_bold5000
 from ubrain.data.importers.god import import_god
+from ubrain.data.importers.laion import import_laion
 from ubrain.data.importers.mosaic import import_mosaic
 from ubrain.data.importers.nsd import import_nsd
+from ubrain.data.importers.recording import Options
+from ubrain.data.importers.things import import_things
 from ubrain.data.importers.ube import import_ube
 from ubrain.data.importers.vim1 import import_vim1
 
@@ -236,6 +242,68 @@ def mosaic(root: Path, share: float) -> None:
     published.mosaic.write(root, subject)
 
 
+def things(root: Path, share: float) -> None:
+    """One subject, 9840 trials (100 images 12 times, 8640 once), a share of 40,000 voxels, float32,
+    as pandas writes it in its format fixed; images of 100 × 100.
+    """
+    n, block = round(40000 * share), noise(300, 9840, "<f4")
+    names = [f"c{i % 720}_{i // 720:02d}s.jpg" for i in range(8740)]
+    shown = np.random.default_rng(0).permutation([*names[:8640], *names[8640:] * 12])
+    trial, voxel = np.arange(len(shown)), np.arange(n)
+    for i, name in enumerate(names):
+        write_picture(root / "object_images" / name, i, 100, 100)
+    with h5py.File(root / "sub-01_ResponseData.h5", "w") as file:
+        betas = file.create_dataset("ResponseData/block0_values", (n, len(shown)), "f4")
+        for start in range(0, n, 300):
+            betas[start : start + 300] = np.roll(block, start // 300, 1)[: n - start]
+        file["ResponseData/block1_values"] = voxel[:, None]
+    kinds = np.where(np.isin(shown, names[8640:]), "test", "train")
+    trials = {"trial_type": kinds, "session": trial // 820 + 1, "run": trial // 82 % 10 + 1}
+    pd.DataFrame({**trials, "trial_id": trial, "stimulus": shown}).to_csv(
+        root / "sub-01_StimulusMetadata.csv", index=False
+    )
+    places = {"voxel_x": voxel % 70, "voxel_y": voxel // 70 % 90, "voxel_z": voxel // 6300}
+    voxels = {"voxel_id": voxel, **places, "nc_testset": voxel % 70}
+    areas = {f"glasser-{i}": (voxel % 180 == i).astype(int) for i in range(180)}
+    pd.DataFrame({**voxels, "V1": voxel % 5 == 0, **areas}).to_csv(
+        root / "sub-01_VoxelMetadata.csv", index=False
+    )
+
+
+def laion(root: Path, share: float) -> None:
+    """sub-01, a share of 30 sessions of 1066 trials and of its 6204 images; a quarter of the volume
+    is brain, and 19,800 voxels of it are wanted.
+    """
+    made = object.__new__(published.laion.Published)
+    published.laion.GRID, published.laion.N_TRIALS = grid, n = (143, 143, 143), 1066
+    names = [f"unique_LAION_new_cluster_{i}_i0_p01.jpg" for i in range(round(6204 * share))]
+    made.root, made.data = root, {}
+    for i, name in enumerate(names):
+        stream = io.BytesIO()
+        Image.fromarray(photograph(i, 1000, 1000)).save(stream, "JPEG", quality=75)
+        made.data[name] = stream.getvalue()
+    made.write_packed(names)
+    volumes = np.zeros((*grid, 41), np.float32, order="F")
+    volumes[25:117, 25:117, 25:115] = noise(92 * 92, 90 * 41, "<f4").reshape(92, 92, 90, 41)
+    packed = gzip.compress(volumes.tobytes(order="F"), 1)
+    header = nib.Nifti1Image(np.zeros((1, 1, 1, 1), np.float32), published.laion.AFFINE).header
+    header.set_data_shape((*grid, n))
+    header.set_data_offset(352)
+    start = gzip.compress(header.binaryblock + bytes(4))
+    for session in range(1, 1 + round(30 * share)):
+        place = f"{made.start('sub-01', session)}_stat-effect_desc-SingletrialBetas_statmap.nii.gz"
+        with made.file(place).open("wb") as file:
+            file.writelines([start, *[packed] * (n // 41)])
+        label = np.random.default_rng(session).permutation(np.resize(names, n))
+        made.write_trials("sub-01", session, run=np.arange(n) // 89, label=label)
+    wanted = np.zeros(grid, np.float32)
+    wanted[40:70, 40:70, 40:62] = 20
+    made.write_map(f"{made.start('sub-01')}_stat-rsquare_desc-R2mean_statmap", wanted)
+    for area in ("V1v", "hV4"):
+        name = published.laion.mask_file("sub-01", f"retinotopy/{area}")
+        made.write_map(name, (wanted > 0).astype(np.uint8))
+
+
 def arrays(root: Path, share: float) -> None:
     """A share of 30,000 trials, 10,000 images of 224 × 224, 20,000 voxels."""
     n_images, n_voxels, block = round(10000 * share), 20000, noise(300, 20000, "<f4")
@@ -303,6 +371,9 @@ DATASETS: dict[str, Dataset] = {
     "god": (god, lambda r, o: import_god(r, o, areas="none")),
     "vim1": (vim1, import_vim1),
     "mosaic": (mosaic, import_mosaic),
+    # another count of voxels than the published one
+    "things": (things, lambda r, o: import_things(r, o, Options(unusual=True))),
+    "laion": (laion, lambda r, o: import_laion(r, o, Options(image_size=224))),
     "arrays": (arrays, run_arrays),
     "check": (crowd, run_check),
 }

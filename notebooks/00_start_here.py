@@ -28,6 +28,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -45,7 +46,7 @@ from ubrain.predict import Predictor, predict
 from ubrain.report import explorer, faithfulness, figures
 from ubrain.report.studies import receptive_fields
 
-lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects)
+lab = ubrain.Lab("00_start_here", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

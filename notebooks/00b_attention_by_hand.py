@@ -22,6 +22,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -39,7 +40,7 @@ from ubrain.config import EncoderConfig
 from ubrain.data.simulate import scenes
 from ubrain.report import figures
 
-lab = ubrain.Lab("00b_attention_by_hand", crowd, profile, seed, subjects)
+lab = ubrain.Lab("00b_attention_by_hand", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

@@ -31,6 +31,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -49,7 +50,7 @@ from ubrain.report import figures
 from ubrain.report.lab import ALONE, CROWD, FACTORISED, RIDGE
 from ubrain.report.studies import better, held_out, scoring
 
-lab = ubrain.Lab("01_crowd_gains", crowd, profile, seed, subjects)
+lab = ubrain.Lab("01_crowd_gains", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

@@ -34,6 +34,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -48,7 +49,7 @@ from ubrain.report.lab import ALONE, CROWD
 from ubrain.report.studies import datasets as study
 from ubrain.report.studies import scoring
 
-lab = ubrain.Lab("02_crowd_of_datasets", crowd, profile, seed, subjects)
+lab = ubrain.Lab("02_crowd_of_datasets", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

@@ -31,6 +31,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -49,7 +50,7 @@ from ubrain import scores, transfer
 from ubrain.report import figures
 from ubrain.report.studies import newcomers
 
-lab = ubrain.Lab("03_transfer", crowd, profile, seed, subjects)
+lab = ubrain.Lab("03_transfer", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

@@ -23,6 +23,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -41,7 +42,7 @@ from ubrain.report.lab import ALONE, CROWD
 from ubrain.report.studies import retrieval as study
 from ubrain.report.studies import scoring
 
-lab = ubrain.Lab("04_retrieval", crowd, profile, seed, subjects)
+lab = ubrain.Lab("04_retrieval", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

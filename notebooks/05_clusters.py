@@ -23,6 +23,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -36,7 +37,7 @@ from ubrain.analysis import clusters
 from ubrain.report import figures
 from ubrain.report.studies import clustering
 
-lab = ubrain.Lab("05_clusters", crowd, profile, seed, subjects)
+lab = ubrain.Lab("05_clusters", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

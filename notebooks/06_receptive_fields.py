@@ -23,6 +23,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -40,7 +41,7 @@ from ubrain.analysis import fields
 from ubrain.report import figures
 from ubrain.report.studies import receptive_fields as study
 
-lab = ubrain.Lab("06_receptive_fields", crowd, profile, seed, subjects)
+lab = ubrain.Lab("06_receptive_fields", crowd, profile, seed, subjects, split_scheme)
 view, unit = study.field_of_view(lab, field_of_view)
 
 # %% tags=["answer"]

@@ -32,6 +32,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -53,7 +54,7 @@ from ubrain.report.lab import CROWD
 from ubrain.report.studies import ablations as study
 from ubrain.report.studies import scoring
 
-lab = ubrain.Lab("07_ablations", crowd, profile, seed, subjects)
+lab = ubrain.Lab("07_ablations", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

@@ -23,6 +23,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -50,7 +51,7 @@ from ubrain.report.studies import own_brain, scoring
 from ubrain.report.studies.newcomers import GRADIENT, METHODS, OURS
 from ubrain.report.studies.own_brain import NAME
 
-lab = ubrain.Lab("08_your_brain", crowd, profile, seed, subjects)
+lab = ubrain.Lab("08_your_brain", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

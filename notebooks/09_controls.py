@@ -30,6 +30,7 @@
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -45,7 +46,7 @@ import ubrain
 from ubrain.report import figures
 from ubrain.report.studies import controls as study
 
-lab = ubrain.Lab("09_controls", crowd, profile, seed, subjects)
+lab = ubrain.Lab("09_controls", crowd, profile, seed, subjects, split_scheme)
 
 # %% tags=["answer"]
 print(lab.answer())

@@ -14,12 +14,12 @@ from ubrain.errors import UbrainError
 
 SHARED = (
     "--append --bad-voxels --dry-run --dtype --follow-links --image-size --no-append --normalise"
-    " --areas --min-ncsnr --out --root --subjects --val-fraction"
+    " --areas --min-ncsnr --out --root --subjects --unusual --val-fraction"
 )
 PROMISED = {
     "simulate": "--append --images --no-append --out --scanner --seed --subjects --test-images"
     " --voxels",
-    "info": "CROWD",
+    "info": "CROWD --ceilings",
     "check": "CROWD --json --seed",
     "fetch": "NAME --list --only --out --yes",
     "train": "--adapters --backbone --batches-per-step --checkpointing --crowd --device --epochs"
@@ -49,7 +49,18 @@ PROMISED = {
     "import bold5000": f"{SHARED} --areas --betas --images --responses --sessions --tr",
     "import god": f"{SHARED} --areas --images --release",
     "import vim1": SHARED,
+    "import things": f"{SHARED} --images",
+    "import nod": f"{SHARED} --images --labels",
+    "import laion": f"{SHARED} --areas --ceiling --sessions --split --splits --voxels",
     "import mosaic": f"{SHARED} --areas --artificial --images --labels",
+    "import bids": f"{SHARED} --atlas --dataset --entities --first-condition --image-column"
+    " --images --mask --scanner --stimuli --test-fraction --test-images --type",
+    "import rdm": f"{SHARED} --dataset --images --most-negative --test-fraction",
+    "verify nsd-alexnet": "--crowd --encoding --weights",
+    "verify things-alexnet": "--crowd --encoding --weights",
+    "verify ube": "--checkpoint --crowd --device --weights",
+    "verify algonauts": "--checkpoint --crowd --device --subjects --weights",
+    "verify rdm": "--alpha --crowd --subjects --weights",
     "checkpoint show": "PATH",
     "checkpoint import": "FILE --backbone --image-size --levels --lora-scale --out --registers"
     " --subjects --voxel-embed",
@@ -218,7 +229,9 @@ def test_help_imports_nothing_of_the_work() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     loaded = done.stdout.splitlines()[-1].split()
-    assert sorted(loaded) == ["ubrain", "ubrain.cli", "ubrain.errors", "ubrain.options"]
+    registry = ["ubrain.data", "ubrain.data.importers"]  # names and a line of each, no more
+    core = ["ubrain", "ubrain.cli", *registry, "ubrain.errors", "ubrain.options"]
+    assert sorted(loaded) == core
 
 
 def test_a_reader_that_leaves_ends_it_quietly() -> None:

@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -73,6 +75,7 @@ def test_the_answer_is_what_the_published_numbers_say(lab, monkeypatch):
         ({"subjects": ["S6"]}, "'S6' has 2 val images, the notebooks need at least 5"),
         ({"profile": "slow"}, "unknown profile 'slow'"),
         ({"crowd": "nowhere.h5"}, "no crowd file"),
+        ({"split_scheme": "tau"}, "no split scheme 'tau' in simulated-smoke.*; it has none"),
     ],
 )
 def test_wrong_parameters_are_refused(options, message):
@@ -84,6 +87,29 @@ def test_a_run_of_a_file_cannot_take_the_name_of_the_default():
     assert run_name(None, "fast", 0) == "simulated-fast"
     assert run_name("/data/mine.h5", "fast", 2) == "mine-fast-seed2"
     assert run_name("simulated.h5", "fast", 0) != "simulated-fast"
+    assert run_name("mine.h5", "fast", 0, "tau") == "mine-fast-split-tau"
+    assert run_name("mine.h5", "fast", 2, "tau") == "mine-fast-seed2-split-tau"
+
+
+def test_a_scheme_of_splits_has_encoders_and_numbers_of_its_own(small_crowd, tmp_path, monkeypatch):
+    path, folders = tmp_path / "small.h5", []
+    shutil.copy(small_crowd, path)
+    with h5py.File(path, "r+") as file:
+        file["images/schemes/same"] = split = file["images/split"][:]
+        file["images/schemes/other"] = np.roll(split, 1)
+    monkeypatch.setattr("ubrain.train.fit", lambda *arguments: folders.append(arguments[-1]))
+    monkeypatch.delenv("UBRAIN_OUT", raising=False)
+    schemes = (None, "same", "other")
+    labs = [Lab("98_test", str(path), "smoke", split_scheme=scheme) for scheme in schemes]
+    plain = Lab("98_test", str(small_crowd), "smoke")
+    for lab in (*labs, plain):
+        lab.encoder(["S1"])
+    assert len({*folders}) == 3
+    assert folders[0] == folders[-1]  # as if the schemes were not in the file
+    assert len({lab.out for lab in labs}) == 3
+    labs[2].out = tmp_path
+    labs[2].finish()
+    assert json.loads((tmp_path / "98_test.json").read_text())["split_scheme"] == "other"
 
 
 def drawn(lab):
@@ -128,5 +154,6 @@ def test_whatever_draws_images_asks_the_workbench_for_them():
     files = [*root.glob("notebooks/*.py"), *root.glob("ubrain/report/**/*.py")]
     reads = re.compile(r"\.pixels\(|crowd\.image\(|images/pixels")
     found = {f.name for f in files if reads.search(f.read_text(encoding="utf-8"))}
-    # own_brain writes files for a reader to import, clustering computes on simulated scenes
-    assert found == {"lab.py", "own_brain.py", "clustering.py"}
+    # own_brain writes files for a reader to import, clustering computes on simulated scenes, verify
+    # shows a network the images
+    assert found == {"lab.py", "own_brain.py", "clustering.py", "verify.py"}

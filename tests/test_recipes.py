@@ -28,7 +28,7 @@ VOXELS = {"A": 12, "B": 5, "C": 9}
 class Crowd(dict):
     """Subjects with random responses to the same images."""
 
-    fingerprint, subjects = "tiny", list(VOXELS)
+    fingerprint, scheme, subjects = "tiny", "", list(VOXELS)
 
 
 @pytest.fixture

@@ -124,7 +124,9 @@ def work(folder: Path, words: list[str]) -> None:
     torch.set_num_threads(1)
     if words[0] == "sweep":  # what a notebook leaves is not its concern
         script = [sys.executable, "-S", "-c", RUN]
-        sweep._command = lambda _, point, out: [*script, str(point["seed"]), str(out)]
+        sweep._command = lambda _, out, name, point: [
+            *(*script, str(point["seed"]), str(out / "runs" / name))
+        ]
     cli.main()
 
 

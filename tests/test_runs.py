@@ -12,6 +12,7 @@ import time
 from functools import partial, wraps
 from pathlib import Path
 
+import h5py
 import jupytext
 import nbformat
 import psutil
@@ -38,6 +39,7 @@ HEADER = """# ---
 
 # %% tags=["parameters"]
 crowd = None
+split_scheme = None
 profile = "fast"
 seed = 0
 subjects = None
@@ -150,10 +152,10 @@ def test_a_save_in_jupyterlab_leaves_the_source_as_it_is(source, tmp_path):
 
 
 @each_notebook
-def test_the_first_four_parameters_are_the_same_everywhere(source):
+def test_the_first_five_parameters_are_the_same_everywhere(source):
     (cell,) = [c for c in code_cells(source) if "parameters" in c.metadata.get("tags", [])]
     names = [t.id for s in ast.parse(cell.source).body for t in s.targets]
-    assert names[:4] == ["crowd", "profile", "seed", "subjects"]
+    assert names[:5] == ["crowd", "split_scheme", "profile", "seed", "subjects"]
     assert runs.parameters(source) == {
         t.id: ast.literal_eval(s.value) for s in ast.parse(cell.source).body for t in s.targets
     }
@@ -215,7 +217,7 @@ def test_unknown_notebook_names_the_known_ones(project):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sed": 3}, "98_ok has no parameter 'sed'; it has crowd, profile, seed"),
+        ({"sed": 3}, "98_ok has no parameter 'sed'; it has crowd, split_scheme, profile"),
         ({"count": "false"}, "parameter 'count' is 'false', expected a int"),
         ({"count": "3"}, "parameter 'count' is '3', expected a int"),
         ({"count": True}, "parameter 'count' is True, expected a int"),
@@ -230,6 +232,8 @@ def test_unknown_notebook_names_the_known_ones(project):
         ({"seed": None}, "seed: expected 0 or a positive number, got None"),
         ({"crowd": 3}, "parameter 'crowd' is 3, expected a str such as 'mine.h5'"),
         ({"crowd": "nowhere.h5"}, "nowhere.h5"),
+        ({"split_scheme": 5}, "parameter 'split_scheme' is 5, expected a str such as 'tau'"),
+        ({"split_scheme": "tau"}, "split_scheme: the simulated crowd has one split; give a crowd"),
         (
             {"subjects": {1: 2}},
             "expected null, true, false, a number, a text, or a list or mapping of these",
@@ -242,6 +246,21 @@ def test_wrong_parameters_are_refused_before_anything_runs(project, monkeypatch,
     with pytest.raises(UbrainError, match=message):
         runs.run_notebooks("98_ok", parameters=given)
     assert not published(project)
+
+
+def test_a_run_by_a_scheme_has_a_folder_of_its_own(project, monkeypatch, small_crowd):
+    used, path = [], project / "small.h5"
+    monkeypatch.setattr(runs, "execute", lambda source, given, out: used.append((out.name, given)))
+    monkeypatch.setattr(runs, "_move", lambda *a: Path("98_ok.json"))
+    shutil.copy(small_crowd, path)
+    with h5py.File(path, "r+") as file:
+        file["images/schemes/tau"] = file["images/split"][:]
+    for more in ({"split_scheme": "tau"}, {"parameters": {"split_scheme": "tau"}}, {}):
+        runs.run_notebooks("98_ok", crowd=str(path), **more)
+    assert [name for name, _ in used] == ["small-fast-split-tau"] * 2 + ["small-fast"]
+    assert [given.get("split_scheme") for _, given in used] == ["tau", "tau", None]
+    with pytest.raises(UbrainError, match=r"no split scheme 'ood' in small\.h5; it has tau"):
+        runs.run_notebooks("98_ok", crowd=str(path), split_scheme="ood")
 
 
 def test_parameters_are_checked_for_all_notebooks_first(project, monkeypatch):
@@ -503,7 +522,7 @@ def test_the_environment_is_that_of_the_run_and_restored(
 def test_how_long_the_rest_takes_follows_from_the_published_run(instead, monkeypatch, caplog):
     caplog.set_level("INFO", "ubrain")
     monkeypatch.setattr(runs.results, "published", lambda run, notebook: {"seconds": 1e5})
-    monkeypatch.setattr(runs, "_compare", lambda run, file: None)
+    monkeypatch.setattr(runs, "compare", lambda run, file: None)
     with pytest.raises(UbrainError):
         runs.run_notebooks("0*", jobs=1)
     counts = [m for m in caplog.messages if " of 3 after " in m]

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from ubrain import resume
 from ubrain.cli import app
 from ubrain.errors import UbrainError
-from ubrain.report import sweep
+from ubrain.report import runs, sweep
 
 NOTEBOOK = """# ---
 # jupyter:
@@ -100,7 +100,7 @@ def quick(project, monkeypatch):
         log.unlink(missing_ok=True)
         return sorted(line.split()[0] for line in lines)
 
-    monkeypatch.setattr(sweep, "_command", command)
+    monkeypatch.setattr(runs, "command", command)
     return started
 
 
@@ -353,7 +353,7 @@ from ubrain.report import sweep
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, cli._terminate)
 run = [sys.executable, "-S", "run.py"]
-sweep._command = lambda n, p, folder: [*run, str(folder), sweep.json.dumps(p)]
+sweep.runs.command = lambda n, p, folder: [*run, str(folder), sweep.json.dumps(p)]
 grid = sweep.read_grid(Path("grid.yaml"))
 sweep.sweep(grid, Path("out"), 2, {"UBRAIN_TEST_SLEEP": "0"})
 """

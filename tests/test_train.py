@@ -284,6 +284,28 @@ def test_a_finished_training_is_loaded_and_other_settings_are_refused(
         train.fit(source, ["S1"], ENCODER, replace(TRAINING, epochs=9), 0, tmp_path)
 
 
+def test_the_scheme_of_splits_is_a_setting(source, tmp_path):
+    path = tmp_path / "crowd.h5"
+    shutil.copy(source.crowd.path, path)
+    config = replace(TRAINING, epochs=1)
+    with h5py.File(path, "r+") as file:
+        split = file["images/split"][:]
+        for name in ("same", "other"):
+            file[f"images/schemes/{name}"] = split
+            split = np.where(split == 0, split, 3 - split).astype(np.uint8)  # val is test
+    with Crowd(path) as crowd:
+        sources = {n: replace(source, crowd=crowd.with_scheme(n)) for n in ("", *crowd.schemes)}
+        train.fit(sources["same"], ["S1"], ENCODER, config, 0, tmp_path / "a")
+        settings = checkpoint.describe(tmp_path / "a").facts["settings"]
+        assert settings["split_scheme"] == "same"
+        with pytest.raises(UbrainError, match="split_scheme was 'same', is 'other'"):
+            train.fit(sources["other"], ["S1"], ENCODER, config, 0, tmp_path / "a")
+        train.fit(sources["other"], ["S1"], ENCODER, config, 0, tmp_path / "b")
+        with pytest.raises(UbrainError, match=r"other settings \(crowd was"):
+            train.fit(sources[""], ["S1"], ENCODER, config, 0, tmp_path / "b")
+        assert "split_scheme" not in train.settings_of(sources[""], ["S1"], ENCODER, config, 0)
+
+
 def test_bf16_autocast_comes_close_to_fp32(source):
     a, b = (
         train.fit(source, ["S1"], ENCODER, replace(TRAINING, precision=p, epochs=2), 0)

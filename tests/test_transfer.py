@@ -2,8 +2,10 @@
 weights are untouched.
 """
 
+import shutil
 from dataclasses import asdict, replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -372,6 +374,28 @@ def test_what_cannot_be_transferred_is_refused(trained, crowd, tmp_path, change,
             trained, crowd, tmp_path / "new", **{"subjects": ["S2"], "config": QUICK, **change}
         )
     assert not (tmp_path / "new" / checkpoint.CONFIG).exists()
+
+
+def test_a_transfer_within_a_crowd_file_keeps_its_splits(trained, small_crowd, tmp_path):
+    path, folder = tmp_path / "crowd.h5", tmp_path / "trained"
+    shutil.copy(small_crowd, path)
+    with h5py.File(path, "r+") as file:
+        split = file["images/split"][:]
+        for name, shift in (("a", 1), ("b", 2)):
+            file[f"images/schemes/{name}"] = np.roll(split, shift)
+    with Crowd(path) as crowd:
+        a, b = map(crowd.with_scheme, crowd.schemes)
+        known = checkpoint.describe(trained).facts["settings"]
+        settings = {**known, "crowd": a.fingerprint, "split_scheme": "a"}
+        checkpoint.save(checkpoint.load(trained), folder, like=trained, settings=settings)
+        for other in (crowd, b):
+            with pytest.raises(UbrainError, match="with the splits of scheme 'a'; transfer with"):
+                transfers.transfer(folder, other, tmp_path / "new", ["S2"], config=QUICK)
+        with pytest.raises(UbrainError, match="was trained on subject 'S1' of this crowd file"):
+            transfers.transfer(folder, a, tmp_path / "new", ["S1"], config=QUICK)
+        transfers.transfer(folder, a, tmp_path / "new", ["S2"], config=QUICK)
+    facts = checkpoint.describe(tmp_path / "new").facts
+    assert facts["transfer"]["split_scheme"] == facts["settings"]["split_scheme"] == "a"
 
 
 def test_another_backbone_is_refused(encoder):

@@ -6,6 +6,7 @@ line has.
 
 import atexit
 import errno
+import inspect
 import io
 import logging
 import os
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 import click
 
 from ubrain import __version__
+from ubrain.data.importers import Importer, built_in, of_other_packages
 from ubrain.errors import MOST, UbrainError, cut
 from ubrain.options import Command, parameters
 
@@ -63,12 +65,13 @@ def simulate(out: str, seed: int, append: bool, **sizes: Any) -> None:
 
 
 @app.add("info", arguments="crowd")
-def info(crowd: Path) -> None:
+def info(crowd: Path, ceilings: bool = False) -> None:
     """Print what is inside a crowd file.
 
     Parameters
     ----------
     crowd : crowd file (.h5).
+    ceilings : ncsnr by area, and noise ceilings beside the published ones, of each subject.
     """
     import numpy as np
 
@@ -80,6 +83,10 @@ def info(crowd: Path) -> None:
             f"{crowd}: {len(opened.image_ids)} images ({counts}), "
             f"{'simulated, with ground truth' if opened.simulated else 'recorded'}"
         )
+        for view in map(opened.with_scheme, opened.schemes):
+            n = [len(view.split_rows(s)) for s in ("train", "val", "test")]
+            n.append(len(opened.image_ids) - sum(n))
+            print("splits of scheme {}: {} train, {} val, {} test, {} none".format(view.scheme, *n))
         print(
             f"{'subject':<12} {'dataset':<16} {'scanner':<8} {'voxels':>7} {'trials':>7}"
             f" {'train':>6} {'val':>5} {'test':>5} {'ceiling r':>9}  areas"
@@ -97,6 +104,10 @@ def info(crowd: Path) -> None:
                 f"{name:<12} {s.dataset:<16} {s.scanner:<8} {s.n_voxels:>7} {s.n_trials:>7}"
                 f" {n[0]:>6} {n[1]:>5} {n[2]:>5} {middle:>9}  {shown or '-'}"
             )
+        if ceilings:
+            from ubrain.data.importers import masks
+
+            print("", *(masks.report(opened[name]) for name in opened.subjects), sep="\n\n")
 
 
 @app.add("check", "data.doctor:check", arguments="crowd", names="as_json=json")
@@ -156,10 +167,13 @@ def train(
     profile: str = "fast",
     recipe: str | None = None,
     subjects: Sequence[str] | None = None,
+    split_scheme: str | None = None,
     seed: int = 0,
     pretrained: bool | None = None,
     adapters: int | None = None,
     tensorboard: bool = False,
+    on: str = "local",
+    resources: Path | None = None,
     **more: Any,
 ) -> None:
     """Train an encoder on one subject or on a crowd; on several GPUs or machines under torchrun or
@@ -172,11 +186,15 @@ def train(
     profile : smoke, fast or paper.
     recipe : ours, or paper: how the released code trains; default: the profile's.
     subjects : names separated by commas; default: all.
+    split_scheme : name of a scheme of splits in the crowd file; default: its own splits.
     seed : seed of everything random.
     pretrained : short for --weights hub (a download), or random.
     adapters : rank of adapters on a ViT: train from images (paper: 7).
     tensorboard : also write a TensorBoard log.
+    on : local, or slurm: as a job, on as many nodes as the resources say.
+    resources : YAML file of what a job asks for, see docs/scaling.md.
     """
+    from ubrain import checkpoint
     from ubrain.config import BackboneConfig, load_profile
     from ubrain.crowd import Crowd
     from ubrain.exchange.hub import write_card
@@ -206,8 +224,14 @@ def train(
         names = list(subjects or opened.subjects)
         for name in names:
             opened[name]
+        if wanted := _queue(on, resources):
+            from ubrain.report import slurm
+
+            slurm.train(out, out / checkpoint.CONFIG, wanted)
+            print(f"encoder of {len(names)} subject(s): {out}")
+            return
         device = choose_device(training.device)
-        source = choose_source(opened, backbone, device, seed)
+        source = choose_source(opened.with_scheme(split_scheme), backbone, device, seed)
         fit(source, names, chosen.encoder, training, seed, out, tensorboard)
     if launched()[0] == 0:
         write_card(out)
@@ -220,7 +244,13 @@ def train(
     names="folder=checkpoint n_images=images",
     without="crowd config",
 )
-def run_transfer(crowd: Path, out: str, profile: str = "fast", **given: Any) -> None:
+def run_transfer(
+    crowd: Path,
+    out: str,
+    profile: str = "fast",
+    split_scheme: str | None = None,
+    **given: Any,
+) -> None:
     """New subjects on a trained encoder: its shared weights stay as they are, only voxel
     embeddings are found.
 
@@ -229,6 +259,7 @@ def run_transfer(crowd: Path, out: str, profile: str = "fast", **given: Any) -> 
     crowd : crowd file (.h5) of the new subjects.
     profile : smoke, fast or paper: what is searched through, and how long.
     out : checkpoint folder to write; rerun to resume.
+    split_scheme : name of a scheme of splits in the crowd file; default: its own splits.
     subjects : names separated by commas; default: all of the crowd file.
     method : ours (the crowd prior), matching, or gradient (the paper's); refit is ours for subjects
         that the encoder was trained on, which may predict better than their trained embeddings.
@@ -241,7 +272,8 @@ def run_transfer(crowd: Path, out: str, profile: str = "fast", **given: Any) -> 
 
     with Crowd(crowd) as opened:
         settings = load_profile(profile).transfer
-        table = transfer(crowd=opened, out=out, config=settings, **given)
+        view = opened.with_scheme(split_scheme)
+        table = transfer(crowd=view, out=out, config=settings, **given)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"encoder of {len(table)} new subject(s): {out}")
 
@@ -295,6 +327,9 @@ def run(
     force: bool = False,
     without_images: bool = False,
     pack: str | None = None,
+    split_scheme: str | None = None,
+    on: str = "local",
+    resources: Path | None = None,
 ) -> None:
     """Run notebooks and compare with the published numbers. Exit code 1 if one does not agree.
 
@@ -304,6 +339,8 @@ def run(
         it holds is not trained anew.
     jobs : notebooks at the same time, or auto: as many as cores, at most 4; on a GPU one.
     parameter : a parameter of the notebook, value in YAML: -p seed 3 -p n_images "[25, 100]".
+    on : local, or slurm: each notebook a job.
+    resources : YAML file of what a job asks for, see docs/scaling.md.
     """
     from ubrain.report import runs
 
@@ -316,7 +353,13 @@ def run(
         from ubrain.report import packs
 
         packs.unpack(pack, given.get("profile", profile), given.get("seed", seed))
-    outcomes = runs.run_notebooks(pattern, profile, crowd, seed, given, out, n_jobs, without_images)
+    common = (pattern, profile, crowd, seed, given, out)
+    if wanted := _queue(on, resources):
+        from ubrain.report import slurm
+
+        outcomes = slurm.run_notebooks(*common, without_images, wanted, split_scheme)
+    else:
+        outcomes = runs.run_notebooks(*common, n_jobs, without_images, split_scheme)
     for outcome in outcomes:
         print(outcome.file)
     sys.exit(any(outcome.agrees is False for outcome in outcomes))
@@ -356,6 +399,15 @@ def _n_jobs(jobs: str) -> int:
     return 0 if jobs == "auto" else int(jobs)
 
 
+def _queue(on: str, resources: Path | None) -> Any:
+    """What jobs ask for; None if nothing is to be one."""
+    if (on, resources) == ("local", None):
+        return None
+    from ubrain.report import jobs
+
+    return jobs.read_resources(on, resources)
+
+
 @app.add("publish", "report.runs:publish", arguments="pattern", names="pattern=notebook")
 def publish(**given: Any) -> None:
     """For maintainers: put a finished run into papermill_runs/, figures/ and the README."""
@@ -370,9 +422,16 @@ def publish(**given: Any) -> None:
     "report.sweep:read_grid report.sweep:sweep",
     arguments="path",
     names="path=grid most_runs=max_runs",
-    without="grid out environment",
+    without="grid out environment resources",
 )
-def run_sweep(path: Path, most_runs: int, jobs: int, out: Path | None = None) -> None:
+def run_sweep(
+    path: Path,
+    most_runs: int,
+    jobs: int,
+    out: Path | None = None,
+    on: str = "local",
+    resources: Path | None = None,
+) -> None:
     """Run a notebook with every combination of a grid. Again: runs what is missing. Exit code 1 if
     a run fails.
 
@@ -387,13 +446,15 @@ def run_sweep(path: Path, most_runs: int, jobs: int, out: Path | None = None) ->
     Parameters
     ----------
     out : folder of the sweep; default: papermill_runs/sweep-GRID.
+    on : local, or slurm: each run a job.
+    resources : YAML file of what a job asks for, see docs/scaling.md.
     """
     from ubrain.paths import run_dir
     from ubrain.report import sweep
 
     grid = sweep.read_grid(path, most_runs)
     folder = out or run_dir(f"sweep-{path.stem}")
-    table, errors = sweep.sweep(grid, folder, jobs)
+    table, errors = sweep.sweep(grid, folder, jobs, resources=_queue(on, resources))
     print(sweep.show(sweep.summary(table, grid)))
     print(
         f"{grid.n_runs - len(errors)} of {grid.n_runs} runs finished; all numbers:"
@@ -409,6 +470,7 @@ def report(
     profile: str = "fast",
     crowd: Path | None = None,
     seed: int = 0,
+    split_scheme: str | None = None,
     write: bool = False,
     check: bool = False,
     figure: bool = False,
@@ -420,6 +482,7 @@ def report(
     profile : smoke, fast or paper.
     crowd : the crowd file that was run; default: the simulated crowd.
     seed : of the run.
+    split_scheme : of the run, if it was not the crowd file's own splits.
     write : write its tables into README.md and docs/claims.md, between their markers, and
         codecheck.yml, ro-crate-metadata.json and codemeta.json; of the default run only.
     check : exit 1 if a table there is stale.
@@ -430,7 +493,7 @@ def report(
     from ubrain.report.claims import pages
     from ubrain.report.lab import run_name
 
-    name = run_name(crowd, profile, seed)
+    name = run_name(crowd, profile, seed, split_scheme)
     if (write or check) and name != runs.README_RUN:
         raise UbrainError(f"the pages show the run {runs.README_RUN}, not {name}")
     folder = runs.folder_of(name)
@@ -508,14 +571,74 @@ def workshop(**given: Any) -> None:
     print("\n".join(map(str, build(**given))))
 
 
-importers = Group("import", help="Bring recordings into a crowd file.")
+class ImportCommand(Command):
+    """`ubrain import NAME`: the importer's own options, and those that all share.
+
+    Its dataset has test images of its own, unless it has a parameter `test_fraction`.
+    """
+
+    def __init__(self, importer: Importer) -> None:
+        def run(root: str, out: str, dry_run: bool, **given: Any) -> None:
+            from ubrain.data.importers.recording import Options
+
+            function = importer.load()
+            names = {field.name for field in fields(Options)} - parameters(function).keys()
+            shared = {name: given.pop(name) for name in names & given.keys()}
+            print(function(root, out, Options(dry_run=dry_run, **shared), **given), end="\n\n")
+            if not dry_run:
+                info(Path(out))
+
+        super().__init__(importer.name, run, about=importer.about, without="options")
+        self.importer = importer
+
+    def targets(self) -> list[Callable[..., object]]:
+        """The importer and `Options`."""
+        from ubrain.data.importers.recording import Options
+
+        function = self.importer.load()
+        if self.importer.package:
+            said = (inspect.getdoc(function) or "").split("\n\n")[0]
+            self.help = f"{said}\n\n{self.importer.about}"
+        if "test_fraction" not in parameters(function):
+            self.without.append("test_fraction")
+        return [function, Options]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The options; one sentence if another package's importer cannot be used."""
+        try:
+            return super().get_params(ctx)
+        except (Exception, SystemExit) as error:
+            if not self.importer.package or isinstance(error, UbrainError):
+                raise
+            raise UbrainError(
+                f"import {self.name}: {self.importer.target[:200]} of the package"
+                f" {self.importer.package} cannot be used ({type(error).__name__}: {error}); the"
+                " other importers are not affected"
+            ) from error
+
+
+class ImporterGroup(Group):
+    """Importers of this package, and of others, which are looked for when somebody asks."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands."""
+        return [*self.commands, *of_other_packages()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name in self.commands or cmd_name not in (others := of_other_packages()):
+            return self.commands.get(cmd_name)
+        return ImportCommand(others[cmd_name])
+
+
+importers = ImporterGroup("import", help="Bring recordings into a crowd file.")
 app.add_command(importers)
 
 
 @importers.add(
     "arrays",
     "data.importers.arrays:import_arrays data.importers.recording:Options",
-    without="subjects follow_links",
+    without="subjects follow_links unusual",
 )
 def import_arrays(out: str, dry_run: bool, **given: Any) -> None:
     """Anybody's recordings: a folder or array of images, and an array of responses."""
@@ -526,38 +649,123 @@ def import_arrays(out: str, dry_run: bool, **given: Any) -> None:
         info(Path(out))
 
 
-DATASETS = {
-    "nsd": "Natural Scenes Dataset (7T): folders nsddata, nsddata_betas and nsddata_stimuli.",
-    "algonauts": "Algonauts 2023 challenge: NSD on fsaverage, from its folders subj01, subj02, ...",
-    "ube": "Files of the Universal Brain Encoder's authors: fmri_v2.npz and nsd_images_224.npy.",
-    "bold5000": "BOLD5000 (3T): release 2 with stimuli and masks of areas, or areas of release 1.",
-    "god": "Generic Object Decoding (3T): Subject1.h5, .mat or the like, or sbj_1.npz, and images.",
-    "vim1": "vim-1 (4T): EstimatedResponses.mat and Stimuli.mat.",
-    "mosaic": "MOSAIC: sub-01_NSD.hdf5 and the like, or merged files, and their images.",
-}
+for importer in built_in():
+    importers.add_command(ImportCommand(importer))
+
+rulers = Group("verify", help="Compute numbers that others have published, and compare.")
+app.add_command(rulers)
 
 
-def add_importer(dataset: str) -> None:
-    """The command of `import_<dataset>(root, out, options, **own)`, with the shared options."""
-    module = f"data.importers.{dataset}"
-    sources = f"{module}:import_{dataset} data.importers.recording:Options"
-    # of those with a share of test images, Algonauts has a parameter of its own
-    without = "options" if dataset == "algonauts" else "options test_fraction"
+@rulers.add("nsd-alexnet")
+def verify_nsd(crowd: Path, weights: str = "hub", encoding: str = "none") -> None:
+    """Brain-Score's values of AlexNet on NSD. Exit code 1 if yours differ.
 
-    @importers.add(dataset, sources, about=DATASETS[dataset], without=without)
-    def run(root: str, out: str, dry_run: bool, **given: Any) -> None:
-        from ubrain.data.importers.recording import Options
+    The crowd file is of eight subjects (--test special515) or of 1, 2, 5 and 7 (shared1000), from
+    `ubrain import nsd --dtype float32 --areas V1v,V1d,V2v,V2d,hV4,ventral`, or on fsaverage
+    `--space fsaverage --areas Kastner2015:V1v,Kastner2015:V1d,...,ventral`.
 
-        function = getattr(import_module(f"ubrain.{module}"), f"import_{dataset}")
-        names = {field.name for field in fields(Options)} - parameters(function).keys()
-        shared = {name: given.pop(name) for name in names & given.keys()}
-        print(function(root, out, Options(dry_run=dry_run, **shared), **given), end="\n\n")
-        if not dry_run:
-            info(Path(out))
+    Parameters
+    ----------
+    crowd : crowd file (.h5) of NSD.
+    weights : torchvision's alexnet-owt-7be5be79.pth; hub: its cache or a download; random: for a
+        rehearsal.
+    encoding : of the images: none, as imported, or jpeg, as Brain-Score's seem to be.
+    """
+    from ubrain.report import verify
+
+    _verify(crowd, verify.nsd_alexnet, weights=weights, encoding=encoding)
 
 
-for dataset in DATASETS:
-    add_importer(dataset)
+@rulers.add("things-alexnet")
+def verify_things(crowd: Path, weights: str = "hub", encoding: str = "none") -> None:
+    """Brain-Score's values of AlexNet on THINGS-fMRI. Exit code 1 if yours differ.
+
+    Parameters
+    ----------
+    crowd : crowd file (.h5) of THINGS-fMRI, float32.
+    weights : as of nsd-alexnet.
+    encoding : as of nsd-alexnet.
+    """
+    from ubrain.report import verify
+
+    _verify(crowd, verify.things_alexnet, weights=weights, encoding=encoding)
+
+
+@rulers.add("ube")
+def verify_ube(
+    crowd: Path, checkpoint: str, device: str = "auto", weights: str | None = None
+) -> None:
+    """Median r of the authors' own encoder on NSD. Exit code 1 if yours differs.
+
+    Parameters
+    ----------
+    crowd : crowd file (.h5) from `ubrain import ube`.
+    checkpoint : folder of the authors' encoder, from `ubrain checkpoint import`.
+    device : auto, cpu, cuda, cuda:1, mps.
+    weights : of the backbone: a .safetensors file; default: what the checkpoint names.
+    """
+    from ubrain.report import verify
+
+    _verify(crowd, verify.ube, checkpoint=checkpoint, device=device, weights=weights)
+
+
+@rulers.add("algonauts")
+def verify_algonauts(
+    crowd: Path,
+    checkpoint: str,
+    subjects: Sequence[str] | None = None,
+    device: str = "auto",
+    weights: str | None = None,
+) -> None:
+    """Noise-normalised r² of an encoder, as the Algonauts 2023 challenge defines it.
+
+    Parameters
+    ----------
+    crowd : crowd file (.h5); its test images are what is scored.
+    checkpoint : checkpoint folder, or owner/name on the Hugging Face hub.
+    subjects : names separated by commas; default: all that both have.
+    device : auto, cpu, cuda, cuda:1, mps.
+    weights : of the backbone: a .safetensors file; default: what the checkpoint names.
+    """
+    from ubrain.crowd import Crowd
+    from ubrain.report import verify
+
+    with Crowd(crowd) as opened:
+        table = verify.algonauts(opened, checkpoint, subjects, device, weights)
+    print(table.to_string(na_rep="", float_format="{:.3f}".format))
+    print(verify.ALGONAUTS_CARE)
+
+
+@rulers.add("rdm")
+def verify_rdm(
+    crowd: Path, weights: str = "hub", alpha: float = 0.1, subjects: Sequence[str] | None = None
+) -> None:
+    """Patterns from RDMs predicted by AlexNet, each image from all others; scored as in Algonauts
+    2019.
+
+    Parameters
+    ----------
+    crowd : crowd file (.h5) from `ubrain import rdm`.
+    weights : as of nsd-alexnet.
+    alpha : penalty of ridge, in units of the mean diagonal of the kernel.
+    subjects : names separated by commas; default: all.
+    """
+    from ubrain.crowd import Crowd
+    from ubrain.report import verify
+
+    with Crowd(crowd) as opened:
+        table = verify.rdm(opened, weights, alpha, subjects)
+    print(table.to_string(float_format="{:.3f}".format))
+
+
+def _verify(path: Path, ruler: Callable[..., Any], **given: Any) -> None:
+    from ubrain.crowd import Crowd
+
+    with Crowd(path) as crowd:
+        verdict = ruler(crowd, **given)
+    print(verdict.text())
+    sys.exit(not verdict.passed)
+
 
 checkpoints = Group("checkpoint", help="Look into, convert and pass on trained encoders.")
 app.add_command(checkpoints)

@@ -1,9 +1,10 @@
 """Crowd and Subject: what was shown, what was measured, where each voxel sits.
 
-A crowd file is one HDF5 file, schema version 1 (strings are UTF-8; `n` images over all subjects;
-rows are numbered from 0)::
+A crowd file is one HDF5 file (strings are UTF-8; `n` images over all subjects; rows are numbered
+from 0)::
 
-    /                            attributes format = "ubrain-crowd", version = 1
+    /                            attributes format = "ubrain-crowd", version = 2, or 1 if there are
+                                 no schemes
     /images/id                   name of the image, unique
     /images/content              digest of the pixels, unique: an image is in the file once
     /images/key                  optional: names of the photograph in public collections, separated
@@ -12,6 +13,8 @@ rows are numbered from 0)::
                                  common are versions of one photograph and have the same split
     /images/split                0 train, 1 val, 2 test: a property of the image, so no image can
                                  be train for one subject and test for another
+    /images/schemes/<name>       optional: the same by a rule of another name, 255 for images that
+                                 are in none; here, too, versions of a photograph are not in two
     /images/shape                height and width
     /images/row                  row in the pixel dataset of that shape
     /images/pixels/<h>x<w>       (m, h, w, 3) uint8 RGB
@@ -59,9 +62,10 @@ from ubrain.errors import UbrainError
 from ubrain.paths import check_name, regular
 from ubrain.trials import NORMALISE, Rows, Trials
 
-FORMAT, VERSION = "ubrain-crowd", 1
+FORMAT, VERSION = "ubrain-crowd", 2
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR)  # no fault of what is in a file
 SPLITS = ("train", "val", "test")
+NO_SPLIT = 255  # of an image that is in none of a scheme's
 COMPRESSION = 1100  # at most, by gzip: a dataset that claims to hold more is not there
 
 
@@ -101,6 +105,7 @@ class Crowd:
     Attributes
     ----------
     image_ids, content : (n_images,) names of all images, and digests of their pixels.
+    scheme : whose splits these are; "": those of the file itself. See `with_scheme`.
     file : the open HDF5 file, for what no view shows.
 
     Examples
@@ -112,7 +117,7 @@ class Crowd:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.file = open_crowd(path)
+        self.file, self.scheme = open_crowd(path), ""
         images = self.file["images"]
         self.image_ids = np.array(images["id"].asstr()[:], dtype=object)
         self.content = np.array(images["content"].asstr()[:], dtype=object)
@@ -144,6 +149,11 @@ class Crowd:
     def subjects(self) -> list[str]:
         """Names of the subjects, in the order in which they were added."""
         return list(self._subjects)
+
+    @property
+    def schemes(self) -> list[str]:
+        """Names of the schemes by which the file has other splits beside its own."""
+        return list(self.file.get("images/schemes", ()))
 
     @property
     def simulated(self) -> bool:
@@ -180,6 +190,35 @@ class Crowd:
         view = copy.copy(self)
         view.__dict__.pop("fingerprint", None)
         view._subjects = {subject.name: subject for subject in subjects}
+        return view
+
+    def with_scheme(self, name: str | None) -> "Crowd":
+        """The same file with the splits of a scheme; an image that is in none has no split.
+
+        Images that a subject is a view of (`Subject.select`) were those of other splits: this
+        forgets them.
+
+        Parameters
+        ----------
+        name : one of `schemes`; None or "" for the splits of the file itself.
+
+        Raises
+        ------
+        UbrainError
+            If the file has no such scheme.
+        """
+        if (name := name or "") == self.scheme:
+            return self
+        if name and name not in self.schemes:
+            known = f"it has {', '.join(self.schemes)}" if self.schemes else "it has none"
+            raise UbrainError(f"no split scheme {name!r} in {self.path.name}; {known}")
+        view = self.select()
+        view.scheme = name
+        with reading(self.path):
+            view._split = self.file[f"images/schemes/{name}" if name else "images/split"][:]
+        for subject in self._subjects.values():
+            theirs = view._subjects[subject.name] = copy.copy(subject)
+            theirs.crowd, theirs._images = view, {}
         return view
 
     def rows(self, image_ids: ArrayLike) -> Rows:
@@ -420,10 +459,10 @@ def _validate(file: h5py.File) -> None:
         raise UbrainError(
             f"this HDF5 file is not a crowd file (its attribute 'format' is not {FORMAT!r})"
         )
-    if (found := file.attrs.get("version")) != VERSION:
+    if (found := file.attrs.get("version")) not in range(1, VERSION + 1):
         raise UbrainError(
-            f"crowd file of version {found}; this ubrain reads version {VERSION}. Import the data"
-            " again"
+            f"crowd file of version {found}; this ubrain reads versions 1 to {VERSION}. Import the"
+            " data again"
         )
     _no_links_out(file)
     n = _dataset(file, "images/id", TEXT, 1).shape[0]
@@ -436,13 +475,26 @@ def _validate(file: h5py.File) -> None:
             raise UbrainError(
                 f"images/{name}: {problem}, so train and test may overlap; import the data again"
             )
-    if n and not set(np.unique(file["images/split"][:])) <= set(range(len(SPLITS))):
-        raise UbrainError(f"images/split: expected 0, 1 or 2 for {', '.join(SPLITS)}")
+    _validate_splits(file, n)
     _validate_pixels(file)
     if not isinstance(file.get("subjects"), h5py.Group) or not len(file["subjects"]):
         raise UbrainError("no subjects in the file")
     for name, group in file["subjects"].items():
         _validate_subject(file, check_name(name), group, n)
+
+
+def _validate_splits(file: h5py.File, n: int) -> None:
+    schemes = file.get("images/schemes", {})
+    if not isinstance(schemes, h5py.Group | dict):
+        raise UbrainError("images/schemes: expected a group")
+    for name in schemes:
+        _dataset(file, f"images/schemes/{check_name(name, 'split scheme')}", np.uint8, 1, n)
+    known, said = [*range(len(SPLITS))], f"expected 0, 1 or 2 for {', '.join(SPLITS)}"
+    if not np.isin(file["images/split"][:], known).all():
+        raise UbrainError(f"images/split: {said}")
+    for name, split in schemes.items():
+        if not np.isin(split[:], [*known, NO_SPLIT]).all():
+            raise UbrainError(f"images/schemes/{name}: {said}, or {NO_SPLIT} for none of them")
 
 
 def _validate_pixels(file: h5py.File) -> None:

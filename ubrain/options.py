@@ -62,12 +62,16 @@ class Command(click.Command):
         self.arguments, self.without, self.only = arguments.split(), without.split(), only.split()
         self.names = dict(word.split("=") for word in names.split())
 
+    def targets(self) -> list[Callable[..., object]]:
+        """The functions and dataclasses of `sources`, imported."""
+        places = (source.split(":") for source in self.sources)
+        return [getattr(import_module(f"ubrain.{module}"), name) for module, name in places]
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options, made at first use: positional ones, required ones, all others."""
         if not self.params:
             own, texts, made = parameters(self.function), descriptions(self.function), {}
-            for module, name in (source.split(":") for source in self.sources):
-                target = getattr(import_module(f"ubrain.{module}"), name)
+            for target in self.targets():
                 texts = descriptions(target) | texts
                 for key, p in parameters(target).items():
                     if key not in self.without and key in (self.only or [key]) and key not in made:
@@ -129,10 +133,10 @@ class Commas(click.ParamType):
 
 
 def parameters(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """The named parameters of a function or dataclass, their type hints resolved."""
+    """The named parameters of a function or dataclass, their type hints resolved (none: text)."""
     hints, found = typing.get_type_hints(target), inspect.signature(target).parameters
     named = {k: p for k, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    return {k: p.replace(annotation=hints[k]) for k, p in named.items()}
+    return {k: p.replace(annotation=hints.get(k, str)) for k, p in named.items()}
 
 
 def kind_of(hint: Any) -> Any:

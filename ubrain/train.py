@@ -441,6 +441,8 @@ def settings_of(
     }
     if source.images is not None and not source.config.adapter_rank:
         settings["tokens"] = "made anew"  # on a GPU, from rounded images: nearly those of a cache
+    if source.crowd.scheme:
+        settings["split_scheme"] = source.crowd.scheme
     plain: dict[str, Any] = json.loads(json.dumps(settings))  # as it comes back: tuples are lists
     return plain
 
@@ -473,7 +475,7 @@ def unfinished(
         group.check_shared(folder)
         first, *others = group.gather(settings)
         for rank, theirs in enumerate(others, 1):
-            if different := [key for key in first if theirs[key] != first[key]]:
+            if different := [key for key in first if theirs.get(key) != first[key]]:
                 raise UbrainError(
                     f"process {rank} was started with other settings than process 0"
                     f" ({', '.join(different)}); give all the same command and the same crowd file"

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
+from click.testing import CliRunner
 from PIL import Image
 
+from ubrain.cli import app
 from ubrain.crowd import Crowd
 from ubrain.data.importers import pipeline
 from ubrain.data.importers.arrays import import_arrays
@@ -343,6 +345,28 @@ def test_test_list_decides_alone(recording: SimpleNamespace) -> None:
         assert sorted(crowd["A"].images("test")) == ["image10", "image2", "image7"]
 
 
+def test_named_splits_by_a_table(recording: SimpleNamespace) -> None:
+    lines = ["image,tau,ood", "image1.png,test,", "image3.png, train ,", "image2.png,val,test"]
+    (recording.folder / "schemes.csv").write_text("\n".join(lines))
+    out, program = recording.folder / "out.h5", CliRunner()
+    words = f"import arrays --images {recording.images} --responses {recording.responses}"
+    words += f" --subject A --out {out} --schemes {recording.folder / 'schemes.csv'}"
+    done = program.invoke(app, words.split(), catch_exceptions=False)
+    assert "splits of scheme tau: 1 train, 1 val, 1 test, 9 none" in done.output
+    with Crowd(out) as crowd:
+        found = {
+            (view.scheme, split): list(view["A"].images(split))
+            for view in map(crowd.with_scheme, crowd.schemes)
+            for split in ("train", "val", "test")
+        }
+    assert {place: names for place, names in found.items() if names} == {
+        ("tau", "train"): ["image3"],
+        ("tau", "val"): ["image2"],
+        ("tau", "test"): ["image1"],
+        ("ood", "test"): ["image2"],
+    }
+
+
 def test_fractions_are_drawn_by_content(tmp_path: Path) -> None:
     """The same image gets the same split in another file, whatever its name and place."""
     rng = np.random.default_rng(0)
@@ -475,6 +499,11 @@ def test_bad_csv(recording: SimpleNamespace, refused, text: str, message: str) -
         ("test_images", "image3\nimage99\n", r"table\.csv: no image 'image99'"),
         ("test_images", "²\n", r"table\.csv: no image '²'"),
         ("test_images", "\n", r"table\.csv: no test images are listed"),
+        ("schemes", "image\nimage1\n", r"table\.csv: expected a column 'image' and one for every"),
+        ("schemes", "image,tau\nimage99,test\n", r"table\.csv: no image 'image99'"),
+        ("schemes", "image,tau\nimage1,test\n" * 2, r"table\.csv: no image 'image'"),
+        ("schemes", "image,tau\nimage1,\nimage1,test\n", r"table\.csv: an image is listed twice"),
+        ("schemes", "image,tau\nimage1,tset\n", "split scheme tau: expected .*, got 'tset'"),
     ],
 )
 def test_bad_tables(
@@ -486,7 +515,7 @@ def test_bad_tables(
         import_arrays(recording.images, recording.responses, "A", out, **{option: table})
 
 
-@pytest.mark.parametrize("option", ["trials", "voxels", "test_images"])
+@pytest.mark.parametrize("option", ["trials", "voxels", "test_images", "schemes"])
 def test_absent_tables(recording: SimpleNamespace, refused, option: str) -> None:
     out, table = recording.folder / "out.h5", recording.folder / "absent.csv"
     with refused(out, r"absent\.csv cannot be read"):

@@ -629,6 +629,33 @@ def test_versions_of_a_photograph_in_two_splits_are_found_by_their_name(
     assert only(broken_images(healthy, tmp_path, fault), "split-overlap", "error").where == "coco:7"
 
 
+@pytest.mark.parametrize("by", ["name", "pixels"])
+def test_leaks_are_found_in_every_scheme(healthy: Path, tmp_path: Path, by: str) -> None:
+    """Two images are one picture, and both train; but in the scheme one of them is a test image."""
+
+    def fault(file: h5py.File) -> None:
+        split = file["images/split"][:]
+        mine = np.intersect1d(np.flatnonzero(split == 0), file["subjects/S1/trials/image"][:])
+        one, other = mine[:2]
+        if by == "name":
+            keys = np.full(len(split), "", object)
+            keys[[one, other, mine[2]]] = "coco:7", "nsd:3", "coco:7 nsd:3"  # the last is in none
+            file["images"].create_dataset("key", data=keys, dtype=h5py.string_dtype())
+        else:
+            copy = compressed(file["images/pixels/112x112"][file["images/row"][one]])
+            set_images(file, [other], lambda _: copy)
+        split[one], split[mine[2]] = 2, 255
+        file["images/schemes/tau"] = split
+        file["images/schemes/same"] = file["images/split"][:]
+
+    found = only(broken_images(healthy, tmp_path, fault), "split-overlap", "error")
+    assert "of scheme tau" in found.what
+    with Crowd(healthy) as crowd:
+        mine = np.intersect1d(crowd.split_rows("train"), crowd["S1"].trials.image)
+        name = "coco:7" if by == "name" else crowd.image_ids[mine[0]]
+    assert name in found.where
+
+
 def test_a_blank_image_is_found(healthy: Path, tmp_path: Path) -> None:
     findings = broken_images(
         healthy, tmp_path, lambda f: set_images(f, [40], lambda x: np.full_like(x, 128))

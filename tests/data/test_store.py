@@ -105,6 +105,138 @@ def test_images_of_the_same_name_but_other_content_both_survive(
                 np.testing.assert_array_equal(crowd.image(name), pixels[number])
 
 
+# --- named splits
+
+
+def write_images(path: Path, images: list[tuple], subject: str = "A") -> None:
+    """A crowd file, or more of one, from (number, split, key, schemes) of each image."""
+    with write_crowd(path, append=path.exists()) as writer:
+        rows = [
+            writer.add_image(f"i{number}", np.full((2, 2, 3), number, np.uint8), *rest)
+            for number, *rest in images
+        ]
+        trials = pd.DataFrame({"image": rows, "session": 0})
+        responses = np.random.default_rng(0).normal(size=(len(rows), 2)).astype(np.float32)
+        writer.add_subject(subject, trials, pd.DataFrame(index=range(2)), [responses], "d", "3T")
+
+
+def stored_scheme(path: Path, name: str = "tau") -> list[int]:
+    with h5py.File(path) as file:
+        return file[f"images/schemes/{name}"][:].tolist()
+
+
+def write_by_hand(path: Path) -> None:
+    """A file of schema 1, as its text says, without our writer."""
+    with h5py.File(path, "w") as file:
+        file.attrs.update(format="ubrain-crowd", version=1)
+        text = h5py.string_dtype()
+        for name, values, dtype in (
+            ("id", ["a", "b", "c"], text),
+            ("content", ["1", "2", "3"], text),
+            ("split", [0, 1, 2], np.uint8),
+            ("row", [0, 1, 2], np.int64),
+            ("shape", [[2, 2]] * 3, np.uint16),
+            ("pixels/2x2", np.arange(36).reshape(3, 2, 2, 3), np.uint8),
+        ):
+            full = (None, *np.shape(values)[1:])
+            file.create_dataset(f"images/{name}", data=values, dtype=dtype, maxshape=full)
+        group = file.create_group("subjects/A")
+        group.attrs.update(dataset="d", scanner="3T", space="", digest="x")
+        group["responses"] = np.float32([[1, 2], [3, 5], [2, 2]])
+        group["session_moments"] = np.float32([[[2, 3]], [[1, 1]]])
+        for column, values in (("image", [0, 1, 2]), ("session", [0] * 3), ("repeat", [0] * 3)):
+            group[f"trials/{column}"] = np.int32(values)
+        group.create_dataset("voxels/hemisphere", data=["L", "R"], dtype=text)
+        group.create_dataset("voxels/areas", data=["V1", ""], dtype=text)
+        group["voxels/ncsnr"] = np.float32([1, np.nan])
+
+
+def test_a_file_of_schema_1_is_read_and_appended_to(tmp_path: Path) -> None:
+    path = tmp_path / "old.h5"
+    write_by_hand(path)
+    with Crowd(path) as crowd:
+        assert (crowd.schemes, crowd.scheme) == ([], "")
+        np.testing.assert_array_equal(crowd["A"].responses("test"), [[0, -1]])
+        with pytest.raises(UbrainError, match=r"no split scheme 'tau' in old\.h5; it has none"):
+            crowd.with_scheme("tau")
+    write_images(path, [(i, "train") for i in range(5)], "B")
+    with h5py.File(path) as file:
+        assert file.attrs["version"] == 1  # as long as there is nothing that schema 1 has not
+    write_images(path, [(9, "train", "", {"tau": "test"})] * 2, "C")
+    assert stored_scheme(path) == [255] * 8 + [2]
+    with h5py.File(path) as file:
+        assert file.attrs["version"] == 2
+
+
+def test_a_scheme_is_another_set_of_splits_of_the_same_crowd(tmp_path: Path) -> None:
+    path = tmp_path / "crowd.h5"
+    said = ["test", "train", "", "train", "test", "val"]
+    splits = ["train", "train", "val", "test", "test", "train"]
+    write_images(path, [(i, splits[i], "", {"tau": s}) for i, s in enumerate(said)])
+    with Crowd(path) as crowd:
+        before = crowd.fingerprint
+        tau = crowd.with_scheme("tau")
+        assert (crowd.schemes, tau.scheme, crowd.scheme) == (["tau"], "tau", "")
+        assert {s: tau["A"].image_rows(s).tolist() for s in ("train", "val", "test")} == {
+            "train": [1, 3],
+            "val": [5],
+            "test": [0, 4],
+        }
+        for name in (None, ""):
+            assert tau.with_scheme(name).fingerprint == before != tau.fingerprint
+            assert crowd.with_scheme(name) is crowd
+        np.testing.assert_array_equal(
+            tau["A"].responses("test"), crowd["A"].responses_to(np.array([0, 4]))
+        )
+        few = crowd["A"].select({"test": [3]}, voxels=[1])  # of other splits: forgotten
+        view = crowd.select(few).with_scheme("tau")
+        assert (view.subjects, view["A"].n_voxels) == (["A"], 1)
+        assert view["A"].image_rows("test").tolist() == [0, 4]
+        with pytest.raises(UbrainError, match=r"no split scheme 'ood' in crowd\.h5; it has tau"):
+            tau.with_scheme("ood")
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ((1, "train", "", {"tau": "test"}), "images 'i1' and 'i1' are identical, but one is train"),
+        ((2, "train", "coco:7 nsd:1", {"tau": "test"}), "images 'i1' and 'i2' are the same photog"),
+    ],
+)
+def test_one_photograph_in_two_splits_of_a_scheme_is_refused(
+    tmp_path: Path, refused, second: tuple, message: str
+) -> None:
+    out, first = tmp_path / "crowd.h5", (1, "train", "coco:7", {"tau": "train", "ood": "test"})
+    with refused(out, f"{message}.* the other is test in scheme 'tau'"):
+        write_images(out, [first, second])
+    write_images(out, [first, (*second[:3], {"tau": "", "ood": "test"})])
+
+
+def test_what_an_earlier_import_said_of_a_scheme_stays(tmp_path: Path) -> None:
+    path = tmp_path / "crowd.h5"
+    first = [("coco:1", "test"), ("coco:2", "train"), ("coco:3", "")]
+    write_images(path, [(i, "train", key, {"tau": s}) for i, (key, s) in enumerate(first)])
+    with write_crowd(path, append=True) as writer:
+        for number, key, split in (
+            (0, "coco:1", "train"),  # the same image: it keeps its split
+            (11, "coco:2", "test"),  # another version of the photograph: so does it
+            (12, "coco:3", "test"),  # of this nothing was said
+            (2, "coco:3", "test"),
+            (13, "coco:4", "val"),
+            (14, "coco:1 coco:2", ""),  # turns out to be both
+        ):
+            pixels = np.full((2, 2, 3), number, np.uint8)
+            writer.add_image(f"new{number}", pixels, "train", key, {"tau": split})
+        splits = writer.schemes["tau"]
+        assert (splits.kept, writer.splits.kept) == (2, 0)
+        assert (splits.versions, writer.splits.versions) == (1, 0)
+        assert splits.numbers == [2, 0, 2, 0, 2, 1, 255]
+        assert list(writer.split_of([0, 6], "tau")) == ["test", ""]
+    assert stored_scheme(path) == [2, 0, 2, 0, 2, 1, 255]
+    write_images(path, [(i, "train") for i in (2, 30)], "B")  # who says nothing is in none
+    assert stored_scheme(path) == [2, 0, 2, 0, 2, 1, 255, 255]
+
+
 # --- files that are no crowd
 
 
@@ -172,7 +304,7 @@ def replace(name: str, value: np.ndarray) -> Callable[[h5py.File], None]:
 
 
 def newer_version(file: h5py.File) -> None:
-    file.attrs["version"] = 2
+    file.attrs["version"] = 3
 
 
 def other_format(file: h5py.File) -> None:
@@ -207,12 +339,20 @@ def unknown_normalisation(file: h5py.File) -> None:
     file["subjects/A"].attrs["normalise"] = "median"
 
 
+def scheme(name: str, value: object) -> Callable[[h5py.File], None]:
+    def damage(file: h5py.File) -> None:
+        file[f"images/schemes{name}"] = value
+
+    damage.__name__ = f"scheme {name} {np.shape(value)}"
+    return damage
+
+
 def settings_cut(file: h5py.File) -> None:
     file["subjects/A"].attrs["settings"] = '{"ubrain": "0.'
 
 
 DAMAGE = [
-    (newer_version, "crowd file of version 2; this ubrain reads version 1"),
+    (newer_version, "crowd file of version 3; this ubrain reads versions 1 to 2"),
     (other_format, "not a crowd file"),
     (remove("images/split"), "images/split is missing"),
     (remove("images/pixels/8x8"), "images/pixels/8x8 is missing"),
@@ -243,6 +383,14 @@ DAMAGE = [
     (no_text, "is damaged: .*codec can't decode"),
     (unknown_normalisation, "'normalise': expected one of session, run, none, got 'median'"),
     (settings_cut, "is damaged: Unterminated string"),
+    (
+        scheme("/tau", np.full(12, 3, np.uint8)),
+        "images/schemes/tau: expected 0, 1 or 2 for train, val, test, or 255 for none of them",
+    ),
+    (scheme("/tau", np.zeros(11, np.uint8)), "images/schemes/tau: expected .* 12 rows"),
+    (scheme("/tau", np.zeros(12)), "images/schemes/tau: expected .* of kind 'iu'"),
+    (scheme("/t u", np.zeros(12, np.uint8)), "split scheme name 't u': expected"),
+    (scheme("", np.zeros(12, np.uint8)), "images/schemes: expected a group"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Recordings brought by a reader, on the smallest simulated crowd."""
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from ubrain import UbrainError, paths
 from ubrain.analysis import clusters
 from ubrain.crowd import Crowd
+from ubrain.data.importers.rdm import import_rdm
+from ubrain.data.importers.recording import Options
+from ubrain.report.lab import Lab
 from ubrain.report.studies import own_brain
 from ubrain.report.studies.own_brain import NAME, OURS
 
@@ -81,6 +85,23 @@ def test_of_recordings_the_last_subject_leaves_the_crowd(recorded_lab):
         own_brain.recording(recorded_lab)
 
 
+def test_who_leaves_the_crowd_keeps_the_scheme_of_splits(recorded_lab):
+    name, path = recorded_lab.subjects[-1], recorded_lab.crowd.path
+    recorded_lab.crowd.close()
+    with h5py.File(path, "r+") as file:
+        split = np.roll(file["images/split"][:], 3)
+        split[::7] = 255
+        file["images/schemes/tau"] = split
+    lab = Lab("98_test", str(path), "smoke", split_scheme="tau")
+    before = lab.crowd[name]
+    after = own_brain.bring(lab, own_brain.recording(lab)).crowd[NAME]
+    for split in ("train", "val", "test"):
+        old, new = (s.crowd.content[s.image_rows(split)] for s in (before, after))
+        assert list(old) == list(new)
+        assert len(new)
+    assert after.crowd.scheme == "tau"
+
+
 def test_shares_of_clusters_add_up(lab):
     rng = np.random.default_rng(0)
     n_voxels = sum(lab.crowd[s].n_voxels for s in lab.subjects)
@@ -122,3 +143,21 @@ def test_maps_are_of_r_cluster_and_ceiling(mine):
     np.testing.assert_allclose(found["r"], 1, atol=1e-6)
     assert found["cluster"].min() == 1
     np.testing.assert_array_equal(found["ceiling_r"], mine.ceiling_r(NAME))
+
+
+def test_patterns_of_an_rdm_stay_as_they_are(tmp_path, monkeypatch):
+    """The last subject of RDMs is brought as files, and its geometry with them."""
+    monkeypatch.setenv("UBRAIN_OUT", str(tmp_path / "out" / "rdm-smoke"))
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", rng.integers(0, 256, (70, 8, 8, 3), np.uint8))
+    rdms = np.stack([1 - np.corrcoef(rng.normal(size=(70, 40))) for _ in range(2)])
+    np.savez(tmp_path / "V1_RDMs.npz", Net_RDM=np.maximum(rdms, 0))
+    images, options = {"images": tmp_path / "images.npy"}, Options(val_fraction=0.2)
+    import_rdm(tmp_path, tmp_path / "rdm.h5", options, dataset="r", **images)
+    lab = Lab("98_test", str(tmp_path / "rdm.h5"), "smoke")
+    files = own_brain.recording(lab)
+    assert (lab.subjects, files.normalise) == (["r-subj01"], "none")
+    mine, before = own_brain.bring(lab, files).crowd[NAME], lab.crowd["r-subj02"]
+    for split in ("train", "val", "test"):
+        np.testing.assert_array_equal(mine.responses(split), before.responses(split))
+        assert len(mine.image_rows(split)) > 4

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,17 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ubrain import scores
-from ubrain.crowd import FORMAT, IMAGES, SPLITS, TEXT, TRIALS, VERSION, VOXELS, open_crowd
+from ubrain.crowd import (
+    FORMAT,
+    IMAGES,
+    NO_SPLIT,
+    SPLITS,
+    TEXT,
+    TRIALS,
+    VERSION,
+    VOXELS,
+    open_crowd,
+)
 from ubrain.errors import UbrainError
 from ubrain.paths import atomic, check_name, check_out
 from ubrain.resume import Sink, require_space
@@ -51,15 +61,91 @@ def split_by_content(val: float, test: float) -> Callable[[str], str]:
     return split
 
 
+class Splits:
+    """The split of each image, by one rule: that of the file itself, or a named scheme.
+
+    What an earlier import said of an image, or of another version of the photograph, stays.
+
+    Parameters
+    ----------
+    numbers : split of each image in the file, by its row; `NO_SPLIT` if nothing is said of it.
+    contents, keys : digest, and names of the photograph, of each of these images.
+    scheme : name of the scheme.
+
+    Attributes
+    ----------
+    numbers : the same, of the images that came since, too.
+    kept : number of images that were there before, themselves or as another version, under a split
+        that they keep.
+    versions : number of photographs of which two versions turn out to have been imported under two
+        splits.
+    """
+
+    def __init__(
+        self, numbers: list[int], contents: Iterable[str], keys: list[str], scheme: str = ""
+    ) -> None:
+        self.numbers, self.scheme, self._n_before = numbers, scheme, len(numbers)
+        self.kept = self.versions = 0
+        # split of each photograph in the file, by each of its names
+        known = {f"{PIXELS}{c}": number for c, number in zip(contents, numbers, strict=True)}
+        for key, number in zip(keys, numbers, strict=True):
+            if number != NO_SPLIT:
+                known |= dict.fromkeys(key.split(), number)
+        self._photographs = {name: number for name, number in known.items() if number != NO_SPLIT}
+        # name and split of each image given now, by content and names of the photograph
+        self._given: dict[str, tuple[str, str]] = {}
+
+    def put(self, row: int, image_id: str, split: Split, digest: str, names: list[str]) -> None:
+        """Say the split of an image, "" if nothing is said; see `CrowdWriter.add_image`."""
+        self.numbers += [NO_SPLIT] * (row + 1 - len(self.numbers))
+        if callable(split):
+            split = self._drawn(split, digest, names)
+        if split:
+            self._refuse_two(image_id, split, digest, names)
+            number, kept = SPLITS.index(split), self.numbers[row]
+            if kept == NO_SPLIT:
+                known = (self._photographs.get(name) for name in (*names, PIXELS + digest))
+                kept = self.numbers[row] = next((k for k in known if k is not None), number)
+                self.kept += kept != number
+            else:
+                self.kept += row < self._n_before and kept != number
+        if (number := self.numbers[row]) != NO_SPLIT:
+            for name in names:
+                self._photographs.setdefault(name, number)
+        splits = {number, *(self._photographs.get(name, number) for name in names)}
+        self.versions += len(splits - {NO_SPLIT}) > 1
+
+    def _refuse_two(self, image_id: str, split: str, digest: str, names: list[str]) -> None:
+        for name in (digest, *names):
+            other_id, other = self._given.setdefault(name, (image_id, split))
+            if other != split:
+                what = "identical" if name == digest else "the same photograph"
+                where = f" in scheme {self.scheme!r}" if self.scheme else ""
+                raise UbrainError(
+                    f"images {other_id!r} and {image_id!r} are {what}, but one is {other} and the"
+                    f" other is {split}{where}. The same image must not be in two splits; give both"
+                    " the same (for example, list both as test images)"
+                )
+
+    def _drawn(self, draw: Callable[[str], str], digest: str, names: list[str]) -> str:
+        """The split that is drawn by the photograph; of identical images and versions, the first
+        decides.
+        """
+        name = min(names, default=f"{PIXELS}{digest}")
+        content = name.removeprefix(PIXELS)
+        by_name = content == name
+        drawn = draw(hashlib.blake2b(name.encode()).hexdigest() if by_name else content)
+        before = [self._given[name][1] for name in (digest, *names) if name in self._given]
+        return before[0] if before and "test" not in before else drawn
+
+
 class CrowdWriter:
     """Writes a crowd file piece by piece; see `write_crowd`, which makes it appear when complete.
 
     Attributes
     ----------
-    kept_splits : number of images that were there before, themselves or as another version, under a
-        split that they keep.
-    split_versions : number of photographs of which two versions turn out to have been imported
-        under two splits.
+    splits : of the file itself.
+    schemes : name -> the splits of a scheme.
     """
 
     def __init__(self, file: h5py.File, path: Path, check: Callable[[], None]) -> None:
@@ -76,17 +162,15 @@ class CrowdWriter:
             )
         self._ids = set(images["id"].asstr()[:])
         self._rows = {digest: row for row, digest in enumerate(images["content"].asstr()[:])}
-        self._splits = [int(split) for split in images["split"][:]]
-        self._n_before = len(self._splits)
-        self._keys = list(images["key"].asstr()[:]) if "key" in images else [""] * self._n_before
-        # split of each photograph in the file, by each of its names
-        self._photographs = {f"{PIXELS}{c}": self._splits[row] for c, row in self._rows.items()}
-        for row, key in enumerate(self._keys):
-            self._photographs |= dict.fromkeys(key.split(), self._splits[row])
-        # name and split of each image given to this writer, by content and names of the photograph
-        self._given: dict[str, tuple[str, str]] = {}
+        n = len(self._rows)
+        self._keys = list(images["key"].asstr()[:]) if "key" in images else [""] * n
+        found = {"": images["split"], **images.get("schemes", {})}
+        every = {
+            name: Splits(numbers[:].tolist(), self._rows, self._keys, name)
+            for name, numbers in found.items()
+        }
+        self.splits, self.schemes = every.pop(""), every
         self._new: dict[str, list[Any]] = {name: [] for name in REQUIRED}
-        self.kept_splits = self.split_versions = 0
 
     @property
     def n_subjects(self) -> int:
@@ -98,12 +182,14 @@ class CrowdWriter:
         """Number of images in the file so far."""
         return len(self._rows)
 
-    def split_of(self, rows: ArrayLike) -> NDArray[np.str_]:
-        """Splits of images, by their rows in the file."""
-        return np.array(SPLITS)[np.array(self._splits, dtype=int)[np.asarray(rows)]]
+    def split_of(self, rows: ArrayLike, scheme: str = "") -> NDArray[np.str_]:
+        """Splits of images, by their rows in the file; "" of those that are in none."""
+        numbers = (self.schemes[scheme] if scheme else self.splits).numbers
+        full = np.array(numbers + [NO_SPLIT] * (self.n_images - len(numbers)), dtype=int)
+        return np.array([*SPLITS, ""])[np.minimum(full[np.asarray(rows)], len(SPLITS))]
 
     def _create_layout(self) -> None:
-        self._file.attrs.update(format=FORMAT, version=VERSION)
+        self._file.attrs.update(format=FORMAT, version=1)  # as long as there are no schemes
         self._file.create_group("subjects", track_order=True)
         images = self._file.create_group("images")
         images.create_group("pixels")
@@ -112,7 +198,12 @@ class CrowdWriter:
             images.create_dataset(name, (0, *shape), dtype, **full)
 
     def add_image(
-        self, image_id: str, pixels: NDArray[np.uint8], split: Split, key: str = ""
+        self,
+        image_id: str,
+        pixels: NDArray[np.uint8],
+        split: Split,
+        key: str = "",
+        schemes: Mapping[str, Split] | None = None,
     ) -> int:
         """Add an image unless its content is already there.
 
@@ -122,11 +213,12 @@ class CrowdWriter:
         pixels : (height, width, 3) uint8
         split : "train", "val" or "test", or a function from the digest to one of them.
         key : names of the photograph in public collections, separated by blanks; see the schema.
+        schemes : name of a scheme -> split by it, as `split`, or "" for none of them.
 
         Returns
         -------
         Row of the image in the file. An image from an earlier import keeps its split, and so does a
-        photograph of which an earlier import brought another version.
+        photograph of which an earlier import brought another version; in each scheme alike.
 
         Raises
         ------
@@ -144,42 +236,20 @@ class CrowdWriter:
             )
         image_id = readable(image_id)
         digest, names = content_digest(pixels), key.split()
-        if callable(split):
-            split = self._drawn(split, digest, names)
-        for name in (digest, *names):
-            other_id, other = self._given.setdefault(name, (image_id, split))
-            if other != split:
-                what = "identical" if name == digest else "the same photograph"
-                raise UbrainError(
-                    f"images {other_id!r} and {image_id!r} are {what}, but one is {other} and the"
-                    f" other is {split}. The same image must not be in two splits; give both the"
-                    " same (for example, list both as test images)"
-                )
-        number, row = SPLITS.index(split), self._rows.get(digest)
-        if row is not None:
-            self.kept_splits += row < self._n_before and self._splits[row] != number
-        else:
-            known = (self._photographs.get(name) for name in (*names, PIXELS + digest))
-            kept = next((k for k in known if k is not None), number)
-            self.kept_splits += kept != number
-            row = self._add_row(image_id, pixels, digest, kept)
+        row = self._rows.get(digest, self.n_images)
+        self.splits.put(row, image_id, split, digest, names)
+        for scheme, said in (schemes or {}).items():
+            if scheme not in self.schemes:
+                blank = [NO_SPLIT] * self.n_images
+                name = check_name(scheme, "split scheme")
+                self.schemes[scheme] = Splits(blank, self._rows, self._keys, name)
+            self.schemes[scheme].put(row, image_id, said, digest, names)
+        if row == self.n_images:
+            self._add_row(image_id, pixels, digest, self.splits.numbers[row])
         self._keys[row] = " ".join(dict.fromkeys([*self._keys[row].split(), *names]))
-        splits = {self._photographs.setdefault(name, self._splits[row]) for name in names}
-        self.split_versions += not splits <= {self._splits[row]}
         return row
 
-    def _drawn(self, draw: Callable[[str], str], digest: str, names: list[str]) -> str:
-        """The split that is drawn by the photograph; of identical images and versions, the first
-        decides.
-        """
-        name = min(names, default=f"{PIXELS}{digest}")
-        content = name.removeprefix(PIXELS)
-        by_name = content == name
-        drawn = draw(hashlib.blake2b(name.encode()).hexdigest() if by_name else content)
-        before = [self._given[name][1] for name in (digest, *names) if name in self._given]
-        return before[0] if before and "test" not in before else drawn
-
-    def _add_row(self, image_id: str, pixels: NDArray[np.uint8], digest: str, split: int) -> int:
+    def _add_row(self, image_id: str, pixels: NDArray[np.uint8], digest: str, split: int) -> None:
         if image_id in self._ids:
             image_id = f"{image_id}~{digest[:8]}"
         height, width, _ = pixels.shape
@@ -195,10 +265,8 @@ class CrowdWriter:
         for column, value in zip(REQUIRED, values, strict=True):
             self._new[column].append(value)
         self._ids.add(image_id)
-        self._splits.append(split)
         self._keys.append("")
         self._rows[digest] = len(self._rows)
-        return self._rows[digest]
 
     def _write_image_table(self) -> None:
         for name, values in self._new.items():
@@ -340,6 +408,12 @@ class CrowdWriter:
         if any(self._keys):
             self._file["images"].pop("key", None)
             self._file["images"].create_dataset("key", data=self._keys, dtype=TEXT)
+        if self.schemes:
+            self._file.attrs["version"] = VERSION
+            self._file["images"].pop("schemes", None)
+        for name, splits in self.schemes.items():
+            numbers = splits.numbers + [NO_SPLIT] * (self.n_images - len(splits.numbers))
+            self._file.create_dataset(f"images/schemes/{name}", data=np.array(numbers, np.uint8))
         if not len(self._file["subjects"]):
             raise UbrainError("a crowd file needs at least one subject")
 

@@ -268,7 +268,8 @@ on data. The MIT licence of ubrain covers the code, not these weights.
 
 def _training_facts(described: Mapping[str, Any]) -> dict[str, Any]:
     facts, settings = described["facts"], described["facts"].get("settings", {})
-    chosen = {key: settings[key] for key in ("seed", "backbone", "training") if key in settings}
+    shown = ("split_scheme", "seed", "backbone", "training")
+    chosen = {key: settings[key] for key in shown if key in settings}
     return (
         {"encoder": described["config"]}
         | chosen

@@ -98,8 +98,6 @@ def predict_images(
     for value, known, what in ((precision, PRECISIONS, "precision"), (dtype, DTYPES, "dtype")):
         if value not in known:
             raise UbrainError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
-    if not len(source):
-        raise UbrainError(f"{images}: there are no images in it")
     for path in maps.files_of(out):
         check_out(path)
     folder = fetch(checkpoint, [subject])

@@ -88,12 +88,14 @@ def transfer(
     }
     if weights is not None:
         settings["weights"] = _digest(Path(weights))
+    if crowd.scheme:
+        settings["split_scheme"] = crowd.scheme
     _check_out(out, settings, names)
+    known = checkpoint.describe(folder)
+    same = _trained_on(folder, known.facts["settings"], crowd)
     encoder, source = open_encoder(folder, crowd, device, weights)
     for name in names:
         _check(method, name, len(rows[name]), sum(map(len, encoder.embeddings.values())))
-        known = checkpoint.describe(folder)
-        same = known.facts["settings"].get("crowd") == crowd.fingerprint
         trained = same and name in known.subjects
         if trained and method != "refit":
             raise UbrainError(
@@ -131,6 +133,23 @@ def open_encoder(
         config = replace(config, weights=str(weights))
     source = choose_source(crowd, config, where)
     return checkpoint.load(folder, source.adapters).to(where), source
+
+
+def _trained_on(folder: Path, settings: dict[str, Any], crowd: Crowd) -> bool:
+    """Whether an encoder was trained on this crowd file; with the same splits then, since test
+    images of another scheme may be among those that it was trained on.
+    """
+    theirs = str(settings.get("split_scheme", ""))
+    if theirs and theirs not in crowd.schemes:
+        return False
+    same: bool = settings.get("crowd") == crowd.with_scheme(theirs).fingerprint
+    if same and theirs != crowd.scheme:
+        which = f"scheme {theirs!r}" if theirs else "the file itself"
+        raise UbrainError(
+            f"{folder} was trained on this crowd file with the splits of {which}; transfer with the"
+            " same, or it is tested on images that it was trained on"
+        )
+    return same
 
 
 def _check_out(out: Path, settings: dict[str, Any], names: Sequence[str]) -> None:
@@ -227,6 +246,8 @@ def _write(
     """The checkpoint of the new subjects, with its card."""
     tested = table.set_index("subject")["test_r"].dropna().to_dict()
     training = checkpoint.describe(folder).facts["settings"] | {"crowd": crowd.fingerprint}
+    training.pop("split_scheme", None)
+    training |= {"split_scheme": crowd.scheme} if crowd.scheme else {}
     checkpoint.save(
         encoder,
         out,

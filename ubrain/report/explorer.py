@@ -171,7 +171,8 @@ def explore(
     described = checkpoint.describe(folder)
     with Crowd(crowd) as opened:
         check_same(folder, opened)
-    lab = Lab("explorer", str(crowd), profile, seed, list(described.subjects))
+    scheme = described.facts.get("settings", {}).get("split_scheme")
+    lab = Lab("explorer", str(crowd), profile, seed, list(described.subjects), scheme)
     lab.profile = replace(lab.profile, backbone=checkpoint.backbone_config(folder))
     encoder, lab.source = open_encoder(folder, lab.crowd, device)
     readouts = {s: load_readout(folder, s) for s in described.subjects}

@@ -52,12 +52,17 @@ FIGURE_RC: Any = {
 }
 
 
-def run_name(crowd: str | Path | None, profile: str, seed: int) -> str:
-    """Name of a run's folders: what was measured, how large, and the seed if it is not 0."""
+def run_name(
+    crowd: str | Path | None, profile: str, seed: int, split_scheme: str | None = None
+) -> str:
+    """Name of a run's folders: what was measured, how large, the seed if it is not 0, and the
+    scheme of splits if it is not the crowd file's own.
+    """
     data = Path(crowd).stem if crowd else "simulated"
     if crowd and data == "simulated":
         data = "simulated-file"  # the plain name is that of the profile's own crowd
-    return f"{data}-{profile}" + (f"-seed{seed}" if seed else "")
+    scheme = f"-split-{split_scheme}" if split_scheme else ""
+    return f"{data}-{profile}" + (f"-seed{seed}" if seed else "") + scheme
 
 
 def simulated_crowd(profile: config.Profile, seed: int) -> Path:
@@ -102,10 +107,11 @@ class Lab:
     crowd : crowd file; None takes the profile's simulated crowd, which is made if need be.
     profile : "smoke", "fast" or "paper".
     subjects : names of the subjects to use; None takes those of the dataset that has most subjects.
+    split_scheme : name of a scheme of splits in the crowd file; None takes the file's own splits.
 
     Attributes
     ----------
-    profile, seed : as given.
+    profile, seed, split_scheme : as given.
     records : the numbers recorded so far.
     out : folder for numbers and figures.
     """
@@ -117,13 +123,15 @@ class Lab:
         profile: str = "fast",
         seed: int = 0,
         subjects: Sequence[str] | None = None,
+        split_scheme: str | None = None,
     ) -> None:
         self.started = time.monotonic()
         keep_freed_memory()
-        self.notebook, self.seed = notebook, seed
+        self.notebook, self.seed, self.split_scheme = notebook, seed, split_scheme
         self.profile = config.load_profile(profile)
         out = os.environ.get("UBRAIN_OUT")  # set by a run, which knows its own name
-        self.out = Path(out) if out else paths.cache_root() / "lab" / run_name(crowd, profile, seed)
+        name = run_name(crowd, profile, seed, split_scheme)
+        self.out = Path(out) if out else paths.cache_root() / "lab" / name
         self.run = self.out.name
         if subjects is not None and not isinstance(subjects, list | tuple):
             raise UbrainError(f"subjects: expected a list such as ['S1', 'S2'], got {subjects!r}")
@@ -132,14 +140,15 @@ class Lab:
         self.data = Path(crowd).stem if crowd else "sim"
         self.records: list[Record] = []
         self._path, self._wanted = crowd, subjects
-        if crowd is not None or subjects is not None:
+        if crowd is not None or subjects is not None or split_scheme is not None:
             _ = self.subjects  # what is wrong with them is said now
         plt.rcParams.update(FIGURE_RC)
 
     @cached_property
     def crowd(self) -> Crowd:
         """The crowd file, opened; the default crowd is simulated when it is first needed."""
-        return Crowd(self._path or simulated_crowd(self.profile, self.seed))
+        opened = Crowd(self._path or simulated_crowd(self.profile, self.seed))
+        return opened.with_scheme(self.split_scheme)
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -199,6 +208,7 @@ class Lab:
             config.as_settings(encoder),
             config.as_settings(training),
             train.VERSION,
+            *filter(None, [source.crowd.scheme]),
         ]
         key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         folder = paths.cache_root() / "encoders" / f"{len(subjects)}-subjects-{key}"
@@ -332,6 +342,8 @@ class Lab:
             "device": str(choose_device(self.profile.training.device)),
             "seconds": round(time.monotonic() - self.started, 1),
         }
+        if self.split_scheme:
+            facts["split_scheme"] = self.split_scheme
         path = self.out / f"{self.notebook}.json"
         write_results(path, self.notebook, self.records, facts)
         return f"{len(self.records)} numbers -> {path.name}"

@@ -44,6 +44,7 @@ README_RUN = "simulated-fast"  # the run of the README's scoreboard and overview
 # No number depends on these.
 NO_CODE: tuple[str, ...] = ("papermill_runs/", "figures/", "docs/", ".github/", "README.md")
 NO_CODE += ("CITATION.cff", "codecheck.yml", "codemeta.json", "ro-crate-metadata.json", "myst.yml")
+MOST_BYTES = 1_000_000  # of a file of settings
 MOST_SHOWN = 20  # numbers that do not agree
 PATIENCE = 10  # seconds that killed kernels are waited for
 MOST_JOBS = 4  # notebooks at the same time, unless told otherwise
@@ -152,6 +153,7 @@ def run_notebooks(
     out: Path | None = None,
     jobs: int | None = None,
     without_images: bool = False,
+    split_scheme: str | None = None,
 ) -> list[Outcome]:
     """Execute notebooks, and compare their numbers with the published ones, if there are any.
 
@@ -170,6 +172,7 @@ def run_notebooks(
         where there is a CUDA device.
     without_images : draw grey tiles in place of images of recordings, unless the crowd file says
         that they may be shown; a run to be published needs it.
+    split_scheme : name of a scheme of splits in the crowd file; default: the file's own splits.
 
     Returns
     -------
@@ -183,13 +186,11 @@ def run_notebooks(
         notebook fails.
     """
     sources = find_notebooks(pattern)
-    given = check_settings(sources, profile, crowd, seed, parameters or {})
+    given = check_settings(sources, profile, crowd, seed, parameters or {}, split_scheme)
 
-    from ubrain.report.lab import WITHOUT_IMAGES, run_name
+    from ubrain.report.lab import WITHOUT_IMAGES
 
-    extra = [slug(k, v) for k, v in sorted(given.items()) if k not in ("crowd", "profile", "seed")]
-    run = "-".join([run_name(given["crowd"], given["profile"], given["seed"]), *extra])
-    folder = make_folder(out or _finished(run))
+    run, folder = place_of(given, out)
     staging = folder / UNFINISHED / run
     jobs = _n_jobs(jobs, len(sources))
     documents = {s.stem: results.published(run, s.stem) or {} for s in sources}
@@ -213,7 +214,7 @@ def run_notebooks(
                 log.info("%s: %.0f s", source.stem, took)
                 seconds[source.stem] = took
                 file = _move(source.stem, staging, folder, folder / "figures")
-                outcomes[source] = Outcome(source.stem, file, _compare(run, file))
+                outcomes[source] = Outcome(source.stem, file, compare(run, file))
             done, elapsed = len(outcomes) + len(errors), time.monotonic() - began
             text = f"{done} of {len(sources)} after {elapsed:.0f} s"
             if done < len(sources) and seconds and all(was.values()):  # scaled by what has finished
@@ -229,6 +230,16 @@ def run_notebooks(
     return [outcomes[source] for source in sources]
 
 
+def place_of(given: Mapping[str, Any], out: Path | None) -> tuple[str, Path]:
+    """Name of the run with these parameters, and its folder; by default one in the cache."""
+    from ubrain.report.lab import run_name
+
+    named: dict[str, Any] = {k: given.get(k) for k in ("crowd", "profile", "seed", "split_scheme")}
+    extra = [slug(k, v) for k, v in sorted(given.items()) if k not in named]
+    run = "-".join([run_name(**named), *extra])
+    return run, make_folder(out or _finished(run))
+
+
 def n_cores() -> int:
     """Processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -237,7 +248,11 @@ def n_cores() -> int:
 
 
 def publish(
-    pattern: str = "*", profile: str = "fast", crowd: str | None = None, seed: int = 0
+    pattern: str = "*",
+    profile: str = "fast",
+    crowd: str | None = None,
+    seed: int = 0,
+    split_scheme: str | None = None,
 ) -> list[Path]:
     """Put a finished run into `papermill_runs/` and `figures/`, its numbers into the README, and
     its files into what archives read (`ubrain.report.archive`).
@@ -250,6 +265,7 @@ def publish(
     profile : smoke, fast or paper.
     crowd : the crowd file that was run; default: the profile's simulated crowd.
     seed : seed of the run.
+    split_scheme : of the run, if it was not the crowd file's own splits.
 
     Returns
     -------
@@ -264,7 +280,7 @@ def publish(
     """
     from ubrain.report.lab import run_name
 
-    run = run_name(crowd, profile, seed)
+    run = run_name(crowd, profile, seed, split_scheme)
     folder = _finished(run)
     sources = [s for s in find_notebooks(pattern) if (folder / f"{s.stem}.json").exists()]
     if not sources:
@@ -313,9 +329,10 @@ def check_settings(
     crowd: str | None,
     seed: int,
     parameters: Mapping[str, Any],
+    split_scheme: str | None = None,
 ) -> dict[str, Any]:
-    """All parameters of a run, once every notebook is known to take them and profile, crowd and
-    seed to exist.
+    """All parameters of a run, once every notebook is known to take them and profile, crowd, seed
+    and scheme of splits to exist.
 
     Raises
     ------
@@ -326,10 +343,13 @@ def check_settings(
         ("profile", profile, "fast"),
         ("crowd", crowd, None),
         ("seed", seed, 0),
+        ("split_scheme", split_scheme, None),
     ):
         if parameters.get(name, value) != value and value != default:
             raise UbrainError(f"{name} is given twice: {value!r} and {parameters[name]!r}")
     given = {"crowd": crowd, "profile": profile, "seed": seed, **parameters}
+    if split_scheme is not None:
+        given["split_scheme"] = split_scheme
     for source in sources:
         check_parameters(source, given)
     load_profile(given["profile"])
@@ -338,8 +358,11 @@ def check_settings(
     if given["crowd"] is not None:
         from ubrain.crowd import Crowd
 
-        Crowd(given["crowd"]).close()
+        with Crowd(given["crowd"]) as opened:
+            opened.with_scheme(given.get("split_scheme"))
         given["crowd"] = str(Path(given["crowd"]).resolve())
+    elif given.get("split_scheme"):
+        raise UbrainError("split_scheme: the simulated crowd has one split; give a crowd file")
     return given
 
 
@@ -405,8 +428,8 @@ def check_parameters(source: Path, given: Mapping[str, Any]) -> None:
                 f"{source.stem}: parameter {name!r} is {value!r}, expected null, true, false, a"
                 " number, a text, or a list or mapping of these"
             )
-        if name == "crowd" and not isinstance(value, str | None):
-            default = "mine.h5"
+        if name in ("crowd", "split_scheme") and not isinstance(value, str | None):
+            default = {"crowd": "mine.h5"}.get(name, "tau")
         if default is None or value is None or type(value) is type(default):
             continue
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
@@ -527,6 +550,44 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _Yaml)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise UbrainError(f"the value is not valid YAML: {error or type(error).__name__}") from None
+
+
+def read_yaml_file(path: Path) -> Any:
+    """What a file of settings says.
+
+    Raises
+    ------
+    UbrainError
+        If it is not a text file of less than `MOST_BYTES`, or not valid YAML.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UbrainError(
+                f"expected a file of less than {MOST_BYTES:,} bytes, got {path.stat().st_size:,}"
+            )
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UbrainError(f"{path}: cannot be read as a text file: {error}") from None
+    except UbrainError as error:
+        raise UbrainError(f"{path}: {error}") from None
+
+
+def command(notebook: str, parameters: Mapping[str, Any], out: Path) -> list[str]:
+    """`ubrain run` of one notebook, for a process of its own."""
+    words = [
+        w
+        for p, value in parameters.items()
+        for w in ("-p", p, json.dumps(value, ensure_ascii=False))
+    ]
+    return [sys.executable, "-m", "ubrain.cli", "run", notebook, *words, "--out", str(out)]
+
+
+def last_words(log_file: Path) -> str:
+    """What a command that has failed says at the end of its log."""
+    if not log_file.exists():
+        return ""
+    text = "\n" + log_file.read_text(encoding="utf-8", errors="replace").strip()
+    return (text[text.rfind("\nubrain: ") :] if "\nubrain: " in text else text[-2000:]).strip()
 
 
 def _plain(value: Any) -> bool:
@@ -691,7 +752,7 @@ def _tidy(executed: Path, parameters: Mapping[str, Any]) -> None:
     paths.write_text(executed, text)
 
 
-def _compare(run: str, file: Path) -> results.Comparison | None:
+def compare(run: str, file: Path) -> results.Comparison | None:
     """Compare results with the published ones, and log what differs."""
     document = results.published(run, file.stem)
     if document is None:

@@ -33,10 +33,10 @@ CONTENTS = {
     "Read": ["docs/claims", "docs/fails", "docs/explorer", "docs/dashboard"],
     "Notebooks": ["notebooks/[0-9]*"],
     "Teach": ["workshop/README", "docs/glossary"],
-    "Your data": ["docs/use", "docs/data", "docs/voxels"],
+    "Your data": ["docs/use", "docs/data", "docs/own_importer", "docs/voxels"],
     "Methods": [
         *("docs/faithfulness", "docs/intervals", "docs/scaling"),
-        *("docs/robustness", "docs/reproducibility"),
+        *("docs/rulers", "docs/robustness", "docs/reproducibility"),
     ],
     "Code": ["CONTRIBUTING", "docs/api", "CHANGELOG"],
 }

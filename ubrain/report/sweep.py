@@ -1,5 +1,5 @@
-"""One notebook with many settings: the product of a grid, run in processes of their own,
-resumable, as one table.
+"""One notebook with many settings: the product of a grid, run in processes of their own or as jobs
+of SLURM, resumable, as one table.
 """
 
 import itertools
@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +23,11 @@ from ubrain import paths, resume
 from ubrain.analysis.stats import t_interval
 from ubrain.errors import UbrainError
 from ubrain.progress import log
-from ubrain.report import runs
+from ubrain.report import runs, slurm
+from ubrain.report.jobs import Resources, Task
 from ubrain.report.results import Record
 
 MOST_RUNS = 1000
-MOST_BYTES = 1_000_000  # of a grid file
 TABLE, SUMMARY, LOG, FAILED = "table.csv", "summary.csv", "log.txt", "error.txt"
 RECORD = tuple(Record.__dataclass_fields__)
 PATIENCE = 20  # seconds that an interrupted run gets to end its kernel
@@ -114,7 +113,11 @@ def read_grid(path: Path, most_runs: int = MOST_RUNS) -> Grid:
 
 
 def sweep(
-    grid: Grid, out: Path, jobs: int = 1, environment: Mapping[str, str] | None = None
+    grid: Grid,
+    out: Path,
+    jobs: int = 1,
+    environment: Mapping[str, str] | None = None,
+    resources: Resources | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Run what has not run yet, each run in a process and a folder of its own, and write the table
     of all results.
@@ -128,6 +131,7 @@ def sweep(
         `ubrain run --out`.
     jobs : runs at the same time; each gets its share of the threads.
     environment : variables for the runs, in addition to ours.
+    resources : of the jobs of SLURM that the runs are, instead of processes of this machine.
 
     Returns
     -------
@@ -147,9 +151,12 @@ def sweep(
             )
         resume.same_settings(out, grid.settings(), what)
         todo = {n: point for n, point in grid.runs().items() if not _results(grid, out, n).exists()}
-        log.info("%d of %d runs to do, %d at a time", len(todo), grid.n_runs, jobs)
-        variables = {**os.environ, **(environment or {}), **_threads(jobs)}
-        errors = _run_all(grid, out, todo, jobs, variables)
+        if resources is None:
+            log.info("%d of %d runs to do, %d at a time", len(todo), grid.n_runs, jobs)
+            variables = {**os.environ, **(environment or {}), **_threads(jobs)}
+            errors = _run_all(grid, out, todo, jobs, variables)
+        else:
+            errors = _queue_all(grid, out, todo, resources)
         table = collect(grid, out)
         paths.write_text(out / TABLE, table.to_csv(index=False))
         paths.write_text(out / SUMMARY, summary(table, grid).to_csv(index=False))
@@ -222,16 +229,7 @@ def show(short: pd.DataFrame, most: int = 60) -> str:
 
 def _document(path: Path) -> dict[str, Any]:
     """The grid file as a mapping of `notebook` and `parameters`."""
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UbrainError(
-                f"expected a grid of less than {MOST_BYTES:,} bytes, got {path.stat().st_size:,}"
-            )
-        document = runs.read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UbrainError(f"{path}: cannot be read as a text file: {error}") from None
-    except UbrainError as error:
-        raise UbrainError(f"{path}: {error}") from None
+    document = runs.read_yaml_file(path)
     shape = "expected `notebook: NAME` and `parameters: {name: value or list of values}`"
     if not isinstance(document, dict) or set(document) != {"notebook", "parameters"}:
         raise UbrainError(f"{path}: {shape}, got {_short(document)}")
@@ -280,20 +278,41 @@ def _run_all(
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = waiting.popleft()
-                command = _command(
-                    grid.notebook, {**grid.fixed, **todo[name]}, (out / "runs" / name).resolve()
-                )
+                command = _command(grid, out, name, todo[name])
                 running[name] = _start(command, out / "runs" / name, environment)
             time.sleep(0.1)
             for name in [n for n, process in running.items() if process.poll() is not None]:
                 code = running.pop(name).returncode
-                if error := _error(grid, out, name, code):
-                    errors[name] = error
-                done = len(todo) - len(waiting) - len(running)
-                log.info(
-                    "%d of %d: %s %s", done, len(todo), name, "failed" if error else "finished"
-                )
+                if code or not _results(grid, out, name).exists():
+                    said = runs.last_words(out / "runs" / name / LOG)
+                    errors[name] = said or f"ended with exit code {code} and said nothing"
+                _say(len(todo) - len(waiting) - len(running), len(todo), name, errors, out)
     return errors
+
+
+def _queue_all(
+    grid: Grid, out: Path, todo: Mapping[str, Mapping[str, Any]], resources: Resources
+) -> dict[str, str]:
+    """`_run_all` with a job of SLURM for each run."""
+    tasks, errors = {}, dict[str, str]()
+    for name, point in todo.items():
+        log_file = (out / "runs" / name / LOG).resolve()
+        result = _results(grid, out, name).resolve()
+        tasks[name] = Task(_command(grid, out, name, point), log_file, result)
+        (out / "runs" / name / FAILED).unlink(missing_ok=True)
+    ended = slurm.run_all(tasks, out / "jobs", resources)
+    for number, (name, error) in enumerate(ended, 1):
+        if error:
+            errors[name] = error
+        _say(number, len(todo), name, errors, out)
+    return errors
+
+
+def _say(number: int, n: int, name: str, errors: Mapping[str, str], out: Path) -> None:
+    """Log how a run has ended; what it died of goes into its folder."""
+    log.info("%d of %d: %s %s", number, n, name, "failed" if name in errors else "finished")
+    if name in errors:
+        paths.write_text(out / "runs" / name / FAILED, errors[name] + "\n")
 
 
 @contextmanager
@@ -332,25 +351,8 @@ def _start(
         )
 
 
-def _command(notebook: str, parameters: Mapping[str, Any], folder: Path) -> list[str]:
-    words = [
-        w
-        for p, value in parameters.items()
-        for w in ("-p", p, json.dumps(value, ensure_ascii=False))
-    ]
-    return [sys.executable, "-m", "ubrain.cli", "run", notebook, *words, "--out", str(folder)]
-
-
-def _error(grid: Grid, out: Path, name: str, code: int) -> str:
-    """What a run that has ended died of, also written into its folder; "" if it has finished."""
-    if code == 0 and _results(grid, out, name).exists():
-        return ""
-    folder = out / "runs" / name
-    text = "\n" + (folder / LOG).read_text(encoding="utf-8", errors="replace").strip()
-    text = text[text.rfind("\nubrain: ") :] if "\nubrain: " in text else text[-2000:]
-    text = text.strip() or f"ended with exit code {code} and said nothing"
-    paths.write_text(folder / FAILED, text + "\n")
-    return text
+def _command(grid: Grid, out: Path, name: str, point: Mapping[str, Any]) -> list[str]:
+    return runs.command(grid.notebook, {**grid.fixed, **point}, (out / "runs" / name).resolve())
 
 
 def _results(grid: Grid, out: Path, name: str) -> Path:

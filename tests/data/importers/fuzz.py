@@ -307,7 +307,7 @@ def subject_differences(before: tuple, after: tuple) -> set[str]:
 
 def places(voxels: Any, columns: list[str]) -> list[tuple] | None:
     """Where each voxel is; None if that does not tell voxels apart."""
-    found = list(voxels[columns].itertuples(index=False, name=None))
+    found = list(voxels[columns].fillna(-1).itertuples(index=False, name=None))
     return found if len(set(found)) == len(found) else None
 
 

@@ -304,7 +304,11 @@ def test_command_line(
     name: str,
 ) -> None:
     form, root = FORMS[name], shelf.get(name).root
-    own = [text for key, value in form.more(root).items() for text in (f"--{key}", str(value))]
+    own = [
+        text
+        for key, value in form.more(root).items()
+        for text in (f"--{key.replace('_', '-')}", str(value))
+    ]
     command = ["ubrain", "import", form.command, "--root", str(root), "--out", str(out), *own]
     monkeypatch.setattr(sys, "argv", [*command, "--dtype", "float32", "--val-fraction", "0.2"])
     with suppress(SystemExit):

@@ -476,6 +476,76 @@ def test_versions_of_a_photograph_keep_its_split(out: Path) -> None:
     assert all(second[f"crop{i}"] == 2 for i in range(10, 20))
 
 
+def in_schemes(**schemes: str) -> ImageArray:
+    """Images with splits in named schemes, one letter an image: t(e)st, v(al), t(r)ain or none."""
+    names = {"e": "test", "v": "val", "r": "train", ".": ""}
+    shown = images()
+    shown.schemes = {name: [names[letter] for letter in text] for name, text in schemes.items()}
+    return shown
+
+
+def test_named_splits_arrive_and_the_account_counts_them(out: Path) -> None:
+    shown = in_schemes(tau="r" * 12 + "e" * 5 + "...", ood="v" * 4 + "r" * 12 + "e" * 4)
+    options = replace(EXACT, val_fraction=0.4)
+    text = import_recordings([recording(shown=shown)], out, options)
+    with Crowd(out) as crowd:
+        ood, tau = map(crowd.with_scheme, crowd.schemes)
+        counts = [[len(c.split_rows(s)) for s in ("train", "val", "test")] for c in (tau, ood)]
+        settings = json.loads(crowd.file["subjects/d-S1"].attrs["settings"])
+        drawn = (set(c.split_rows("val")) for c in (tau, crowd))  # alike, of images 5 to 11
+        assert len({frozenset(rows & {*range(5, 12)}) for rows in drawn}) == 1
+        assert list(tau.split_rows("test")) == list(range(12, 17))
+    (train, val, test), of_ood = counts
+    assert (train + val, test, of_ood) == (12, 5, [12, 4, 4])
+    assert 0 < val < 12
+    assert f"tau {train} train, {val} val, 5 test, 3 in none; ood 12 train, 4 val, 4 test" in text
+    assert set(settings["schemes"]) == {"tau", "ood"}
+
+
+def test_named_splits_stay_when_others_are_appended(out: Path, caplog) -> None:
+    import_recordings([recording(shown=in_schemes(tau="r" * 10 + "v" * 5 + "e" * 5))], out, EXACT)
+    other = recording("d-S2", shown=in_schemes(tau="e" * 10 + "v" * 5 + "e" * 5, ood="e" * 20))
+    text = import_recordings([other], out, replace(EXACT, append=True))
+    said = "10 images were already in the crowd under another split in scheme tau, which they keep"
+    assert said in caplog.text
+    assert "10 images of this import were in the crowd already" in text
+    assert "tau 10 train, 5 val, 5 test, 0 in none" in text
+    none = recording("d-S3", shown=images(7))
+    text = import_recordings([none], out, replace(EXACT, append=True))
+    assert "tau 0 train, 0 val, 0 test, 20 in none" in text
+
+
+def test_an_import_continues_only_with_the_same_schemes(
+    out: Path, refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    first = in_schemes(tau="r" * 15 + "e" * 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.CrowdWriter, "add_subject", full)
+        with refused(out, "What has been read is kept"):
+            import_recordings([recording(shown=first)], out, EXACT)
+    with refused(out, r"other settings \(schemes\.tau was"):
+        import_recordings([recording(shown=in_schemes(tau="e" * 5 + "r" * 15))], out, EXACT)
+    import_recordings([recording(shown=first)], out, EXACT)
+
+
+@pytest.mark.parametrize(
+    ("schemes", "message"),
+    [
+        ({"tau": ["test"] * 19}, "split scheme tau: expected train, val, test or nothing for each"),
+        ({"tau": ["test"] * 19 + ["rest"]}, "of 20 images, got 'rest'"),
+        ({"t/u": ["test"] * 20}, "split scheme name 't/u': expected"),
+    ],
+)
+def test_schemes_that_are_none(out: Path, refused, schemes: dict, message: str) -> None:
+    shown = images()
+    shown.schemes = schemes
+    with refused(out, message):
+        import_recordings([recording(shown=shown)], out, EXACT)
+
+
 def test_a_photograph_is_known_by_any_of_its_names(out: Path) -> None:
     a = images(0, test=0, keys=[f"nsd:{i}" for i in range(20)])
     b = images(1, test=0, keys=[f"coco:{i} nsd:{i}" for i in range(20)])

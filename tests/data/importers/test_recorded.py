@@ -16,6 +16,7 @@ import scipy.io
 from ubrain.crowd import Crowd
 from ubrain.data.doctor import check
 from ubrain.data.importers.arrays import import_arrays
+from ubrain.data.importers.rdm import import_rdm
 
 FOLDER = Path(os.environ.get("UBRAIN_RECORDINGS") or Path(__file__).parents[4] / "shared/data")
 
@@ -89,3 +90,19 @@ def test_figures_in_human_v1(tmp_path: Path) -> None:
         )
         assert 0.2 < subject.voxels["ncsnr"].median() < 2
     assert errors(path) == []
+
+
+def test_dissimilarities_of_figures_in_human_v1(tmp_path: Path) -> None:
+    """Patterns of one row for each of the ten figures have the RDM of the measured means."""
+    content = scipy.io.loadmat(recorded("human_v1_figures/V1_mean_figure.mat"))
+    figures, which = np.unique(content["I2"].T, axis=0, return_inverse=True)
+    means = np.stack([content["R2"].T[which.ravel() == i].mean(0) for i in range(len(figures))])
+    np.save(tmp_path / "figures.npy", figures.reshape(-1, 10, 10).astype(np.uint8) * 255)
+    rdm = np.maximum(1 - np.corrcoef(means), 0)
+    np.savez(tmp_path / "V1_RDM.npz", Net_RDM=rdm)
+    images = tmp_path / "figures.npy"
+    import_rdm(tmp_path, tmp_path / "c.h5", dataset="figures", images=images, test_fraction=0.3)
+    with Crowd(tmp_path / "c.h5") as crowd:
+        patterns = crowd["figures-subj01"].responses_to(np.arange(len(figures)))
+    found = 1 - np.corrcoef(patterns.astype(np.float64))
+    np.testing.assert_allclose(found, rdm, atol=1e-6)

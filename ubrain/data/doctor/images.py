@@ -30,7 +30,8 @@ TURNED_IMAGES = 200  # images of each subject that are compared with turned ones
 VERSION_PAIRS = 300  # pairs of versions of photographs that are compared
 VERSIONS = 0.6  # how far their outlines correlate at least; uncut at 0.99
 COLOUR = re.compile(
-    r"nsd|natural.?scenes|algonauts|ube|bold5000|god|generic.?object|things|nod|natural.?object",
+    r"nsd|natural.?scenes|algonauts|ube|bold5000|god|generic.?object|things|nod|natural.?object"
+    r"|laion",
     re.I,
 )
 
@@ -49,12 +50,12 @@ def contents(crowd: Crowd, gallery: Gallery) -> Iterator[Finding]:
     if blank.any():
         what = f"{blank.sum()} images show nothing: their contrast is below 1 grey level of 255"
         yield Finding("blank-images", "warning", listed(ids[blank]), what, float(blank.sum()))
-    yield from _overlap_by_name(crowd)
-    place = {split: gallery.places(crowd.split_rows(split)) for split in ("train", "val", "test")}
-    yield from _overlap(
-        crowd, gallery, "test", place["test"], np.concatenate([place["train"], place["val"]])
-    )
-    yield from _overlap(crowd, gallery, "val", place["val"], place["train"])
+    for view in (crowd, *map(crowd.with_scheme, crowd.schemes)):
+        yield from _overlap_by_name(view)
+        place = {split: gallery.places(view.split_rows(split)) for split in SPLITS}
+        seen = np.concatenate([place["train"], place["val"]])
+        yield from _overlap(view, gallery, "test", place["test"], seen)
+        yield from _overlap(view, gallery, "val", place["val"], place["train"])
 
 
 def _images_as_they_came(crowd: Crowd) -> Rows:
@@ -69,38 +70,54 @@ def _images_as_they_came(crowd: Crowd) -> Rows:
 
 def _overlap_by_name(crowd: Crowd) -> Iterator[Finding]:
     """Photographs of which the file itself says that they are one, in two splits."""
-    splits = defaultdict(set)
-    if "key" in crowd.file["images"]:
-        keys, split = crowd.file["images/key"].asstr()[:], crowd.file["images/split"][:]
-        for key, number in zip(keys, split, strict=True):
-            for name in key.split():
-                splits[name].add(int(number))
-    both = [name for name, numbers in splits.items() if len(numbers) > 1]
+    if "key" not in crowd.file["images"]:
+        return
+    photograph, names = photographs(crowd), dict[int, str]()
+    splits: dict[int, set[str]] = defaultdict(set)
+    for split in SPLITS:
+        for number in photograph[crowd.split_rows(split)]:
+            splits[number].add(split)
+    for number, key in zip(photograph, crowd.file["images/key"].asstr()[:], strict=True):
+        for name in key.split():
+            names[number] = min(name, names.get(number, name))
+    both = [number for number, of_number in splits.items() if len(of_number) > 1]
     if both:
-        level = "error" if any(SPLITS.index("test") in splits[n] for n in both) else "warning"
+        level = "error" if any("test" in splits[number] for number in both) else "warning"
         what = (
             f"versions of {len(both)} photographs, by their names in public collections, are in two"
-            " splits"
+            f" splits{_of_scheme(crowd)}"
         )
-        yield Finding("split-overlap", level, listed(both), what, float(len(both)))
+        yield Finding(
+            "split-overlap", level, listed([names[n] for n in both]), what, float(len(both))
+        )
+
+
+def _of_scheme(crowd: Crowd) -> str:
+    return f" of scheme {crowd.scheme}" if crowd.scheme else ""
 
 
 def _overlap(
     crowd: Crowd, gallery: Gallery, split: str, held_out: Rows, others: Rows
 ) -> Iterator[Finding]:
-    """Images of a split that are also in another, under another name or changed a little."""
-    same = _best(find_lookalikes(gallery, held_out, others))
+    """Images of a split that are also in another, under another name or changed a little.
+
+    There may be many schemes, so theirs are compared without undoing crops, and not mirrored.
+    """
+    same = _best(find_lookalikes(gallery, held_out, others, crops=not crowd.scheme))
     if same:
         equal = sum(np.array_equal(gallery.pixels(p.image), gallery.pixels(p.other)) for p in same)
         yield Finding(
             "split-overlap",
             "error" if split == "test" else "warning",
             _pairs(crowd, same),
-            f"{len(same)} of {len(held_out)} {split} images are also in another split: {equal}"
-            f" equal, {len(same) - equal} resized, compressed, cropped by less than 12 % or"
-            f" recoloured (least similarity {min(p.similarity for p in same):.2f} of 1)",
+            f"{len(same)} of {len(held_out)} {split} images are also in another split"
+            f"{_of_scheme(crowd)}: {equal} equal, {len(same) - equal} resized, compressed, cropped"
+            " by less than 12 % or recoloured (least similarity"
+            f" {min(p.similarity for p in same):.2f} of 1)",
             len(same) / len(held_out),
         )
+    if crowd.scheme:
+        return
     rest = np.setdiff1d(held_out, np.searchsorted(gallery.rows, [p.image for p in same]))
     mirrored = _best(find_lookalikes(gallery, rest, others, "mirrored"))
     if mirrored:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ubrain.data.crowdfile import split_by_content
 from ubrain.data.importers.layouts import check_choice, join_areas, layout, npy_array
+from ubrain.data.importers.masks import Selection
 from ubrain.data.importers.nsd import HEMISPHERES, IMAGES, NSD, coco_numbers, image_key, read_mask
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import Folder, area_name, check_voxels, let_go, reading
@@ -232,7 +233,7 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
         [rule.split(i) for i in files],
         [image_key(i, coco) for i in files],
     )
-    place = f"{subject.name}/roi_masks"
+    place, number = f"{subject.name}/roi_masks", int(subject.name[4:])
     tables = [
         vertices(subject.folder, place, side, n).assign(ncsnr=_ncsnr(subject, side, n))
         for side, n in zip(HEMISPHERES, widths, strict=True)
@@ -271,6 +272,10 @@ def _recording(subject: _Subject, rule: _TestRule, coco: dict[int, int]) -> Reco
         normalise="none",
         ceiling=ceiling,
         no_sessions=AVERAGED,
+        selected=[
+            Selection("algonauts", f"all-vertices ({s})", number, (len(subject.training),), n)
+            for s, n in zip(("left", "right"), widths, strict=True)
+        ],
     )
 
 

@@ -60,6 +60,7 @@ def import_arrays(
     trials: str | Path | None = None,
     voxels: str | Path | None = None,
     test_images: str | Path | None = None,
+    schemes: str | Path | None = None,
     transpose: bool = False,
     dtype: str = "float32",
     test_fraction: float = 0.1,
@@ -88,6 +89,8 @@ def import_arrays(
     test_images : text file, one image name (or row number) per line. Without it a share of the
         images is drawn by their content, so that copies of an image stay together; all other images
         are train or val.
+    schemes : .csv with the column image, and for every named scheme of splits a column of train,
+        val, test or nothing. An image that is not listed is in none of them.
     transpose : the responses are (n_voxels, n_images or n_trials).
     dtype : of the stored responses, "float16" or "float32".
     test_fraction : share of test images, if none are listed.
@@ -105,7 +108,7 @@ def import_arrays(
     UbrainError
         If files cannot be read, do not fit together, or an image would be both train and test.
     """
-    for table_file in (trials, voxels, test_images):
+    for table_file in (trials, voxels, test_images, schemes):
         if table_file:
             regular(Path(table_file))
     source, path = open_images(Path(images)), Path(responses)
@@ -140,6 +143,8 @@ def import_arrays(
         chosen = _read_test_images(Path(test_images), source)
         source.splits = ["test" if i in chosen else "rest" for i in range(len(source))]
         account.append(f"Test images are those listed in {Path(test_images).name}")
+    if schemes:
+        source.schemes = _read_schemes(Path(schemes), source)
     recording = Recording(
         subject,
         dataset,
@@ -254,11 +259,10 @@ def _volumes(path: Path, places: pd.DataFrame) -> tuple[tuple[int, int], list[Bl
     if any(a.min() < 0 or a.max() >= n for a, n in zip(at, image.shape, strict=False)):
         raise UbrainError(f"{path}: {image.shape[:3]} voxels; some i, j, k are outside")
     index = np.ravel_multi_index(at, image.shape[:3], order="F")
-    slope, inter = map(np.float32, image.scale)
 
     def read() -> Iterable[Part]:
         for start, values in image.trials(index):
-            yield Part(values if image.scale == (1, 0) else values * slope + inter, start)
+            yield Part(image.scaled(values), start)
 
     return (image.shape[3], len(index)), [Block("all trials", image.shape[3], read, (path,))]
 
@@ -293,9 +297,9 @@ def _rows_of(source: ImageSource, names: Sequence[object], where: Path) -> list[
     )
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, dtype: type | None = None) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype={"image": str})  # 0003 is a name, not the number 3
+        return pd.read_csv(path, dtype=dtype or {"image": str})  # 0003 is a name, not the number 3
     except (OSError, ValueError) as error:
         raise UbrainError(f"{path} cannot be read as a table: {error}") from error
 
@@ -336,3 +340,21 @@ def _read_test_images(path: Path, source: ImageSource) -> set[int]:
     if not names:
         raise UbrainError(f"{path}: no test images are listed")
     return set(_rows_of(source, names, path))
+
+
+def _read_schemes(path: Path, source: ImageSource) -> dict[str, list[str]]:
+    table = _read_csv(path, str).fillna("")
+    names = [str(column) for column in table if column != "image"]
+    if "image" not in table or not names:
+        raise UbrainError(
+            f"{path}: expected a column 'image' and one for every scheme of splits, got"
+            f" {', '.join(map(str, table.columns))[:400]}"
+        )
+    rows = _rows_of(source, list(table["image"]), path)
+    if len(set(rows)) < len(rows):
+        raise UbrainError(f"{path}: an image is listed twice")
+    found = {name: [""] * len(source) for name in names}
+    for name, splits in found.items():
+        for row, split in zip(rows, table[name], strict=True):
+            splits[row] = split.strip()
+    return found

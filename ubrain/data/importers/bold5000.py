@@ -25,6 +25,7 @@ from ubrain.data.importers.layouts import (
     open_betas,
     warn_absent,
 )
+from ubrain.data.importers.masks import Selection
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
@@ -645,6 +646,11 @@ def _areas(
         ),
         stimuli.account,
     ]
+    selected = []
+    if release1 and len(found) == len(SIDES) * len(AREAS):
+        size, number = (len(subject.shown),), int(subject.name[-1])
+        total = sum(array.shape[1] for array in found.values())
+        selected.append(Selection("bold5000 release 1", "all areas", number, size, total))
     if n_twice:
         account.append(f"{n_twice} voxels are in the files of several areas; each was taken once")
     return Recording(
@@ -658,6 +664,7 @@ def _areas(
         [array_block("areas", values, files, rows)],
         account,
         missing,
+        selected=selected,
     )
 
 

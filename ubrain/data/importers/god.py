@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.data.importers.layouts import check_choice, join_areas, layout, npz_array, warn_absent
+from ubrain.data.importers.masks import Selection
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     MAX_BYTES,
@@ -108,6 +109,10 @@ def import_god(
         index = _ImageIndex(folder)
         sets = {name: [_read_set(path, areas, index) for path in subjects[name]] for name in names}
         recordings = _bdata_recordings(sets, shown, release)
+    if areas.lower() == "vc":
+        for r in recordings:
+            size, number = (len(r.trials),), int(r.name.removeprefix("god-S"))
+            r.selected = [Selection(f"god {release}", "VC", number, size, len(r.voxels))]
     return import_recordings(
         recordings, out, options, {"dataset": "god", "release": release, "areas": areas}
     )

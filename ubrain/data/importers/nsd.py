@@ -4,6 +4,7 @@ nsddata_betas, nsddata_stimuli.
 
 import glob
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ubrain.data.importers.layouts import (
     spans,
     warn_absent,
 )
+from ubrain.data.importers.masks import Selection, named
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     Folder,
@@ -63,6 +65,7 @@ TRIALS, IMAGES = NSD.trials, NSD.images
 RUNS = np.repeat(np.arange(12), NSD.runs * 6)  # the run of each trial of a session
 SUBJECTS = [f"subj{number:02d}" for number in range(1, 9)]
 SCALE = np.float32(300)  # int16 betas are percent signal change times 300
+BRAIN_SCORE = "brain-score"
 HEMISPHERES = {"lh": "L", "rh": "R"}
 LABELS = re.compile(r"(?:(?P<side>lh|rh)\.)?(?P<name>.+?)\.(?:nii(?:\.gz)?|mgz)", re.IGNORECASE)
 _Labels = dict[str, dict[str, Path]]  # label files by name, and by hemisphere, or nothing
@@ -90,7 +93,8 @@ def import_nsd(
     space : func1pt8mm, func1mm, fsaverage or nativesurface.
     betas : version of the betas.
     areas : names, separated by commas, of label files, whose labels above 0 are the voxels, or of
-        areas in them, such as "V1v,hV4"; "none": the whole brain.
+        areas in them, such as "V1v,hV4"; "brain-score": V1, V2, hV4 and the ventral stream;
+        "none": the whole brain.
     test : "shared1000", images shown to all subjects; or "special515", those of them that all
         subjects have seen three times. In the latter case the other shared images are the val
         images.
@@ -111,6 +115,7 @@ def import_nsd(
     check_choice("test", test, NSD.tests)
     if mask is not None and space != "fsaverage":
         raise UbrainError(f"--mask is for --space fsaverage, not for {space}")
+    areas = named(f"nsd {space}", areas)
     folder = Folder(root, options.follow_links)
     design = Design(folder.need("nsddata/experiments/nsd/nsd_expdesign.mat"))
     info = folder.find("nsddata/experiments/nsd/nsd_stim_info_merged.csv")
@@ -181,6 +186,7 @@ def _recording(
         blocks,
         account=[*grid.account, f"Sessions {spans(chosen)} of {TRIALS} trials", said],
         missing=[f"betas of session {spans(absent)}"] if absent else [],
+        selected=grid.selected(),
     )
 
 
@@ -383,6 +389,7 @@ class _Grid:
     def __post_init__(self) -> None:
         self.label_files: list[str] = []
         self.pieces: list[tuple[tuple[int, ...], tuple[NDArray[np.int64], ...]]] = []
+        self.counts = Counter[str]()  # voxels of each of the wanted masks
         volume = self.space.startswith("func")
         self.voxels = self._volume() if volume else self._surface()
         if not len(self.voxels):
@@ -406,6 +413,19 @@ class _Grid:
     def path(self) -> str:
         """Folder of the betas, within the dataset."""
         return _betas_folder(self.subject, self.space, self.betas)
+
+    def selected(self) -> list[Selection]:
+        """The wanted masks, as far as something is published of them, and all together."""
+        shapes = [shape for shape, _ in self.pieces]
+        size = tuple(n for shape in shapes for n in shape)
+        where, number = f"nsd {self.space}", int(self.subject[-2:])
+        counts = dict(self.counts)
+        if named(where, BRAIN_SCORE) == self.areas:
+            counts[BRAIN_SCORE] = sum(counts.values())  # of areas that may overlap
+        if self.masks is not None:
+            sides = zip(("left", "right"), self.pieces, strict=True)
+            counts = {f"all-vertices ({s})": len(place[0]) for s, (_, place) in sides}
+        return [Selection(where, mask, number, size, n) for mask, n in counts.items()]
 
     def _volume(self) -> pd.DataFrame:
         place = f"nsddata/ppdata/{self.subject}/{self.space}"
@@ -522,6 +542,7 @@ class _Grid:
                     names = self._names(name, np.unique(values[values > 0]).tolist())
                     numbers = [i for i, area in names.items() if area.lower() == wanted.lower()]
                     masks += [np.isin(values, numbers)] if numbers else []
+            self.counts[wanted] += int(np.sum(np.any(masks[n_before:], axis=0)))
             if len(masks) == n_before:
                 raise MissingError(
                     f"{self.folder} has no {place}/{example.format(wanted[:40])}, and"

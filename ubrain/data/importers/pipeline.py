@@ -14,6 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,8 +25,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ubrain.crowd import SPLITS, open_crowd
-from ubrain.data.crowdfile import PIXELS, CrowdWriter, content_digest, split_by_content, write_crowd
-from ubrain.data.importers.recording import PLACE, Block, Options, Part, Recording, within
+from ubrain.data.crowdfile import (
+    PIXELS,
+    CrowdWriter,
+    Split,
+    Splits,
+    content_digest,
+    split_by_content,
+    write_crowd,
+)
+from ubrain.data.importers.masks import compare
+from ubrain.data.importers.recording import PLACE, Block, Images, Options, Part, Recording, within
 from ubrain.errors import UbrainError
 from ubrain.paths import atomic, check_name
 from ubrain.progress import log, track
@@ -79,9 +89,15 @@ def import_recordings(
             for name in file["subjects"]:
                 shutil.rmtree(folder / name, ignore_errors=True)
     _check_options(recordings, out, options)
+    recordings = [
+        replace(r, account=[*r.account, *compare(r.selected, options.unusual, r.source)])
+        for r in recordings
+    ]
     recordings = [r.normalised(options.normalise) for r in within(recordings, options)]
     for recording in recordings:
         _check_recording(recording)
+    if schemes := _digests([r.images for r in recordings]):
+        settings["schemes"] = schemes
     plan = Plan(recordings, out, options)
     if options.dry_run:
         return plan.text()
@@ -174,11 +190,28 @@ def _check_recording(recording: Recording) -> None:
         if again.any():
             row = int(np.argmax(again))
             raise UbrainError(f"{where}: voxel {row} is there twice, at {recording.place(row)}")
+    for scheme, splits in recording.images.schemes.items():
+        unknown, what = {*splits} - {*SPLITS, ""}, check_name(scheme, "split scheme")
+        if unknown or len(splits) != len(ids):
+            got = repr(str(min(unknown))[:40]) if unknown else f"{len(splits)} splits"
+            raise UbrainError(
+                f"{where}: split scheme {what}: expected {', '.join(SPLITS)} or nothing for each"
+                f" of {len(ids)} images, got {got}"
+            )
     unit = recording.normalise
     if unit not in NORMALISE or (unit == "run" and "run" not in trials):
         raise UbrainError(f"{where}: cannot z-score per {unit!r}")
     if unit != "none" and np.bincount(recording.units()).min() < 2:
         raise UbrainError(f"{where}: a {unit} has a single trial, which cannot be z-scored")
+
+
+def _digests(sources: Sequence[Images]) -> dict[str, str]:
+    """Digest of every named scheme: of the names of the images, and their splits."""
+    said: dict[str, list[tuple[str, str]]] = {}
+    for images in {id(images): images for images in sources}.values():
+        for scheme, splits in images.schemes.items():
+            said.setdefault(scheme, []).extend(zip(images.ids, splits, strict=True))
+    return {scheme: _digest(json.dumps(splits)) for scheme, splits in said.items()}
 
 
 # --- plan
@@ -225,6 +258,8 @@ class Plan:
             ]
         sizes = [f"{n} of {w} × {h}" for (h, w), n in sorted(self.shapes.items())]
         listed = ", ".join(sizes[:5]) + (", ..." if len(sizes) > 5 else "")
+        if schemes := _digests([r.images for r in self.recordings]):
+            lines.append(f"split schemes: {', '.join(schemes)}")
         side, more = self.options.image_size, " more" if self.options.append else ""
         lines += [
             f"images: {len(self.images)} ({listed}), {in_bytes(self.image_bytes)}"
@@ -533,28 +568,44 @@ def _write_images(writer: CrowdWriter, plan: Plan) -> dict[tuple[int, int], int]
     """Write the images; their rows in the crowd file, by whose (`id`) and which (number)."""
     options, rows = plan.options, {}
     draw = split_by_content(options.val_fraction, options.test_fraction)
+    drawn, draw_val = _drawn_schemes(plan), split_by_content(options.val_fraction, 0)
     for images, i in track(plan.images, len(plan.images), "writing images"):
         name, split = images.ids[i], images.split(i)
         if split not in (*SPLITS, "rest"):
             raise UbrainError(f"image {name!r}: unknown split {split!r}")
+        schemes: dict[str, Split] = {s: splits[i] for s, splits in images.schemes.items()}
+        for scheme in drawn & {s for s, said in schemes.items() if said == "train"}:
+            schemes[scheme] = draw_val
         pixels = images.pixels(i)
         small = shrink(pixels, options.image_size)
         before = "" if small is pixels else f"{PIXELS}{content_digest(pixels)}"
-        rows[id(images), i] = writer.add_image(
-            name, small, draw if split == "rest" else split, f"{images.key(i)} {before}".strip()
-        )
-    if writer.kept_splits:
-        log.warning(
-            "%d images were already in the crowd under another split, which they keep",
-            writer.kept_splits,
-        )
-    if writer.split_versions:
-        log.warning(
-            "%d photographs are in the crowd in two versions, imported earlier under two splits;"
-            " import the dataset that names both first",
-            writer.split_versions,
-        )
+        key, given = f"{images.key(i)} {before}".strip(), draw if split == "rest" else split
+        rows[id(images), i] = writer.add_image(name, small, given, key, schemes)
+    for splits in (writer.splits, *writer.schemes.values()):
+        where = f" in scheme {splits.scheme}" if splits.scheme else ""
+        if splits.kept:
+            log.warning(
+                "%d images were already in the crowd under another split%s, which they keep",
+                splits.kept,
+                where,
+            )
+        if splits.versions:
+            log.warning(
+                "%d photographs are in the crowd in two versions, imported earlier under two"
+                " splits%s; import the dataset that names both first",
+                splits.versions,
+                where,
+            )
     return rows
+
+
+def _drawn_schemes(plan: Plan) -> set[str]:
+    """Schemes without val images, which are drawn from their train images."""
+    said: dict[str, set[str]] = {}
+    for images, i in plan.images:
+        for scheme, splits in images.schemes.items():
+            said.setdefault(scheme, set()).add(splits[i])
+    return {scheme for scheme, splits in said.items() if "val" not in splits}
 
 
 def shrunk(shape: tuple[int, int], shorter_side: int | None) -> tuple[int, int]:
@@ -595,6 +646,7 @@ def _account(
         if options.test_fraction:
             images += f"; test images are a share of {options.test_fraction:g}, drawn by content"
         images += f"; val images are a share of {options.val_fraction:g}, drawn by content"
+    schemes = [_in_scheme(name, writer.split_of(counts.index, name)) for name in writer.schemes]
     ceiling = "unknown, as there are no repeats"
     if "ncsnr" in r.voxels and r.voxels["ncsnr"].notna().any():
         ceiling = r.ceiling
@@ -615,12 +667,28 @@ def _account(
         lines.append(
             f"Images were shrunk so that the shorter side has at most {options.image_size} pixels"
         )
-    if writer.kept_splits:
+    if schemes:
+        lines.append(f"Images in named schemes of splits: {'; '.join(schemes)}")
+    if r.images.schemes:
         lines.append(
-            f"{writer.kept_splits} images of this import were in the crowd already, themselves or"
-            " as another version of the photograph, under another split, which they keep"
+            "Where a scheme names no val images, they are a share of"
+            f" {options.val_fraction:g} of its train images, drawn by content"
         )
+    lines += [_kept(splits) for splits in (writer.splits, *writer.schemes.values()) if splits.kept]
     return "\n".join(line if line.endswith((".", ":")) else line + "." for line in lines)
+
+
+def _in_scheme(name: str, splits: NDArray[np.str_]) -> str:
+    counts = [f"{(splits == split).sum()} {split or 'in none'}" for split in (*SPLITS, "")]
+    return f"{name} {', '.join(counts)}"
+
+
+def _kept(splits: Splits) -> str:
+    where = f" in scheme {splits.scheme}" if splits.scheme else ""
+    return (
+        f"{splits.kept} images of this import were in the crowd already, themselves or as another"
+        f" version of the photograph, under another split{where}, which they keep"
+    )
 
 
 def _repeats(counts: pd.Series) -> str:

@@ -46,6 +46,7 @@ MAX_TEXT = 1 << 22  # a text file of names (0.3 MB: BOLD5000's trials)
 MAX_LINE = 1000  # characters of one of its lines
 MAX_TEXTS = 300_000  # names in an HDF5 file (30,000: MOSAIC's trials)
 MAX_NAME = 64  # characters of the name of an area
+CIFTI = 32  # code of its extension of NIfTI
 
 
 def natural(text: object) -> list[Any]:
@@ -672,20 +673,32 @@ class _Bounded(io.FileIO):
 # --- tables and texts
 
 
-def read_table(
-    path: Path, columns: Sequence[str], separator: str = ",", whole: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Some columns of a table with a header line; those in `whole` have to be whole numbers."""
+def table_header(path: Path, separator: str = ",", limit: int | None = None) -> list[str]:
+    """Names of the columns of a table; an error if the file has more bytes than `limit`."""
     with reading(path, "a table"):
-        check_size(path.stat().st_size, MAX_TABLE, path)
+        check_size(path.stat().st_size, limit or MAX_TABLE, path)
         with path.open("rb") as file:
             check_size(len(file.readline(MAX_TEXT)), 10 * MAX_LINE, f"{path}, first line")
-        head = pd.read_csv(path, sep=separator, nrows=0)
-        missing = [c for c in columns if c not in head]
-        if missing:
-            raise UbrainError(
-                f"{path}: no column {missing[0]!r}; found {', '.join(map(str, head))}"
-            )
+        return [str(name) for name in pd.read_csv(path, sep=separator, nrows=0)]
+
+
+def require_columns(path: Path, there: Sequence[str], wanted: Iterable[str]) -> None:
+    """Refuse a table that lacks a column."""
+    if missing := [name for name in wanted if name not in there]:
+        raise UbrainError(f"{path}: no column {missing[0]!r}; found {', '.join(there)}")
+
+
+def read_table(
+    path: Path, columns: Sequence[str] | None, separator: str = ",", whole: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Some columns of a table with a header line; those in `whole` have to be whole numbers. None:
+    all columns, as text.
+    """
+    header = table_header(path, separator)
+    require_columns(path, header, columns or [])
+    with reading(path, "a table"):
+        if columns is None:
+            return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
         table = pd.read_csv(path, sep=separator, usecols=list(columns), low_memory=False)
         for column in whole:
             numbers = pd.to_numeric(table[column])
@@ -718,6 +731,7 @@ class Volume:
     dtype: np.dtype
     scale: tuple[float, float]  # slope and intercept that the header asks for
     offset: int
+    affine: NDArray[np.float64] | None = None  # (4, 4), of a NIfTI image that says it
 
     def blocks(self, step: int) -> Iterator[NDArray]:
         """The stored numbers, not scaled, `step` along the last axis at a time: (i, j, k, step)."""
@@ -743,6 +757,11 @@ class Volume:
         for number, block in enumerate(self.blocks(step)):
             yield number * step, block.reshape(size, -1, order="F").T[:, places]
 
+    def scaled(self, values: NDArray) -> NDArray:
+        """Stored numbers as the header means them."""
+        slope, inter = map(np.float32, self.scale)
+        return values if self.scale == (1, 0) else values * slope + inter
+
 
 def _is_surface(path: Path) -> bool:
     return path.name.lower().endswith((".mgh", ".mgz"))
@@ -753,22 +772,30 @@ def _stream(path: Path) -> Any:
 
 
 def open_volume(path: Path) -> Volume:
-    """Read the header of a NIfTI or MGH image."""
+    """Read the header of a NIfTI (1 or 2) or MGH image."""
     surface = _is_surface(path)
     with reading(path, "a NIfTI or MGH image"), _stream(path) as stream:
-        header = (
-            nib.MGHImage.header_class.from_fileobj(stream)
-            if surface
-            else nib.Nifti1Header(stream.read(348))
-        )
-        slope, inter = (None, None) if surface else header.get_slope_inter()
+        if surface:
+            header, least, affine = nib.MGHImage.header_class.from_fileobj(stream), 284, None
+            slope, inter = None, None
+        else:
+            start = stream.read(348)
+            second = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, its length
+            header = (
+                nib.Nifti2Header(start + stream.read(192)) if second else nib.Nifti1Header(start)
+            )
+            least, (slope, inter) = 540 if second else 348, header.get_slope_inter()
+            affine = (
+                header.get_best_affine() if header["sform_code"] or header["qform_code"] else None
+            )
         shape = tuple(int(n) for n in header.get_data_shape())
         if not shape or min(shape) < 1:
             raise ValueError(f"its header says {shape}")
         offset = int(header.get_data_offset())
-        if offset < (284 if surface else 348):  # size of the header
+        if offset < least:
             raise ValueError(f"its header says that the data begin at byte {offset}")
-        return Volume(path, shape, header.get_data_dtype(), (slope or 1.0, inter or 0.0), offset)
+        scale = (slope or 1.0, inter or 0.0)
+        return Volume(path, shape, header.get_data_dtype(), scale, offset, affine)
 
 
 def check_voxels(n: int, where: object) -> None:
@@ -836,10 +863,11 @@ def orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _picture(path: Path) -> Iterator[Image.Image]:
-    regular(path)
+def _picture(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
+    if data is None:
+        regular(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path if data is None else io.BytesIO(data), formats=FORMATS) as image:
             check_side(f"image {path}", image.size)
             yield image
     except UbrainError:
@@ -848,18 +876,31 @@ def _picture(path: Path) -> Iterator[Image.Image]:
         raise UbrainError(f"image {path} cannot be read: {error}") from error
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """A picture as (height, width, 3)."""
-    with _picture(path) as image:
+def read_rgb(
+    path: Path, data: bytes | None = None, background: float | None = None
+) -> NDArray[np.uint8]:
+    """A picture as (height, width, 3).
+
+    Parameters
+    ----------
+    data : what such a file would have in it, if there is none of that name.
+    background : grey value, 0 to 255, that is seen through what is transparent; None: how
+        transparent something is does not matter.
+    """
+    with _picture(path, data) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
             raise UbrainError(f"image {path} has more than 8 bits a channel; save it with 8")
         turned = image if orientation(image) == 1 else ImageOps.exif_transpose(image)
-        return np.asarray(turned.convert("RGB"))
+        if background is None or not image.has_transparency_data:
+            return np.asarray(turned.convert("RGB"))
+        *colours, alpha = np.moveaxis(np.asarray(turned.convert("RGBA"), np.float32), 2, 0)
+        seen = np.stack(colours, axis=2) * alpha[..., None] + background * (255 - alpha[..., None])
+        return np.rint(seen / 255).astype(np.uint8)
 
 
-def rgb_shape(path: Path) -> tuple[int, int]:
-    """Height and width of a picture, from its header alone."""
-    with _picture(path) as image:
+def rgb_shape(path: Path, data: bytes | None = None) -> tuple[int, int]:
+    """Height and width of a picture, from its header alone; `data` as in `read_rgb`."""
+    with _picture(path, data) as image:
         shape = image.height, image.width
         return shape if orientation(image) < 5 else shape[::-1]
 

@@ -1,7 +1,7 @@
 """What an importer says about a subject: trials, voxels, images, and how to read responses."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ubrain.crowd import reading
+from ubrain.data.importers.masks import Selection
 from ubrain.data.importers.read import (
     PART_BYTES,
     SUFFIXES,
@@ -61,6 +62,7 @@ class Options:
         the dataset.
     bad_voxels : "drop" voxels that are not finite, or constant where they are z-scored, or "refuse"
         to import them.
+    unusual : go on where a published mask has another number of voxels than published.
     image_source : where the images come from, and their terms; said where figures leave them out.
     images_may_be_shown : their terms allow everybody to show them, as in a published notebook.
     """
@@ -77,6 +79,7 @@ class Options:
     min_ncsnr: float | None = None
     normalise: str = "auto"
     bad_voxels: str = "drop"
+    unusual: bool = False
     image_source: str = ""
     images_may_be_shown: bool = False
 
@@ -118,6 +121,7 @@ class Images(Protocol):
     """Images of a dataset, numbered from 0; as a rule only those that a trial shows are read."""
 
     ids: Sequence[str]
+    schemes: Mapping[str, Sequence[str]]  # scheme -> split of each image, "" for none
 
     def pixels(self, i: int) -> NDArray[np.uint8]:
         """Image number i: (height, width, 3)."""
@@ -142,12 +146,15 @@ class ImageFiles:
     ids : names; default: those of the files, without suffix.
     splits : one per image; default: rest.
     keys : one per image; default: nothing.
+    schemes : name of a scheme -> for each image train, val, test, or "" where it is in none. A
+        scheme without val images gets some: a share of its train images, drawn by content.
     """
 
     files: Sequence[Path]
     ids: Sequence[str] = ()
     splits: Sequence[str] = ()
     keys: Sequence[str] = ()
+    schemes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids = self.ids or [file.stem for file in self.files]
@@ -182,6 +189,7 @@ class ImageArray:
     ids: Sequence[str]
     splits: Sequence[str] = ()
     keys: Sequence[str] = ()
+    schemes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     files: Sequence[Path] = field(default=(), kw_only=True)
 
     __len__ = ImageFiles.__len__
@@ -227,6 +235,8 @@ def open_images(path: Path) -> ImageSource:
     if path.suffix.lower() != ".npy":
         raise UbrainError(f"{path}: expected a folder of images or a .npy file")
     array = load_npy(path)
+    if array.ndim and not len(array):
+        raise UbrainError(f"{path}: there are no images in it")
     fits = array.ndim in (3, 4) and array.dtype == np.uint8 and array.shape[3:] in ((), (3,))
     if not fits or 0 in array.shape:
         raise UbrainError(
@@ -320,6 +330,7 @@ class Recording:
     ceiling : what the ncsnr of `voxels` is.
     no_sessions : why the column session tells nothing, where that is so.
     all_images : write images that no trial shows, too.
+    selected : published masks whose voxels these are, to be compared with what is published.
     source_rows : number of each voxel, (n_voxels,), among all that the files have; None: these.
     """
 
@@ -337,6 +348,7 @@ class Recording:
     ceiling: str = "ncsnr as published"
     no_sessions: str = ""
     all_images: bool = False
+    selected: Sequence[Selection] = ()
     source_rows: NDArray[np.int64] | None = None
 
     def normalised(self, how: str) -> "Recording":

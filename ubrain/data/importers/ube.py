@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ubrain.data.importers.algonauts import ALGONAUTS, vertices
 from ubrain.data.importers.layouts import layout
+from ubrain.data.importers.masks import Selection
 from ubrain.data.importers.nsd import (
     HEMISPHERES,
     IMAGES,
@@ -467,6 +468,7 @@ def _recording(
         missing,
         normalise="none",
         no_sessions=AVERAGED,
+        selected=[Selection("ube", "V_s", subject + 1, (len(crowd.single),), len(voxels))],
     )
 
 

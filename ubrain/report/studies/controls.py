@@ -68,7 +68,8 @@ def shuffled(lab: Lab, subjects: Sequence[str]) -> Lab:
                 image[:] = instead[image[:]]
 
     make_once(path, make)
-    return Lab(lab.notebook, str(path), lab.profile.name, lab.seed, lab.subjects)
+    crowd = (lab.notebook, str(path), lab.profile.name, lab.seed)
+    return Lab(*crowd, lab.subjects, lab.split_scheme)
 
 
 def resimulated(lab: Lab, **changes: Any) -> Lab:

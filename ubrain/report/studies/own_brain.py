@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ubrain import paths, scores
 from ubrain.analysis import clusters
 from ubrain.analysis.clusters import Clustering
-from ubrain.crowd import Crowd
+from ubrain.crowd import SPLITS, Crowd
 from ubrain.data.importers.arrays import import_arrays
 from ubrain.errors import UbrainError
 from ubrain.exchange import maps
@@ -43,7 +43,9 @@ class Recording:
     test_fraction: float = 0.2
     scanner: str = ""
     space: str = ""
+    schemes: Path | None = None
     val_fraction: float = 0.1
+    normalise: str = "auto"
     image_source: str = ""
     images_may_be_shown: bool = False
 
@@ -116,7 +118,22 @@ def left_out_files(lab: Lab) -> Recording:
     files = write_files(lab.crowd, name, lab.out / "own_brain")
     drawn = lab.crowd[name].settings  # a lower draw is test, the next val: so its splits stay
     share = drawn.get("test_fraction", 0.0) + drawn.get("val_fraction", files.val_fraction)
+    if lab.crowd.scheme:
+        path = files.images.with_name("schemes.csv")
+        split_table(lab.crowd, name).to_csv(path, index=False)
+        files = replace(files, schemes=path)
     return replace(files, val_fraction=share)
+
+
+def split_table(crowd: Crowd, name: str) -> pd.DataFrame:
+    """Split of every image that a subject has seen, by the scheme of the crowd, as `ubrain import
+    arrays --schemes` takes it; images by their row in `images.npy`.
+    """
+    rows = np.unique(crowd[name].trials.image)
+    table = pd.DataFrame({"image": np.arange(len(rows)), crowd.scheme: ""})
+    for split in SPLITS:
+        table.loc[np.isin(rows, crowd.split_rows(split)), crowd.scheme] = split
+    return table
 
 
 def write_files(crowd: Crowd, name: str, folder: Path) -> Recording:
@@ -140,6 +157,8 @@ def write_files(crowd: Crowd, name: str, folder: Path) -> Recording:
         folder / "test_images.txt",
         scanner=subject.scanner,
         space=subject.space,
+        # what is not to be z-scored (patterns of an RDM, averages) stays as it is
+        normalise="none" if subject.trials.normalise == "none" else "auto",
         image_source=crowd.image_source,
         images_may_be_shown=crowd.images_may_be_shown,
     )
@@ -178,7 +197,8 @@ def bring(lab: Lab, files: Recording) -> Lab:
     images, responses = options.pop("images"), options.pop("responses")
     with paths.atomic(out) as partial:
         import_arrays(images, responses, NAME, partial, bad_voxels="drop", **options)
-    mine = Lab(lab.notebook, str(out), lab.profile.name, lab.seed)
+    scheme = lab.split_scheme if files.schemes else None
+    mine = Lab(lab.notebook, str(out), lab.profile.name, lab.seed, None, scheme)
     mine.records, mine.out = lab.records, lab.out
     return mine
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from ubrain.data.importers.recording import Options
+from ubrain.data.importers import BUILT_IN, Options
 
 EXACT = Options(dtype="float32", val_fraction=0.2)
 Damages = Mapping[str, tuple[Callable[[Any], object], str]]  # what is done, what the error says
@@ -93,8 +93,7 @@ class Form:
 
 def forms() -> dict[str, Form]:
     """All forms of all datasets."""
-    names = ("nsd", "algonauts", "ube", "bold5000", "god", "vim1", "mosaic")
-    modules = [import_module(f"published.{name}") for name in names]
+    modules = [import_module(f"published.{name}") for name in BUILT_IN]
     return {name: form for module in modules for name, form in module.FORMS.items()}
 
 
