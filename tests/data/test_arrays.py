@@ -157,6 +157,26 @@ def test_voxels_of_volumes_are_chosen(recording: SimpleNamespace, mask: str) -> 
     np.testing.assert_allclose(found, z(recording.values[:, [1, 4]]), atol=5e-3)
 
 
+def test_volumes_and_masks_are_of_one_grid(recording: SimpleNamespace, refused) -> None:
+    folder, out = recording.folder / "sessions", recording.folder / "out.h5"
+    folder.mkdir()
+    mask, chosen = folder.with_name("mask.nii"), np.ones((5, 1, 1), np.int16)
+    for i, values in enumerate(np.split(recording.values, 2)):
+        as_volumes(folder / f"{i}.nii", values)
+    nib.save(nib.Nifti1Image(chosen, np.diag([3.0, 3, 3, 1])), mask)
+    np.save(folder.with_name("r.npy"), recording.values)
+    with refused(out, r"mask\.nii: a mask is for responses that are volumes"):
+        import_arrays(recording.images, folder.with_name("r.npy"), "A", out, voxels=mask)
+    for i, side in enumerate((3.0, 3.1)):
+        image = nib.load(folder / f"{i}.nii")
+        placed = nib.Nifti1Image(image.get_fdata(), np.diag([side, side, side, 1]))
+        nib.save(placed, folder / f"{i}.nii")
+    with refused(out, r"1\.nii: its voxels are not those of 0\.nii"):
+        import_arrays(recording.images, folder, "A", out)
+    with refused(out, r"1\.nii: its voxels are not those of mask\.nii"):
+        import_arrays(recording.images, folder, "A", out, voxels=mask)
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import scipy.io
+from nibabel.cifti2 import ScalarAxis
 from published import EXACT, rewrite
 from published.bids import (
     GRID,
@@ -26,15 +27,17 @@ from published.bids import (
     SURFACE,
     VOLUME,
     Published,
+    ciftis,
     gifti,
     glmsingle,
+    models,
     surfaces,
     volume,
     volumes,
 )
 
 from ubrain.crowd import Crowd
-from ubrain.data.importers import betas
+from ubrain.data.importers import betas, pipeline
 from ubrain.data.importers import surfaces as surface_files
 from ubrain.data.importers.bids import import_bids
 from ubrain.errors import UbrainError
@@ -70,6 +73,38 @@ def test_runs_of_a_session_are_those_of_the_table(tmp_path: Path, out: Path) -> 
     with Crowd(out) as crowd:
         assert crowd["bids-sub-1"].trials.unit.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     np.testing.assert_array_equal(responses(out, "bids-sub-1"), values.reshape(-1, 8).T)
+
+
+def test_a_table_that_has_changed_is_not_passed_over(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an interrupted import, also if the order of the images is still the same."""
+    made, values = session_betas(tmp_path / "data")
+    (path,) = made.root.rglob("*_trials.tsv")
+    head, *rows = path.read_text().splitlines()
+    shown = [row.split("\t")[3] for row in rows[1:]]
+
+    def shift(first: list[str]) -> None:
+        labels = [*first, *shown[1:]]
+        path.write_text("\n".join([head, *(f"1\t1\t{i}\t{x}" for i, x in enumerate(labels))]))
+
+    shift([shown[0], "n/a"])
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            import_bids(made.root, out, EXACT, images=made.root / "images")
+    shift(["n/a", shown[0]])
+    import_bids(made.root, out, EXACT, images=made.root / "images")
+    np.testing.assert_array_equal(responses(out, "bids-sub-1"), values.reshape(-1, 8).T[1:])
+
+
+def test_listed_test_images_that_nobody_saw_are_counted(tmp_path: Path, out: Path) -> None:
+    made, _ = session_betas(tmp_path / "data")
+    made.file("test.txt").write_text("im0.png\nim5x.png\n")
+    listed = {"images": made.root / "images", "test_images": made.root / "test.txt"}
+    assert "Test images: 1 of 2 in test.txt were shown" in import_bids(
+        made.root, out, EXACT, **listed
+    )
 
 
 def test_a_mask_may_be_off_by_what_rounding_does(tmp_path: Path, out: Path) -> None:
@@ -127,6 +162,7 @@ def test_surfaces_with_a_medial_wall_and_names_of_areas(
     for hemi, n in (("L", LEFT), ("R", RIGHT)):
         gifti(made.file(f"a.{hemi}.gii"), np.arange(n)[None] % 3, hemi)
     made.file("a.L.json").write_text('{"V1": 1, "2": "V2"}')
+    made.file("a.R.json").write_text('{"V3": 1, "2": "V4"}')
     text = import_bids(
         made.root, out, FIRST, image_column="image", atlas=f"{made.root}/a.{{hemi}}.gii"
     )
@@ -137,7 +173,22 @@ def test_surfaces_with_a_medial_wall_and_names_of_areas(
     assert "".join(voxels["hemisphere"]) == "L" * LEFT + "R" * (RIGHT - 1)
     assert list(voxels["vertex"]) == [*range(LEFT), 0, 1, 3, 4]
     assert list(voxels["areas"][:4]) == ["", "V1", "V2", ""]
+    assert list(voxels["areas"][LEFT:]) == ["", "V3", "", "V3"]
     np.testing.assert_allclose(responses(out)[:12, LEFT:], flat[:, [0, 1, 3, 4]], rtol=1e-6)
+
+
+def test_a_mask_of_grayordinates_has_the_same_brain_models(tmp_path: Path, out: Path) -> None:
+    made, axis = ciftis(tmp_path / "data"), models()
+    values = np.zeros((1, len(axis)), np.float32)
+    values[0, [1, -1]] = 1
+    for name, order in (("same", slice(None)), ("other", slice(None, None, -1))):
+        image = nib.Cifti2Image(values[:, order], (ScalarAxis(["mask"]), axis[order]))
+        nib.save(image, made.file(f"{name}.dscalar.nii"))
+    with pytest.raises(UbrainError, match=r"other.*its brain models are not those of"):
+        import_bids(made.root, out, FIRST, mask=made.root / "other.dscalar.nii")
+    import_bids(made.root, out, FIRST, mask=made.root / "same.dscalar.nii")
+    expected = made.values("sub-01")[:, [1, -1]]
+    np.testing.assert_allclose(responses(out), expected, rtol=1e-5)
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, out: Path) -> None:

@@ -42,6 +42,9 @@ def test_trials_without_an_image_are_left_out(nod: Published, tmp_path: Path) ->
     assert f"4 images, such as {IMAGENET[0]}; their trials are left out" in account
     with Crowd(tmp_path / "crowd.h5") as crowd:
         assert crowd["nod-sub-01"].n_trials == 21 - 4
+        first = crowd["nod-sub-01"].group["responses"][:2]
+    (_, values), *_ = nod.runs["sub-01"]
+    np.testing.assert_array_equal(first, values[1:3, : first.shape[1]])
 
 
 def test_areas_of_the_whole_cortex(nod: Published, tmp_path: Path, refused) -> None:

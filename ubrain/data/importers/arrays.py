@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ubrain.crowd import reading
+from ubrain.data.importers.betas import same_place
 from ubrain.data.importers.pipeline import import_recordings
 from ubrain.data.importers.read import (
     PART_BYTES,
@@ -115,6 +116,15 @@ def import_arrays(
     files = sorted(entries(path), key=natural) if path.is_dir() else [path]
     if not files:
         raise UbrainError(f"{path}: no files of responses there")
+    volumes = [file for file in files if file.name.lower().endswith(NIFTI)]
+    if voxels and str(voxels).lower().endswith(NIFTI):
+        if volumes != files:
+            raise UbrainError(
+                f"{voxels}: a mask is for responses that are volumes; in which order the voxels of"
+                " others are, a table of voxels can say"
+            )
+        volumes = [Path(voxels), *volumes]
+    _check_grids(volumes)
     places = _read_voxels(Path(voxels)) if voxels else _all_places(files[0])
     sessions = [_open_responses(file, transpose, places) for file in files]
     widths, counts = ([shape[axis] for shape, _ in sessions] for axis in (1, 0))
@@ -246,6 +256,17 @@ def _hdf5(path: Path, transpose: bool) -> tuple[tuple[int, int], list[Block]]:
     ]
 
 
+def _check_grids(files: Sequence[Path]) -> None:
+    """Refuse volumes, a mask among them, of which the voxels are not those of the first."""
+    images = [open_volume(file) for file in files]
+    for image in images:
+        if image.shape[:3] != images[0].shape[:3] or not same_place(image.affine, images[0].affine):
+            raise UbrainError(
+                f"{image.path}: its voxels are not those of {images[0].path.name} (shapes"
+                f" {image.shape[:3]} and {images[0].shape[:3]}, or affines); resample one of them"
+            )
+
+
 def _volumes(path: Path, places: pd.DataFrame) -> tuple[tuple[int, int], list[Block]]:
     image = open_volume(path)
     if len(image.shape) != 4 or image.dtype.kind not in "fiu":
@@ -262,7 +283,7 @@ def _volumes(path: Path, places: pd.DataFrame) -> tuple[tuple[int, int], list[Bl
 
     def read() -> Iterable[Part]:
         for start, values in image.trials(index):
-            yield Part(image.scaled(values), start)
+            yield Part(values, start)
 
     return (image.shape[3], len(index)), [Block("all trials", image.shape[3], read, (path,))]
 

@@ -76,7 +76,7 @@ def volume_betas(path: Path) -> Betas:
 
     def read(places: NDArray[np.int64]) -> Iterator[Part]:
         for start, values in image.trials(_fortran(places, grid)):
-            yield Part(image.scaled(values), start)
+            yield Part(values, start)
 
     return Betas((path,), image.shape[3], grid, partial(_grid, path, grid), read, image.affine)
 
@@ -235,10 +235,14 @@ def map_on(betas: Betas, text: str) -> NDArray:
         return np.concatenate([values for _, _, values in both if values is not None])
     path = Path(text)
     image = open_volume(path)
-    if len(betas.shape) == 1 and "i" not in betas.places() and "vertex" not in betas.places():
+    if len(betas.shape) == 1 and "vertex" not in betas.places():
         raise UbrainError(f"{path}: where the units of {betas.files[0].name} are is not known")
-    shapes = [betas.shape, (*betas.shape, 1), (1, 1, 1, 1, 1, *betas.shape)]
-    if image.shape not in shapes:
+    if len(betas.shape) == 1 and not open_cifti(path).places.equals(betas.places()):
+        raise UbrainError(
+            f"{path}: its brain models are not those of {betas.files[0].name}, so its values are of"
+            " other places"
+        )
+    if image.shape not in (betas.shape, (*betas.shape, 1), (1, 1, 1, 1, 1, *betas.shape)):
         raise UbrainError(
             f"{path}: {image.shape}, but the betas of {betas.files[0].name} are {betas.shape};"
             " resample it to their grid"

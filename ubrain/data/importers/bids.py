@@ -10,7 +10,7 @@ say: what was matched with what is in the account, before anything is written (`
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -50,12 +50,12 @@ from ubrain.data.importers.recording import (
     Block,
     ImageFiles,
     Options,
-    Part,
     Pictures,
     Recording,
     complete,
     photograph_key,
     select,
+    some_trials,
 )
 from ubrain.errors import MissingError, UbrainError, some
 
@@ -83,6 +83,7 @@ class _Run:
     runs: Sequence[str] | None
     space: str = ""
     said: str = ""
+    sources: tuple[Path, ...] = ()  # files that say which image was shown
 
 
 def import_bids(
@@ -165,10 +166,12 @@ def import_bids(
     shown = Folder(images, options.follow_links) if images is not None else folder
     column, source, said = _match_images(runs, shown, image_column)
     if test_images:
-        listed = [source.find(name) for name in read_lines(Path(test_images))]
+        names = read_lines(Path(test_images))
+        listed = {source.find(name) for name in names}
         source.splits = ["test" if file in listed else "rest" for file in source.files]
-        if "test" not in source.splits:
+        if not (n_test := source.splits.count("test")):
             raise UbrainError(f"{test_images}: no image that was shown is listed")
+        said += f". Test images: {n_test} of {len(names)} in {Path(test_images).name} were shown"
     recordings = []
     for name, mine in runs.items():
         of_subject = partial(fill, subject=name)
@@ -253,7 +256,8 @@ def _bids_runs(
         sessions = [has["ses"]] * n if "ses" in has else list(table.get("session", [""] * n))
         numbers = [has["run"]] * n if "run" in has else table.get("run")
         opened, space = _open_betas(folder, files), has.get("space", "")
-        runs.append(_Run(label, opened, table, folder.name(path), sessions, numbers, space))
+        run = _Run(label, opened, table, folder.name(path), sessions, numbers, space)
+        runs.append(replace(run, sources=(path,)))
     return runs
 
 
@@ -332,7 +336,8 @@ def _glmsingle_runs(
     listed, runs = _conditions(path), []
     for number, betas in enumerate(outputs[subject]):
         name, opened = folder.name(betas), glmsingle_betas(betas)
-        order, counts = _design(folder, betas)
+        design = _design_file(folder, betas)
+        order, counts = _design(design)
         if len(order) != opened.n_trials:
             raise UbrainError(
                 f"{folder}: {name} has {opened.n_trials} trials, stimorder of its DESIGNINFO"
@@ -347,7 +352,8 @@ def _glmsingle_runs(
         said += f" conditions in {path.name} is {first}; {len(counts) or 'unknown'} run(s)"
         label = folder.name(betas.parent)
         sessions = [str(number)] * len(order)
-        runs.append(_Run(label, opened, table, path.name, sessions, which, said=said))
+        run = _Run(label, opened, table, path.name, sessions, which, said=said)
+        runs.append(replace(run, sources=(path, design)))
     return runs
 
 
@@ -361,14 +367,18 @@ def _conditions(path: Path) -> pd.DataFrame:
     return pd.DataFrame({"condition": lines})
 
 
-def _design(folder: Folder, betas: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Condition of each trial, and number of trials of each run (none: not known)."""
+def _design_file(folder: Folder, betas: Path) -> Path:
+    """The file beside betas that has the order of conditions."""
     files = {p.suffix.lower(): p for p in entries(betas.parent) if p.stem.upper() == "DESIGNINFO"}
     suffixes = [s for s in (betas.suffix.lower(), *FORMATS[:-1]) if s in files]
     if not suffixes:
         refuse_pickle(files.get(".npy"))
         raise MissingError(f"{folder}: no DESIGNINFO{betas.suffix} beside {folder.name(betas)}")
-    path = files[suffixes[0]]
+    return files[suffixes[0]]
+
+
+def _design(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Condition of each trial, and number of trials of each run (none: not known)."""
     found = read_mat(path, ["stimorder", "numtrialrun"])
     if "stimorder" not in found:
         raise UbrainError(f"{path}: 'stimorder' is missing")
@@ -524,8 +534,8 @@ def _trials(
         if all(r.runs is not None for r in runs):
             table["run"] = np.asarray(run.runs)[rows]
         tables.append(pd.DataFrame(table))
-        read = partial(_kept, partial(betas.read, places), keep, n)
-        blocks.append(Block(run.label, len(keep), read, betas.files))
+        read = partial(some_trials, partial(betas.read, places), keep, n)
+        blocks.append(Block(run.label, len(keep), read, (*betas.files, *run.sources)))
         names = ", ".join(file.name for file in betas.files)
         said = run.said or f"{len(known)} rows of {run.table_name}"
         said += f", {len(known) - len(rows)} of them without an image" * (len(rows) < len(known))
@@ -543,17 +553,6 @@ def _trials(
     more = [f"... {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     how = "Read in this order, with the factors of headers; units are those of the files"
     return trials, blocks, [how, *lines[:LISTED], *more]
-
-
-def _kept(read: Callable[[], Iterable[Part]], keep: NDArray[np.int64], n: int) -> Iterator[Part]:
-    """The parts that `read` gives, with some of the n trials."""
-    if len(keep) == n:
-        yield from read()
-        return
-    for values, start, voxel in read():
-        first, last = np.searchsorted(keep, [start, start + len(values)])
-        if first < last:
-            yield Part(values[keep[first:last] - start], int(first), voxel)
 
 
 def _voxels(
@@ -577,9 +576,13 @@ def _voxels(
     voxels = voxels.astype(dict.fromkeys(whole, np.int64)).reset_index(drop=True)
     for text in filter(None, map(str.strip, atlas.split(","))):
         labels = whole_labels(map_on(betas, text)[places], text)
-        names, where = label_names(Path(fill(text, "", "L")))
-        at = np.flatnonzero(labels > 0)
-        found += [(int(i), names.get(int(labels[i]), str(labels[i]))) for i in at]
+        at, n_left = np.flatnonzero(labels > 0), betas.shape[0] if len(betas.shape) == 2 else None
+        sides = ("L", "R") if n_left is not None else ("L",)
+        named = [label_names(Path(fill(text, "", side))) for side in sides]
+        for i in at:
+            names = named[int(n_left is not None and places[i] >= n_left)][0]
+            found.append((int(i), names.get(int(labels[i]), str(labels[i]))))
+        where = ", ".join(dict.fromkeys(source for _, source in named))
         said.append(
             f"Areas: {Path(text).name}, {len({*labels[at].tolist()})} labels, names {where}"
         )

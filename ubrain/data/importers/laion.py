@@ -3,9 +3,10 @@ layouts in which they have been handed out, or in a mixture.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from ubrain.data.importers.recording import (
     complete,
     parse_numbers,
     select,
+    some_trials,
 )
 from ubrain.errors import MissingError, UbrainError
 from ubrain.progress import log
@@ -144,8 +146,9 @@ def _recording(
     for session, betas in subject.betas.items():
         keep = there[trials["session"] == session].to_numpy()
         if keep.any():
-            read = _reader(betas, table, keep)
-            blocks.append(Block(f"session {session}", int(keep.sum()), read, (betas.path,)))
+            rows, files = np.flatnonzero(keep), subject.files[session]
+            read = partial(some_trials, partial(_read, betas, table), rows, len(keep))
+            blocks.append(Block(f"session {session}", len(rows), read, files))
     absent, missing = trials.loc[~there, "label"], []
     if not blocks:
         raise MissingError(
@@ -183,23 +186,12 @@ def _recording(
     )
 
 
-def _reader(
-    betas: Volume, voxels: pd.DataFrame, keep: NDArray[np.bool_]
-) -> Callable[[], Iterator[Part]]:
-    """A function that reads the responses of some trials of a session, a few volumes at a time."""
-    places = voxels[["i", "j", "k"]].to_numpy().T
-    index = np.ravel_multi_index(tuple(places), betas.shape[:3], order="F")
-    new: NDArray[np.int64] = np.cumsum(keep) - keep
-    slope, offset = map(np.float32, betas.scale)
-
-    def read() -> Iterator[Part]:
-        for start, values in betas.trials(index):
-            some = keep[start : start + len(values)]
-            if some.any():
-                mine = values[some] if betas.scale == (1, 0) else values[some] * slope + offset
-                yield Part(mine, int(new[start + np.argmax(some)]))
-
-    return read
+def _read(betas: Volume, voxels: pd.DataFrame) -> Iterator[Part]:
+    """The responses of a session, a few volumes at a time."""
+    places = tuple(voxels[["i", "j", "k"]].to_numpy().T)
+    index = np.ravel_multi_index(places, betas.shape[:3], order="F")
+    for start, values in betas.trials(index):
+        yield Part(values, start)
 
 
 class _Subject:

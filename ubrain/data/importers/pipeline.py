@@ -258,7 +258,7 @@ class Plan:
             ]
         sizes = [f"{n} of {w} × {h}" for (h, w), n in sorted(self.shapes.items())]
         listed = ", ".join(sizes[:5]) + (", ..." if len(sizes) > 5 else "")
-        if schemes := _digests([r.images for r in self.recordings]):
+        if schemes := dict.fromkeys(s for r in self.recordings for s in r.images.schemes):
             lines.append(f"split schemes: {', '.join(schemes)}")
         side, more = self.options.image_size, " more" if self.options.append else ""
         lines += [

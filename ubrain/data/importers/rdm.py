@@ -92,8 +92,15 @@ def import_rdm(
 
 def _rdms(folder: Folder, n: int) -> dict[str, tuple[NDArray[np.float64], Path]]:
     """RDMs (n_subjects, n, n) of each area, and their files."""
-    files = {match["area"]: p for p in folder.glob("*.npz") if (match := NPZ.fullmatch(p.name))}
-    found = {}
+    files, found = dict[str, Path](), {}
+    for path in folder.glob("*.npz"):
+        if match := NPZ.fullmatch(path.name):
+            other = files.setdefault(match["area"], path)
+            if other != path:
+                raise UbrainError(
+                    f"{folder}: {other.name} and {path.name} are both of {match['area']}; keep one"
+                    " of them in the folder"
+                )
     for area, path in files.items():
         regular(path)
         keys = [key for key in KEYS if key in npz_names(path)]

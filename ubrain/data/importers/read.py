@@ -46,7 +46,6 @@ MAX_TEXT = 1 << 22  # a text file of names (0.3 MB: BOLD5000's trials)
 MAX_LINE = 1000  # characters of one of its lines
 MAX_TEXTS = 300_000  # names in an HDF5 file (30,000: MOSAIC's trials)
 MAX_NAME = 64  # characters of the name of an area
-CIFTI = 32  # code of its extension of NIfTI
 
 
 def natural(text: object) -> list[Any]:
@@ -749,13 +748,14 @@ class Volume:
                 raise ValueError("there are more numbers than the header says")
 
     def trials(self, places: NDArray[np.int64]) -> Iterator[tuple[int, NDArray]]:
-        """The stored numbers at some places (the first axis runs fastest): first trial and
-        (trials, places), part by part.
+        """The numbers at some places (the first axis runs fastest), as the header means them: first
+        trial and (trials, places), part by part.
         """
         size = int(np.prod(self.shape[:-1]))
         step = max(1, PART_BYTES // (size * self.dtype.itemsize))
         for number, block in enumerate(self.blocks(step)):
-            yield number * step, block.reshape(size, -1, order="F").T[:, places]
+            values = block.reshape(size, -1, order="F").T[:, places]
+            yield number * step, self.scaled(values)
 
     def scaled(self, values: NDArray) -> NDArray:
         """Stored numbers as the header means them."""

@@ -1,7 +1,7 @@
 """What an importer says about a subject: trials, voxels, images, and how to read responses."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -115,6 +115,19 @@ class Block:
     n_trials: int
     read: Callable[[], Iterable[Part]]
     files: tuple[Path, ...] = ()
+
+
+def some_trials(
+    read: Callable[[], Iterable[Part]], keep: NDArray[np.int64], n: int
+) -> Iterator[Part]:
+    """The parts that `read` gives of n trials, with those in `keep` (ascending) alone."""
+    for part in read():
+        first, last = np.searchsorted(keep, [part.first_trial, part.first_trial + len(part.values)])
+        if len(keep) == n:
+            yield part
+        elif first < last:
+            rows = keep[first:last] - part.first_trial
+            yield Part(part.values[rows], int(first), part.first_voxel)
 
 
 class Images(Protocol):

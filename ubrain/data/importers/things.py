@@ -211,7 +211,7 @@ class _Subject:
             shown,
             table,
             voxels,
-            [Block("all trials", len(kept), read, (self.path,))],
+            [Block("all trials", len(kept), read, (self.path, self.files["trials"]))],
             [
                 f"Betas of single trials as published ({self.path.name}), not scaled",
                 f"Voxels: all {len(voxels)} that the file has, at voxel_x, voxel_y, voxel_z",
