@@ -67,6 +67,7 @@ WRONG = {
     "{partition: 3}": "partition is 3, expected a name",
     "{setup: module load cuda}": "setup is 'module load cuda', expected a list of lines",
     "{setup: [": "not valid YAML",
+    "{slurm_setup: module load x}": "slurm_setup: ubrain says that to sbatch itself",
 }
 
 
@@ -81,7 +82,7 @@ def test_where_commands_run(tmp_path, monkeypatch):
     for on, file, message in (
         ("moon", None, "--on moon: expected local or slurm"),
         ("local", tmp_path / "r.yaml", r"--resources .*r\.yaml is for --on slurm"),
-        ("slurm", tmp_path / "r.yaml", r"r\.yaml: cannot be read"),
+        ("slurm", tmp_path / "r.yaml", r"r\.yaml cannot be read"),
     ):
         with pytest.raises(UbrainError, match=message):
             jobs.read_resources(on, file)
@@ -236,3 +237,37 @@ def test_the_queue_is_waited_for_whatever_becomes_of_a_job(tmp_path, local, monk
     assert "SLURM does not answer" in caplog.text
     assert "SLURM is back" in caplog.text
     assert not list(slurm.run_all({"good": tasks["good"]}, tmp_path / "jobs", jobs.Resources()))
+
+
+def test_a_training_is_a_job_whatever_is_in_its_folder(tmp_path, monkeypatch):
+    """It finishes when the job has written the card anew, and only its own command continues it."""
+    out, asked = tmp_path / "o", list[list[str]]()
+    out.mkdir()
+    (out / "README.md").write_text("of an earlier command")
+
+    def run_all(tasks, folder, resources):
+        (task,) = tasks.values()
+        assert not task.done()
+        (folder / "kept.txt").touch()
+        asked.append(list(task.words))
+        return iter([("train", "ubrain: no")])
+
+    monkeypatch.setattr(slurm, "run_all", run_all)
+    for more, message in (
+        ([], r"no; see .*log\.txt"),
+        (["--resources", "r.yaml"], r"no; see .*log\.txt"),
+        (["--seed", "5"], r"begun with other settings \(command was"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["ubrain", "train", *more])
+        with pytest.raises(UbrainError, match=message):
+            slurm.train(out, out / "README.md", jobs.Resources())
+    assert [words[2:] for words in asked] == [
+        ["ubrain.cli", "train"],
+        ["ubrain.cli", "train", "--resources", "r.yaml"],
+    ]
+
+
+def test_several_nodes_are_for_training(tmp_path):
+    task = jobs.Task(["true"], tmp_path / "log.txt", tmp_path / "result")
+    with pytest.raises(UbrainError, match="nodes is 2: only `ubrain train` uses more than one"):
+        next(slurm.run_all({"a": task}, tmp_path / "jobs", jobs.Resources(nodes=2)))

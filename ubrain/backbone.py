@@ -1,7 +1,6 @@
 """A timm model as a source of tokens: images in, levels of tokens out; and its adapters."""
 
 import inspect
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -251,11 +250,11 @@ def _load_model(config: BackboneConfig) -> Any:  # an nn.Module with what timm a
     path = weights_file(config)
     _check_size(config)
     if config.weights == "hub":
-        with hub_if_reached() as reached:
+        with hub_if_reached() as silent:
             try:
                 return _create(config, pretrained=True)
             except Exception as error:
-                raise UbrainError(_not_fetched(config.name, error, reached)) from error
+                raise UbrainError(_not_fetched(config.name, error, silent)) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # random weights are the same every time
         model = _create(config, pretrained=False)
@@ -282,31 +281,30 @@ def _check_size(config: BackboneConfig) -> None:
 
 
 @contextmanager
-def hub_if_reached() -> Iterator[bool]:
-    """Whether the Hugging Face hub answers within seconds, once; its library would try for a
-    minute. If it does not, that takes what was fetched before.
+def hub_if_reached() -> Iterator[str]:
+    """Why the Hugging Face hub is not asked, or nothing, if it answers within seconds; its library
+    would try for a minute. If it does not, that takes what was fetched before.
     """
     from huggingface_hub import constants, utils
 
-    offline, reached = constants.HF_HUB_OFFLINE, not constants.HF_HUB_OFFLINE
-    if reached:
+    offline = constants.HF_HUB_OFFLINE
+    silent = "HF_HUB_OFFLINE is set" if offline else ""
+    if not offline:
         try:
             utils.get_session().head(constants.ENDPOINT, timeout=5)
         except Exception:
-            reached = False
-    constants.HF_HUB_OFFLINE = not reached
+            silent = "it does not answer"
+    constants.HF_HUB_OFFLINE = bool(silent)
     try:
-        yield reached
+        yield silent
     finally:
         constants.HF_HUB_OFFLINE = offline
 
 
-def _not_fetched(name: str, error: Exception, reached: bool) -> str:
+def _not_fetched(name: str, error: Exception, silent: str) -> str:
     reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    if not reached:
-        told = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-        why = "HF_HUB_OFFLINE is set" if told else "it does not answer"
-        reason = f"{why}, and they are not in the hub's cache"
+    if silent:
+        reason = f"{silent}, and they are not in the hub's cache"
     return (
         f"the weights of {name} could not be fetched from the hub ({reason}). Fetch them once with"
         " a connection; or give weights: a .safetensors file that you have, or embedded with"

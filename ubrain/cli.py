@@ -194,10 +194,9 @@ def train(
     on : local, or slurm: as a job, on as many nodes as the resources say.
     resources : YAML file of what a job asks for, see docs/scaling.md.
     """
-    from ubrain import checkpoint
     from ubrain.config import BackboneConfig, load_profile
     from ubrain.crowd import Crowd
-    from ubrain.exchange.hub import write_card
+    from ubrain.exchange.hub import CARD, write_card
     from ubrain.features import choose_source
     from ubrain.parallel import choose_device, launched
     from ubrain.paths import check_out
@@ -224,16 +223,17 @@ def train(
         names = list(subjects or opened.subjects)
         for name in names:
             opened[name]
-        if wanted := _queue(on, resources):
-            from ubrain.report import slurm
+        view, wanted = opened.with_scheme(split_scheme), _queue(on, resources)
+        if not wanted:
+            device = choose_device(training.device)
+            source = choose_source(view, backbone, device, seed)
+            fit(source, names, chosen.encoder, training, seed, out, tensorboard)
+    if wanted:
+        from ubrain.report import slurm
 
-            slurm.train(out, out / checkpoint.CONFIG, wanted)
-            print(f"encoder of {len(names)} subject(s): {out}")
-            return
-        device = choose_device(training.device)
-        source = choose_source(opened.with_scheme(split_scheme), backbone, device, seed)
-        fit(source, names, chosen.encoder, training, seed, out, tensorboard)
-    if launched()[0] == 0:
+        slurm.train(out, out / CARD, wanted)
+        print(f"encoder of {len(names)} subject(s): {out}")
+    elif launched()[0] == 0:
         write_card(out)
         print(f"encoder of {len(names)} subject(s): {out}")
 
@@ -870,8 +870,6 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     if os.environ.get("WORLD_SIZE", "1") == "1":  # one of several may wait for the others, in C
         signal.signal(signal.SIGTERM, _terminate)
-        # Python takes its time to end; who asks for it then is not told that the work has failed
-        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     code, message = 1, ""
     try:
         sys.exit(app.main(prog_name="ubrain", standalone_mode=False))
@@ -892,6 +890,10 @@ def main() -> None:
         message = _in_words(error)
         if not message:
             raise
+    finally:
+        # Python takes its time to end; who asks for it then is not told that the work has failed.
+        # What is registered last is done first.
+        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     if message:
         print(f"ubrain: {cut(message, MOST)}", file=sys.stderr, flush=True)
     if code > 128:  # without waiting for threads and sockets that dead kernels have left

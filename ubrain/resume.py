@@ -25,6 +25,7 @@ from ubrain.errors import UbrainError
 from ubrain.paths import atomic, write_text
 
 SETTINGS, LOCK = "settings.json", "lock"
+BUSY = "another process is busy with"
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def locked(folder: Path, what: str, wait: bool = False) -> Iterator[Path]:
         lock = FileLock(folder / LOCK)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
-        raise UbrainError(f"another process is busy with {what}; wait for it, or stop it") from None
+        raise UbrainError(f"{BUSY} {what}; wait for it, or stop it") from None
     except OSError as error:
         raise UbrainError(f"cannot write {folder}: {error.strerror or error}") from error
     try:

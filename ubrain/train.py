@@ -424,11 +424,12 @@ def settings_of(
             f"batches_per_step is {config.batches_per_step}: only with batches 'one-subject' and"
             " embedding_steps 'own' (recipe ours) can it be more than 1"
         )
+    where = f" in split scheme {source.crowd.scheme!r}" if source.crowd.scheme else ""
     for name in subjects:
         n_val = len(source.crowd[name].image_rows("val"))
         if n_val < LEAST_VAL_IMAGES or not len(source.crowd[name].image_rows("train")):
             raise UbrainError(
-                f"subject {name!r} has {n_val} val images; training needs at least"
+                f"subject {name!r} has {n_val} val images{where}; training needs at least"
                 f" {LEAST_VAL_IMAGES}, and images to train on"
             )
     settings = {

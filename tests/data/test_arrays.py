@@ -523,7 +523,11 @@ def test_bad_csv(recording: SimpleNamespace, refused, text: str, message: str) -
         ("schemes", "image,tau\nimage99,test\n", r"table\.csv: no image 'image99'"),
         ("schemes", "image,tau\nimage1,test\n" * 2, r"table\.csv: no image 'image'"),
         ("schemes", "image,tau\nimage1,\nimage1,test\n", r"table\.csv: an image is listed twice"),
-        ("schemes", "image,tau\nimage1,tset\n", "split scheme tau: expected .*, got 'tset'"),
+        (
+            "schemes",
+            "image,tau\nimage1,tset\n",
+            "tau, image 'image1': expected .* got 'tset'",
+        ),
     ],
 )
 def test_bad_tables(

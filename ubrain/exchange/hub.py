@@ -121,10 +121,10 @@ def fetch(
     )
     wanted = [CONFIG, WEIGHTS, READOUT, CARD, *tables]
     try:
-        with hub_if_reached() as reached:
+        with hub_if_reached() as silent:
             return Path(snapshot_download(str(name), revision=revision, allow_patterns=wanted))
     except Exception as error:
-        reason = type(error).__name__ if reached else "it does not answer"
+        reason = silent or type(error).__name__
         raise UbrainError(
             f"there is no folder {str(name)!r}, and it could not be fetched from the hub"
             f" ({reason}). Check the name and revision; log in with `hf auth login`"

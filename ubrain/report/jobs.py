@@ -24,6 +24,8 @@ PATIENCE = 30.0  # seconds that an interrupted command gets to end
 # Python, until it listens to the signal for `checkpoint`, which would kill it.
 DEAF = """sh -c 'trap "" USR2; exec "$0" "$@"'"""
 PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+# What is said to submitit, but is no field of `Resources`
+OURS = ("additional_parameters", "dependency", "job_name", "srun_args", "stderr_to_stdout")
 STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
@@ -80,13 +82,16 @@ def _resources(path: Path) -> Resources:
         raise UbrainError(f"{path}: expected lines such as `gpus: 1`, of {', '.join(known)}")
     extra = {k: v for k, v in given.items() if str(k).startswith("slurm_")}
     values: dict[str, Any] = {k: v for k, v in given.items() if k not in extra}
+    if taken := [k for k in extra if k.removeprefix("slurm_") in (*known, *OURS)]:
+        raise UbrainError(f"{path}: {some(taken)}: ubrain says that to sbatch itself")
     if unknown := values.keys() - known:
         raise UbrainError(
             f"{path}: unknown {some(unknown)}; there are {', '.join(known)}, and slurm_X for any"
             " other option X of sbatch"
         )
     for name, value in values.items():
-        kinds, least = (int, float) if name == "mem" else (int,), known[name].default and 1
+        kinds = (int, float) if name == "mem" else (int,)
+        least = 0 if name == "timeouts" else known[name].default and 1
         if name == "setup":
             what = "a list of lines"
             fits = isinstance(value, list) and all(isinstance(line, str) for line in value)
@@ -215,10 +220,13 @@ class Task:
 
 
 def _of_a_job() -> None:
-    """The signal for `checkpoint` goes to all processes of a job, and would kill a command; and it
-    ends with the process that started it, if that is killed (Linux).
-    """
+    """The signal for `checkpoint` goes to all processes of a job, and would kill a command."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Called by a process that was just started: if its parent dies, it gets SIGTERM (Linux)."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

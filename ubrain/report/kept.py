@@ -23,6 +23,7 @@ from ubrain.analysis import baselines
 from ubrain.crowd import Crowd, Subject, reading
 from ubrain.features import Features, Source
 from ubrain.model import UniversalEncoder
+from ubrain.resume import make_once
 
 T = TypeVar("T")
 VERSION = 1
@@ -52,11 +53,13 @@ def kept(name: str, made_from: Sequence[Any], make: Callable[[], T]) -> T:
     text = json.dumps([name, VERSION, _identity(made_from)], sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     path = paths.cache_root() / "kept" / f"{name}-{digest}.safetensors"
-    if not path.exists():
+
+    def save(partial: Path) -> None:
         arrays: dict[str, Tensor] = {}
         facts = {"result": json.dumps(_plain(make(), arrays))}
-        with paths.atomic(path) as partial:
-            save_file(arrays, partial, facts)
+        save_file(arrays, partial, facts)
+
+    make_once(path, save)
     paths.note_use(path)
     return _read(path)
 

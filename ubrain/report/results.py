@@ -115,7 +115,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise UbrainError(f"no results in {folder}; make them with `make reproduce`")
+        raise UbrainError(f"no results in {folder}; `ubrain run` makes them")
     return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in files}
 
 

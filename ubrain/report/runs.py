@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from ubrain.errors import UbrainError
 from ubrain.progress import log
 from ubrain.report import archive, claims, faithfulness, results
 from ubrain.report.claims import pages
-from ubrain.resume import locked
+from ubrain.resume import locked, remove_partials
 
 KERNEL, WIDGET = "python3", "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": KERNEL}
@@ -203,6 +204,8 @@ def run_notebooks(
     with ExitStack() as stack:
         for s in sources:
             stack.enter_context(locked(staging / f".{s.stem}", f"{s.stem} of {folder}"))
+            for place, end in product((staging, folder), ("ipynb", "json")):
+                remove_partials(place, f"{s.stem}.{end}")
         finished = stack.enter_context(
             closing(_execute_all(sources, given, staging, jobs, environment))
         )
@@ -549,7 +552,8 @@ def read_yaml(text: str) -> Any:
     try:
         return yaml.load(text, _Yaml)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        raise UbrainError(f"the value is not valid YAML: {error or type(error).__name__}") from None
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UbrainError(f"not valid YAML: {said}") from None
 
 
 def read_yaml_file(path: Path) -> Any:
@@ -561,15 +565,14 @@ def read_yaml_file(path: Path) -> Any:
         If it is not a text file of less than `MOST_BYTES`, or not valid YAML.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UbrainError(
-                f"expected a file of less than {MOST_BYTES:,} bytes, got {path.stat().st_size:,}"
-            )
-        return read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        with paths.open_regular(path, MOST_BYTES) as file:
+            text = file.read(MOST_BYTES + 1).decode()
+        return read_yaml(text)
+    except UnicodeDecodeError as error:
         raise UbrainError(f"{path}: cannot be read as a text file: {error}") from None
     except UbrainError as error:
-        raise UbrainError(f"{path}: {error}") from None
+        said = str(error)
+        raise UbrainError(said if str(path) in said else f"{path}: {said}") from None
 
 
 def command(notebook: str, parameters: Mapping[str, Any], out: Path) -> list[str]:

@@ -28,7 +28,7 @@ OVER = (
     "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED GONE NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT"
 )
 # Notebooks whose trainings others read; those that are not listed read the crowd of 00.
-AFTER = {"00": (), "02": ("00", "01"), "04": ("00", "01")}
+AFTER = {"00": (), "00b": (), "02": ("00", "01"), "04": ("00", "01")}
 
 
 def run_notebooks(
@@ -69,13 +69,18 @@ def train(out: Path, result: Path, resources: Resources) -> None:
     Parameters
     ----------
     out : folder of the encoder.
-    result : the file that is written last.
+    result : the file that is written last, also by a command that finds the training finished.
     """
     processes = resources.processes or resources.gpus or 1
     together = processes if processes * resources.nodes > 1 else 0
     words = [*([] if together else [sys.executable]), "-m", "ubrain.cli", *sys.argv[1:]]
-    with resume.work(out.with_name(f"{out.name}-jobs"), {}, f"the job of {out}") as work:
-        task = Task(words, work / "log.txt", result.resolve(), processes=together)
+    # Other resources may continue a training, other options may not
+    pairs = zip(sys.argv[1:], sys.argv, strict=False)
+    said = [w for w, before in pairs if "--resources" not in (w.partition("=")[0], before)]
+    place, settings = out.with_name(f"{out.name}-jobs"), {"command": said}
+    with resume.work(place, settings, f"the job of {out}") as work:
+        begun = (work / resume.SETTINGS).stat().st_mtime
+        task = Task(words, work / "log.txt", result.resolve(), begun, together)
         for _, error in run_all({"train": task}, work, resources):
             if error:  # torchrun adds where in its own code it heard of it
                 first = error.removeprefix("ubrain: ").splitlines()[0]
@@ -105,6 +110,8 @@ def run_all(
     UbrainError
         If SLURM does not take a job.
     """
+    if resources.nodes > 1 and not all(task.processes for task in tasks.values()):
+        raise UbrainError(f"nodes is {resources.nodes}: only `ubrain train` uses more than one")
     folder.mkdir(parents=True, exist_ok=True)
     folder, after = folder.resolve(), after or {}
     file, name_of_all = folder / JOBS, jobs.name_of(folder)

@@ -24,7 +24,7 @@ from ubrain.analysis.stats import t_interval
 from ubrain.errors import UbrainError
 from ubrain.progress import log
 from ubrain.report import runs, slurm
-from ubrain.report.jobs import Resources, Task
+from ubrain.report.jobs import Resources, Task, end_with_parent
 from ubrain.report.results import Record
 
 MOST_RUNS = 1000
@@ -274,6 +274,7 @@ def _run_all(
     with their error.
     """
     waiting, running, errors = deque(todo), dict[str, subprocess.Popen](), dict[str, str]()
+    until = time.monotonic() + 2 * PATIENCE
     with _ending(running):
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -285,6 +286,9 @@ def _run_all(
                 code = running.pop(name).returncode
                 if code or not _results(grid, out, name).exists():
                     said = runs.last_words(out / "runs" / name / LOG)
+                    if resume.BUSY in said and time.monotonic() < until:
+                        waiting.append(name)  # a run of a sweep that was killed has not ended yet
+                        continue
                     errors[name] = said or f"ended with exit code {code} and said nothing"
                 _say(len(todo) - len(waiting) - len(running), len(todo), name, errors, out)
     return errors
@@ -348,6 +352,7 @@ def _start(
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,
+            preexec_fn=end_with_parent if os.name == "posix" else None,
         )
 
 

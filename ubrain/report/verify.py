@@ -425,7 +425,7 @@ def _compare(
                 kernel, task.train, task.test, responses, task.alphas, eigen
             )
     lines += _lines(found, n_all, n_kept, known, variant, everyone)
-    hints = read()["hints"]
+    hints = {**read()["hints"], **known.get("hints", {})}
     return Verdict(f"Brain-Score, AlexNet, {variant['name']}", lines, hints)
 
 
@@ -555,15 +555,21 @@ def voxel_correlations(
     theirs = {name: name for name in described.subjects}
     numbered = {int(m[0]): n for n in theirs if (m := re.search(r"\d{1,6}$", n))}
     pairs: dict[str, str] = {}
-    for name in subjects or crowd.subjects:
+    chosen = subjects or crowd.subjects
+    one = len({crowd[name].dataset for name in chosen}) == 1  # else numbers tell nobody apart
+    for name in chosen:
         number = re.search(r"\d{1,6}$", crowd[name].name)
-        match = theirs.get(name) or (numbered.get(int(number[0])) if number else None)
+        match = theirs.get(name) or (numbered.get(int(number[0])) if one and number else None)
         if match:
             pairs[name] = match
         elif subjects:
             raise UbrainError(f"{folder} has no subject {name!r}; it has {some(theirs)}")
     if not pairs:
         raise UbrainError(f"{folder} and {crowd.path.name} have no subject in common")
+    if len({*pairs.values()}) < len(pairs):
+        raise UbrainError(
+            f"{some(pairs)} of {crowd.path.name} have the same numbers; choose with --subjects"
+        )
     encoder, source = open_encoder(folder, crowd, device, weights)
     found = {}
     for name, other in pairs.items():
@@ -599,7 +605,7 @@ def ube(
     """
     known = numbers or read()["ube"]
     wanted = {int(number): value for number, value in known["median_r"].items()}
-    names = {number_of(name): name for name in crowd.subjects}
+    names = {number: s.name for number, s in _subjects(crowd, known["dataset"]).items()}
     here = [names[number] for number in wanted if number in names]
     if not here:
         raise UbrainError(f"{crowd.path.name}: expected subjects {some(wanted)}")
@@ -669,10 +675,15 @@ def rdm(
     Returns
     -------
     One row per area, means over subjects: the squared Spearman correlation of AlexNet's RDM with
-    the measured one, and in percent of the noise ceiling of Algonauts 2019 where the number of
-    images is that of one of its sets; and `rulers.similarity_to_others` of the predicted patterns.
+    the measured one, in percent of the noise ceiling of Algonauts 2019 (no such column where the
+    number of images is that of none of its sets), and `rulers.similarity_to_others` of the
+    predicted patterns.
     """
+    if not 0 < alpha < np.inf:
+        raise UbrainError(f"--alpha {alpha}: expected a number above 0")
     chosen = [crowd[name] for name in subjects or crowd.subjects]
+    if others := [s.name for s in chosen if "most_negative" not in s.settings]:
+        raise UbrainError(f"{crowd.path.name}: {some(others)}: no patterns of `ubrain import rdm`")
     known, net, rows = read(), alexnet(weights), np.unique(chosen[0].trials.image)
     ceilings = known["rdm"]["ceilings"].get(str(len(rows)), {})
     table = {}
@@ -690,4 +701,5 @@ def rdm(
         own, near = np.mean(found, axis=0)
         table[area] = [len(chosen), own, 100 * own / ceilings.get(area, np.nan), near]
     columns = ["subjects", "AlexNet ρ²", "% of ceiling", "predicted, ρ with others"]
-    return pd.DataFrame.from_dict(table, orient="index", columns=columns)
+    result = pd.DataFrame.from_dict(table, orient="index", columns=columns)
+    return result.dropna(axis="columns", how="all")

@@ -534,8 +534,8 @@ def test_an_import_continues_only_with_the_same_schemes(
 @pytest.mark.parametrize(
     ("schemes", "message"),
     [
-        ({"tau": ["test"] * 19}, "split scheme tau: expected train, val, test or nothing for each"),
-        ({"tau": ["test"] * 19 + ["rest"]}, "of 20 images, got 'rest'"),
+        ({"tau": ["test"] * 19}, "split scheme tau: 19 splits of 20 images"),
+        ({"tau": ["test"] * 19 + ["rest"]}, "image 'im19': expected .* or nothing, got 'rest'"),
         ({"t/u": ["test"] * 20}, "split scheme name 't/u': expected"),
     ],
 )
@@ -626,7 +626,7 @@ def test_shrunk_images_keep_the_split_of_the_large_ones(
 
 def test_append_needs_other_subjects(out: Path, refused) -> None:
     import_recordings([recording()], out, EXACT)
-    with refused(out, r"subject 'd-S1' is already in .*leave it out with --subjects"):
+    with refused(out, r"subject 'd-S1' is already in .*leave it out, or choose another name"):
         import_recordings([recording("d-S2"), recording()], out, Options(append=True))
     with refused(out, r"crowd\.h5 exists"):
         import_recordings([recording("d-S2")], out, EXACT)

@@ -118,6 +118,7 @@ def test_ceilings_are_beside_the_published_ones(tmp_path: Path, monkeypatch, cap
     assert table.loc["nsdgeneral", "ceiling"] == pytest.approx(expected)
     assert table.loc["nsdgeneral", "published"] == 34.1
     assert table["published"].isna().sum() == 2, "nothing is made up for the others"
+    assert list(table["NSD"]) == ["", "", "0.30 0.48 0.66"], "of the same subject"
     monkeypatch.setattr(sys, "argv", ["ubrain", "info", str(path), "--ceilings"])
     with suppress(SystemExit):
         cli.main()
@@ -136,3 +137,18 @@ def test_ceilings_above_a_threshold(tmp_path: Path) -> None:
     assert table.loc["IT (above 30 %)", "ceiling"] == pytest.approx(np.median(it[it >= 30]))
     assert table.loc["IT (above 30 %)", "published"] == 54
     assert np.isnan(table.loc["hV4", "published"])
+
+
+def test_quartiles_of_nsd_beside_those_of_another_dataset(tmp_path: Path) -> None:
+    """The mean of four subjects; where their table is cut, ours is cut as well."""
+    path = tmp_path / "crowd.h5"
+    ncsnr = crowd_of(path, "ours", "T1w", "sub-5", ["V1v"] * 20 + ["ffa"] * 30 + ["LOC"] * 5)
+    with Crowd(path) as crowd:
+        table = ceilings(crowd["sub-5"]).set_index("area")
+    assert table.loc["V1v", "NSD"] == "0.28 0.46 0.66"
+    inside = ncsnr[20:50][ncsnr[20:50] >= 0.2]
+    assert len(inside) < 30, "the cut has something to leave out"
+    row = table.loc["ffa (ncsnr above 0.2)"]
+    assert (row["voxels"], row["NSD"]) == (len(inside), "0.28 0.38 0.52")
+    assert row["ncsnr 50%"] == pytest.approx(np.median(inside))
+    assert table.loc["LOC", "NSD"] == ""

@@ -417,6 +417,7 @@ def test_the_authors_run(explorable: tuple[Path, Path]) -> None:
         found = verify.voxel_correlations(str(folder), crowd)
         medians = {str(i): float(np.median(found[f"S{i}"])) for i in (1, 2)}
         known = {
+            "dataset": "simulated",
             "images": len(crowd.split_rows("test")),
             "tolerance": 1e-6,
             "median_r": medians,
@@ -481,7 +482,7 @@ def test_algonauts_needs_ceilings(recorded: Path, tmp_path: Path, save_encoder) 
         verify.algonauts(crowd, str(tmp_path / "encoder"))
 
 
-def test_rdms_of_people(tmp_path: Path) -> None:
+def test_rdms_of_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make(write_npz)(tmp_path / "rdm").root
     import_rdm(root, tmp_path / "c.h5", **images(root))
     with Crowd(tmp_path / "c.h5") as crowd:
@@ -489,7 +490,15 @@ def test_rdms_of_people(tmp_path: Path) -> None:
     assert list(table.index) == ["EVC", "IT"]
     assert (table["subjects"] == 3).all()
     assert table["AlexNet ρ²"].max() < 0.2  # noise
-    assert table["% of ceiling"].isna().all()  # no set of Algonauts 2019 has 30 images
+    assert "% of ceiling" not in table, "no set of Algonauts 2019 has 30 images"
+    known = verify.read()
+    known["rdm"]["ceilings"]["30"] = {"EVC": 0.5, "IT": 0.25}
+    monkeypatch.setattr(verify, "read", lambda: known)
+    with Crowd(tmp_path / "c.h5") as crowd:
+        same = verify.rdm(crowd, "random")
+        with pytest.raises(UbrainError, match="--alpha 0: expected a number above 0"):
+            verify.rdm(crowd, "random", 0)
+    np.testing.assert_allclose(same["% of ceiling"], 100 * table["AlexNet ρ²"] / [0.5, 0.25])
 
 
 def test_commands(explorable: tuple[Path, Path], made: Made) -> None:
@@ -498,7 +507,14 @@ def test_commands(explorable: tuple[Path, Path], made: Made) -> None:
     named = ["--crowd", str(path), "--checkpoint", str(folder)]
     assert "all voxels" in run(cli.app, ["verify", "algonauts", *named]).output
     found = run(cli.app, ["verify", "ube", *named])
-    assert found.exit_code == 1
-    assert "differs, and this is where to look:" in found.output
+    assert "has no subject of UBE, but of simulated-7T" in str(found.exception)
     found = run(cli.app, ["verify", "nsd-alexnet", "--crowd", str(made.crowd)])
     assert isinstance(found.exception, UbrainError)
+
+
+def test_hints_are_those_of_the_dataset() -> None:
+    hints = {**verify.read()["hints"], **verify.read()["things"]["hints"]}
+    line = verify.Line("voxels", "kept", "all", "IT", 1, 2)
+    (hint,) = verify.Verdict("t", [line], hints).where_to_look()
+    assert "nine parcels of Glasser" in hint
+    assert "streams" not in hint

@@ -16,7 +16,8 @@ from ubrain.crowd import Subject
 from ubrain.errors import UbrainError
 
 QUARTILES = ["ncsnr 25%", "ncsnr 50%", "ncsnr 75%"]
-COLUMNS = ["area", "voxels", *QUARTILES, "repeats", "ceiling", "published"]
+COLUMNS = ["area", "voxels", *QUARTILES, "NSD", "repeats", "ceiling", "published"]
+CUT = 0.2  # ncsnr above which voxels are in some of the published tables
 SHOWN = 20  # areas of a subject
 
 
@@ -90,61 +91,88 @@ def _of(values: list[Any], subject: int) -> Any:
 
 
 def ceilings(subject: Subject) -> pd.DataFrame:
-    """Quartiles of a subject's ncsnr by area, and its median ceiling beside the published one.
+    """Quartiles of a subject's ncsnr by area, and its median ceiling, beside the published ones.
 
     Returns
     -------
-    One row per area, the largest first: voxels, quartiles of ncsnr, repeats and ceiling (median,
-    percent: 100 · ncsnr² / (ncsnr² + 1 / repeats), for the repeats of which it is published, or
-    else those of the test images), and published (NaN: nothing is). Where medians are published of
-    voxels above some ceiling, so are ours.
+    One row per area, the largest first: voxels, quartiles of ncsnr, those of NSD in an area of that
+    name (of the same subject, or else the mean of four subjects; "": nothing is published), repeats
+    and ceiling (median, percent: 100 · ncsnr² / (ncsnr² + 1 / repeats), for the repeats of which it
+    is published, or else those of the test images), and published (NaN: nothing is). Where only
+    voxels above some ceiling or ncsnr are published, so are ours, in a row of their own.
     """
     ncsnr = subject.voxels["ncsnr"].to_numpy(np.float64)
     members = [set(str(text).split(",")) - {""} for text in subject.voxels["areas"]]
-    known, rows = list(_published(subject)), list[dict[str, Any]]()
-    test = subject.image_rows("test")
-    repeats = float(1 / (1 / subject.trials.repeats(test)).mean()) if len(test) else 1.0
-    repeats = known[0].repeats if known else repeats
     sizes = pd.Series([area for mine in members for area in mine], dtype=object).value_counts()
-    plain = [_Ceiling(area, {area}, set(), repeats, 0, np.nan) for area in sizes.index]
-    names = {c.area for c in known if not c.above}
-    for area, of, without, n, above, published in (
-        _Ceiling("all", set(), set(), repeats, 0, np.nan),
-        *known,
-        *(c for c in plain if c.area not in names),
-    ):
-        inside = [not of or (bool(of & mine) and not without & mine) for mine in members]
+    rows = list[dict[str, Any]]()
+    for area in _areas(subject, [str(area) for area in sizes.index]):
+        inside = [not area.of or (bool(area.of & m) and not area.without & m) for m in members]
         values = ncsnr[np.array(inside, dtype=bool) & np.isfinite(ncsnr)]
-        percent = 100 * values**2 / (values**2 + 1 / n)
-        values, percent = values[percent >= above], percent[percent >= above]
+        values = values[values >= area.least]
         if len(values):
-            label = f"{area} (above {above} %)" if above else area
             quartiles = dict(zip(QUARTILES, np.quantile(values, (0.25, 0.5, 0.75)), strict=True))
-            more = {"repeats": n, "ceiling": float(np.median(percent)), "published": published}
-            rows.append({"area": label, "voxels": len(values), **quartiles, **more})
+            row = {"area": area.label, "voxels": len(values), **quartiles, "repeats": area.repeats}
+            row["NSD"] = " ".join(f"{value:.2f}" for value in area.nsd)
+            row["ceiling"] = np.median(100 * values**2 / (values**2 + 1 / area.repeats))
+            rows.append({**row, "published": area.median})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-class _Ceiling(NamedTuple):
-    """A median noise ceiling of voxels that are in an area, and not in another."""
+class _Area(NamedTuple):
+    """Voxels that are in one of some areas, in none of others, with an ncsnr of at least `least`;
+    and what is published of them.
+    """
 
-    area: str
+    label: str
     of: set[str]
-    without: set[str]
     repeats: float
-    above: float
-    median: float
+    without: frozenset[str] = frozenset()
+    least: float = 0
+    median: float = np.nan
+    nsd: tuple[float, ...] = ()
 
 
-def _published(subject: Subject) -> Iterator[_Ceiling]:
-    number = re.search(r"(\d+)$", subject.name)
+def _areas(subject: Subject, names: list[str]) -> Iterator[_Area]:
+    """Rows of a table: all voxels, areas of which ceilings are published, and those by name."""
+    known, test = list(_published(subject)), subject.image_rows("test")
+    repeats = float(1 / (1 / subject.trials.repeats(test)).mean()) if len(test) else 1.0
+    repeats = known[0].repeats if known else repeats
+    yield _Area("all", set(), repeats)
+    yield from known
+    for name in names:
+        if name not in {area.label for area in known}:
+            yield _Area(name, {name}, repeats, nsd=_of_nsd(subject, name, "all"))
+        if cut := _of_nsd(subject, name, "cut"):
+            yield _Area(f"{name} (ncsnr above {CUT})", {name}, repeats, least=CUT, nsd=cut)
+
+
+def _of_nsd(subject: Subject, area: str, voxels: str) -> tuple[float, ...]:
+    """Quartiles of ncsnr in NSD: those of this subject of NSD, or else the mean of subjects."""
+    table = {name.lower(): values for name, values in _masks()["quartiles"][voxels].items()}
+    values = dict(zip(_masks()["quartiles"]["subjects"], table.get(area.lower(), []), strict=False))
+    mine = values.get(_number(subject), []) if subject.dataset == "NSD" else []
+    if mine or not values:
+        return tuple(mine)
+    return tuple(np.mean([quartiles for quartiles in values.values() if quartiles], axis=0))
+
+
+def _published(subject: Subject) -> Iterator[_Area]:
+    """Areas with a median ceiling that is published for this dataset and space."""
     space = str(subject.group.attrs["space"])
     for entry in _masks()["ceilings"]:
         if subject.dataset == entry["dataset"] and entry["space"] in ("", space):
-            for area, said in entry["areas"].items():
-                median = _of(said["median"], int(number[1]) if number else 0) or np.nan
-                of, without = set(said["of"]), set(said.get("without", ()))
-                yield _Ceiling(area, of, without, entry["repeats"], entry["above"], median)
+            above, n = entry["above"], entry["repeats"]
+            least = float(np.sqrt(above / (100 - above) / n))
+            for name, said in entry["areas"].items():
+                median = _of(said["median"], _number(subject)) or np.nan
+                label = f"{name} (above {above} %)" if above else name
+                without = frozenset(said.get("without", ()))
+                yield _Area(label, set(said["of"]), n, without, least, median)
+
+
+def _number(subject: Subject) -> int:
+    found = re.search(r"(\d+)$", subject.name)
+    return int(found[1]) if found else 0
 
 
 def report(subject: Subject) -> str:
@@ -154,4 +182,7 @@ def report(subject: Subject) -> str:
         return f"{subject.name}: ncsnr is unknown"
     text = table.head(SHOWN).to_string(index=False, float_format="{:.2f}".format, na_rep="-")
     more = f"\nand {len(table) - SHOWN} more areas" if len(table) > SHOWN else ""
-    return f"{subject.name}: ncsnr, and median noise ceiling in percent\n{text}{more}"
+    head = (
+        f"{subject.name}: ncsnr beside quartiles of NSD (1.8 mm); median noise ceiling in percent"
+    )
+    return f"{head}\n{text}{more}"

@@ -150,7 +150,9 @@ def _check_options(recordings: Sequence[Recording], out: Path, options: Options)
         )
     for name in names:
         if name in taken or names.count(name) > 1:
-            raise UbrainError(f"subject {name!r} is already in {out}; leave it out with --subjects")
+            raise UbrainError(
+                f"subject {name!r} is already in {out}; leave it out, or choose another name"
+            )
 
 
 def _check_recording(recording: Recording) -> None:
@@ -191,13 +193,17 @@ def _check_recording(recording: Recording) -> None:
             row = int(np.argmax(again))
             raise UbrainError(f"{where}: voxel {row} is there twice, at {recording.place(row)}")
     for scheme, splits in recording.images.schemes.items():
-        unknown, what = {*splits} - {*SPLITS, ""}, check_name(scheme, "split scheme")
-        if unknown or len(splits) != len(ids):
-            got = repr(str(min(unknown))[:40]) if unknown else f"{len(splits)} splits"
-            raise UbrainError(
-                f"{where}: split scheme {what}: expected {', '.join(SPLITS)} or nothing for each"
-                f" of {len(ids)} images, got {got}"
-            )
+        what = f"split scheme {check_name(scheme, 'split scheme')}"
+        if len(splits) != len(ids):
+            raise UbrainError(f"{where}: {what}: {len(splits)} splits of {len(ids)} images")
+        for image, split in zip(ids, splits, strict=True):
+            if split not in (*SPLITS, ""):
+                raise UbrainError(
+                    f"{where}: {what}, image {image!r}: expected {', '.join(SPLITS)} or nothing,"
+                    f" got {str(split)[:40]!r}"
+                )
+        if lacking := [split for split in ("train", "test") if split not in splits]:
+            log.warning("%s has no %s images", what, " and no ".join(lacking))
     unit = recording.normalise
     if unit not in NORMALISE or (unit == "run" and "run" not in trials):
         raise UbrainError(f"{where}: cannot z-score per {unit!r}")

@@ -65,6 +65,8 @@ def import_rdm(
     UbrainError
         If a file is missing, damaged, no RDM, or does not fit the images.
     """
+    if not 0 <= most_negative <= 1:
+        raise UbrainError(f"--most-negative {most_negative}: expected a share from 0 to 1")
     folder, pictures = Folder(root, options.follow_links), open_images(Path(images))
     if len(pictures.ids) > MOST_IMAGES:
         raise UbrainError(f"{images}: {len(pictures.ids)} images; expected {MOST_IMAGES} at most")

@@ -100,7 +100,8 @@ class Folder:
         self.path, self.follow_links = Path(path), follow_links
         with listing(self.path):
             if not self.path.is_dir():
-                raise UbrainError(f"{path}: no such folder")
+                what = "is a file; expected a folder" if self.path.exists() else "no such folder"
+                raise UbrainError(f"{path}: {what}")
 
     def __str__(self) -> str:
         return str(self.path)
