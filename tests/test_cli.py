@@ -175,6 +175,16 @@ def test_what_train_cannot_do_is_one_bounded_line_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
+def test_too_few_val_images_are_said_before_features_are_made(
+    monkeypatch, small_crowd, tmp_path
+) -> None:
+    monkeypatch.setattr("ubrain.train.LEAST_VAL_IMAGES", 1000)
+    monkeypatch.setattr("ubrain.features.choose_source", pytest.fail)
+    given = ["--crowd", str(small_crowd), "--profile", "smoke", "--out", str(tmp_path / "o")]
+    found = CliRunner().invoke(cli.app, ["train", *given])
+    assert "val images; training needs at least 1000" in str(found.exception)
+
+
 def test_what_is_public_is_seen_and_its_version_said(run_cli) -> None:
     assert {*ubrain.__all__} <= {*dir(ubrain)}
     assert run_cli("--version").stdout.strip() == f"ubrain, version {ubrain.__version__}"

@@ -200,7 +200,7 @@ def train(
     from ubrain.features import choose_source
     from ubrain.parallel import choose_device, launched
     from ubrain.paths import check_out
-    from ubrain.train import fit
+    from ubrain.train import check_images, fit
 
     given = {key: value for key, value in more.items() if value is not None}
     if pretrained is not None:
@@ -220,10 +220,9 @@ def train(
         given["min_steps"] = 0  # what was asked for is what is done
     backbone, training = replace(chosen.backbone, **model), replace(chosen.training, **given)
     with Crowd(crowd) as opened:
-        names = list(subjects or opened.subjects)
-        for name in names:
-            opened[name]
-        view, wanted = opened.with_scheme(split_scheme), _queue(on, resources)
+        names, view = list(subjects or opened.subjects), opened.with_scheme(split_scheme)
+        check_images(view, names)  # before features are computed, which may take hours
+        wanted = _queue(on, resources)
         if not wanted:
             device = choose_device(training.device)
             source = choose_source(view, backbone, device, seed)

@@ -39,6 +39,7 @@ from ubrain.resume import empty, locked, refuse_others, remove_partials, work
 from ubrain.scores import correlation
 
 if TYPE_CHECKING:
+    from ubrain.crowd import Crowd
     from ubrain.features import Source
 
 # Of model and training together: raise it when the same settings no longer give the same encoder,
@@ -424,14 +425,7 @@ def settings_of(
             f"batches_per_step is {config.batches_per_step}: only with batches 'one-subject' and"
             " embedding_steps 'own' (recipe ours) can it be more than 1"
         )
-    where = f" in split scheme {source.crowd.scheme!r}" if source.crowd.scheme else ""
-    for name in subjects:
-        n_val = len(source.crowd[name].image_rows("val"))
-        if n_val < LEAST_VAL_IMAGES or not len(source.crowd[name].image_rows("train")):
-            raise UbrainError(
-                f"subject {name!r} has {n_val} val images{where}; training needs at least"
-                f" {LEAST_VAL_IMAGES}, and images to train on"
-            )
+    check_images(source.crowd, subjects)
     settings = {
         "crowd": source.crowd.fingerprint,
         "subjects": list(subjects),
@@ -446,6 +440,18 @@ def settings_of(
         settings["split_scheme"] = source.crowd.scheme
     plain: dict[str, Any] = json.loads(json.dumps(settings))  # as it comes back: tuples are lists
     return plain
+
+
+def check_images(crowd: "Crowd", subjects: Sequence[str]) -> None:
+    """Raise an error unless each subject has images to train on, and enough to validate on."""
+    where = f" in split scheme {crowd.scheme!r}" if crowd.scheme else ""
+    for name in subjects:
+        n_val = len(crowd[name].image_rows("val"))
+        if n_val < LEAST_VAL_IMAGES or not len(crowd[name].image_rows("train")):
+            raise UbrainError(
+                f"subject {name!r} has {n_val} val images{where}; training needs at least"
+                f" {LEAST_VAL_IMAGES}, and images to train on"
+            )
 
 
 def finished(folder: Path, settings: dict[str, Any], source: "Source") -> UniversalEncoder:
