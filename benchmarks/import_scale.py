@@ -5,7 +5,8 @@ Writes a synthetic dataset in its published layout, of full shapes and with this
 sessions, trials or images, imports it, reads the same files with plain h5py, numpy, gzip and
 Pillow, prints one line for each, and deletes it all. Whatever is made, imported or read is in a
 process of its own, with nothing in the system's cache beforehand. `check` is the doctor on a crowd
-of eight subjects; there, input is the crowd file. The tests' own generators (`published`) write
+of eight subjects, `check-schemes` of the same with eight named splits; there, input is the crowd
+file. The tests' own generators (`published`) write
 most of it, with random numbers that repeat; only what depends on what they are (compression) is
 therefore not measured.
 """
@@ -23,7 +24,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -37,10 +38,12 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/data/importers"))
 
 import published.algonauts
+import published.bids
 import published.bold5000
 import published.god
 import published.laion
 import published.mosaic
+import published.nod
 import published.nsd
 import published.ube
 import published.vim1
@@ -50,10 +53,12 @@ from ubrain.data import doctor
 from ubrain.data.crowdfile import write_crowd
 from ubrain.data.importers.algonauts import import_algonauts
 from ubrain.data.importers.arrays import import_arrays
+from ubrain.data.importers.bids import import_bids
 from ubrain.data.importers.bold5000 import import_bold5000
 from ubrain.data.importers.god import import_god
 from ubrain.data.importers.laion import import_laion
 from ubrain.data.importers.mosaic import import_mosaic
+from ubrain.data.importers.nod import import_nod
 from ubrain.data.importers.nsd import import_nsd
 from ubrain.data.importers.recording import Options
 from ubrain.data.importers.things import import_things
@@ -94,6 +99,15 @@ def write_picture(path: Path, number: int, height: int, width: int) -> None:
 
 def noise(n: int, width: int, dtype: str, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.5, 1, (n, width)).astype(dtype)
+
+
+def packed(volumes: np.ndarray, affine: np.ndarray, n: int) -> list[bytes]:
+    """Pieces of a .nii.gz that has these volumes (x, y, z, trials) over and over, n in all."""
+    header = nib.Nifti1Image(np.zeros((1, 1, 1, 1), np.float32), affine).header
+    header.set_data_shape((*volumes.shape[:3], n))
+    header.set_data_offset(352)
+    start = gzip.compress(header.binaryblock + bytes(4))
+    return [start, *[gzip.compress(volumes.tobytes(order="F"), 1)] * (n // volumes.shape[3])]
 
 
 # --- datasets
@@ -195,12 +209,12 @@ def bold5000(root: Path, share: float) -> None:
     volumes = np.random.default_rng(1).normal(0.5, 2, (*brain.shape, 37)).astype(np.float32)
     volumes[brain == 0] = np.nan
     first = made.write_nifti("run.nii", volumes).read_bytes()
-    packed = gzip.compress(first[352:], 1)
+    body = gzip.compress(first[352:], 1)
     made.file("run.nii").unlink()
     for session, n in enumerate(lengths[: max(1, round(9 * share))], start=1):
         header = gzip.compress(first[:48] + struct.pack("<h", n) + first[50:352], 1)
         name = f"CSI4_GLMbetas-{published.bold5000.VERSION}_ses-{session:02d}.nii.gz"
-        made.file(name).write_bytes(header + packed * (n // 37))
+        made.file(name).write_bytes(header + body * (n // 37))
 
 
 def god(root: Path, share: float) -> None:
@@ -285,15 +299,11 @@ def laion(root: Path, share: float) -> None:
     made.write_packed(names)
     volumes = np.zeros((*grid, 41), np.float32, order="F")
     volumes[25:117, 25:117, 25:115] = noise(92 * 92, 90 * 41, "<f4").reshape(92, 92, 90, 41)
-    packed = gzip.compress(volumes.tobytes(order="F"), 1)
-    header = nib.Nifti1Image(np.zeros((1, 1, 1, 1), np.float32), published.laion.AFFINE).header
-    header.set_data_shape((*grid, n))
-    header.set_data_offset(352)
-    start = gzip.compress(header.binaryblock + bytes(4))
+    pieces = packed(volumes, published.laion.AFFINE, n)
     for session in range(1, 1 + round(30 * share)):
         place = f"{made.start('sub-01', session)}_stat-effect_desc-SingletrialBetas_statmap.nii.gz"
         with made.file(place).open("wb") as file:
-            file.writelines([start, *[packed] * (n // 41)])
+            file.writelines(pieces)
         label = np.random.default_rng(session).permutation(np.resize(names, n))
         made.write_trials("sub-01", session, run=np.arange(n) // 89, label=label)
     wanted = np.zeros(grid, np.float32)
@@ -302,6 +312,52 @@ def laion(root: Path, share: float) -> None:
     for area in ("V1v", "hV4"):
         name = published.laion.mask_file("sub-01", f"retinotopy/{area}")
         made.write_map(name, (wanted > 0).astype(np.uint8))
+
+
+def nod(root: Path, share: float) -> None:
+    """Subject 1, the cortex in float32, images of 500 × 375: a share of forty runs of 100 images of
+    ImageNet, in four sessions, and of ten runs of the same 120 images of COCO.
+    """
+    made = object.__new__(published.nod.Published)
+    made.root, sides = root, (29696, 29716)
+    axis = published.nod.brain(*map(range, sides), 0, 32492)
+    names = [f"n{1443537 + 1000 * (i % 1000):08d}_{i}.JPEG" for i in range(round(40 * share) * 100)]
+    coco = [f"{i:012d}.jpg" for i in range(120)]
+    for i, name in enumerate([*names, *coco]):
+        place = f"imagenet/{name.partition('_')[0]}" if i < len(names) else "coco"
+        write_picture(root / f"stimuli/{place}/{name}", i, 375, 500)
+    block = noise(120, sum(sides), "<f4")
+    shown = {
+        (f"imagenet{1 + i // 1000:02d}", 1 + i // 100 % 10): names[i : i + 100]
+        for i in range(0, len(names), 100)
+    } | {("coco", 1 + run): coco for run in range(max(1, round(10 * share)))}
+    for number, ((session, run), images) in enumerate(shown.items()):
+        values = np.roll(block, number, 1)[: len(images)]
+        published.nod.write_cifti(made.path("sub-01", session, run), values, images, axis)
+
+
+def bids(root: Path, share: float) -> None:
+    """One subject, a share of four runs with a table each, in which 200 images of 425 × 425 are
+    shown once; float32, and a third of the volume is brain.
+    """
+    made, grid, affine = published.bids.Dataset(), (80, 100, 80), published.bids.OBLIQUE
+    made.root, names = root, [f"im{i}.jpg" for i in range(200)]
+    for i, name in enumerate(names):
+        write_picture(root / f"images/{name}", i, 425, 425)
+    brain = np.zeros(grid, np.uint8)
+    brain[10:70, 17:83, 15:65] = 1
+    published.bids.volume(made.file("mask.nii.gz"), brain, affine=affine)
+    values = noise(brain.sum(), 40, "<f4")
+    volumes = np.zeros((*grid, 40), np.float32, order="F")
+    volumes[brain == 1] = values
+    pieces = packed(volumes, affine, len(names))
+    for run in range(1, 1 + max(1, round(4 * share))):
+        place = f"sub-01/func/sub-01_task-look_run-{run}"
+        with made.file(f"{place}_stat-effect_desc-trials_statmap.nii.gz").open("wb") as file:
+            file.writelines(pieces)
+        shown = np.random.default_rng(run).permutation(names)
+        table = pd.DataFrame({"onset": 4 * np.arange(len(names)), "stim_file": shown})
+        table.to_csv(made.file(f"{place}_events.tsv"), sep="\t", index=False)
 
 
 def arrays(root: Path, share: float) -> None:
@@ -335,15 +391,23 @@ def run_arrays(root: Path, out: Path) -> None:
     )
 
 
-def crowd(root: Path, share: float) -> None:
-    """Eight subjects, a share of 9000 images each, of which a tenth are shared, 224 × 224."""
+def crowd(root: Path, share: float, n_schemes: int = 0) -> None:
+    """Eight subjects, a share of 9000 images each, of which a tenth are shared, 224 × 224; in each
+    scheme, another tenth of all images are test images.
+    """
     n = round(9000 * share)
     root.mkdir()
     with write_crowd(root / "crowd.h5") as writer:
         n_test = n // 10
         splits = ["test"] * n_test + ["val", *["train"] * 19] * n
+        tenths = ["test", "val", *["train"] * 8]
         rows = [
-            writer.add_image(f"image{i}", photograph(i, 224, 224), splits[i])
+            writer.add_image(
+                f"image{i}",
+                photograph(i, 224, 224),
+                splits[i],
+                schemes={f"s{k}": tenths[(i + k) % 10] for k in range(n_schemes)},
+            )
             for i in range(n_test + 8 * (n - n_test))
         ]
         for s in range(8):
@@ -374,8 +438,11 @@ DATASETS: dict[str, Dataset] = {
     # another count of voxels than the published one
     "things": (things, lambda r, o: import_things(r, o, Options(unusual=True))),
     "laion": (laion, lambda r, o: import_laion(r, o, Options(image_size=224))),
+    "nod": (nod, lambda r, o: import_nod(r, o, images=r / "stimuli")),
+    "bids": (bids, lambda r, o: import_bids(r, o, images=r / "images", mask=r / "mask.nii.gz")),
     "arrays": (arrays, run_arrays),
     "check": (crowd, run_check),
+    "check-schemes": (partial(crowd, n_schemes=8), run_check),
 }
 
 
