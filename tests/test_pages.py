@@ -175,7 +175,7 @@ def test_numbers_without_their_suite_are_refused(tmp_path, paper, make, where, s
 
 @pytest.mark.parametrize("make", TABLES)
 def test_tables_need_results(tmp_path, paper, make):
-    with pytest.raises(UbrainError, match="make reproduce"):
+    with pytest.raises(UbrainError, match="`ubrain run` makes them"):
         make(tmp_path)
 
 

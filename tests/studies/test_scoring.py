@@ -113,6 +113,19 @@ def test_a_suite_is_of_one_crowd_and_one_profile(lab):
     assert len(digests | {found.digest}) == 3
 
 
+def test_a_suite_of_simulated_brains_is_the_same_on_every_processor(lab, monkeypatch):
+    """What is simulated differs in the last digits, and so do digests of it; seeds tell."""
+    found = suite.suite_of(lab.crowd, "sim", lab.profile)
+    monkeypatch.setitem(lab.crowd.__dict__, "fingerprint", "of other digits")
+    assert suite.suite_of(lab.crowd, "sim", lab.profile) == found
+    monkeypatch.setattr(truth, "settings", lambda *_: {"seed": 1})
+    assert suite.suite_of(lab.crowd, "sim", lab.profile) != found
+    monkeypatch.setattr(truth, "subjects", lambda _: [])  # as of recordings
+    before = suite.suite_of(lab.crowd, "sim", lab.profile)
+    monkeypatch.setitem(lab.crowd.__dict__, "fingerprint", "of others")
+    assert suite.suite_of(lab.crowd, "sim", lab.profile) != before
+
+
 def test_the_truth_correlates_perfectly_with_itself(lab, predictions):
     table = scoring.truth_table(lab, {CROWD: predictions[CROWD]})
     np.testing.assert_allclose(table["r_true"], 1, atol=1e-6)

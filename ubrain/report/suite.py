@@ -33,15 +33,20 @@ class Suite:
 
 
 def suite_of(crowd: Crowd, name: str, profile: Profile) -> Suite:
-    """The suite of a crowd file's numbers: its digest covers images, splits, trials, responses and
-    every value of the profile.
+    """The suite of a crowd file's numbers: its digest covers every value of the profile and, of
+    recordings, images, splits, trials and responses; of simulated subjects, all that they are made
+    from, as what comes of it differs in the last digits from one processor to the other.
 
     Parameters
     ----------
     name : of the crowd, such as "sim", to which the profile's is added.
     """
-    splits = {split: rows.tolist() for split, rows in split_rows(crowd).items()}
-    parts = json.dumps([crowd.fingerprint, splits, asdict(profile)], sort_keys=True)
+    splits: Any = {split: rows.tolist() for split, rows in split_rows(crowd).items()}
+    data: Any = crowd.fingerprint
+    if truth.subjects(crowd) == list(crowd.subjects):
+        splits = [crowd.scheme, HELD_CATEGORY, HELD_BACKGROUND]
+        data = {subject: truth.settings(crowd, subject) for subject in crowd.subjects}
+    parts = json.dumps([data, splits, asdict(profile)], sort_keys=True)
     digest = hashlib.blake2b(parts.encode(), digest_size=6).hexdigest()
     return Suite(f"ubrain-{name}-{profile.name}", VERSION, digest)
 

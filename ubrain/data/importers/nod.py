@@ -69,7 +69,7 @@ def import_nod(
     folder = Folder(root, options.follow_links)
     found, left_out = _runs(folder)
     names = select(options.subjects, found, f"{folder}: *_beta.dscalar.nii")
-    subjects = complete(names, options.subjects, lambda name: [_Run(*run) for run in found[name]])
+    subjects = complete(names, options.subjects, lambda name: _open(found[name]))
     source = folder if images is None else Folder(images, options.follow_links)
     shown, rows = _images(source, [run for runs in subjects.values() for run in runs])
     parcels = parcels_of(labels)
@@ -143,6 +143,18 @@ class _Run:
         """The betas of some maps."""
         (values,) = self.image.blocks(self.image.shape[5])
         yield Part(values.reshape(self.image.shape[4:], order="F")[rows][:, self.columns])
+
+
+def _open(files: Sequence[tuple[Key, Path]]) -> list[_Run]:
+    """The runs of a subject, with one table of vertices for all that have the same."""
+    runs = [_Run(*files[0])]
+    for file in files[1:]:
+        runs.append(_Run(*file))
+        if runs[-1].voxels.equals(runs[0].voxels):
+            runs[-1].voxels = runs[0].voxels
+        if np.array_equal(runs[-1].columns, runs[0].columns):
+            runs[-1].columns = runs[0].columns
+    return runs
 
 
 def _images(folder: Folder, runs: Sequence[_Run]) -> tuple[ImageFiles, dict[str, int]]:

@@ -73,8 +73,11 @@ def open_cifti(path: Path, limit: int = MAX_TABLE) -> Cifti:
         places[[*"ijk"]] = models.voxel
         nowhere = places.columns[1:]
         places[nowhere] = places[nowhere].where(places[nowhere] >= 0)
-        structures = (str(name).removeprefix("CIFTI_STRUCTURE_").lower() for name in models.name)
-        places["areas"] = [area_name(name, path) for name in structures]
+        areas = {
+            name: area_name(str(name).removeprefix("CIFTI_STRUCTURE_").lower(), path)
+            for name in {*models.name}
+        }
+        places["areas"] = [areas[name] for name in models.name]
         return Cifti(image, [str(name).strip() for name in getattr(maps, "name", ())], places)
 
 

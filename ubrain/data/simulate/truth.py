@@ -85,7 +85,7 @@ def render_again(
     for name, group in _group(crowd)["scenes"].items():
         if image in group["id"].asstr()[:]:
             scanner, number = name.rsplit("-", 1)  # of the last subject of its simulation
-            seed = _settings(crowd, f"S{number}")["seed"]
+            seed = _same_version(crowd, f"S{number}")["seed"]
             pixels, scene = render(seed, int(image.removeprefix("scene-")), instead, without_place)
             return shown(pixels[None], scanner)[0], scene
     raise UbrainError(f"no scene of image {image!r} in {crowd.path.name}")
@@ -108,19 +108,23 @@ def responses(
     on_them : what is on each image.
     maps : `energy_maps` of the pixels, to compute them once for several subjects.
     """
-    found = _settings(crowd, subject)
+    found = _same_version(crowd, subject)
     config = SimulationConfig(**found["config"])
     brain = grow(config, found["seed"], found["number"], found["n_voxels"])
     brain.mean, brain.scale = _subject(crowd, subject)["signal_moments"][:]
     return brain.signals(pixels, list(on_them), maps)
 
 
-def _settings(crowd: Crowd, subject: str) -> dict[str, Any]:
-    """How a subject was simulated: version, seed, number, config and the
-    voxels asked for.
-    """
+def settings(crowd: Crowd, subject: str) -> dict[str, Any]:
+    """How a subject was simulated: version, seed, number, config and the voxels asked for."""
     group = _subject(crowd, subject)
     found = json.loads(group["settings"].asstr()[()]) if "settings" in group else {"version": 0}
+    return dict(found)
+
+
+def _same_version(crowd: Crowd, subject: str) -> dict[str, Any]:
+    """The settings, from which its brain can be grown again."""
+    found = settings(crowd, subject)
     if found["version"] != VERSION:
         raise UbrainError(
             f"{crowd.path.name}: another version of ubrain has simulated subject {subject!r}; its"
