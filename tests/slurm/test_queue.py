@@ -147,7 +147,8 @@ note("ends")
 """
 
 
-def test_notebooks_start_after_those_whose_trainings_they_read(queue, project, monkeypatch):
+def test_notebooks_start_after_those_whose_trainings_they_read(queue, project, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     folder = project.out.parent / "notebooks"
     for name in ("00_a", "01_b", "02_c", "05_d"):
         (folder / f"{name}.py").write_text((folder / "98_ok.py").read_text())
@@ -160,10 +161,11 @@ def test_notebooks_start_after_those_whose_trainings_they_read(queue, project, m
     assert log[:2] == ["00_a begins", "00_a ends"]
     assert log.index("01_b ends") < log.index("02_c begins")
     assert len(log) == 7
+    assert "00_a: finished; 1 of 4 are done" in caplog.text
+    assert "05_d: failed, see" in caplog.text
     outcomes = slurm.run_notebooks(*arguments)
     assert [outcome.notebook for outcome in outcomes] == ["00_a", "01_b", "02_c", "05_d"]
     log = (project.out / "log.txt").read_text().splitlines()
     assert log[7:] == ["05_d begins", "05_d ends"]
-    assert not list(
-        (project.out / runs.UNFINISHED).glob("*")
-    )  # the next one runs all of them again
+    left = list((project.out / runs.UNFINISHED).glob("*"))
+    assert not left, "the next one runs all of them again"

@@ -57,8 +57,13 @@ def run_notebooks(
             words = [*runs.command(name, given, folder), *more]
             tasks[name] = Task(words, work / f"{name}.txt", folder / f"{name}.json", begun)
             after[name] = [names[n] for n in AFTER.get(short, ("00",)) if n in names]
-        ended = run_all(tasks, work, resources, after)
-        if errors := [error.removeprefix("ubrain: ") for _, error in ended if error]:
+        errors = []
+        for name, error in run_all(tasks, work, resources, after):
+            n_done = sum(task.done() for task in tasks.values())
+            how = f"failed, see {tasks[name].log}" if error else "finished"
+            log.info("%s: %s; %d of %d are done", name, how, n_done, len(tasks))
+            errors += [error.removeprefix("ubrain: ")] if error else []
+        if errors:
             raise UbrainError("\n".join(errors))
     return [runs.Outcome(n, t.result, runs.compare(run, t.result)) for n, t in tasks.items()]
 
