@@ -105,6 +105,10 @@ def test_numbers_agree_within_their_tolerance(tmp_path, old, new, n_agree, n):
         (Record("over ridge, matching (ours)", 0.1, "crowd", low=0.05, high=0.15), 0.005),
         (Record("over ridge, gradient", -0.1, "untrained", low=-0.15, high=-0.05), 0.005),
         (Record("over ridge, matching (ours)", -0.1, "untrained", low=-0.15, high=-0.05), 0.05),
+        (Record("gain of the crowd", 0.0, "partners of S1 shuffled", low=-0.01, high=0.01), 0.01),
+        (Record("difference in top1", 0.1, low=0.08, high=0.12, n=4, unit="share"), 0.02),
+        (Record("stability", 0.8, "12 clusters", n=5, unit="ARI"), 0.08),
+        (Record("stability", 1.0, "9 clusters", n=5, unit="ARI"), 0.01),
     ],
 )
 def test_a_tolerance_follows_from_the_kind_of_number(record, expected):

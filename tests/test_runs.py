@@ -248,6 +248,17 @@ def test_wrong_parameters_are_refused_before_anything_runs(project, monkeypatch,
     assert not published(project)
 
 
+def test_a_report_is_of_this_machine_if_it_has_numbers(project):
+    theirs, ours = project / "papermill_runs" / "x-fast", project / "cache" / "runs" / "x-fast"
+    for folder in (theirs, ours):
+        folder.mkdir(parents=True)
+    (theirs / "01.json").write_text("{}")
+    assert runs.folder_of("x-fast", own=True).resolve() == theirs.resolve()
+    (ours / "01.json").write_text("{}")
+    assert runs.folder_of("x-fast", own=True).resolve() == ours.resolve()
+    assert runs.folder_of("x-fast").resolve() == theirs.resolve()
+
+
 def test_a_run_by_a_scheme_has_a_folder_of_its_own(project, monkeypatch, small_crowd):
     used, path = [], project / "small.h5"
     monkeypatch.setattr(runs, "execute", lambda source, given, out: used.append((out.name, given)))

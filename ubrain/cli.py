@@ -474,7 +474,8 @@ def report(
     check: bool = False,
     figure: bool = False,
 ) -> None:
-    """Print what a run says on every claim, notebook by notebook.
+    """Print what a run says on every claim, notebook by notebook: this machine's run, if there is
+    one, or else the published one, on which --write, --check and --figure work.
 
     Parameters
     ----------
@@ -495,7 +496,8 @@ def report(
     name = run_name(crowd, profile, seed, split_scheme)
     if (write or check) and name != runs.README_RUN:
         raise UbrainError(f"the pages show the run {runs.README_RUN}, not {name}")
-    folder = runs.folder_of(name)
+    folder = runs.folder_of(name, own=not (write or check or figure))
+    print(f"claims by the numbers in {folder}", file=sys.stderr)
     documents = pages.read_run(folder)
     if figure:
         print(runs.draw_overview(name), file=sys.stderr)

@@ -22,8 +22,10 @@ COUNTS = ("voxels", "subjects", "clusters", "numbers", "findings", "steps")
 MOVES = {"R2": 2e-3, "r2 / ceiling": 2e-3, "level": 5e-3, "levels": 5e-3, "degrees": 1e-2}
 MOVES |= dict.fromkeys(("share", "ARI", "homogeneity", "completeness", "silhouette"), 1e-2)
 NO_SUITE = "no suite"  # what numbers are of that do not say on what they were judged
-# Where no embedding of the crowd fits (09), the last digit decides what matching chooses.
-NOTHING_FITS = ("trained on shuffled images", "untrained", "shared function 0")
+# Where no embedding of the crowd fits (09), the last digit decides what matching chooses; and where
+# images are shuffled, what is learnt (beginnings of conditions).
+NOTHING_FITS = ("untrained", "shared function 0")
+SHUFFLED = ("trained on shuffled images", "partners of ")
 LEAST = 1e-3  # tolerance of r, and of every unit that is not named
 LEAST_GALLERY = 20  # a share of fewer is one of subjects, areas or repetitions, not of images
 
@@ -129,9 +131,9 @@ def tolerance(record: Mapping[str, Any]) -> float:
     """By how much value, low and high of a number may differ between machines.
 
     It follows from what the number is: nothing for counts; a twentieth of the interval where there
-    is one, half of it where matching had nothing to choose by; what sums in another order can do to
-    its unit; and for shares of images one image, since nothing lies between. A difference of two
-    shares has two.
+    is one, half of it where there is nothing to choose by or to learn; what sums in another order
+    can do to its unit; for the stability of clusters, one run that ends in another optimum; and for
+    shares of images one image, since nothing lies between. A difference of two shares has two.
     """
     unit, n = record["unit"], record["n"]
     if unit == "images":  # interpolated on a curve, flat where the number is large
@@ -140,13 +142,16 @@ def tolerance(record: Mapping[str, Any]) -> float:
         return max(2, 0.01 * abs(record["value"] or 0))
     if unit in COUNTS:
         return 0
+    if record["name"] == "stability" and n:  # mean over all pairs of n runs, of which a run is in 2
+        return max(2 / n * (1 - record["value"]), MOVES["ARI"])
     if record["low"] is None or record["high"] is None:
         return MOVES.get(unit, LEAST)
     chance = record["name"].endswith("(ours)") and record["condition"] in NOTHING_FITS
+    chance = chance or record["condition"].startswith(SHUFFLED)
     width = (0.5 if chance else 0.05) * (record["high"] - record["low"])
     if unit == "share":
         images = 2 if is_difference(record["name"]) else 1
-        return max(width, images / n if n and n >= LEAST_GALLERY else MOVES["share"])
+        return max(width, images / n if n and n >= LEAST_GALLERY else images * MOVES["share"])
     return max(width, LEAST)
 
 

@@ -303,9 +303,13 @@ def publish(
     return files
 
 
-def folder_of(run: str) -> Path:
-    """Where the numbers of a run are: the published ones if there are any."""
-    return paths.run_dir(run) if paths.run_dir(run).exists() else _finished(run)
+def folder_of(run: str, own: bool = False) -> Path:
+    """Where the numbers of a run are: the published ones if there are any, or those that this
+    machine has made; with `own` these come first.
+    """
+    folders = [paths.run_dir(run), _finished(run)]
+    first, second = reversed(folders) if own else folders
+    return first if any(first.glob("*.json")) else second
 
 
 def same_sources(executed: Path, source: Path) -> bool:
