@@ -106,7 +106,7 @@ def test_the_same_numbers_give_the_same_file(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "pyproject.toml").write_text("")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UbrainError, match=r"no results in .*make reproduce"):
+    with pytest.raises(UbrainError, match=r"no results in .*`ubrain run` makes them"):
         runs.draw_overview("simulated-smoke")
     paths.write_text(
         tmp_path / "papermill_runs" / "simulated-smoke" / "03_x.json", json.dumps(DOCUMENTS["03_x"])
