@@ -472,11 +472,15 @@ def test_a_folder_needs_no_hub(saved, monkeypatch):
     same_responses(hub.from_pretrained(saved, adapters=adapters()), make()[0], "A")
 
 
-def test_without_a_connection_the_user_is_told_what_to_do(monkeypatch):
-    monkeypatch.setattr(hub, "hub_if_reached", lambda: nullcontext(True))
+@pytest.mark.parametrize(
+    ("silent", "reason"),
+    [("", "LocalEntryNotFoundError"), ("it does not answer", "it does not answer")],
+)
+def test_without_a_connection_the_user_is_told_what_to_do(monkeypatch, silent, reason):
+    monkeypatch.setattr(hub, "hub_if_reached", lambda: nullcontext(silent))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", raising(LocalEntryNotFoundError("x")))
     with pytest.raises(
-        UbrainError, match=r"could not be fetched.*LocalEntryNotFoundError.*copy the folder here"
+        UbrainError, match=rf"could not be fetched.*\({reason}\).*copy the folder here"
     ):
         hub.from_pretrained("me/encoder")
 
