@@ -6,9 +6,8 @@ sessions, trials or images, imports it, reads the same files with plain h5py, nu
 Pillow, prints one line for each, and deletes it all. Whatever is made, imported or read is in a
 process of its own, with nothing in the system's cache beforehand. `check` is the doctor on a crowd
 of eight subjects, `check-schemes` of the same with eight named splits; there, input is the crowd
-file. The tests' own generators (`published`) write
-most of it, with random numbers that repeat; only what depends on what they are (compression) is
-therefore not measured.
+file. The tests' own generators (`published`) write most of it, with random numbers that repeat;
+only what depends on what they are (compression) is therefore not measured.
 """
 
 import argparse

@@ -41,11 +41,12 @@ def suite_of(crowd: Crowd, name: str, profile: Profile) -> Suite:
     ----------
     name : of the crowd, such as "sim", to which the profile's is added.
     """
-    splits: Any = {split: rows.tolist() for split, rows in split_rows(crowd).items()}
-    data: Any = crowd.fingerprint
     if truth.subjects(crowd) == list(crowd.subjects):
-        splits = [crowd.scheme, HELD_CATEGORY, HELD_BACKGROUND]
-        data = {subject: truth.settings(crowd, subject) for subject in crowd.subjects}
+        splits: Any = [crowd.scheme, HELD_CATEGORY, HELD_BACKGROUND]
+        data: Any = {subject: truth.settings(crowd, subject) for subject in crowd.subjects}
+    else:
+        splits = {split: rows.tolist() for split, rows in split_rows(crowd).items()}
+        data = crowd.fingerprint
     parts = json.dumps([data, splits, asdict(profile)], sort_keys=True)
     digest = hashlib.blake2b(parts.encode(), digest_size=6).hexdigest()
     return Suite(f"ubrain-{name}-{profile.name}", VERSION, digest)

@@ -404,6 +404,8 @@ def test_things_value_by_value(tmp_path: Path) -> None:
     known["tolerance"] = dict.fromkeys(score, 1e-5)
     with Crowd(path) as crowd:
         verdict = verify.things_alexnet(crowd, "random", numbers=known)
+    assert "nine parcels of Glasser" in verdict.hints["voxels"][0], "not those of NSD"
+    assert verdict.hints["subjects"] == verify.read()["hints"]["subjects"]
     assert [line for line in verdict.lines if not line.agrees] == []
     assert verdict.passed
 
@@ -501,20 +503,21 @@ def test_rdms_of_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_allclose(same["% of ceiling"], 100 * table["AlexNet ρ²"] / [0.5, 0.25])
 
 
-def test_commands(explorable: tuple[Path, Path], made: Made) -> None:
+def test_commands(
+    explorable: tuple[Path, Path], made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, path = explorable
     run = CliRunner().invoke
     named = ["--crowd", str(path), "--checkpoint", str(folder)]
     assert "all voxels" in run(cli.app, ["verify", "algonauts", *named]).output
     found = run(cli.app, ["verify", "ube", *named])
     assert "has no subject of UBE, but of simulated-7T" in str(found.exception)
+    known = verify.read()
+    known["ube"]["dataset"] = "simulated"
+    with monkeypatch.context() as patch:
+        patch.setattr(verify, "read", lambda: known)
+        found = run(cli.app, ["verify", "ube", *named])
+    assert found.exit_code == 1
+    assert "differs, and this is where to look:" in found.output
     found = run(cli.app, ["verify", "nsd-alexnet", "--crowd", str(made.crowd)])
     assert isinstance(found.exception, UbrainError)
-
-
-def test_hints_are_those_of_the_dataset() -> None:
-    hints = {**verify.read()["hints"], **verify.read()["things"]["hints"]}
-    line = verify.Line("voxels", "kept", "all", "IT", 1, 2)
-    (hint,) = verify.Verdict("t", [line], hints).where_to_look()
-    assert "nine parcels of Glasser" in hint
-    assert "streams" not in hint
